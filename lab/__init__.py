@@ -1,0 +1,1 @@
+"""Offline: data, attacks, training, evaluation."""

@@ -1,0 +1,1 @@
+"""What is learned: definitions, formats and weights."""

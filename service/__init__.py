@@ -1,0 +1,1 @@
+"""Online: the way of one request."""
