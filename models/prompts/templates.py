@@ -1,0 +1,85 @@
+"""Renders the defensive prompt around a question; the evaluation and the service render alike."""
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+
+__all__ = ["Task", "Template", "read_templates", "render"]
+
+SHIPPED_TEMPLATES = Path(__file__).with_name("templates.json")
+PLACEHOLDER = "{question}"
+
+
+class Task(StrEnum):
+    """What the model is asked to do; each task has a template of its own."""
+
+    CAPTION = "caption"
+    VQA = "vqa"
+    CHAT = "chat"
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """One named, versioned text with exactly one place for the question.
+
+    Attributes:
+        name: What the template is called in a response.
+        version: Changes whenever the text does.
+        text: The text, with `{question}` once.
+        default_question: Asked when the caller brings no question; None makes a question required.
+    """
+
+    name: str
+    version: str
+    text: str
+    default_question: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.text.count(PLACEHOLDER) != 1:
+            msg = f"template {self.name} must hold {PLACEHOLDER} exactly once"
+            raise ValueError(msg)
+
+    def fill(self, question: str | None = None) -> str:
+        """Puts the question in its place.
+
+        The question is inserted, never interpreted: braces in it mean nothing.
+
+        Raises:
+            ValueError: There is neither a question nor a default one.
+        """
+        asked = question if question is not None else self.default_question
+        if asked is None:
+            msg = f"template {self.name} needs a question"
+            raise ValueError(msg)
+        return self.text.replace(PLACEHOLDER, asked)
+
+
+def read_templates(path: Path = SHIPPED_TEMPLATES) -> dict[Task, Template]:
+    """Reads a template file: one object per task.
+
+    Raises:
+        ValueError: A task is missing, or a template is malformed.
+        OSError: The file cannot be read.
+    """
+    entries = json.loads(path.read_text(encoding="utf-8"))
+    missing = [task.value for task in Task if task.value not in entries]
+    if missing:
+        msg = f"{path.name} has no template for {', '.join(missing)}"
+        raise ValueError(msg)
+    return {task: Template(**entries[task.value]) for task in Task}
+
+
+@cache
+def _shipped_templates() -> dict[Task, Template]:
+    return read_templates()
+
+
+def render(task: Task | str, question: str | None = None) -> str:
+    """Renders the shipped template of a task.
+
+    Raises:
+        ValueError: The task is unknown, or it needs a question and none is given.
+    """
+    return _shipped_templates()[Task(task)].fill(question)

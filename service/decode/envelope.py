@@ -1,0 +1,140 @@
+"""Takes a request body apart: JSON, multipart or a raw image; out come the image and the fields.
+
+Runs in the decode processes, because parsing megabytes of JSON or base64 would block the service.
+"""
+
+import binascii
+import json
+from typing import Any
+
+import pybase64
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import Field, File, FormParser, parse_options_header
+
+from service.errors import (
+    CodefendError,
+    InvalidBody,
+    InvalidField,
+    InvalidImage,
+    MissingField,
+    RemoteImage,
+    UnsupportedMedia,
+)
+
+__all__ = ["open_envelope"]
+
+IMAGE_FIELD = "image"
+# In multipart forms the image may also come under the name that OpenAI's clients use for files.
+FILE_FIELDS = ("image", "file")
+
+
+def open_envelope(content_type: str, body: bytes) -> tuple[bytes, dict[str, Any]]:
+    """Parses a body.
+
+    Args:
+        content_type: The Content-Type header.
+        body: The whole body.
+
+    Returns:
+        The image's bytes, and the other fields.
+
+    Raises:
+        UnsupportedMedia: The Content-Type is none that is taken.
+        InvalidBody: The body is not what its type says.
+        MissingField: There is no image.
+        InvalidField: The image field is not text, or not base64.
+        RemoteImage: It is a URL to somewhere else.
+    """
+    raw_type, options = parse_options_header(content_type)
+    media_type = raw_type.decode("latin-1").lower()
+    if media_type == "application/json":
+        return _open_json(body)
+    if media_type == "multipart/form-data":
+        return _open_form(body, options.get(b"boundary"))
+    if media_type.startswith("image/") or media_type == "application/octet-stream":
+        return body, {}
+    raise UnsupportedMedia(param="content-type")
+
+
+def _open_json(body: bytes) -> tuple[bytes, dict[str, Any]]:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        msg = "The body is not valid JSON."
+        raise InvalidBody(msg) from error
+    if not isinstance(document, dict):
+        msg = "The body must be a JSON object."
+        raise InvalidBody(msg)
+    image = document.pop(IMAGE_FIELD, None)
+    if image is None:
+        raise _no_image()
+    if not isinstance(image, str):
+        msg = "image must be a string: a data: URL or bare base64."
+        raise InvalidField(msg, IMAGE_FIELD)
+    return _image_from_text(image), document
+
+
+def _open_form(body: bytes, boundary: bytes | None) -> tuple[bytes, dict[str, Any]]:
+    if not boundary:
+        msg = "The multipart body has no boundary."
+        raise InvalidBody(msg)
+    fields: dict[str, Any] = {}
+    files: dict[str, bytes] = {}
+
+    def on_field(field: Field) -> None:
+        name, value = (
+            (field.field_name or b"").decode("utf-8"),
+            (field.value or b"").decode("utf-8"),
+        )
+        fields[name] = value
+
+    def on_file(file: File) -> None:
+        file.file_object.seek(0)
+        files[(file.field_name or b"").decode("utf-8")] = file.file_object.read()
+
+    # A decode process may not write files: everything stays in memory, and the body is bounded.
+    config = {"MAX_MEMORY_FILE_SIZE": len(body) + 1}
+    parser = FormParser("multipart/form-data", on_field, on_file, boundary=boundary, config=config)
+    try:
+        parser.write(body)
+        parser.finalize()
+    except (FormParserError, ValueError) as error:
+        raise InvalidBody from error
+    for name in FILE_FIELDS:
+        if name in files:
+            return files[name], fields
+    if IMAGE_FIELD in fields:
+        return _image_from_text(fields.pop(IMAGE_FIELD)), fields
+    raise _no_image()
+
+
+def _image_from_text(text: str) -> bytes:
+    """Reads a data: URL or bare base64."""
+    text = text.strip()
+    scheme, separator, _ = text[:64].partition(":")
+    if separator and scheme.lower() != "data":
+        raise RemoteImage(param=IMAGE_FIELD)
+    if text.startswith("//"):
+        raise RemoteImage(param=IMAGE_FIELD)
+    if separator:
+        header, comma, text = text.partition(",")
+        if not comma or not header.lower().endswith(";base64"):
+            msg = "image must be a data: URL in base64: data:image/png;base64,..."
+            raise InvalidField(msg, IMAGE_FIELD)
+    return _from_base64(text)
+
+
+def _from_base64(text: str) -> bytes:
+    if not text:
+        msg = "The image is empty."
+        raise InvalidImage(msg, IMAGE_FIELD)
+    try:
+        return bytes(pybase64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError) as error:
+        msg = "image is neither a data: URL nor valid base64."
+        raise InvalidField(msg, IMAGE_FIELD) from error
+
+
+def _no_image() -> CodefendError:
+    msg = "There is no image. Send it as the field image (JSON or form) or as the body itself."
+    return MissingField(msg, IMAGE_FIELD)

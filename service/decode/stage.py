@@ -1,0 +1,99 @@
+"""The service's side of the decode stage: leases memory and asks a decode process to fill it."""
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from service.decode.picture import PictureLimits
+from service.decode.process import DecodeConfig, make_decoder
+from service.errors import ImageTooLarge, InvalidImage, Unavailable, refusal_from_code
+from service.processes.child import Child, ChildDied, ChildTimeout
+from service.processes.pixels import PixelLease, lease_pixels
+from service.processes.pool import ChildPool
+from service.settings import Settings
+
+__all__ = ["DecodeStage", "Upload"]
+
+START_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A decoded request: pixels in shared memory, and the fields that came beside the image."""
+
+    pixels: PixelLease
+    height: int
+    width: int
+    format: str
+    sha256: str
+    fields: dict[str, Any]
+
+
+class DecodeStage:
+    """A pool of confined processes."""
+
+    def __init__(self, settings: Settings, on_restart: Callable[[], None]) -> None:
+        self._max_pixels = settings.max_pixels
+        self._timeout_s = settings.decode_timeout_s
+        config = DecodeConfig(
+            PictureLimits(settings.max_pixels, settings.max_side_px),
+            settings.decode_memory_bytes,
+            settings.decode_cpu_s,
+        )
+        self._pool = ChildPool(
+            lambda index: Child(f"decode-{index}", make_decoder, config),
+            settings.decode_workers,
+            START_TIMEOUT_S,
+            on_restart,
+        )
+
+    async def start(self) -> None:
+        """Starts the processes."""
+        await self._pool.start()
+
+    async def stop(self) -> None:
+        """Ends the processes."""
+        await self._pool.stop()
+
+    async def decode(self, content_type: str, body: bytes) -> Upload:
+        """Decodes one request body; the caller releases the upload's pixels.
+
+        Raises:
+            RequestRefused: The body or the image is at fault.
+            Unavailable: There is no memory for it now.
+        """
+        pixels = self._lease()
+        try:
+            meta = {"content_type": content_type, "pixels": pixels.name}
+            answer = await self._ask(meta, body)
+            if "refused" in answer:
+                raise refusal_from_code(answer["refused"], answer["message"], answer["param"])
+            height, width = int(answer["height"]), int(answer["width"])
+            # The sizes steer reads of shared memory: a process gone bad may not choose them.
+            if not 0 < height * width <= self._max_pixels:
+                raise InvalidImage(param="image")
+            fields = dict(answer["fields"])
+            return Upload(pixels, height, width, answer["format"], answer["sha256"], fields)
+        except BaseException:
+            pixels.release()
+            raise
+
+    def _lease(self) -> PixelLease:
+        try:
+            return lease_pixels(self._max_pixels)
+        except OSError as error:
+            raise Unavailable from error
+
+    async def _ask(self, meta: dict[str, Any], body: bytes) -> dict[str, Any]:
+        try:
+            return (await self._pool.run(meta, body, self._timeout_s))[0]
+        except ChildTimeout as error:
+            msg = "The image takes too long to decode."
+            raise ImageTooLarge(msg, "image") from error
+        except ChildDied as error:
+            # A bus error means that shared memory is full, which is our lack and not the image's.
+            if error.exit_code == -signal.SIGBUS:
+                raise Unavailable from error
+            msg = "The image could not be decoded within the limits of one image."
+            raise InvalidImage(msg, "image") from error

@@ -1,0 +1,320 @@
+"""Every error the service answers with; each class owns its status, type, code and public message.
+
+CodefendError
+├── RequestRefused (4xx: the caller can mend it)
+│   ├── InvalidBody 400            ├── Unauthorized 401
+│   ├── MissingField 400           ├── WrongHost 403
+│   ├── InvalidField 400           ├── NotFound 404
+│   ├── InvalidImage 400           ├── MethodNotAllowed 405
+│   ├── AnimatedImage 400          ├── BodyTimeout 408
+│   ├── RemoteImage 400            ├── BodyTooLarge 413
+│   ├── UnsupportedMedia 415       ├── ImageTooLarge 413
+│   └── UnsupportedImage 415       └── ClientLeft 499 (nobody reads it; it is only counted)
+├── Overloaded 429 (with Retry-After)
+├── InternalError 500
+├── Unavailable 503 (with Retry-After)
+│   ├── ShuttingDown
+│   ├── NotReady
+│   └── PurificationFailed
+├── DeadlineExceeded 504
+└── UpstreamError 502
+    └── UpstreamTimeout 504
+
+A 5xx message is constant: what went wrong inside is logged and never sent.
+"""
+
+from typing import Any, ClassVar
+
+__all__ = [
+    "AnimatedImage",
+    "BodyTimeout",
+    "BodyTooLarge",
+    "ClientLeft",
+    "CodefendError",
+    "DeadlineExceeded",
+    "ImageTooLarge",
+    "InternalError",
+    "InvalidBody",
+    "InvalidField",
+    "InvalidImage",
+    "MethodNotAllowed",
+    "MissingField",
+    "NotFound",
+    "NotReady",
+    "Overloaded",
+    "PurificationFailed",
+    "RemoteImage",
+    "RequestRefused",
+    "ShuttingDown",
+    "Unauthorized",
+    "Unavailable",
+    "UnsupportedImage",
+    "UnsupportedMedia",
+    "UpstreamError",
+    "UpstreamTimeout",
+    "WrongHost",
+    "refusal_from_code",
+]
+
+
+class CodefendError(Exception):
+    """The root: an error with a status and a message that a stranger may read."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str] = "internal_error"
+    message: ClassVar[str] = "The service could not answer this request."
+
+    def __init__(self, message: str | None = None, param: str | None = None) -> None:
+        """Takes a more exact public message, and the field it is about."""
+        super().__init__(message, param)
+        self.public_message = message or self.message
+        self.param = param
+
+    def body(self) -> dict[str, Any]:
+        """The response body, in the shape of OpenAI's errors."""
+        return {
+            "error": {
+                "message": self.public_message,
+                "type": self.type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+    def headers(self) -> dict[str, str]:
+        """Headers that belong to this error."""
+        return {}
+
+    def __str__(self) -> str:
+        return self.public_message
+
+
+class RequestRefused(CodefendError):
+    """The request is at fault and the caller can mend it."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+    message = "The request was refused."
+
+
+class InvalidBody(RequestRefused):
+    """The body is not what its Content-Type says."""
+
+    code = "invalid_body"
+    message = "The body could not be parsed as what its Content-Type says."
+
+
+class MissingField(RequestRefused):
+    """A required field is absent."""
+
+    code = "missing_field"
+
+
+class InvalidField(RequestRefused):
+    """A field has a value that is not allowed."""
+
+    code = "invalid_field"
+
+
+class InvalidImage(RequestRefused):
+    """The image is damaged."""
+
+    code = "invalid_image"
+    message = "The image is damaged or truncated and could not be decoded."
+
+
+class AnimatedImage(RequestRefused):
+    """The image has more than one frame."""
+
+    code = "animated_image"
+    message = "Animated images are refused. Send a single frame."
+
+
+class RemoteImage(RequestRefused):
+    """The image is a URL that points elsewhere."""
+
+    code = "remote_image"
+    message = (
+        "Remote image URLs are refused. Send the image itself: a data: URL, bare base64, "
+        "a multipart file, or a raw image body."
+    )
+
+
+class UnsupportedMedia(RequestRefused):
+    """The body's Content-Type is none that the endpoint takes."""
+
+    status = 415
+    code = "unsupported_media_type"
+    message = "Send application/json, multipart/form-data, or image/jpeg, image/png, image/webp."
+
+
+class UnsupportedImage(RequestRefused):
+    """The bytes are no JPEG, PNG or WebP."""
+
+    status = 415
+    code = "unsupported_image"
+    message = "The image is not a JPEG, PNG or WebP."
+
+
+class Unauthorized(RequestRefused):
+    """The API key is missing or wrong."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+    message = "Send a valid API key: Authorization: Bearer <key>."
+
+    def headers(self) -> dict[str, str]:
+        """Names the scheme, as RFC 9110 asks of a 401."""
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class WrongHost(RequestRefused):
+    """A keyless service was addressed by a name that is not loopback's."""
+
+    status = 403
+    type = "permission_error"
+    code = "host_refused"
+    message = "Without an API key the service answers only to localhost, 127.0.0.1 and [::1]."
+
+
+class NotFound(RequestRefused):
+    """There is no such path; nothing is ever passed through."""
+
+    status = 404
+    code = "not_found"
+    message = "There is no such path."
+
+
+class MethodNotAllowed(RequestRefused):
+    """The path exists, but not with this method."""
+
+    status = 405
+    code = "method_not_allowed"
+    message = "This path does not take this method."
+
+
+class BodyTimeout(RequestRefused):
+    """The body did not arrive in time."""
+
+    status = 408
+    code = "body_timeout"
+    message = "The body did not arrive in time."
+
+
+class BodyTooLarge(RequestRefused):
+    """The body has more bytes than are taken."""
+
+    status = 413
+    code = "body_too_large"
+    message = "The body is too large."
+
+
+class ImageTooLarge(RequestRefused):
+    """The image has more pixels, or a longer side, than are taken."""
+
+    status = 413
+    code = "image_too_large"
+    message = "The image is too large."
+
+
+class ClientLeft(RequestRefused):
+    """The client closed the connection before its answer was ready."""
+
+    status = 499
+    code = "client_left"
+    message = "The client closed the connection."
+
+
+class _TryLater(CodefendError):
+    """Adds Retry-After to the errors that pass by themselves."""
+
+    def __init__(self, message: str | None = None, retry_after_s: int = 1) -> None:
+        """Takes the whole seconds after which another try is likely to succeed."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    def headers(self) -> dict[str, str]:
+        """Tells the client when to come back."""
+        return {"Retry-After": str(self.retry_after_s)}
+
+
+class Overloaded(_TryLater):
+    """The house is full."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "overloaded"
+    message = "The service is at capacity. Retry after the time in Retry-After."
+
+
+class InternalError(CodefendError):
+    """Anything unforeseen; the log has the rest, under the request's id."""
+
+
+class Unavailable(_TryLater):
+    """The service cannot do this now."""
+
+    status = 503
+    code = "unavailable"
+    message = "The service is not available at the moment."
+
+
+class ShuttingDown(Unavailable):
+    """The service drains: accepted requests are answered, new ones are not taken."""
+
+    code = "shutting_down"
+    message = "The service is shutting down."
+
+
+class NotReady(Unavailable):
+    """The service is still warming up."""
+
+    code = "not_ready"
+    message = "The service is not ready yet."
+
+
+class PurificationFailed(Unavailable):
+    """The image could not be purified, and so it was not forwarded."""
+
+    code = "purification_failed"
+    message = "The image could not be purified, so it was not forwarded."
+
+
+class DeadlineExceeded(CodefendError):
+    """The request took longer than it may."""
+
+    status = 504
+    type = "timeout_error"
+    code = "deadline_exceeded"
+    message = "The request could not be answered within its deadline."
+
+
+class UpstreamError(CodefendError):
+    """The model behind the service refused, failed, or spoke nonsense."""
+
+    status = 502
+    type = "upstream_error"
+    code = "upstream_error"
+    message = "The model behind this service did not give an answer."
+
+
+class UpstreamTimeout(UpstreamError):
+    """The model behind the service took too long."""
+
+    status = 504
+    code = "upstream_timeout"
+    message = "The model behind this service did not answer in time."
+
+
+def refusal_from_code(code: str, message: str, param: str | None) -> RequestRefused:
+    """Rebuilds a refusal that a child process reported by its code.
+
+    An unknown code, which only a child gone bad could send, becomes a plain refusal.
+    """
+    for refusal in RequestRefused.__subclasses__():
+        if refusal.code == code:
+            return refusal(message, param)
+    return InvalidImage()

@@ -1,0 +1,1 @@
+"""Child processes and the memory they share with the service."""

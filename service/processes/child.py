@@ -1,0 +1,153 @@
+"""One spawned process that answers one message at a time; the codec pool and the workers use it."""
+
+import multiprocessing
+import signal
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from service.processes.messages import Handler, Message, receive_message, send_message
+
+__all__ = ["Child", "ChildDied", "ChildTimeout"]
+
+STOP_GRACE_S = 5.0
+
+
+class ChildDied(Exception):
+    """The process ended without an answer; its exit code says how (-signal for a signal)."""
+
+    def __init__(self, name: str, exit_code: int | None) -> None:
+        super().__init__(f"{name} ended with exit code {exit_code}")
+        self.exit_code = exit_code
+
+
+class ChildTimeout(ChildDied):
+    """The process gave no answer in time and was killed."""
+
+
+class Child:
+    """A process built from `make_handler(config)`, where both travel to the process by spawn.
+
+    The methods block: call them from a thread, never from the event loop, and from one thread at
+    a time.
+    """
+
+    def __init__(
+        self, name: str, make_handler: Callable[[Any], tuple[Handler, dict[str, Any]]], config: Any
+    ) -> None:
+        """Takes what the process is to run; nothing starts yet.
+
+        Args:
+            name: For logs.
+            make_handler: Module-level function; returns the handler and what `start` returns.
+            config: Its only argument; picklable.
+        """
+        self.name = name
+        self._make_handler = make_handler
+        self._config = config
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._connection: Connection | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id, while there is a process."""
+        return self._process.pid if self._process else None
+
+    def launch(self) -> None:
+        """Starts the process and returns at once."""
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=_run_child,
+            args=(theirs, self._make_handler, self._config),
+            name=self.name,
+            daemon=True,
+        )
+        process.start()
+        theirs.close()
+        self._process, self._connection = process, ours
+
+    def wait_until_ready(self, timeout_s: float) -> dict[str, Any]:
+        """Waits until the handler is made, and returns what it says about itself.
+
+        Raises:
+            ChildDied: It was not made, in time or at all.
+        """
+        return self._receive(timeout_s)[0]
+
+    def call(self, meta: dict[str, Any], blob: bytes, timeout_s: float) -> Message:
+        """Sends one message and waits for the answer.
+
+        Raises:
+            ChildDied: There will be no answer; the process is gone.
+            ChildTimeout: There was no answer in time; the process was killed.
+        """
+        if self._connection is None:
+            raise ChildDied(self.name, None)
+        try:
+            send_message(self._connection, meta, blob)
+        except OSError as error:
+            raise self._died() from error
+        return self._receive(timeout_s)
+
+    def stop(self) -> None:
+        """Lets the process end after its present message, and kills it if it does not."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._process is not None:
+            self._process.join(STOP_GRACE_S)
+            if self._process.is_alive():
+                self._process.kill()
+            self._reap()
+
+    def kill(self) -> None:
+        """Ends the process at once."""
+        if self._process is not None:
+            self._process.kill()
+
+    def _receive(self, timeout_s: float) -> Message:
+        if self._connection is None:
+            raise ChildDied(self.name, None)
+        try:
+            if self._connection.poll(timeout_s):
+                return receive_message(self._connection)
+        except (EOFError, OSError, ValueError) as error:
+            raise self._died() from error
+        self.kill()
+        exit_code = self._reap()
+        raise ChildTimeout(self.name, exit_code)
+
+    def _died(self) -> ChildDied:
+        self.kill()
+        return ChildDied(self.name, self._reap())
+
+    def _reap(self) -> int | None:
+        if self._process is None:
+            return None
+        self._process.join()
+        exit_code = self._process.exitcode
+        self._process.close()
+        self._process = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        return exit_code
+
+
+def _run_child(
+    connection: Connection,
+    make_handler: Callable[[Any], tuple[Handler, dict[str, Any]]],
+    config: Any,
+) -> None:
+    """Runs in the process until the other end of the pipe is closed."""
+    # The service decides when its children end: it must be able to drain after a group's SIGTERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    handler, description = make_handler(config)
+    try:
+        send_message(connection, description)
+        while True:
+            send_message(connection, *handler(*receive_message(connection)))
+    except (EOFError, OSError):
+        return

@@ -1,0 +1,38 @@
+"""What the service and its children say to each other: one JSON object and one run of bytes.
+
+JSON and not pickle: a child that a hostile image took over must not be able to run code here.
+"""
+
+import json
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+__all__ = ["Handler", "Message", "receive_message", "send_message"]
+
+# Meta holds text fields and sizes, never pixels; a longer one is not ours.
+MAX_META_BYTES = 1 << 22
+
+Message = tuple[dict[str, Any], bytes]
+Handler = Callable[[dict[str, Any], bytes], Message]
+
+
+def send_message(connection: Connection, meta: dict[str, Any], blob: bytes = b"") -> None:
+    """Sends one message.
+
+    Raises:
+        OSError: The other side is gone.
+    """
+    connection.send_bytes(json.dumps(meta).encode())
+    connection.send_bytes(blob)
+
+
+def receive_message(connection: Connection) -> Message:
+    """Waits for one message.
+
+    Raises:
+        EOFError: The other side closed its end.
+        OSError: The other side is gone, or speaks nonsense.
+    """
+    meta = json.loads(connection.recv_bytes(MAX_META_BYTES))
+    return meta, connection.recv_bytes()
