@@ -1,0 +1,1 @@
+"""Training of everything that ships: the embedded MLLM, the base diffusion model, the purifier."""

