@@ -1,0 +1,1 @@
+"""Stage admit: authenticate, count, refuse, and read the body within its bounds."""

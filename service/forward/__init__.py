@@ -1,0 +1,1 @@
+"""Stage forward: the question and the purified image go to the model behind the service."""

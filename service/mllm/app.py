@@ -1,0 +1,113 @@
+"""The embedded model's HTTP interface: chat/completions, streaming included, and models."""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
+
+from service.errors import CodefendError, InvalidField
+from service.mllm.conversation import ChatRequest, read_conversation
+from service.mllm.generation import Generation, Generator
+
+__all__ = ["create_mllm_app"]
+
+
+def create_mllm_app(generator: Generator) -> FastAPI:
+    """Builds the application around a loaded model."""
+    app = FastAPI(title="CoDefend's embedded model", docs_url=None, redoc_url=None)
+
+    @app.exception_handler(CodefendError)
+    async def _refuse(_: Request, error: CodefendError) -> JSONResponse:
+        return JSONResponse(error.body(), error.status)
+
+    @app.exception_handler(RequestValidationError)
+    async def _refuse_fields(_: Request, error: RequestValidationError) -> JSONResponse:
+        refusal = InvalidField("The request is malformed.", str(error.errors()[0]["loc"][-1]))
+        return JSONResponse(refusal.body(), refusal.status)
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        model = {"id": generator.name, "object": "model", "created": 0, "owned_by": "codefend"}
+        return {"object": "list", "data": [model]}
+
+    @app.post("/v1/chat/completions", response_model=None)
+    async def complete(request: ChatRequest) -> Response:
+        conversation = await run_in_threadpool(read_conversation, request, generator.special_tokens)
+        generation, pieces = await run_in_threadpool(
+            generator.begin, conversation, request.max_tokens, request.temperature
+        )
+        envelope = _Envelope(generator.name)
+        if request.stream:
+            events = _events(envelope, generation, pieces)
+            return StreamingResponse(events, media_type="text/event-stream")
+        text = await _join(generation, pieces)
+        return JSONResponse(envelope.completion(text, generation))
+
+    return app
+
+
+class _Envelope:
+    """What an answer is wrapped in."""
+
+    def __init__(self, model: str) -> None:
+        self._common = {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": model,
+        }
+
+    def completion(self, text: str, generation: Generation) -> dict[str, Any]:
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": text},
+            "finish_reason": generation.finish_reason,
+        }
+        return {
+            **self._common,
+            "object": "chat.completion",
+            "choices": [choice],
+            "usage": generation.usage,
+        }
+
+    def event(self, delta: dict[str, str], finish_reason: str | None = None) -> str:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+        return self._line({"choices": [choice]})
+
+    def last_event(self, generation: Generation) -> str:
+        return self._line({"choices": [], "usage": generation.usage})
+
+    def _line(self, fields: dict[str, Any]) -> str:
+        chunk = {**self._common, "object": "chat.completion.chunk", **fields}
+        return f"data: {json.dumps(chunk)}\n\n"
+
+
+async def _events(
+    envelope: _Envelope, generation: Generation, pieces: Iterator[str]
+) -> AsyncIterator[str]:
+    try:
+        yield envelope.event({"role": "assistant", "content": ""})
+        async for piece in iterate_in_threadpool(pieces):
+            yield envelope.event({"content": piece})
+        yield envelope.event({}, generation.finish_reason)
+        yield envelope.last_event(generation)
+        yield "data: [DONE]\n\n"
+    finally:
+        generation.is_cancelled = True
+
+
+async def _join(generation: Generation, pieces: Iterator[str]) -> str:
+    try:
+        return "".join(await asyncio.to_thread(list, pieces)).strip()
+    finally:
+        generation.is_cancelled = True

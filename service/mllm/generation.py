@@ -1,0 +1,174 @@
+"""Runs the embedded model: one conversation at a time, its answer token by token."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+)
+
+from service.errors import InvalidField
+from service.mllm.conversation import Conversation
+
+__all__ = ["Generation", "Generator", "load_generator"]
+
+STREAM_TIMEOUT_S = 120.0
+
+
+@dataclass(slots=True)
+class Generation:
+    """An answer in the making.
+
+    Attributes:
+        prompt_tokens: Length of the prompt.
+        max_tokens: Longest answer.
+        completion_tokens: Length of the answer so far.
+        is_cancelled: Set from outside: nobody wants the rest.
+        failure: What ended the generation, if anything did.
+    """
+
+    prompt_tokens: int
+    max_tokens: int
+    completion_tokens: int = 0
+    is_cancelled: bool = False
+    failure: BaseException | None = None
+
+    @property
+    def finish_reason(self) -> str:
+        """As OpenAI names it."""
+        return "length" if self.completion_tokens >= self.max_tokens else "stop"
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """As OpenAI counts it."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+        }
+
+
+class _Watch(StoppingCriteria):  # type: ignore[misc]
+    """Counts tokens, and stops a generation that was cancelled."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+
+    def __call__(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        """Says, for each row of (B, T) `input_ids`, whether to stop."""
+        generation = self._generation
+        generation.completion_tokens = input_ids.shape[1] - generation.prompt_tokens
+        return torch.full((input_ids.shape[0],), generation.is_cancelled, device=input_ids.device)
+
+
+class Generator:
+    """A model and its processor; thread-safe, one answer at a time."""
+
+    def __init__(self, model: Any, processor: Any, name: str) -> None:
+        self._model = model
+        self._processor = processor
+        self._lock = threading.Lock()
+        self.name = name
+
+    @property
+    def special_tokens(self) -> list[str]:
+        """Texts that only the chat template may write."""
+        return [str(token) for token in self._processor.tokenizer.added_tokens_encoder]
+
+    def begin(
+        self, conversation: Conversation, max_tokens: int, temperature: float
+    ) -> tuple[Generation, Iterator[str]]:
+        """Prepares an answer.
+
+        Args:
+            conversation: What was asked.
+            max_tokens: Longest answer.
+            temperature: 0 takes the likeliest token each time.
+
+        Returns:
+            The answer's counters, and its text, piece by piece, once iterated.
+
+        Raises:
+            InvalidField: The model cannot take such a conversation.
+        """
+        inputs = self._encode(conversation)
+        generation = Generation(inputs["input_ids"].shape[1], max_tokens)
+        return generation, self._pieces(generation, inputs, temperature)
+
+    def _encode(self, conversation: Conversation) -> Any:
+        prompt = self._processor.apply_chat_template(
+            conversation.messages, add_generation_prompt=True, tokenize=False
+        )
+        try:
+            inputs = self._processor(
+                images=conversation.images or None, text=prompt, return_tensors="pt"
+            )
+        except ValueError as error:
+            msg = "The model cannot take these messages."
+            raise InvalidField(msg, "messages") from error
+        longest = self._processor.tokenizer.model_max_length
+        if inputs["input_ids"].shape[1] > longest:
+            msg = f"The messages are over {longest} tokens long."
+            raise InvalidField(msg, "messages")
+        return inputs.to(self._model.device)
+
+    def _pieces(self, generation: Generation, inputs: Any, temperature: float) -> Iterator[str]:
+        with self._lock:
+            streamer = TextIteratorStreamer(
+                self._processor.tokenizer,
+                skip_prompt=True,
+                skip_special_tokens=True,
+                timeout=STREAM_TIMEOUT_S,
+            )
+            arguments = (generation, inputs, temperature, streamer)
+            thread = threading.Thread(target=self._generate, args=arguments)
+            thread.start()
+            try:
+                yield from (piece for piece in streamer if piece)
+            finally:
+                generation.is_cancelled = True
+                thread.join()
+        if generation.failure is not None:
+            raise generation.failure
+
+    @torch.inference_mode()
+    def _generate(
+        self, generation: Generation, inputs: Any, temperature: float, streamer: Any
+    ) -> None:
+        sampling = {"do_sample": True, "temperature": temperature} if temperature else {}
+        try:
+            self._model.generate(
+                **inputs,
+                max_new_tokens=generation.max_tokens,
+                streamer=streamer,
+                stopping_criteria=StoppingCriteriaList([_Watch(generation)]),
+                **({"do_sample": False} | sampling),
+            )
+        except Exception as error:  # a thread's boundary: the reader raises it
+            generation.failure = error
+            streamer.end()
+
+
+def load_generator(model: str, device: str | None = None) -> Generator:
+    """Loads any image-text-to-text model and its processor.
+
+    Args:
+        model: Directory or hub id; safetensors only.
+        device: Where it runs; None for the first GPU, or else the CPU.
+
+    Raises:
+        OSError: There is no such model.
+    """
+    place = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
+    dtype = torch.float16 if place.startswith("cuda") else torch.float32
+    loaded = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype, use_safetensors=True)
+    processor = AutoProcessor.from_pretrained(model)
+    return Generator(loaded.to(place).eval(), processor, Path(model).name)

@@ -1,0 +1,1 @@
+"""Stage purify: one worker process per device runs batches through the purifier."""

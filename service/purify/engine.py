@@ -1,0 +1,73 @@
+"""What a worker needs of a purifier: the seam between the service and torch, or a fake in tests."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Engine", "EngineFacts", "EngineOptions", "find_engine_loader"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What an engine says about itself; responses repeat it."""
+
+    name: str
+    version: str
+    steps: int
+    noise_level: float
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What an engine is loaded with.
+
+    Attributes:
+        purifier: Directory or hub id of the pipeline.
+        device: `auto`, `cpu`, `cuda:0`, ...
+        cpu_threads: Threads on a CPU; None for all cores.
+    """
+
+    purifier: str
+    device: str = "auto"
+    cpu_threads: int | None = None
+
+
+class Engine(Protocol):
+    """Purifies batches."""
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What it is."""
+
+    def purify(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Purifies one batch, with fresh noise for every image.
+
+        Args:
+            images: (B, H, W, 3) uint8 RGB; H and W are multiples of 64.
+
+        Returns:
+            The same shape and type.
+        """
+
+
+def find_engine_loader(import_path: str) -> Callable[[EngineOptions], Engine]:
+    """Finds the function behind `package.module:function`.
+
+    Raises:
+        ValueError: The path is malformed or leads nowhere.
+    """
+    module_name, separator, function_name = import_path.partition(":")
+    if not separator:
+        msg = f"an engine is named package.module:function, not {import_path}"
+        raise ValueError(msg)
+    try:
+        loader = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        msg = f"there is no engine {import_path}"
+        raise ValueError(msg) from error
+    return cast("Callable[[EngineOptions], Engine]", loader)

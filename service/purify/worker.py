@@ -1,0 +1,73 @@
+"""What runs inside a worker process: batches of shared pixels in, purified pixels back in place."""
+
+import logging
+import time
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from models.buckets import Bucket, crop_from_bucket, pad_to_bucket
+from service.processes.messages import Handler, Message
+from service.processes.pixels import Picture, read_pixels, write_pixels
+from service.purify.engine import Engine, EngineOptions, find_engine_loader
+
+__all__ = ["WorkerConfig", "make_worker"]
+
+logger = logging.getLogger(__name__)
+
+# The small shape warms everything up quickly; the larger one measures the cost of a pixel.
+WARM_UP_BUCKETS = (Bucket(128, 128), Bucket(256, 256))
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """What a worker is told."""
+
+    engine: str
+    options: EngineOptions
+
+
+def make_worker(config: WorkerConfig) -> tuple[Handler, dict[str, Any]]:
+    """Loads the engine, warms it up, and returns the message handler and what the engine is.
+
+    Raises:
+        ValueError: The engine returned something else than a purified batch.
+    """
+    engine = find_engine_loader(config.engine)(config.options)
+    seconds_per_pixel = _warm_up(engine)
+    description = asdict(engine.facts) | {"seconds_per_pixel": seconds_per_pixel}
+    return partial(_run_batch, engine), description
+
+
+def _warm_up(engine: Engine) -> float:
+    """Runs each warm-up shape twice; returns the seconds per pixel of the last run."""
+    seconds_per_pixel = 0.0
+    for bucket in WARM_UP_BUCKETS:
+        grey = np.full((1, bucket.height, bucket.width, 3), 128, np.uint8)
+        for _ in range(2):
+            started_s = time.perf_counter()
+            purified = engine.purify(grey)
+            seconds_per_pixel = (time.perf_counter() - started_s) / bucket.num_pixels
+        if purified.shape != grey.shape or purified.dtype != np.uint8:
+            msg = f"the engine turned {grey.shape} into {purified.dtype} {purified.shape}"
+            raise ValueError(msg)
+    return seconds_per_pixel
+
+
+def _run_batch(engine: Engine, meta: dict[str, Any], _: bytes) -> Message:
+    """Runs one batch; a failure of the engine is an answer, not the end of the worker."""
+    started_s = time.perf_counter()
+    bucket = Bucket(*meta["bucket"])
+    places = [(image["pixels"], image["height"], image["width"]) for image in meta["images"]]
+    try:
+        decoded = [read_pixels(name, Picture.DECODED, *size) for name, *size in places]
+        batch = np.stack([pad_to_bucket(pixels, bucket) for pixels in decoded])
+        purified = engine.purify(batch)
+        for (name, height, width), pixels in zip(places, purified, strict=True):
+            write_pixels(name, Picture.PURIFIED, crop_from_bucket(pixels, height, width))
+    except Exception:  # the worker's loop: whatever the engine raised, the next batch may succeed
+        logger.exception("a batch of %d in %s failed", len(places), bucket)
+        return {"failed": True}, b""
+    return {"seconds": time.perf_counter() - started_s}, b""

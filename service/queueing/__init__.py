@@ -1,0 +1,1 @@
+"""Stage queue: a bounded line, and the policy that makes batches of it."""

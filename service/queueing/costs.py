@@ -1,0 +1,83 @@
+"""What batches have cost so far, and so what the next will cost.
+
+Pure: fed with measured times, read as estimates by the batching policy and by admission.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from math import ceil
+
+from models.buckets import Bucket
+
+__all__ = ["BatchCosts", "Throughput", "retry_after_s"]
+
+# How far one measurement moves an estimate.
+SMOOTHING = 0.3
+RETRY_AFTER_LIMITS_S = (1, 120)
+
+
+class BatchCosts:
+    """Moving averages of batch times, by shape and size, with the time per pixel as a fallback."""
+
+    def __init__(self) -> None:
+        self._seconds_per_pixel = 0.0
+        self._seconds: dict[tuple[Bucket, int], float] = {}
+
+    def suppose(self, seconds_per_pixel: float) -> None:
+        """Takes a first estimate, as from a warm-up; measurements outweigh it soon."""
+        self._seconds_per_pixel = seconds_per_pixel
+
+    def record(self, bucket: Bucket, num_images: int, seconds: float) -> None:
+        """Learns from one finished batch."""
+        key = (bucket, num_images)
+        self._seconds[key] = _blend(self._seconds.get(key), seconds)
+        per_pixel = seconds / (bucket.num_pixels * num_images)
+        self._seconds_per_pixel = _blend(self._seconds_per_pixel or None, per_pixel)
+
+    def estimate_s(self, bucket: Bucket, num_images: int) -> float:
+        """Seconds that a batch will take; 0 while nothing is known."""
+        fallback = self._seconds_per_pixel * bucket.num_pixels * num_images
+        return self._seconds.get((bucket, num_images), fallback)
+
+    def backlog_s(self, num_pixels: int, num_workers: int) -> float:
+        """Seconds that so many padded pixels will take, spread over the workers."""
+        return self._seconds_per_pixel * num_pixels / max(1, num_workers)
+
+
+def _blend(old: float | None, new: float) -> float:
+    return new if old is None else old + SMOOTHING * (new - old)
+
+
+class Throughput:
+    """Images finished a second, over a sliding window."""
+
+    def __init__(self, clock: Callable[[], float], window_s: float = 30.0) -> None:
+        self._clock = clock
+        self._window_s = window_s
+        self._started_s = clock()
+        self._finished_s: deque[float] = deque()
+
+    def record(self, num_images: int = 1) -> None:
+        """Counts images that finished now."""
+        self._finished_s.extend([self._clock()] * num_images)
+
+    def per_second(self) -> float:
+        """The present rate; 0 when nothing finished within the window."""
+        now_s = self._clock()
+        while self._finished_s and self._finished_s[0] < now_s - self._window_s:
+            self._finished_s.popleft()
+        span_s = min(self._window_s, max(now_s - self._started_s, 1.0))
+        return len(self._finished_s) / span_s
+
+
+def retry_after_s(depth: int, images_per_second: float) -> int:
+    """Whole seconds until the work that is ahead of a caller should be done.
+
+    Args:
+        depth: Images or requests ahead.
+        images_per_second: Measured; 0 when unknown.
+    """
+    lowest, highest = RETRY_AFTER_LIMITS_S
+    if images_per_second <= 0:
+        return lowest
+    return min(highest, max(lowest, ceil(depth / images_per_second)))
