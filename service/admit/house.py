@@ -1,5 +1,6 @@
 """How many requests are inside; a slot is reserved before a body is even read."""
 
+import asyncio
 from collections.abc import Callable
 
 from service.errors import Overloaded, ShuttingDown
@@ -29,6 +30,7 @@ class Slot:
             self._inside = False
             self.arrive()
             self._house.num_inside -= 1
+            self._house.left.set()
             self._house.on_change()
 
 
@@ -45,6 +47,7 @@ class House:
         self.num_inside = 0
         self.num_arriving = 0
         self.is_draining = False
+        self.left = asyncio.Event()
         self.on_change: Callable[[], None] = lambda: None
         self._max_requests = max_requests
         self._images_per_second = images_per_second
@@ -65,3 +68,9 @@ class House:
         self.num_arriving += 1
         self.on_change()
         return Slot(self)
+
+    async def wait_until_empty(self) -> None:
+        """Waits until the last request has left."""
+        while self.num_inside:
+            self.left.clear()
+            await self.left.wait()

@@ -22,6 +22,9 @@ __all__ = ["create_mllm_app"]
 def create_mllm_app(generator: Generator) -> FastAPI:
     """Builds the application around a loaded model."""
     app = FastAPI(title="CoDefend's embedded model", docs_url=None, redoc_url=None)
+    # One answer at a time. Waiting here costs nothing; waiting in threads could use them all up,
+    # and leave none for the answer that the others wait for.
+    turn = asyncio.Lock()
 
     @app.exception_handler(CodefendError)
     async def _refuse(_: Request, error: CodefendError) -> JSONResponse:
@@ -44,14 +47,16 @@ def create_mllm_app(generator: Generator) -> FastAPI:
     @app.post("/v1/chat/completions", response_model=None)
     async def complete(request: ChatRequest) -> Response:
         conversation = await run_in_threadpool(read_conversation, request, generator.special_tokens)
-        generation, pieces = await run_in_threadpool(
-            generator.begin, conversation, request.max_tokens, request.temperature
-        )
+        async with turn:
+            generation, pieces = await run_in_threadpool(
+                generator.begin, conversation, request.max_tokens, request.temperature
+            )
         envelope = _Envelope(generator.name)
         if request.stream:
-            events = _events(envelope, generation, pieces)
+            events = _events(envelope, generation, pieces, turn)
             return StreamingResponse(events, media_type="text/event-stream")
-        text = await _join(generation, pieces)
+        async with turn:
+            text = await _join(generation, pieces)
         return JSONResponse(envelope.completion(text, generation))
 
     return app
@@ -93,12 +98,13 @@ class _Envelope:
 
 
 async def _events(
-    envelope: _Envelope, generation: Generation, pieces: Iterator[str]
+    envelope: _Envelope, generation: Generation, pieces: Iterator[str], turn: asyncio.Lock
 ) -> AsyncIterator[str]:
     try:
         yield envelope.event({"role": "assistant", "content": ""})
-        async for piece in iterate_in_threadpool(pieces):
-            yield envelope.event({"content": piece})
+        async with turn:
+            async for piece in iterate_in_threadpool(pieces):
+                yield envelope.event({"content": piece})
         yield envelope.event({}, generation.finish_reason)
         yield envelope.last_event(generation)
         yield "data: [DONE]\n\n"

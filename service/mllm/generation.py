@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -14,6 +15,7 @@ from transformers import (
     StoppingCriteriaList,
     TextIteratorStreamer,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from service.errors import InvalidField
 from service.mllm.conversation import Conversation
@@ -21,6 +23,7 @@ from service.mllm.conversation import Conversation
 __all__ = ["Generation", "Generator", "load_generator"]
 
 STREAM_TIMEOUT_S = 120.0
+WARM_UP_SIDE_PX = 128
 
 
 @dataclass(slots=True)
@@ -70,12 +73,11 @@ class _Watch(StoppingCriteria):  # type: ignore[misc]
 
 
 class Generator:
-    """A model and its processor; thread-safe, one answer at a time."""
+    """A model and its processor; the caller sees to it that only one answer is made at a time."""
 
     def __init__(self, model: Any, processor: Any, name: str) -> None:
         self._model = model
         self._processor = processor
-        self._lock = threading.Lock()
         self.name = name
 
     @property
@@ -103,6 +105,13 @@ class Generator:
         generation = Generation(inputs["input_ids"].shape[1], max_tokens)
         return generation, self._pieces(generation, inputs, temperature)
 
+    def warm_up(self) -> None:
+        """Makes one short answer, so that the first caller does not pay for what happens once."""
+        question = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}
+        grey = Image.new("RGB", (WARM_UP_SIDE_PX, WARM_UP_SIDE_PX), "grey")
+        _, pieces = self.begin(Conversation([question], [grey]), max_tokens=2, temperature=0.0)
+        list(pieces)
+
     def _encode(self, conversation: Conversation) -> Any:
         prompt = self._processor.apply_chat_template(
             conversation.messages, add_generation_prompt=True, tokenize=False
@@ -121,21 +130,20 @@ class Generator:
         return inputs.to(self._model.device)
 
     def _pieces(self, generation: Generation, inputs: Any, temperature: float) -> Iterator[str]:
-        with self._lock:
-            streamer = TextIteratorStreamer(
-                self._processor.tokenizer,
-                skip_prompt=True,
-                skip_special_tokens=True,
-                timeout=STREAM_TIMEOUT_S,
-            )
-            arguments = (generation, inputs, temperature, streamer)
-            thread = threading.Thread(target=self._generate, args=arguments)
-            thread.start()
-            try:
-                yield from (piece for piece in streamer if piece)
-            finally:
-                generation.is_cancelled = True
-                thread.join()
+        streamer = TextIteratorStreamer(
+            self._processor.tokenizer,
+            skip_prompt=True,
+            skip_special_tokens=True,
+            timeout=STREAM_TIMEOUT_S,
+        )
+        arguments = (generation, inputs, temperature, streamer)
+        thread = threading.Thread(target=self._generate, args=arguments)
+        thread.start()
+        try:
+            yield from (piece for piece in streamer if piece)
+        finally:
+            generation.is_cancelled = True
+            thread.join()
         if generation.failure is not None:
             raise generation.failure
 
@@ -167,6 +175,8 @@ def load_generator(model: str, device: str | None = None) -> Generator:
     Raises:
         OSError: There is no such model.
     """
+    # A server has no terminal: a progress bar would only litter the log.
+    disable_progress_bar()
     place = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
     dtype = torch.float16 if place.startswith("cuda") else torch.float32
     loaded = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype, use_safetensors=True)

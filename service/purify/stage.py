@@ -7,6 +7,7 @@ fails again is answered with PurificationFailed. None is lost.
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -110,7 +111,7 @@ class PurifyStage:
             self._settle(batch, succeeded=seconds is not None)
 
     def _measure(self, batch: Batch) -> None:
-        now_s = asyncio.get_running_loop().time()
+        now_s = time.monotonic()
         for job in batch.jobs:
             job.started_at_s = now_s
             # The batch outlives a client that leaves: its pixels must too.

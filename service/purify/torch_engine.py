@@ -7,6 +7,7 @@ import secrets
 
 import numpy as np
 import torch
+from diffusers.utils.logging import disable_progress_bar
 from numpy.typing import NDArray
 
 from models.purifier.pipeline import PurificationPipeline
@@ -25,12 +26,12 @@ class TorchEngine:
         """Moves the pipeline to its device.
 
         Args:
-            pipeline: A purification pipeline of any kind.
+            pipeline: A purification pipeline of any kind and floating point type.
             device: Where it runs.
         """
         self._device = device
-        self._dtype = torch.float16 if device.type == "cuda" else torch.float32
-        self._pipeline = pipeline.to(device, self._dtype)
+        self._dtype = pipeline.dtype
+        self._pipeline = pipeline.to(device)
         for component in self._pipeline.components.values():
             if isinstance(component, torch.nn.Module):
                 component.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -78,7 +79,12 @@ def load_engine(options: EngineOptions) -> TorchEngine:
         torch.set_num_threads(options.cpu_threads)
     # Convolution shapes repeat: let cuDNN choose its algorithms once per bucket.
     torch.backends.cudnn.benchmark = True
-    return TorchEngine(PurificationPipeline.from_pretrained(options.purifier), _device(options))
+    # Workers have no terminal: a progress bar would only litter the log.
+    disable_progress_bar()
+    device = _device(options)
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    pipeline = PurificationPipeline.from_pretrained(options.purifier, torch_dtype=dtype)
+    return TorchEngine(pipeline, device)
 
 
 def _device(options: EngineOptions) -> torch.device:

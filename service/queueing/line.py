@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -26,9 +27,9 @@ class Job:
         pixels: Its shared memory.
         height: Rows.
         width: Columns.
-        deadline_s: Loop time at which its answer is worthless.
-        queued_at_s: Loop time at which it joined the line.
-        started_at_s: Loop time at which its last batch began.
+        deadline_s: Time at which its answer is worthless.
+        queued_at_s: Time at which it joined the line.
+        started_at_s: Time at which its last batch began.
         alone: Its first batch failed; it runs once more, by itself.
         done: Completed when it is purified; fails with PurificationFailed.
     """
@@ -75,6 +76,8 @@ class Line:
         costs: BatchCosts,
         max_length: int,
         count_arriving: Callable[[], int],
+        throughput: Throughput,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Takes the policy's inputs.
 
@@ -83,14 +86,16 @@ class Line:
             costs: Measured batch times.
             max_length: Most jobs in line.
             count_arriving: How many admitted requests have not joined yet.
+            throughput: Told of every finished image.
+            clock: Seconds; the clock of `deadline_s` and `queued_at_s`.
         """
         self.costs = costs
         self.num_workers = 1
         self._limits = limits
         self._max_length = max_length
         self._count_arriving = count_arriving
-        self._loop = asyncio.get_running_loop()
-        self.throughput = Throughput(self._loop.time)
+        self._throughput = throughput
+        self._clock = clock
         self._keys = itertools.count()
         self._jobs: dict[int, Job] = {}
         self._wakers: set[asyncio.Event] = set()
@@ -106,9 +111,9 @@ class Line:
             Overloaded: The line is full, or so long that the job would miss its deadline.
         """
         ahead_s = self.costs.backlog_s(self._pixels_ahead(), self.num_workers)
-        left_s = BACKLOG_FRACTION * (job.deadline_s - self._loop.time())
+        left_s = BACKLOG_FRACTION * (job.deadline_s - self._clock())
         if len(self._jobs) >= self._max_length or ahead_s > left_s:
-            wait_s = retry_after_s(len(self._jobs), self.throughput.per_second())
+            wait_s = retry_after_s(len(self._jobs), self._throughput.per_second())
             raise Overloaded(retry_after_s=wait_s)
         self._add(job)
 
@@ -149,7 +154,7 @@ class Line:
         self._running_pixels -= batch.num_pixels
         if seconds is not None:
             self.costs.record(batch.bucket, len(batch.jobs), seconds)
-            self.throughput.record(len(batch.jobs))
+            self._throughput.record(len(batch.jobs))
 
     def take_all(self) -> list[Job]:
         """Empties the line, for when there is no worker that could serve it."""
@@ -164,7 +169,7 @@ class Line:
         ]
         plan = plan_batch(
             waiting,
-            self._loop.time(),
+            self._clock(),
             self._limits,
             self.costs.estimate_s,
             self._count_arriving(),

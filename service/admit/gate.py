@@ -1,0 +1,157 @@
+"""The gate: every request passes it, and nothing is read of a body before it has.
+
+An ASGI middleware. It authenticates, reserves a slot, gives the request its id and deadline, and
+when the response is sent it gives the slot back, counts, and writes the log line.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Collection
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.admit.house import House
+from service.admit.keys import check_caller
+from service.admit.visit import Visit
+from service.errors import (
+    ClientLeft,
+    CodefendError,
+    InternalError,
+    NotReady,
+    Overloaded,
+    RequestRefused,
+    ShuttingDown,
+)
+from service.logs import log_request
+from service.metrics import Metrics
+from service.problems import problem_response
+from service.settings import Settings
+from service.timings import Timings
+
+__all__ = ["Gate"]
+
+logger = logging.getLogger(__name__)
+
+PROBES = frozenset({"/healthz", "/readyz"})
+# What is counted as refused at the door, and not as failed inside.
+_REJECTIONS = (RequestRefused, Overloaded, NotReady, ShuttingDown)
+
+
+class Gate:
+    """Lets requests in, and sees them out."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        settings: Settings,
+        metrics: Metrics,
+        house: House,
+        is_warm: Callable[[], bool],
+        paths: Collection[str],
+        costly_paths: Collection[str],
+    ) -> None:
+        """Takes the application behind the gate.
+
+        Args:
+            app: The application.
+            settings: Keys and deadline.
+            metrics: Where requests are counted.
+            house: Where costly requests take a slot.
+            is_warm: Whether costly requests can be served yet.
+            paths: All paths that exist; others are counted together.
+            costly_paths: Those whose POST needs a slot.
+        """
+        self._app = app
+        self._settings = settings
+        self._metrics = metrics
+        self._house = house
+        self._is_warm = is_warm
+        self._paths = frozenset(paths)
+        self._costly_paths = frozenset(costly_paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one connection's request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        visit = self._greet(scope)
+        reply = _Reply(send, visit)
+        try:
+            self._admit(scope, visit)
+            await self._app(scope, receive, reply.send)
+        except ClientDisconnect:
+            visit.outcome = ClientLeft.code
+        except CodefendError as error:
+            await self._refuse(error, visit, scope, receive, reply)
+        except Exception:  # the application's boundary: the client reads a constant sentence
+            logger.exception("unforeseen", extra={"fields": {"request_id": visit.request_id}})
+            await self._refuse(InternalError(), visit, scope, receive, reply)
+        finally:
+            self._see_out(visit, reply)
+
+    def _greet(self, scope: Scope) -> Visit:
+        path = scope["path"]
+        deadline_s = time.monotonic() + self._settings.deadline_s
+        visit = Visit(path if path in self._paths else "other", deadline_s, Timings(self._metrics))
+        scope.setdefault("state", {})["visit"] = visit
+        return visit
+
+    def _admit(self, scope: Scope, visit: Visit) -> None:
+        if visit.endpoint in PROBES:
+            return
+        check_caller(Headers(scope=scope), self._settings.api_keys)
+        if scope["method"] == "POST" and visit.endpoint in self._costly_paths:
+            if not self._is_warm() and not self._house.is_draining:
+                raise NotReady(retry_after_s=5)
+            visit.slot = self._house.enter()
+            self._metrics.in_flight.set(self._house.num_inside)
+
+    async def _refuse(
+        self, error: CodefendError, visit: Visit, scope: Scope, receive: Receive, reply: "_Reply"
+    ) -> None:
+        visit.outcome = error.code
+        if isinstance(error, _REJECTIONS):
+            self._metrics.rejected.labels(error.code).inc()
+        if not reply.has_begun:
+            await problem_response(error)(scope, receive, reply.send)
+
+    def _see_out(self, visit: Visit, reply: "_Reply") -> None:
+        if visit.slot is not None:
+            visit.slot.leave()
+            self._metrics.in_flight.set(self._house.num_inside)
+        if visit.endpoint in PROBES:
+            return
+        visit.timings.publish()
+        self._metrics.requests.labels(visit.endpoint, visit.outcome).inc()
+        log_request(
+            {
+                "request_id": visit.request_id,
+                "endpoint": visit.endpoint,
+                "status": reply.status,
+                "outcome": visit.outcome,
+                "timings_ms": visit.timings.milliseconds(),
+                **visit.facts,
+            }
+        )
+
+
+class _Reply:
+    """Watches a response on its way out, and marks it with the request's id."""
+
+    def __init__(self, send: Send, visit: Visit) -> None:
+        self._send = send
+        self._visit = visit
+        self.status: int | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        return self.status is not None
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            MutableHeaders(scope=message)["X-Request-Id"] = self._visit.request_id
+        await self._send(message)

@@ -1,0 +1,33 @@
+"""One request while it is inside: its id, its clock, its place, and what the log may say of it."""
+
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+from service.admit.house import Slot
+from service.timings import Timings
+
+__all__ = ["Visit"]
+
+
+@dataclass(slots=True)
+class Visit:
+    """Created by the gate for every request; endpoints find it in `request.state.visit`.
+
+    Attributes:
+        endpoint: Path, or `other` for paths that are not ours.
+        deadline_s: Monotonic time at which the answer is worthless.
+        timings: Its stopwatch.
+        slot: Its place in the house; None for requests that take none.
+        outcome: `ok`, or the code of the error.
+        facts: Hash, sizes and the like, for the log.
+        request_id: Given to the client and to the log.
+    """
+
+    endpoint: str
+    deadline_s: float
+    timings: Timings
+    slot: Slot | None = None
+    outcome: str = "ok"
+    facts: dict[str, Any] = field(default_factory=dict)
+    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)

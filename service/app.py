@@ -1,0 +1,87 @@
+"""Assembles the application: one guard, its endpoints, and the gate in front of them."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import NoReturn
+
+from fastapi import FastAPI, Request
+from prometheus_client import start_http_server
+from starlette.exceptions import HTTPException
+
+from service.admit.gate import Gate
+from service.endpoints.ask import build_ask
+from service.endpoints.probes import build_probes
+from service.endpoints.purify import build_purify
+from service.errors import InvalidBody, MethodNotAllowed, NotFound
+from service.guard import Guard
+from service.metrics import Metrics
+from service.settings import Settings
+
+__all__ = ["create_app"]
+
+DESCRIPTION = (
+    "Takes adversarial perturbations out of images before a multimodal language model sees them."
+)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Builds the application; its processes start and end with its lifespan.
+
+    The guard is found at `app.state.guard`.
+    """
+    metrics = Metrics()
+    guard = Guard(settings, metrics)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        metrics_server = None
+        if settings.metrics_port is not None:
+            metrics_server, _thread = start_http_server(
+                settings.metrics_port, settings.host, metrics.registry
+            )
+        await guard.start()
+        try:
+            yield
+        finally:
+            await guard.stop()
+            if metrics_server is not None:
+                metrics_server.shutdown()
+                metrics_server.server_close()
+
+    app = FastAPI(
+        title="CoDefend",
+        description=DESCRIPTION,
+        version=_version(),
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.guard = guard
+    for router in (build_purify(guard), build_ask(guard), build_probes(guard)):
+        app.include_router(router)
+    app.add_exception_handler(HTTPException, _refuse_path)
+    paths = list(app.openapi()["paths"])
+    app.add_middleware(
+        Gate,
+        settings=settings,
+        metrics=metrics,
+        house=guard.house,
+        is_warm=lambda: guard.is_warm,
+        paths=[*paths, "/docs", "/openapi.json"],
+        costly_paths=[path for path in paths if path.startswith("/v1/")],
+    )
+    return app
+
+
+async def _refuse_path(_: Request, error: Exception) -> NoReturn:
+    """Gives the framework's own errors our shape; the gate answers them."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    known = {404: NotFound, 405: MethodNotAllowed}
+    raise known.get(status, InvalidBody) from error
+
+
+def _version() -> str:
+    try:
+        return version("codefend")
+    except PackageNotFoundError:
+        return "0"

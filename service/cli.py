@@ -1,0 +1,134 @@
+"""The `codefend` command: serve, mllm, purify, verify, config.
+
+Spawned processes import this module again: whatever is heavy is imported where it is used.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+__all__ = ["main"]
+
+app = typer.Typer(
+    help="Purifies adversarial images in front of a multimodal language model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+BAD_SETTINGS_EXIT_CODE = 2
+
+
+@app.command()
+def serve() -> None:
+    """Serve the HTTP API; every setting is an environment variable (see `codefend config`)."""
+    settings = _settings()
+    from service.logs import configure_logs
+    from service.server import serve as serve_forever
+
+    configure_logs(settings.log_level)
+    serve_forever(settings)
+
+
+@app.command()
+def mllm(
+    model: Annotated[str | None, typer.Option(help="Directory or hub id.")] = None,
+    socket: Annotated[Path | None, typer.Option(help="Unix socket to listen on.")] = None,
+    port: Annotated[int, typer.Option(help="Loopback port, without a socket.")] = 8001,
+    until_stdin_closes: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
+    """Serve the embedded model alone, as an OpenAI-style API."""
+    settings = _settings()
+    from service.logs import configure_logs
+    from service.mllm.app import create_mllm_app
+    from service.mllm.generation import load_generator
+    from service.mllm.serve import serve_app
+
+    configure_logs(settings.log_level)
+    generator = load_generator(model or settings.mllm)
+    generator.warm_up()
+    serve_app(
+        create_mllm_app(generator),
+        str(socket) if socket else None,
+        port,
+        until_stdin_closes=until_stdin_closes,
+    )
+
+
+@app.command()
+def purify(
+    source: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
+    target: Annotated[Path, typer.Argument(help="Where the result goes.")],
+    overwrite: Annotated[bool, typer.Option(help="Purify again what is done.")] = False,
+) -> None:
+    """Purify an image or a folder; started again after an interruption, it goes on."""
+    settings = _settings()
+    from service.decode.picture import PictureLimits
+    from service.offline import purify_files
+    from service.purify.engine import EngineOptions, find_engine_loader
+
+    limits = PictureLimits(settings.max_pixels, settings.max_side_px)
+    options = EngineOptions(settings.purifier, settings.devices[0], settings.cpu_threads)
+    try:
+        engine = find_engine_loader(settings.engine)(options)
+        failures = purify_files(source, target, engine, limits, overwrite=overwrite)
+    except FileNotFoundError as error:
+        raise typer.BadParameter(str(error)) from error
+    except KeyboardInterrupt:
+        typer.echo("Interrupted; the same command goes on from here.", err=True)
+        raise typer.Exit(130) from None
+    for failure in failures:
+        typer.echo(failure, err=True)
+    raise typer.Exit(1 if failures else 0)
+
+
+@app.command()
+def verify() -> None:
+    """Check the shipped weights against their manifest."""
+    from models.manifest import read_manifest, verify_weights
+
+    num_problems = 0
+    for entry in read_manifest():
+        problems = list(verify_weights(entry))
+        num_problems += len(problems)
+        typer.echo(f"{entry.name}: {'; '.join(problems) or 'ok'}")
+    raise typer.Exit(1 if num_problems else 0)
+
+
+@app.command()
+def config() -> None:
+    """Show the effective settings, secrets hidden, and what each one does."""
+    settings = _settings()
+    shown = json.loads(settings.model_dump_json())
+    for name, value in shown.items():
+        description = type(settings).model_fields[name].description
+        typer.echo(f"CODEFEND_{name.upper()}={json.dumps(value)}  # {description}")
+
+
+def _settings() -> "Settings":
+    from pydantic import ValidationError
+
+    from service.settings import load_settings
+
+    try:
+        return load_settings()
+    except ValidationError as error:
+        for problem in error.errors(include_url=False, include_input=False):
+            place = "".join(f"CODEFEND_{part}: ".upper() for part in problem["loc"])
+            typer.echo(f"{place}{problem['msg'].removeprefix('Value error, ')}", err=True)
+        sys.exit(BAD_SETTINGS_EXIT_CODE)
+
+
+def main() -> None:
+    """Runs the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

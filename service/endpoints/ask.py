@@ -1,0 +1,176 @@
+"""POST /v1/caption and /v1/vqa: the model behind the service sees the purified image only."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from models.codec import ImageFormat, data_url
+from models.prompts.templates import Task
+from service.admit.visit import Visit
+from service.decode.stage import Upload
+from service.endpoints.documentation import error_responses, request_body
+from service.errors import InvalidField, PurificationFailed
+from service.forward.choice import Choice, choose_picture
+from service.forward.completion import Completion
+from service.guard import Guard
+from service.processes.pixels import Picture
+from service.respond.defense import describe_defense
+from service.respond.patience import answer_in_time
+from service.respond.stream import stream_answer
+from service.schemas import (
+    AskFields,
+    CaptionFields,
+    CaptionResponse,
+    VqaFields,
+    VqaResponse,
+    parse_fields,
+)
+from service.settings import Disclosure
+
+__all__ = ["build_ask"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What tells the two endpoints apart."""
+
+    task: Task
+    text_field: str
+    fields: type[AskFields]
+    response: type[CaptionResponse] | type[VqaResponse]
+    question_of: Callable[[Any], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pictures:
+    """Data URLs: what the model sees, and what the caller gets to see."""
+
+    forwarded: str
+    purified: str | None
+    bypassed: bool
+
+
+_CAPTION = _Kind(
+    Task.CAPTION, "caption", CaptionFields, CaptionResponse, lambda fields: fields.prompt
+)
+_VQA = _Kind(Task.VQA, "answer", VqaFields, VqaResponse, lambda fields: fields.question)
+
+
+def build_ask(guard: Guard) -> APIRouter:
+    """Builds /v1/caption and /v1/vqa."""
+    router = APIRouter(tags=["questions"])
+    upstream_errors: dict[int | str, dict[str, Any]] = {
+        502: {"description": "The model behind the service gave no answer."}
+    }
+
+    @router.post(
+        "/v1/caption",
+        response_model=CaptionResponse,
+        responses=error_responses() | upstream_errors,
+        openapi_extra=request_body(CaptionFields),
+    )
+    async def caption(request: Request) -> Response:
+        """Purifies an image and has the model describe it."""
+        return await _handle(guard, _CAPTION, request)
+
+    @router.post(
+        "/v1/vqa",
+        response_model=VqaResponse,
+        responses=error_responses() | upstream_errors,
+        openapi_extra=request_body(VqaFields),
+    )
+    async def vqa(request: Request) -> Response:
+        """Purifies an image and asks the model a question about it."""
+        return await _handle(guard, _VQA, request)
+
+    return router
+
+
+async def _handle(guard: Guard, kind: _Kind, request: Request) -> Response:
+    visit: Visit = request.state.visit
+    body = await guard.read(visit, request)
+    work = _answer(guard, kind, visit, request, body)
+    return await answer_in_time(request, work, visit.deadline_s)
+
+
+async def _answer(
+    guard: Guard, kind: _Kind, visit: Visit, request: Request, body: bytes
+) -> Response:
+    upload = await guard.decode(visit, request.headers.get("content-type", ""), body)
+    try:
+        fields = parse_fields(kind.fields, {**request.query_params, **upload.fields})
+        _check_length(fields, guard.settings.max_answer_tokens)
+        pictures = await _purify(guard, visit, upload)
+    finally:
+        upload.pixels.release()
+    completion = Completion(
+        prompt=guard.templates[kind.task].fill(kind.question_of(fields)),
+        image_url=pictures.forwarded,
+        model=fields.model,
+        max_tokens=fields.max_tokens,
+        temperature=fields.temperature,
+    )
+    if fields.stream:
+        stream = await guard.forward_stream(visit, completion)
+        return stream_answer(visit, stream, lambda: _describe(guard, kind, visit, pictures))
+    answer = await guard.forward(visit, completion)
+    visit.timings.begin_response()
+    description = _describe(guard, kind, visit, pictures)
+    filled = kind.response(**{kind.text_field: answer.text}, usage=answer.usage, **description)
+    return Response(filled.model_dump_json(), media_type="application/json")
+
+
+async def _purify(guard: Guard, visit: Visit, upload: Upload) -> _Pictures:
+    """Purifies, chooses what the model may see, and encodes it once for model and caller."""
+    try:
+        await guard.purify(visit, upload)
+        was_purified = True
+    except PurificationFailed:
+        was_purified = False
+    settings = guard.settings
+    choice = choose_picture(settings.mode, settings.on_purify_failure, was_purified=was_purified)
+    if choice.bypass_reason is not None:
+        _note_bypass(guard, visit, choice)
+    forwarded = await _as_url(guard, visit, upload, choice.picture)
+    if choice.picture is Picture.PURIFIED:
+        return _Pictures(forwarded, forwarded, bypassed=False)
+    purified = await _as_url(guard, visit, upload, Picture.PURIFIED) if was_purified else None
+    return _Pictures(forwarded, purified, bypassed=True)
+
+
+async def _as_url(guard: Guard, visit: Visit, upload: Upload, picture: Picture) -> str:
+    # Lossless: a lossy codec would add an alteration that no evaluation has scored.
+    encoded = await guard.encode(visit, upload, picture, ImageFormat.PNG)
+    return data_url(encoded, ImageFormat.PNG)
+
+
+def _note_bypass(guard: Guard, visit: Visit, choice: Choice) -> None:
+    guard.metrics.bypass.labels(choice.bypass_reason).inc()
+    visit.facts["bypassed"] = choice.bypass_reason
+    fields = {"request_id": visit.request_id, "reason": choice.bypass_reason}
+    logger.warning("an unpurified image is forwarded", extra={"fields": fields})
+
+
+def _check_length(fields: AskFields, max_answer_tokens: int) -> None:
+    if fields.max_tokens is not None and fields.max_tokens > max_answer_tokens:
+        msg = f"max_tokens is at most {max_answer_tokens}."
+        raise InvalidField(msg, "max_tokens")
+
+
+def _describe(guard: Guard, kind: _Kind, visit: Visit, pictures: _Pictures) -> dict[str, Any]:
+    """What goes beside the answer."""
+    disclose = guard.settings.disclose
+    defense = describe_defense(
+        guard.engine_facts, guard.templates[kind.task], disclose, bypassed=pictures.bypassed
+    )
+    return {
+        "purified_image": pictures.purified,
+        "defense": defense.model_dump(),
+        "timings_ms": visit.timings.milliseconds() if disclose is Disclosure.FULL else None,
+    }

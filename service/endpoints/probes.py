@@ -1,0 +1,41 @@
+"""Is it alive, is it ready, how is it doing."""
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from service.guard import Guard
+
+__all__ = ["build_probes"]
+
+
+def build_probes(guard: Guard) -> APIRouter:
+    """Builds /healthz, /readyz and, unless it has a port of its own, /metrics."""
+    router = APIRouter(tags=["probes"])
+
+    @router.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """Alive: the event loop turns. The model behind the service has no say in this."""
+        return {"status": "ok"}
+
+    @router.get(
+        "/readyz",
+        responses={503: {"description": "Still warming up, or draining."}},
+        response_model=dict[str, str],
+    )
+    async def readyz() -> JSONResponse:
+        """Ready: models are warm, and the service is not draining."""
+        if guard.house.is_draining:
+            return JSONResponse({"status": "draining"}, 503)
+        if not guard.is_warm:
+            return JSONResponse({"status": "warming"}, 503)
+        return JSONResponse({"status": "ready"})
+
+    if guard.settings.metrics_port is None:
+
+        @router.get("/metrics", response_class=Response)
+        async def metrics() -> Response:
+            """Prometheus metrics."""
+            return Response(guard.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+    return router

@@ -1,0 +1,84 @@
+"""POST /v1/purify: an image comes in, the purified image goes out."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from models.codec import ImageFormat, data_url
+from service.admit.visit import Visit
+from service.decode.stage import Upload
+from service.endpoints.documentation import error_responses, request_body
+from service.guard import Guard
+from service.processes.pixels import Picture
+from service.respond.defense import describe_defense
+from service.respond.patience import answer_in_time
+from service.schemas import PurifyFields, PurifyResponse, parse_fields
+from service.settings import Disclosure
+
+__all__ = ["build_purify"]
+
+PATH = "/v1/purify"
+
+
+def build_purify(guard: Guard) -> APIRouter:
+    """Builds /v1/purify."""
+    router = APIRouter(tags=["images"])
+
+    @router.post(
+        PATH,
+        response_model=PurifyResponse,
+        responses=error_responses(),
+        openapi_extra=request_body(PurifyFields),
+    )
+    async def purify(request: Request) -> Response:
+        """Purifies an image; with `Accept: image/*` the answer is the image itself.
+
+        An image that cannot be purified is always answered with 503: this endpoint never returns
+        an unpurified image under the name of a purified one.
+        """
+        visit: Visit = request.state.visit
+        body = await guard.read(visit, request)
+        work = _answer(guard, visit, request, body)
+        return await answer_in_time(request, work, visit.deadline_s)
+
+    return router
+
+
+async def _answer(guard: Guard, visit: Visit, request: Request, body: bytes) -> Response:
+    upload = await guard.decode(visit, request.headers.get("content-type", ""), body)
+    try:
+        fields = parse_fields(PurifyFields, {**request.query_params, **upload.fields})
+        raw_format = _raw_format(request.headers.get("accept", ""), fields.output_format)
+        image_format = raw_format or fields.output_format
+        await guard.purify(visit, upload)
+        encoded = await guard.encode(visit, upload, Picture.PURIFIED, image_format)
+    finally:
+        upload.pixels.release()
+    visit.timings.begin_response()
+    if raw_format is not None:
+        return Response(encoded, media_type=raw_format.media_type)
+    answer = _describe(guard, visit, upload, data_url(encoded, image_format))
+    return Response(answer.model_dump_json(), media_type="application/json")
+
+
+def _describe(guard: Guard, visit: Visit, upload: Upload, purified_image: str) -> PurifyResponse:
+    disclose = guard.settings.disclose
+    return PurifyResponse(
+        purified_image=purified_image,
+        width=upload.width,
+        height=upload.height,
+        defense=describe_defense(guard.engine_facts, None, disclose, bypassed=False),
+        timings_ms=visit.timings.milliseconds() if disclose is Disclosure.FULL else None,
+    )
+
+
+def _raw_format(accept: str, output_format: ImageFormat) -> ImageFormat | None:
+    """The format for a bare image, if that is what the client prefers; None for JSON."""
+    for entry in accept.lower().split(","):
+        media_type = entry.partition(";")[0].strip()
+        if media_type == "image/*":
+            return output_format
+        if media_type.removeprefix("image/") in set(ImageFormat):
+            return ImageFormat(media_type.removeprefix("image/"))
+        if media_type in {"application/json", "application/*", "*/*"}:
+            return None
+    return None

@@ -1,0 +1,180 @@
+"""The way of one request, in order: every stage is one method here, and one folder beside it.
+
+admit (the gate, before a request comes here), decode, queue, purify, encode, forward, respond.
+"""
+
+import time
+
+from starlette.requests import Request
+
+from models.codec import ImageFormat
+from models.prompts.templates import Task, Template, read_templates
+from service.admit.body import read_body
+from service.admit.house import House
+from service.admit.visit import Visit
+from service.decode.stage import DecodeStage, Upload
+from service.encode.stage import EncodeStage
+from service.errors import NotReady
+from service.forward.completion import Answer, Completion
+from service.forward.embedded import EmbeddedModel
+from service.forward.upstream import AnswerStream, Upstream, make_client
+from service.metrics import Metrics, Stage
+from service.processes.pixels import Picture
+from service.purify.engine import EngineFacts
+from service.purify.stage import PurifyStage
+from service.queueing.costs import BatchCosts, Throughput
+from service.queueing.line import Job, Line
+from service.queueing.policy import BatchLimits
+from service.settings import Settings
+
+__all__ = ["Guard"]
+
+
+class Guard:
+    """Owns the stages: starts them, stops them, and leads requests through them."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.templates: dict[Task, Template] = read_templates()
+        throughput = Throughput(time.monotonic)
+        self.house = House(settings.max_requests, throughput.per_second)
+        limits = BatchLimits(
+            settings.max_batch,
+            settings.max_batch_pixels,
+            settings.batch_wait_fraction,
+            settings.batch_join_waste,
+        )
+        self.line = Line(
+            limits, BatchCosts(), settings.max_queue, lambda: self.house.num_arriving, throughput
+        )
+        self.house.on_change = self.line.wake
+        restarts = metrics.worker_restarts
+        self._decode = DecodeStage(settings, restarts.labels("decode").inc)
+        self._encode = EncodeStage(settings, restarts.labels("encode").inc)
+        self.workers = PurifyStage(settings, self.line, metrics)
+        self.embedded = (
+            EmbeddedModel(settings.mllm, restarts.labels("mllm").inc)
+            if settings.upstream_url is None
+            else None
+        )
+        socket_path = self.embedded.socket_path if self.embedded else None
+        self._upstream = Upstream(
+            make_client(settings, socket_path),
+            settings.upstream_model,
+            lambda reason: metrics.upstream_errors.labels(reason).inc(),
+        )
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether requests can be served; an upstream of others is their own concern."""
+        return self.workers.is_warm and (self.embedded is None or self.embedded.is_warm)
+
+    @property
+    def engine_facts(self) -> EngineFacts:
+        """What the purifier is.
+
+        Raises:
+            NotReady: No worker has been warm yet.
+        """
+        if self.workers.facts is None:
+            raise NotReady
+        return self.workers.facts
+
+    async def start(self) -> None:
+        """Starts every process; models load in the background."""
+        self.workers.start()
+        if self.embedded is not None:
+            self.embedded.start()
+        await self._decode.start()
+        await self._encode.start()
+
+    async def stop(self) -> None:
+        """Ends every process."""
+        await self._upstream.close()
+        await self.workers.stop()
+        if self.embedded is not None:
+            await self.embedded.stop()
+        await self._decode.stop()
+        await self._encode.stop()
+
+    async def read(self, visit: Visit, request: Request) -> bytes:
+        """Stage admit, its last part: the body.
+
+        Raises:
+            BodyTooLarge: It is too long.
+            BodyTimeout: It did not arrive in time.
+        """
+        settings = self.settings
+        body = await read_body(request, settings.max_body_bytes, settings.body_timeout_s)
+        visit.timings.record(Stage.ADMIT, visit.timings.total_s())
+        return body
+
+    async def decode(self, visit: Visit, content_type: str, body: bytes) -> Upload:
+        """Stage decode; the caller releases the upload's pixels.
+
+        Raises:
+            RequestRefused: The body or the image is at fault.
+        """
+        with visit.timings.stage(Stage.DECODE):
+            upload = await self._decode.decode(content_type, body)
+        visit.facts |= {
+            "sha256": upload.sha256,
+            "format": upload.format,
+            "width": upload.width,
+            "height": upload.height,
+            "body_bytes": len(body),
+        }
+        return upload
+
+    async def purify(self, visit: Visit, upload: Upload) -> None:
+        """Stages queue and purify: fills the upload's second picture.
+
+        Raises:
+            Overloaded: The line is full.
+            PurificationFailed: The picture could not be purified.
+        """
+        now_s = time.monotonic()
+        job = Job(upload.pixels, upload.height, upload.width, visit.deadline_s, now_s)
+        self.line.join(job)
+        if visit.slot is not None:
+            visit.slot.arrive()
+        self._show_depth()
+        try:
+            await job.done
+        finally:
+            self.line.leave(job)
+            self._show_depth()
+            ended_s = time.monotonic()
+            started_s = job.started_at_s or ended_s
+            visit.timings.record(Stage.QUEUE, started_s - job.queued_at_s)
+            if job.started_at_s is not None:
+                visit.timings.record(Stage.PURIFY, ended_s - started_s)
+
+    async def encode(
+        self, visit: Visit, upload: Upload, picture: Picture, image_format: ImageFormat
+    ) -> bytes:
+        """Stage encode: one of the upload's two pictures as a file."""
+        with visit.timings.stage(Stage.ENCODE):
+            return await self._encode.encode(upload, picture, image_format)
+
+    async def forward(self, visit: Visit, completion: Completion) -> Answer:
+        """Stage forward: the whole answer.
+
+        Raises:
+            UpstreamError: There is none.
+        """
+        with visit.timings.stage(Stage.FORWARD):
+            return await self._upstream.complete(completion)
+
+    async def forward_stream(self, visit: Visit, completion: Completion) -> AnswerStream:
+        """Stage forward: an answer that has begun.
+
+        Raises:
+            UpstreamError: There is none.
+        """
+        with visit.timings.stage(Stage.FORWARD):
+            return await self._upstream.stream(completion)
+
+    def _show_depth(self) -> None:
+        self.metrics.queue_depth.set(len(self.line))

@@ -1,0 +1,43 @@
+"""Logs, one JSON object a line: hashes, sizes, outcomes, times; never pixels, prompts or keys."""
+
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+__all__ = ["configure_logs", "log_request"]
+
+_access = logging.getLogger("codefend.access")
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
+
+
+def configure_logs(level: str) -> None:
+    """Sends all logs of this process to standard error, as JSON.
+
+    Args:
+        level: debug, info, warning or error.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # httpx logs every request it makes at this level, with its URL.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def log_request(fields: dict[str, Any]) -> None:
+    """Writes the one line that every request leaves behind."""
+    _access.info("request", extra={"fields": fields})

@@ -1,0 +1,74 @@
+"""Runs the application, and on SIGTERM drains it: unready at once, done when the last answer is."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Iterator
+
+import uvicorn
+
+from service.admit.house import House
+from service.app import create_app
+from service.settings import Settings
+
+__all__ = ["serve"]
+
+logger = logging.getLogger(__name__)
+
+KEEP_ALIVE_S = 30
+
+
+def serve(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT, then drains and returns; a second signal does not wait."""
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        # Its lines would hold the query, and so prompts; the gate writes its own.
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s)),
+    )
+    _DrainingServer(config, settings, app.state.guard.house).run()
+
+
+class _DrainingServer(uvicorn.Server):
+    """A server that answers what it accepted before it closes its socket."""
+
+    def __init__(self, config: uvicorn.Config, settings: Settings, house: House) -> None:
+        super().__init__(config)
+        self._settings = settings
+        self._house = house
+        self._draining: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # The original raises the signal again at the end, and the exit code would not be 0.
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _on_signal(self) -> None:
+        if self._draining is not None:
+            self.force_exit = True
+            self.should_exit = True
+            return
+        logger.info("draining")
+        self._house.is_draining = True
+        self._draining = asyncio.get_running_loop().create_task(self._drain())
+
+    async def _drain(self) -> None:
+        await asyncio.sleep(self._settings.drain_delay_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.drain_timeout_s):
+                await self._house.wait_until_empty()
+        self.should_exit = True
