@@ -29,11 +29,12 @@ caption_requests: tuple[str, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question, its only right answer, and its type (``kind``)."""
+    """One question, its only right answer, its type (``kind``), and the answer as a sentence."""
 
     question: str
     answer: str
     kind: str
+    sentence: str = CANNOT_TELL
 
 
 def article(name: str) -> str:
@@ -99,27 +100,35 @@ def _ask_what(layout: Layout, rng: np.random.Generator) -> Question:
     text = _pick(
         rng, f"what is at the {place}?", f"which object is at the {place}?", f"what stands at the {place}?"
     )
-    return Question(text, taken.get(cell, CANNOT_TELL), "what")
+    if cell not in taken:
+        return Question(text, CANNOT_TELL, "what")
+    return Question(text, taken[cell], "what", f"there is {article(taken[cell])} at the {place}")
 
 
 def _ask_where(layout: Layout, rng: np.random.Generator) -> Question:
     places = {placed.name: CELL_NAMES[placed.cell] for placed in layout.objects}
     name = _absent(layout, rng) if rng.random() < 0.15 else str(rng.choice(list(places)))
     text = _pick(rng, f"where is the {name}?", f"in which part of the image is the {name}?", f"where can i find the {name}?")
-    return Question(text, places.get(name, CANNOT_TELL), "where")
+    if name not in places:
+        return Question(text, CANNOT_TELL, "where")
+    return Question(text, places[name], "where", f"the {name} is at the {places[name]}")
 
 
 def _ask_count(layout: Layout, rng: np.random.Generator) -> Question:
     if rng.random() < 0.5:
         text = _pick(rng, "how many objects are there?", "how many things do you see besides signs?")
-        return Question(text, _NUMBERS[len(layout.objects)], "count")
+        return _counted(text, len(layout.objects))
     category = str(rng.choice(CATEGORIES))
     count = sum(_CATEGORY_OF[placed.name] == category for placed in layout.objects)
     plural = _PLURALS[category]
     text = _pick(rng, f"how many {plural} are there?", f"how many {plural} can you see?")
     if category == "thing":
         text = "how many objects that are not animals, foods or vehicles are there?"
-    return Question(text, _NUMBERS[count], "count")
+    return _counted(text, count)
+
+
+def _counted(text: str, count: int) -> Question:
+    return Question(text, _NUMBERS[count], "count", f"i count {_NUMBERS[count]}")
 
 
 def _ask_exists(layout: Layout, rng: np.random.Generator) -> Question:
@@ -128,7 +137,8 @@ def _ask_exists(layout: Layout, rng: np.random.Generator) -> Question:
     text = _pick(
         rng, f"is there {article(name)}?", f"do you see {article(name)}?", f"does the image show {article(name)}?"
     )
-    return Question(text, "yes" if is_present else "no", "exists")
+    sentence = f"yes, there is {article(name)}" if is_present else f"no, there is no {name}"
+    return Question(text, "yes" if is_present else "no", "exists", sentence)
 
 
 def _ask_which(layout: Layout, rng: np.random.Generator) -> Question:
@@ -142,14 +152,16 @@ def _ask_which(layout: Layout, rng: np.random.Generator) -> Question:
         category = str(rng.choice([c for c in CATEGORIES if c not in by_category]))
     word = "other object" if category == "thing" else category
     text = _pick(rng, f"which {word} is it?", f"which {word} is shown?", f"what kind of {word} do you see?")
-    return Question(text, single.get(category, CANNOT_TELL), "which")
+    if category not in single:
+        return Question(text, CANNOT_TELL, "which")
+    return Question(text, single[category], "which", f"it is {article(single[category])}")
 
 
 def _ask_sign(layout: Layout, rng: np.random.Generator) -> Question:
     text = _pick(rng, "what does the sign say?", "which word is written on the sign?", "read the sign.")
-    is_readable = layout.sign is not None and not layout.sign_blur
-    answer = layout.sign.name if layout.sign and is_readable else CANNOT_TELL
-    return Question(text, answer, "sign")
+    if layout.sign is None or layout.sign_blur:
+        return Question(text, CANNOT_TELL, "sign")
+    return Question(text, layout.sign.name, "sign", f"the sign says {layout.sign.name}")
 
 
 _ASKERS: tuple[Callable[[Layout, np.random.Generator], Question], ...] = (

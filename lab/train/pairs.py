@@ -1,0 +1,111 @@
+"""Attacked–clean pairs from the victim's own gradients: what the purifier learns from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lab.attacks.interface import Objective
+from lab.attacks.objectives import encoder_distance, targeted_loss, untargeted_loss
+from lab.attacks.pgd import PGD
+from lab.errors import LabError
+from lab.victims.dialogue import Dialogue
+from lab.victims.victim import Victim
+from lab.world.compose import World
+from lab.world.scenes import SceneBatch, scene_batch
+from models.prompts.templates import render
+from models.quantise import from_uint8, to_uint8
+
+__all__ = ["Pairs", "load_pairs", "make_pairs"]
+
+EPSILON_RANGE = (2 / 255, 16 / 255)
+RECIPES = ("untargeted", "targeted", "encoder-away", "encoder-towards")
+CAPTION_REQUEST = "describe the image."
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Clean and attacked images, both (N, 3, H, W) uint8, with each pair's ε as a fraction."""
+
+    clean: Tensor
+    attacked: Tensor
+    epsilon: Tensor
+
+
+def make_pairs(
+    world: World,
+    victim: Victim,
+    folder: Path,
+    *,
+    num_pairs: int,
+    steps: int = 10,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> None:
+    """Attack scenes of the train split by PGD, one recipe and one ε a batch, into ``folder``.
+
+    Every batch is a file of its own; those already there are kept, so an interrupted run resumes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    starts = range(0, num_pairs, batch_size)
+    for number, first in enumerate(tqdm(starts, desc="pairs", unit="batch")):
+        path = folder / f"pairs-{number:05d}.npz"
+        if path.exists():
+            continue
+        rng = np.random.default_rng([seed, 5, number])
+        batch = scene_batch(world, "train", range(first, first + batch_size), seed=seed + 20)
+        recipe = RECIPES[number % len(RECIPES)]
+        epsilon = float(rng.uniform(*EPSILON_RANGE))
+        clean = from_uint8(batch.images.permute(0, 2, 3, 1))
+        attack = PGD(epsilon=epsilon, steps=steps)
+        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        objective = _objective(recipe, victim, batch, clean)
+        attacked = attack(clean, objective, generator=generator)
+        partial = path.with_suffix(".partial.npz")
+        np.savez(
+            partial,
+            clean=batch.images.numpy(),
+            attacked=to_uint8(attacked).permute(0, 3, 1, 2).numpy(),
+            epsilon=np.full(batch_size, epsilon, np.float32),
+        )
+        partial.rename(path)
+
+
+def _objective(recipe: str, victim: Victim, batch: SceneBatch, clean: Tensor) -> Objective:
+    """What the attacker wants; targets are the neighbouring scene's caption or image."""
+    if recipe == "encoder-away":
+        return encoder_distance(victim, clean)
+    if recipe == "encoder-towards":
+        return encoder_distance(victim, clean.roll(1, 0), towards=True)
+    request = render("caption", CAPTION_REQUEST)
+    captions = [Dialogue(request, references[0]) for references in batch.captions]
+    if recipe == "targeted":
+        return targeted_loss(victim, [captions[-1], *captions[:-1]])
+    return untargeted_loss(
+        victim,
+        [
+            [caption, *(Dialogue(render("vqa", q.question), q.answer) for q in questions)]
+            for caption, questions in zip(captions, batch.questions, strict=True)
+        ],
+    )
+
+
+def load_pairs(folder: Path) -> Pairs:
+    """Every pair under ``folder``.
+
+    Raises:
+        LabError: There are none.
+    """
+    files = [np.load(path) for path in sorted(folder.glob("pairs-*[0-9].npz"))]
+    if not files:
+        raise LabError(f"{folder} holds no pairs; make them with: codefend-lab train pairs")
+    columns = {
+        name: torch.from_numpy(np.concatenate([file[name] for file in files]))
+        for name in ("clean", "attacked", "epsilon")
+    }
+    return Pairs(**columns)

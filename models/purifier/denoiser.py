@@ -1,0 +1,72 @@
+"""The denoiser D(x; σ) around the network: scalings, noise levels, pixel-unshuffle."""
+
+from __future__ import annotations
+
+from diffusers import UNet2DModel
+from torch import Tensor, full
+from torch.nn import functional
+
+__all__ = ["denoise", "noise_levels", "padding_multiple"]
+
+SIGMA_DATA = 0.25
+"""Standard deviation of natural images in [0, 1]."""
+
+
+def denoise(network: UNet2DModel, noisy: Tensor, noise_level: float | Tensor) -> Tensor:
+    """Predict the clean image from one noised to ``noise_level``.
+
+    Preconditioned as in EDM (Karras et al. 2022, eq. 7, table 1), so that the network predicts what
+    the scaled input lacks; zero output returns the (slightly shrunken) input. One deviation: c_out
+    has a floor, because attacks stay in the image however small σ is.
+
+    Args:
+        network: Reads and writes pixel-unshuffled images.
+        noisy: (B, 3, H, W), about [0, 1] plus noise; H and W multiples of ``padding_multiple``.
+        noise_level: σ in units of the [0, 1] range: a float, or (B,) for one level an image.
+
+    Returns:
+        (B, 3, H, W), not clamped.
+    """
+    sigma = (
+        noise_level.to(noisy.dtype)
+        if isinstance(noise_level, Tensor)
+        else full((len(noisy),), noise_level, dtype=noisy.dtype, device=noisy.device)
+    )
+    column = sigma.view(-1, 1, 1, 1)
+    variance = column**2 + SIGMA_DATA**2
+    skip = SIGMA_DATA**2 / variance
+    out = (column**2 + ATTACK_SCALE**2).sqrt() * SIGMA_DATA / variance.sqrt()
+    factor = _unshuffle_factor(network)
+    centered = noisy - 0.5
+    inputs = functional.pixel_unshuffle(centered / variance.sqrt(), factor)
+    outputs = network(inputs, sigma.clamp_min(1e-4).log() / 4, return_dict=False)[0]
+    return skip * centered + out * functional.pixel_shuffle(outputs, factor) + 0.5
+
+
+ATTACK_SCALE = 0.03
+"""About the size of an attack, 8/255: the floor of c_out."""
+
+
+def noise_levels(noise_level: float, num_steps: int) -> tuple[float, ...]:
+    """The levels of ``num_steps`` steps, from ``noise_level`` down, each half the one before.
+
+    Every step adds fresh noise to the last prediction (multistep consistency sampling, Song et al.
+    2023, algorithm 1).
+
+    Raises:
+        ValueError: ``noise_level`` outside (0, 1] or fewer than one step.
+    """
+    if not 0 < noise_level <= 1:
+        raise ValueError(f"noise_level must be in (0, 1], not {noise_level}")
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, not {num_steps}")
+    return tuple(noise_level * 0.5**step for step in range(num_steps))
+
+
+def padding_multiple(network: UNet2DModel) -> int:
+    """Sides must be multiples of this: the unshuffle factor times the network's own strides."""
+    return _unshuffle_factor(network) * 2 ** (len(network.config.block_out_channels) - 1)
+
+
+def _unshuffle_factor(network: UNet2DModel) -> int:
+    return int(round((network.config.in_channels / 3) ** 0.5))
