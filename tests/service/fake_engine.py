@@ -1,0 +1,56 @@
+"""An engine without weights: it inverts images, so that every byte of an answer can be checked.
+
+Certain colours in the first pixel make it misbehave. Its options come as JSON in `purifier`.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from service.purify.engine import EngineFacts
+
+IMPORT_PATH = "tests.service.fake_engine:load_engine"
+
+KILL = (255, 0, 1)
+KILL_ONCE = (255, 0, 2)
+FAIL = (255, 0, 3)
+
+
+class FakeEngine:
+    facts = EngineFacts("fake", "1", steps=1, noise_level=0.1, device="cpu")
+
+    def __init__(self, seconds=0.0, flag=None):
+        self._seconds = seconds
+        self._flag = Path(flag) if flag else None
+
+    def purify(self, images):
+        for image in images:
+            self._misbehave(tuple(image[0, 0]))
+        time.sleep(self._seconds)
+        return np.uint8(255) - images
+
+    def _misbehave(self, colour):
+        if colour == KILL:
+            os._exit(9)
+        if colour == KILL_ONCE and not self._flag.exists():
+            self._flag.touch()
+            os._exit(9)
+        if colour == FAIL:
+            raise RuntimeError("told to fail")
+
+
+def load_engine(options):
+    given = json.loads(options.purifier) if options.purifier.startswith("{") else {}
+    if given.pop("broken", False):
+        raise RuntimeError("told not to load")
+    return FakeEngine(**given)
+
+
+def marked(pixels, colour):
+    """The same picture with a first pixel that makes the engine misbehave."""
+    pixels = pixels.copy()
+    pixels[0, 0] = colour
+    return pixels

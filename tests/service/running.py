@@ -1,0 +1,66 @@
+"""Runs the real application on a real port, in a thread of the test's process."""
+
+import json
+import socket
+import threading
+import time
+from contextlib import contextmanager
+
+import httpx
+import uvicorn
+
+from service.app import create_app
+from service.settings import Settings
+from tests.service.fake_engine import IMPORT_PATH
+
+READY_TIMEOUT_S = 60
+
+
+class RunningService:
+    def __init__(self, app, url, client):
+        self.guard = app.state.guard
+        self.url = url
+        self.client = client
+
+    def metric(self, name, **labels):
+        return self.guard.metrics.registry.get_sample_value(name, labels) or 0.0
+
+    def wait_until(self, condition, timeout_s=READY_TIMEOUT_S):
+        ends_s = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < ends_s, "waited in vain"
+            time.sleep(0.02)
+
+
+def make_settings(upstream_url="http://127.0.0.1:9/v1", *, engine_options=None, **changes):
+    """Settings for tests: a fake engine, few processes, nothing from the environment."""
+    values = {
+        "engine": IMPORT_PATH,
+        "purifier": json.dumps(engine_options or {}),
+        "devices": "cpu",
+        "decode_workers": 1,
+        "encode_workers": 1,
+        "upstream_url": upstream_url,
+    }
+    return Settings(**(values | changes))
+
+
+@contextmanager
+def run_service(settings, *, wait=True):
+    app = create_app(settings)
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        with httpx.Client(base_url=url, timeout=60) as client:
+            service = RunningService(app, url, client)
+            service.wait_until(lambda: server.started or not thread.is_alive())
+            if wait:
+                service.wait_until(lambda: app.state.guard.is_warm)
+            yield service
+    finally:
+        server.should_exit = True
+        thread.join()
