@@ -22,6 +22,16 @@ class RunningService:
         self.url = url
         self.client = client
 
+    @contextmanager
+    def changed(self, **changes):
+        """Other settings for a while; for those that are read anew for every request."""
+        before = self.guard.settings
+        self.guard.settings = before.model_copy(update=changes)
+        try:
+            yield
+        finally:
+            self.guard.settings = before
+
     def metric(self, name, **labels):
         return self.guard.metrics.registry.get_sample_value(name, labels) or 0.0
 

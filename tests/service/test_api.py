@@ -19,7 +19,9 @@ def as_json(image, **fields):
 
 
 def as_data_url(image, **fields):
-    return {"json": {"image": f"data:image/png;base64,{base64.b64encode(image).decode()}", **fields}}
+    return {
+        "json": {"image": f"data:image/png;base64,{base64.b64encode(image).decode()}", **fields}
+    }
 
 
 def as_form(image, **fields):
@@ -157,7 +159,7 @@ def text_of(image):
         ("/v1/vqa", as_form(png(), question=""), 400, "invalid_field", "question"),
         ("/v1/vqa", as_form(png(), question="?", top_k=1), 400, "invalid_field", "top_k"),
         ("/v1/vqa", as_form(png(), question="?", max_tokens=0), 400, "invalid_field", "max_tokens"),
-        ("/v1/vqa", as_form(png(), question="?", max_tokens=99999), 400, "invalid_field", "max_tokens"),
+        ("/v1/caption", as_form(png(), max_tokens=9999), 400, "invalid_field", "max_tokens"),
         ("/v1/purify", as_form(png(), output_format="gif"), 400, "invalid_field", "output_format"),
         ("/v1/purify", {"json": {}}, 400, "missing_field", "image"),
         ("/v1/purify", {"data": {"a": "b"}}, 415, "unsupported_media_type", "content-type"),

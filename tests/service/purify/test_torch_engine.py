@@ -1,0 +1,48 @@
+"""The real engine around a tiny random network."""
+
+import numpy as np
+import pytest
+
+from models.purifier.pipeline import PurificationPipeline
+from service.purify.engine import EngineOptions, find_engine_loader
+from service.purify.torch_engine import load_engine
+from tests.service.pictures import picture
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("purifier")
+    PurificationPipeline.tiny(0).save_pretrained(directory)
+    return load_engine(EngineOptions(str(directory), "cpu", cpu_threads=1))
+
+
+def test_facts_are_the_pipelines(engine):
+    facts = engine.facts
+    assert (facts.name, facts.device) == ("tiny", "cpu")
+    assert facts.steps >= 1
+    assert facts.noise_level > 0
+
+
+def test_shapes_and_fresh_noise(engine):
+    images = np.stack([picture(64, 128, seed) for seed in range(3)])
+    first, second = engine.purify(images), engine.purify(images)
+    assert first.shape == images.shape
+    assert first.dtype == np.uint8
+    assert not np.array_equal(first, second), "noise must be fresh for every purification"
+
+
+def test_a_fresh_process_starts_with_fresh_noise(engine):
+    """Torch seeds every process alike; the engine must not."""
+    import torch
+
+    images = picture(64, 64)[np.newaxis]
+    torch.manual_seed(0)
+    first = engine.purify(images)
+    torch.manual_seed(0)
+    assert not np.array_equal(first, engine.purify(images))
+
+
+@pytest.mark.parametrize("path", ["nonsense", "service.nothing:x", "service.purify.engine:x"])
+def test_unknown_engines(path):
+    with pytest.raises(ValueError, match="engine"):
+        find_engine_loader(path)

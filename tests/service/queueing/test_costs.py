@@ -1,0 +1,39 @@
+import pytest
+
+from models.buckets import Bucket
+from service.queueing.costs import BatchCosts, Throughput, retry_after_s
+
+SMALL, LARGE = Bucket(64, 64), Bucket(128, 128)
+
+
+def test_estimates_follow_measurements_and_scale_with_pixels_elsewhere():
+    costs = BatchCosts()
+    assert costs.estimate_s(SMALL, 1) == 0
+    costs.suppose(1 / SMALL.num_pixels)
+    assert costs.estimate_s(LARGE, 2) == pytest.approx(8)
+    costs.record(SMALL, 2, 4.0)
+    assert costs.estimate_s(SMALL, 2) == 4
+    costs.record(SMALL, 2, 5.0)
+    assert 4 < costs.estimate_s(SMALL, 2) < 5
+    assert costs.estimate_s(SMALL, 1) > 1, "slower than supposed, and so for other batches too"
+    assert costs.backlog_s(SMALL.num_pixels, 2) == pytest.approx(costs.estimate_s(SMALL, 1) / 2)
+
+
+def test_throughput_forgets():
+    now_s = [0.0]
+    rate = Throughput(lambda: now_s[0], window_s=10)
+    assert rate.per_second() == 0
+    now_s[0] = 5
+    rate.record(10)
+    assert rate.per_second() == 2
+    now_s[0] = 14
+    assert rate.per_second() == 1
+    now_s[0] = 16
+    assert rate.per_second() == 0
+
+
+@pytest.mark.parametrize(
+    ("depth", "rate", "seconds"), [(10, 0, 1), (10, 2, 5), (11, 2, 6), (1, 100, 1), (9999, 1, 120)]
+)
+def test_retry_after(depth, rate, seconds):
+    assert retry_after_s(depth, rate) == seconds

@@ -1,0 +1,125 @@
+"""The batching policy by table, by property, and over a simulated minute of load."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.buckets import Bucket, choose_bucket
+from service.queueing.policy import BatchLimits, Waiting, plan_batch
+
+LIMITS = BatchLimits(max_images=4, max_pixels=1 << 20, wait_fraction=0.1, join_waste=0.3)
+SMALL, MIDDLE, WIDE, LARGE = (
+    Bucket(128, 128),
+    Bucket(512, 512),
+    Bucket(512, 640),
+    Bucket(1024, 1024),
+)
+
+
+def one_second_per_image(_, num_images):
+    return float(num_images)
+
+
+def line(*buckets, queued_at_s=0.0, deadline_s=100.0):
+    return [Waiting(key, bucket, queued_at_s, deadline_s) for key, bucket in enumerate(buckets)]
+
+
+def plan(waiting, now_s=0.0, num_arriving=0, limits=LIMITS):
+    return plan_batch(waiting, now_s, limits, one_second_per_image, num_arriving)
+
+
+def test_nobody_waits():
+    assert plan([]) is None
+
+
+@pytest.mark.parametrize(
+    ("buckets", "bucket", "keys"),
+    [
+        ([SMALL], SMALL, (0,)),
+        ([MIDDLE, SMALL, SMALL], SMALL, (1, 2)),
+        ([MIDDLE, SMALL], MIDDLE, (0,)),  # of one size: the earliest arrival
+        ([SMALL] * 6, SMALL, (0, 1, 2, 3)),  # bounded by images
+        ([LARGE] * 3, LARGE, (0,)),  # bounded by pixels
+        ([MIDDLE, WIDE, MIDDLE], WIDE, (1, 0, 2)),  # the smaller ones join the larger
+        ([SMALL, WIDE], SMALL, (0,)),  # too much padding to join
+    ],
+)
+def test_the_largest_group_goes_first(buckets, bucket, keys):
+    chosen = plan(line(*buckets))
+    assert (chosen.bucket, chosen.keys, chosen.wait_s) == (bucket, keys, 0)
+
+
+def test_it_waits_a_part_of_its_own_time_only_while_someone_may_come():
+    waiting = line(SMALL, SMALL)
+    assert plan(waiting, num_arriving=1).wait_s == pytest.approx(0.2)
+    assert plan(waiting, now_s=0.15, num_arriving=1).wait_s == pytest.approx(0.05)
+    assert plan(waiting, now_s=0.25, num_arriving=1).wait_s == 0
+    assert plan(waiting, num_arriving=0).wait_s == 0
+    assert plan(line(*[SMALL] * 4), num_arriving=1).wait_s == 0, "a full batch never waits"
+
+
+def test_whoever_has_waited_long_goes_before_larger_groups():
+    waiting = [Waiting(9, LARGE, 0, 100), *line(SMALL, SMALL, SMALL, queued_at_s=40)]
+    assert plan(waiting, now_s=39).bucket == SMALL
+    assert plan(waiting, now_s=41).keys == (9,)
+
+
+def test_an_image_of_a_failed_batch_runs_alone():
+    waiting = [*line(SMALL, SMALL), Waiting(7, SMALL, 0, 100, alone=True)]
+    assert plan(waiting).keys == (7,)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 1100), st.integers(1, 1100), st.floats(0, 50)), max_size=30),
+    st.floats(50, 120),
+    st.integers(0, 3),
+)
+def test_every_plan_keeps_the_bounds(images, now_s, num_arriving):
+    waiting = [
+        Waiting(key, choose_bucket(height, width), queued_at_s, queued_at_s + 60)
+        for key, (height, width, queued_at_s) in enumerate(images)
+    ]
+    chosen = plan(waiting, now_s, num_arriving)
+    if not waiting:
+        assert chosen is None
+        return
+    assert len(set(chosen.keys)) == len(chosen.keys) > 0
+    assert len(chosen.keys) <= LIMITS.capacity(chosen.bucket)
+    for key in chosen.keys:
+        assert chosen.bucket.holds(waiting[key].bucket)
+        assert chosen.bucket.num_pixels <= 1.3 * waiting[key].bucket.num_pixels
+    longest_s = LIMITS.wait_fraction * one_second_per_image(None, len(chosen.keys))
+    assert 0 <= chosen.wait_s <= longest_s
+
+
+def simulate(num_clients, seconds_per_pixel, duration_s, seed=0):
+    """Clients that each send one image after another; returns batches and waiting times."""
+    limits = BatchLimits(8, 4_194_304, 0.1, 0.3)
+    sizes = [(128, 128), (480, 640), (512, 512), (768, 1024)]
+    chance = random.Random(seed)
+    now_s, keys, waiting, batches, waits_s = 0.0, iter(range(10**9)), [], [], []
+
+    def send():
+        waiting.append(Waiting(next(keys), choose_bucket(*chance.choice(sizes)), now_s, now_s + 60))
+
+    for _ in range(num_clients):
+        send()
+    while now_s < duration_s:
+        chosen = plan_batch(waiting, now_s, limits, lambda *_: 1.0, 0)
+        batch = [image for image in waiting if image.key in chosen.keys]
+        waiting[:] = [image for image in waiting if image.key not in chosen.keys]
+        now_s += seconds_per_pixel * chosen.bucket.num_pixels * len(batch)
+        batches.append(batch)
+        for image in batch:
+            waits_s.append(now_s - image.queued_at_s)
+            send()
+    return batches, waits_s
+
+
+def test_batches_form_across_sizes_under_load_and_nobody_starves():
+    batches, waits_s = simulate(32, 0.5 / (512 * 512), 600)
+    assert sum(map(len, batches)) / len(batches) > 4
+    assert any(len({image.bucket for image in batch}) > 1 for batch in batches)
+    assert max(waits_s) < 60

@@ -1,0 +1,43 @@
+import pickle
+
+from service import errors
+from service.errors import CodefendError, InvalidImage, Overloaded, refusal_from_code
+
+
+def tree(root=CodefendError):
+    yield root
+    for child in root.__subclasses__():
+        yield from tree(child)
+
+
+def test_every_leaf_has_its_own_code_and_a_public_message():
+    leaves = [
+        error
+        for error in tree()
+        if not error.__subclasses__() and error.__name__ != "InternalError"
+    ]
+    codes = [error.code for error in leaves]
+    assert len(set(codes)) == len(codes)
+    for error in leaves:
+        assert 400 <= error.status < 600
+        assert set(error().body()["error"]) == {"message", "type", "param", "code"}
+        if error.status >= 500:
+            assert error().public_message == error.message
+
+
+def test_the_tree_in_the_docstring_is_the_tree():
+    for error in tree():
+        if not error.__name__.startswith("_"):
+            assert error.__name__ in errors.__doc__
+            assert error.__name__ in errors.__all__
+
+
+def test_a_child_process_cannot_invent_errors():
+    rebuilt = refusal_from_code("image_too_large", "too large", "image")
+    assert (rebuilt.status, rebuilt.public_message, rebuilt.param) == (413, "too large", "image")
+    assert isinstance(refusal_from_code("internal_error", "secret", None), InvalidImage)
+
+
+def test_errors_survive_pickling():
+    assert pickle.loads(pickle.dumps(InvalidImage("x", "image"))).param == "image"
+    assert Overloaded(retry_after_s=7).headers() == {"Retry-After": "7"}

@@ -1,0 +1,55 @@
+import os
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import Settings, load_settings
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith("CODEFEND_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost", "::1"])
+def test_loopback_needs_no_key(host):
+    assert Settings(host=host).api_keys == ()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])
+def test_any_other_address_is_refused_without_a_key(host):
+    with pytest.raises(ValidationError, match="CODEFEND_API_KEYS"):
+        Settings(host=host)
+    assert Settings(host=host, api_keys="k").host == host
+
+
+def test_secrets_leave_the_environment_and_stay_out_of_sight(monkeypatch):
+    monkeypatch.setenv("CODEFEND_API_KEYS", "first-secret, second-secret")
+    monkeypatch.setenv("CODEFEND_UPSTREAM_KEY", "third-secret")
+    monkeypatch.setenv("CODEFEND_DEVICES", "cpu,cuda:0")
+    settings = load_settings()
+    assert [key.get_secret_value() for key in settings.api_keys] == [
+        "first-secret",
+        "second-secret",
+    ]
+    assert settings.devices == ("cpu", "cuda:0")
+    assert "CODEFEND_API_KEYS" not in os.environ
+    assert "CODEFEND_UPSTREAM_KEY" not in os.environ
+    assert "secret-" not in repr(settings)
+    assert "-secret" not in settings.model_dump_json()
+
+
+def test_settings_do_not_change():
+    with pytest.raises(ValidationError):
+        Settings().port = 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"upstream_url": "ftp://x"}, {"port": 70000}, {"mode": "maybe"}, {"unknown": 1}],
+)
+def test_malformed_settings_are_refused(values):
+    with pytest.raises(ValidationError):
+        Settings(**values)
