@@ -13,19 +13,19 @@ from tqdm import tqdm
 from lab.attacks.interface import Objective
 from lab.attacks.objectives import encoder_distance, targeted_loss, untargeted_loss
 from lab.attacks.pgd import PGD
+from lab.attacks.pixels import quantise_within
 from lab.errors import LabError
 from lab.victims.dialogue import Dialogue
 from lab.victims.victim import Victim
 from lab.world.compose import World
 from lab.world.scenes import SceneBatch, scene_batch
 from models.prompts.templates import render
-from models.quantise import from_uint8, to_uint8
+from models.quantise import dequantise
 
 __all__ = ["Pairs", "load_pairs", "make_pairs"]
 
 EPSILON_RANGE = (2 / 255, 16 / 255)
 RECIPES = ("untargeted", "targeted", "encoder-away", "encoder-towards")
-CAPTION_REQUEST = "describe the image."
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,8 @@ def make_pairs(
         batch = scene_batch(world, "train", range(first, first + batch_size), seed=seed + 20)
         recipe = RECIPES[number % len(RECIPES)]
         epsilon = float(rng.uniform(*EPSILON_RANGE))
-        clean = from_uint8(batch.images.permute(0, 2, 3, 1))
+        pixels = batch.images.permute(0, 2, 3, 1).contiguous()
+        clean = dequantise(pixels).contiguous()
         attack = PGD(epsilon=epsilon, steps=steps)
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         objective = _objective(recipe, victim, batch, clean)
@@ -69,8 +70,8 @@ def make_pairs(
         partial = path.with_suffix(".partial.npz")
         np.savez(
             partial,
-            clean=batch.images.numpy(),
-            attacked=to_uint8(attacked).permute(0, 3, 1, 2).numpy(),
+            clean=pixels.numpy(),
+            attacked=quantise_within(attacked, pixels.numpy(), epsilon),
             epsilon=np.full(batch_size, epsilon, np.float32),
         )
         partial.rename(path)
@@ -82,7 +83,7 @@ def _objective(recipe: str, victim: Victim, batch: SceneBatch, clean: Tensor) ->
         return encoder_distance(victim, clean)
     if recipe == "encoder-towards":
         return encoder_distance(victim, clean.roll(1, 0), towards=True)
-    request = render("caption", CAPTION_REQUEST)
+    request = render("caption")
     captions = [Dialogue(request, references[0]) for references in batch.captions]
     if recipe == "targeted":
         return targeted_loss(victim, [captions[-1], *captions[:-1]])
@@ -104,8 +105,8 @@ def load_pairs(folder: Path) -> Pairs:
     files = [np.load(path) for path in sorted(folder.glob("pairs-*[0-9].npz"))]
     if not files:
         raise LabError(f"{folder} holds no pairs; make them with: codefend-lab train pairs")
-    columns = {
-        name: torch.from_numpy(np.concatenate([file[name] for file in files]))
+    clean, attacked, epsilon = (
+        torch.from_numpy(np.concatenate([file[name] for file in files]))
         for name in ("clean", "attacked", "epsilon")
-    }
-    return Pairs(**columns)
+    )
+    return Pairs(clean.permute(0, 3, 1, 2), attacked.permute(0, 3, 1, 2), epsilon)

@@ -1,0 +1,26 @@
+"""``codefend-lab``: everything that happens before and beside the service."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from lab.errors import LabError
+from lab.train.command import app as train
+from lab.world.command import app as data
+
+__all__ = ["main"]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="CoDefend's laboratory.")
+app.add_typer(data, name="data")
+app.add_typer(train, name="train")
+
+
+def main() -> None:
+    """Run a command; what the user can put right is said in one line, without a traceback."""
+    try:
+        app()
+    except LabError as error:
+        typer.echo(f"codefend-lab: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,167 @@
+"""``codefend-lab train``: the embedded MLLM, the base, the pairs, the purifier, each resumable."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from lab.errors import LabError
+from lab.train.base import train_base
+from lab.train.loop import LoopSettings, compute_dtype
+from lab.train.mllm import train_mllm
+from lab.train.pairs import load_pairs, make_pairs
+from lab.train.publish import publish_mllm, publish_purifier
+from lab.train.purifier import train_purifier
+from lab.train.vision import train_vision
+from lab.victims.victim import Victim, load_victim
+from lab.world.compose import World
+from models.manifest import WEIGHTS_DIRECTORY
+from models.purifier.pipeline import PurificationPipeline
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Train what ships; every command resumes.")
+
+WorldFile = Annotated[Path, typer.Option("--world", help="World file from `data build`.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder of checkpoints.")]
+Weights = Annotated[Path, typer.Option(help="Where finished weights go.")]
+Minutes = Annotated[float, typer.Option(help="Stop after so many minutes of training.")]
+Steps = Annotated[int, typer.Option(help="Optimiser steps.")]
+Batch = Annotated[int, typer.Option("--batch-size", help="Images a step.")]
+Seed = Annotated[int, typer.Option(help="Of data, weights and noise.")]
+VictimSource = Annotated[str, typer.Option("--victim", help="Model directory or hub id.")]
+
+WORLD_FILE = Path("work/world.npz")
+RUNS = Path("work/runs")
+
+
+@app.command("mllm")
+def mllm(
+    world: WorldFile = WORLD_FILE,
+    runs: Runs = RUNS,
+    weights: Weights = WEIGHTS_DIRECTORY,
+    vision_steps: Steps = 1350,
+    steps: Steps = 1000,
+    vision_minutes: Minutes = math.inf,
+    minutes: Minutes = math.inf,
+    batch_size: Batch = 64,
+    seed: Seed = 0,
+) -> None:
+    """Train the embedded MLLM: first its tower on dense patch labels, then the whole."""
+    scenes = World(world)
+    tower_settings = LoopSettings(
+        num_steps=vision_steps, learning_rate=2e-3, ema_decay=0.998, max_minutes=vision_minutes
+    )
+    tower = train_vision(scenes, runs, tower_settings, batch_size=batch_size, seed=seed)
+    settings = LoopSettings(
+        num_steps=steps, learning_rate=1.5e-3, ema_decay=0.998, max_minutes=minutes
+    )
+    model, processor = train_mllm(
+        scenes, tower, runs, settings, batch_size=batch_size * 3 // 4, seed=seed
+    )
+    publish_mllm(model, processor, command=_this_command(), weights=weights)
+
+
+@app.command("base")
+def base(
+    world: WorldFile = WORLD_FILE,
+    runs: Runs = RUNS,
+    weights: Weights = WEIGHTS_DIRECTORY,
+    steps: Steps = 3000,
+    minutes: Minutes = math.inf,
+    batch_size: Batch = 32,
+    crop_px: Annotated[int, typer.Option(help="Side of the training crops.")] = 64,
+    seed: Seed = 0,
+) -> None:
+    """Train the base diffusion model on clean photos and scenes."""
+    settings = LoopSettings(
+        num_steps=steps, learning_rate=1e-3, ema_decay=0.999, weight_decay=0.0, max_minutes=minutes
+    )
+    network = train_base(
+        World(world), runs, settings, batch_size=batch_size, size_px=crop_px, seed=seed
+    )
+    publish_purifier(
+        network, name="base", version="1", noise_level=0.1, command=_this_command(), weights=weights
+    )
+
+
+@app.command("pairs")
+def pairs(
+    world: WorldFile = WORLD_FILE,
+    out: Annotated[Path, typer.Option(help="Folder of the pairs.")] = RUNS / "pairs",
+    victim: VictimSource = str(WEIGHTS_DIRECTORY / "mllm"),
+    num_pairs: Annotated[int, typer.Option("--num", help="Pairs to make.")] = 4096,
+    attack_steps: Annotated[int, typer.Option(help="PGD steps.")] = 10,
+    batch_size: Batch = 32,
+    seed: Seed = 0,
+) -> None:
+    """Attack training scenes on the victim and keep attacked and clean side by side."""
+    make_pairs(
+        World(world),
+        _load(victim),
+        out,
+        num_pairs=num_pairs,
+        steps=attack_steps,
+        batch_size=batch_size,
+        seed=seed,
+    )
+
+
+@app.command("purifier")
+def purifier(
+    world: WorldFile = WORLD_FILE,
+    runs: Runs = RUNS,
+    weights: Weights = WEIGHTS_DIRECTORY,
+    pairs_from: Annotated[Path, typer.Option("--pairs", help="Folder of pairs.")] = RUNS / "pairs",
+    victim: VictimSource = str(WEIGHTS_DIRECTORY / "mllm"),
+    base_from: Annotated[
+        Path, typer.Option("--base", help="Pipeline to start from.")
+    ] = WEIGHTS_DIRECTORY / "base",
+    steps: Steps = 3000,
+    minutes: Minutes = math.inf,
+    batch_size: Batch = 16,
+    feature_weight: Annotated[float, typer.Option(help="0 leaves the feature loss out.")] = 0.1,
+    noise_level: Annotated[float, typer.Option(help="Default of the finished pipeline.")] = 0.05,
+    version: Annotated[str, typer.Option(help="Name of this training.")] = "1",
+    seed: Seed = 0,
+) -> None:
+    """Fine-tune the base on pairs."""
+    if not base_from.exists():
+        raise LabError(f"{base_from} does not exist; make it with: codefend-lab train base")
+    settings = LoopSettings(
+        num_steps=steps, learning_rate=6e-4, ema_decay=0.998, weight_decay=0.0, max_minutes=minutes
+    )
+    network = train_purifier(
+        World(world),
+        load_pairs(pairs_from),
+        _load(victim),
+        PurificationPipeline.from_pretrained(base_from, torch_dtype=torch.float32).unet,
+        runs,
+        settings,
+        batch_size=batch_size,
+        feature_weight=feature_weight,
+        seed=seed,
+    )
+    publish_purifier(
+        network,
+        name="purifier",
+        version=version,
+        noise_level=noise_level,
+        command=_this_command(),
+        weights=weights,
+    )
+
+
+def _load(source: str) -> Victim:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_victim(source, device=device).astype(compute_dtype(torch.device(device)))
+
+
+def _this_command() -> str:
+    return shlex.join(["codefend-lab", *sys.argv[1:]])
