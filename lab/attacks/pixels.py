@@ -1,0 +1,67 @@
+"""From an attack's floats to the PNG that a stranger uploads, and back; all scores use this."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lab.attacks.interface import Attack, Objective
+from models.codec import encode_image
+from models.quantise import dequantise
+
+__all__ = ["attack_pixels", "decode_png", "quantise_within"]
+
+
+def quantise_within(adversarial: Tensor, clean: np.ndarray, epsilon: float) -> np.ndarray:
+    """Rounds to whole levels, towards the clean image where rounding would leave the ball.
+
+    Args:
+        adversarial: (B, 3, H, W) float in [0, 1].
+        clean: (B, H, W, 3) uint8.
+        epsilon: l-infinity radius as a fraction of the range.
+
+    Returns:
+        (B, H, W, 3) uint8, at most floor(255 epsilon) levels from ``clean``.
+    """
+    radius = int(epsilon * 255.0 + 1e-6)
+    levels = (adversarial.detach().cpu().double() * 255.0).round().permute(0, 2, 3, 1).numpy()
+    center = clean.astype(np.int64)
+    inside = np.clip(levels.astype(np.int64), center - radius, center + radius)
+    return np.clip(inside, 0, 255).astype(np.uint8)
+
+
+def decode_png(data: bytes) -> np.ndarray:
+    """A PNG file to (H, W, 3) uint8."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def attack_pixels(
+    attack: Attack,
+    images: Sequence[np.ndarray],
+    objective: Objective,
+    *,
+    epsilon: float,
+    generator: torch.Generator | None = None,
+) -> list[bytes]:
+    """Attacks uint8 images of one size and returns what would be uploaded.
+
+    Args:
+        attack: the algorithm.
+        images: (H, W, 3) uint8 each, all of one size.
+        objective: per-image losses of the batch, to maximise.
+        epsilon: the bound that rounding must not leave.
+        generator: source of every random choice.
+
+    Returns:
+        A PNG file for each image.
+    """
+    clean = np.stack(list(images))
+    start = dequantise(torch.from_numpy(clean)).contiguous()
+    adversarial = attack(start, objective, generator=generator)
+    return [encode_image(pixels) for pixels in quantise_within(adversarial, clean, epsilon)]

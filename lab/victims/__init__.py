@@ -1,0 +1,1 @@
+"""Models that are attacked and questioned: loading, differentiable preprocessing, generation."""

@@ -1,0 +1,91 @@
+"""Greedy answers of a victim to many questions about many images, through its stock path."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from lab.victims.dialogue import chat_prompt
+from lab.victims.victim import Victim
+
+__all__ = ["generate"]
+
+
+@torch.no_grad()
+def generate(
+    victim: Victim,
+    images: Sequence[np.ndarray],
+    prompts: Sequence[Sequence[str]],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 256,
+) -> list[list[str]]:
+    """Asks every image its prompts, greedily, by the stock processor and ``generate``.
+
+    The vision tower sees each image once a batch, however many prompts it has.
+
+    Args:
+        victim: the model asked.
+        images: (H, W, 3) uint8 each; sizes may differ.
+        prompts: for each image, the texts to ask.
+        max_new_tokens: longest answer.
+        batch_size: most prompts at once.
+
+    Returns:
+        For each image, the answers in the order of its prompts.
+    """
+    flat = [(index, text) for index, texts in enumerate(prompts) for text in texts]
+    answers: list[list[str]] = [[] for _ in prompts]
+    for start in range(0, len(flat), batch_size):
+        chunk = flat[start : start + batch_size]
+        pictures = {index: Image.fromarray(images[index]) for index, _ in chunk}
+        texts = _answer(victim, pictures, chunk, max_new_tokens)
+        for (index, _), text in zip(chunk, texts, strict=True):
+            answers[index].append(text)
+    return answers
+
+
+def _answer(
+    victim: Victim,
+    pictures: dict[int, Image.Image],
+    chunk: Sequence[tuple[int, str]],
+    max_new_tokens: int,
+) -> list[str]:
+    processor = victim.processor
+    inputs = processor(
+        text=[chat_prompt(processor, text) for _, text in chunk],
+        images=[pictures[index] for index, _ in chunk],
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+    ).to(victim.device)
+    inputs["pixel_values"] = inputs["pixel_values"].to(victim.dtype)
+    if "mm_encoder_outputs" in inspect.signature(victim.model.forward).parameters:
+        order = [index for index, _ in chunk]
+        inputs["mm_encoder_outputs"] = _encode_once(victim.model, inputs.pop("pixel_values"), order)
+    ids = victim.model.generate(
+        **inputs,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        pad_token_id=processor.tokenizer.pad_token_id,
+    )
+    new_ids = ids[:, inputs["input_ids"].shape[1] :]
+    texts: list[str] = processor.batch_decode(new_ids, skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def _encode_once(model: Any, pixel_values: Tensor, order: list[int]) -> dict[str, Any]:
+    """Image features of the distinct images among ``order``, repeated back into that order."""
+    first = {index: row for row, index in reversed(list(enumerate(order)))}
+    rows = sorted(first.values())
+    features = model.get_image_features(pixel_values=pixel_values[rows]).pooler_output
+    by_index = {order[row]: feature for row, feature in zip(rows, features, strict=True)}
+    repeated = [by_index[index] for index in order]
+    return {"image": BaseModelOutputWithPooling(pooler_output=repeated)}

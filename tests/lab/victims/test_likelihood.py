@@ -1,0 +1,80 @@
+"""Packing changes no prediction, and losses equal the stock model's."""
+
+import pytest
+import torch
+
+from lab.victims.dialogue import Dialogue, chat_prompt, tokenise
+from lab.victims.likelihood import DialogueLoss, PackedTokenLosses, UnpackedTokenLosses
+from lab.victims.packing import pack
+
+DIALOGUES = [
+    [Dialogue("what is at the top left?", "a red car"), Dialogue("is there a cat?", "yes")],
+    [Dialogue("describe the image.", "a red car to the left of a cat")],
+    [Dialogue("what?", "no"), Dialogue("where is the cat?", "left"), Dialogue("how?", "a car")],
+]
+
+
+@pytest.fixture
+def groups(victim):
+    return [[tokenise(victim.processor, d) for d in group] for group in DIALOGUES]
+
+
+def test_packed_token_losses_equal_unpacked(victim, photos, groups):
+    packed = PackedTokenLosses(victim, groups)(photos)
+    unpacked = UnpackedTokenLosses(victim, groups)(photos)
+    assert packed.std() > 0.1
+    torch.testing.assert_close(packed, unpacked, atol=1e-4, rtol=1e-4)
+
+
+def test_packed_gradients_equal_unpacked(victim, photos, groups):
+    gradients = []
+    for token_losses in (PackedTokenLosses(victim, groups), UnpackedTokenLosses(victim, groups)):
+        images = photos.clone().requires_grad_(True)
+        gradients.append(torch.autograd.grad(token_losses(images).sum(), images)[0])
+    torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-3)
+
+
+def test_loss_equals_the_stock_models_own(victim, photos):
+    """One dialogue alone: the loss that the model computes from labels."""
+    dialogue = DIALOGUES[1][0]
+    processor = victim.processor
+    text = chat_prompt(processor, dialogue.prompt, dialogue.answer)
+    image = (photos[0] * 255).to(torch.uint8)
+    inputs = processor(text=[text], images=[image], return_tensors="pt")
+    prompt = processor(
+        text=[chat_prompt(processor, dialogue.prompt)], images=[image], return_tensors="pt"
+    )
+    labels = inputs["input_ids"].clone()
+    labels[:, : prompt["input_ids"].shape[1]] = -100
+    stock = victim.model(**inputs, labels=labels).loss
+    ours = DialogueLoss(victim, [[dialogue]])(photos[:1])
+    torch.testing.assert_close(ours, stock[None], atol=1e-4, rtol=1e-4)
+
+
+def test_each_dialogue_weighs_the_same(victim, photos):
+    together = DialogueLoss(victim, [DIALOGUES[0]])(photos[:1])
+    apart = [DialogueLoss(victim, [[dialogue]])(photos[:1]) for dialogue in DIALOGUES[0]]
+    torch.testing.assert_close(together, torch.stack(apart).mean(dim=0), atol=1e-4, rtol=1e-4)
+
+
+def test_llava_is_packed_and_flash_attention_is_not(victim, monkeypatch):
+    assert isinstance(DialogueLoss(victim, DIALOGUES).token_losses, PackedTokenLosses)
+    config = victim.model.model.language_model.config
+    monkeypatch.setattr(config, "_attn_implementation_internal", "flash_attention_2")
+    assert isinstance(DialogueLoss(victim, DIALOGUES).token_losses, UnpackedTokenLosses)
+
+
+def test_blocks_see_the_image_and_themselves_only(groups):
+    packed = pack(groups, num_image_tokens=5)
+    num_shared = len(groups[0][0].before) + 5
+    first = len(groups[0][0].after) - 1
+    second = num_shared + first
+    assert packed.mask[0, 0, second, :num_shared].all()
+    assert not packed.mask[0, 0, second, num_shared:second].any()
+    assert packed.positions[0, second] == num_shared
+    assert len(packed.targets) == len(packed.rows) == len(packed.sources)
+
+
+def test_refuses_images_without_dialogue(victim):
+    with pytest.raises(ValueError, match="at least one"):
+        DialogueLoss(victim, [DIALOGUES[0], []])
