@@ -40,7 +40,9 @@ class Disclosure(StrEnum):
 class Settings(BaseSettings):
     """Everything that can be set, with its default; each name gains the prefix CODEFEND_."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid"
+    )
 
     # Where it listens, and to whom
     host: str = Field("127.0.0.1", description="Address to bind; loopback unless keys are set.")

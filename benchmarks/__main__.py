@@ -1,0 +1,44 @@
+"""`python -m benchmarks [NAME ...]`: runs benchmarks, prints their tables, writes their results."""
+
+import enum
+from typing import Annotated
+
+import typer
+
+from benchmarks.latency import measure_latency
+from benchmarks.report import print_rows, write_results
+from benchmarks.service_load import measure_load
+from service.settings import Settings
+
+__all__ = ["main"]
+
+
+class Benchmark(enum.StrEnum):
+    """What can be measured."""
+
+    LATENCY = "latency"
+    SERVICE = "service"
+
+
+def main(
+    names: Annotated[list[Benchmark] | None, typer.Argument(help="Default: all.")] = None,
+    purifier: Annotated[str | None, typer.Option(help="Directory or hub id.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda:0")] = "auto",
+    clients: Annotated[int, typer.Option(help="Clients at once (service).")] = 32,
+    seconds: Annotated[float, typer.Option(help="How long they send (service).")] = 60.0,
+    requests: Annotated[int, typer.Option(help="Requests of each size (latency).")] = 20,
+) -> None:
+    """Measures, prints, and writes benchmarks/results/NAME-DEVICE.json."""
+    weights = purifier or Settings().purifier
+    for name in names or list(Benchmark):
+        if name is Benchmark.LATENCY:
+            rows, measured_on = measure_latency(weights, device, requests)
+        else:
+            rows, measured_on = measure_load(weights, device, clients, seconds)
+        typer.echo(f"\n{name.value} on {measured_on}")
+        print_rows(rows)
+        typer.echo(f"written to {write_results(name.value, rows, measured_on)}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

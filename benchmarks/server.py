@@ -1,0 +1,61 @@
+"""Starts a real `codefend serve` for a benchmark, and ends it with SIGTERM."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+
+__all__ = ["run_server"]
+
+READY_TIMEOUT_S = 300
+# Only purification is measured: an upstream that is never asked keeps the model out of the way.
+NO_UPSTREAM = "http://127.0.0.1:9/v1"
+
+
+@contextmanager
+def run_server(**settings: str) -> Iterator[str]:
+    """Serves on a free loopback port.
+
+    Args:
+        **settings: CODEFEND_* by their short names, such as `purifier`.
+
+    Yields:
+        The base URL, once the service is ready.
+
+    Raises:
+        RuntimeError: It did not become ready, or did not end with 0.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    values = {"port": str(port), "upstream_url": NO_UPSTREAM, "log_level": "warning"} | settings
+    environment = os.environ | {f"CODEFEND_{key.upper()}": text for key, text in values.items()}
+    command = [sys.executable, "-m", "service.cli", "serve"]
+    process = subprocess.Popen(command, env=environment)  # noqa: S603 - our own command
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_ready(process, url)
+        yield url
+    finally:
+        process.terminate()
+        exit_code = process.wait()
+    if exit_code != 0:
+        msg = f"the service ended with {exit_code}"
+        raise RuntimeError(msg)
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
+    ends_s = time.monotonic() + READY_TIMEOUT_S
+    while time.monotonic() < ends_s and process.poll() is None:
+        try:
+            if httpx.get(f"{url}/readyz").is_success:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    msg = "the service did not become ready"
+    raise RuntimeError(msg)
