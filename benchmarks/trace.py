@@ -27,7 +27,8 @@ class Picture:
     @property
     def num_pixels(self) -> int:
         """Pixels of the image, without padding."""
-        return self.pixels.shape[0] * self.pixels.shape[1]
+        height, width = self.pixels.shape[:2]
+        return int(height) * int(width)
 
 
 @cache

@@ -83,7 +83,7 @@ def load_engine(options: EngineOptions) -> TorchEngine:
     disable_progress_bar()
     device = _device(options)
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    pipeline = PurificationPipeline.from_pretrained(options.purifier, torch_dtype=dtype)
+    pipeline = PurificationPipeline.from_pretrained(options.purifier, dtype=dtype)
     return TorchEngine(pipeline, device)
 
 

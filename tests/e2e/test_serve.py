@@ -1,0 +1,145 @@
+"""`codefend serve` as a user starts it: real processes, tiny random weights, the embedded model."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from models.mllm.tiny import tiny_mllm
+from models.purifier.pipeline import PurificationPipeline
+from tests.service.pictures import png
+from tests.service.test_api import as_form
+
+START_TIMEOUT_S = 180
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("weights")
+    PurificationPipeline.tiny(0).save_pretrained(directory / "purifier")
+    for part in tiny_mllm():
+        part.save_pretrained(directory / "mllm")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def environment(weights):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    return os.environ | {
+        "CODEFEND_PORT": str(port),
+        "CODEFEND_PURIFIER": str(weights / "purifier"),
+        "CODEFEND_MLLM": str(weights / "mllm"),
+        "CODEFEND_CPU_THREADS": "1",
+        "CODEFEND_DECODE_WORKERS": "1",
+        "CODEFEND_ENCODE_WORKERS": "1",
+    }
+
+
+@pytest.fixture(scope="session")
+def process(environment):
+    command = [sys.executable, "-m", "service.cli", "serve"]
+    process = subprocess.Popen(command, env=environment)
+    yield process
+    if process.poll() is None:
+        process.kill()
+    process.wait()
+
+
+@pytest.fixture(scope="session")
+def client(process, environment):
+    url = f"http://127.0.0.1:{environment['CODEFEND_PORT']}"
+    with httpx.Client(base_url=url, timeout=START_TIMEOUT_S) as client:
+        wait_until_ready(client, process)
+        yield client
+
+
+def status_of_readiness(client):
+    try:
+        return client.get("/readyz").status_code
+    except httpx.TransportError:
+        return None
+
+
+def wait_until_ready(client, process):
+    ends_s = time.monotonic() + START_TIMEOUT_S
+    while status_of_readiness(client) != 200:
+        assert process.poll() is None
+        assert time.monotonic() < ends_s
+        time.sleep(0.1)
+
+
+def embedded_model_of(process):
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            is_child = f"PPid:\t{process.pid}\n" in status.read_text()
+            if is_child and b"\0mllm\0" in (status.parent / "cmdline").read_bytes():
+                return int(status.parent.name)
+        except OSError:
+            continue
+    return None
+
+
+def test_every_endpoint_answers(client):
+    purified = client.post("/v1/purify", **as_form(png()))
+    assert purified.status_code == 200
+    assert purified.json()["defense"]["purifier"]["name"] == "tiny"
+    caption = client.post("/v1/caption", **as_form(png(), max_tokens=3))
+    answer = client.post("/v1/vqa", **as_form(png(), question="what?", max_tokens=3))
+    assert (caption.status_code, answer.status_code) == (200, 200)
+    assert isinstance(caption.json()["caption"], str)
+    assert answer.json()["usage"]["completion_tokens"] <= 3
+
+
+def test_the_embedded_model_streams(client):
+    request = as_form(png(), question="what?", max_tokens=3, stream="true")
+    with client.stream("POST", "/v1/vqa", **request) as response:
+        events = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+    assert events[-1] == "[DONE]"
+    assert "purified_image" in json.loads(events[-2])["codefend"]
+
+
+def test_the_api_process_holds_no_torch(client, process):
+    maps = Path(f"/proc/{process.pid}/maps").read_text()
+    assert "libtorch" not in maps
+
+
+def test_the_socket_of_the_embedded_model_is_private(client, process):
+    arguments = Path(f"/proc/{embedded_model_of(process)}/cmdline").read_bytes().split(b"\0")
+    path = Path(arguments[arguments.index(b"--socket") + 1].decode())
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_an_embedded_model_that_dies_is_replaced(client, process):
+    os.kill(embedded_model_of(process), signal.SIGKILL)
+    while status_of_readiness(client) == 200:
+        time.sleep(0.05)
+    assert client.get("/healthz").status_code == 200
+    wait_until_ready(client, process)
+    assert client.post("/v1/caption", **as_form(png(), max_tokens=2)).status_code == 200
+
+
+def test_sigterm_answers_what_was_accepted_and_ends_with_0(client, process, environment):
+    model = embedded_model_of(process)
+    statuses = []
+
+    def post():
+        statuses.append(client.post("/v1/purify", **as_form(png(300, 300))).status_code)
+
+    thread = threading.Thread(target=post)
+    thread.start()
+    time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 0
+    thread.join()
+    assert statuses == [200]
+    assert not Path(f"/proc/{model}").exists(), "nothing outlives the service"

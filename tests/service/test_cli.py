@@ -1,0 +1,110 @@
+"""The command line, with the fake engine."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from service.cli import app
+from tests.service.fake_engine import IMPORT_PATH
+from tests.service.pictures import animated, encode, picture, pixels_of, png
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    monkeypatch.setenv("CODEFEND_ENGINE", IMPORT_PATH)
+    monkeypatch.delenv("CODEFEND_API_KEYS", raising=False)
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    source = tmp_path / "in"
+    (source / "deep").mkdir(parents=True)
+    (source / "a.png").write_bytes(png(seed=1))
+    (source / "a.jpg").write_bytes(encode(picture(seed=2), "JPEG"))
+    (source / "deep" / "b.webp").write_bytes(encode(picture(seed=3), "WEBP"))
+    (source / "notes.txt").write_text("no image")
+    return source
+
+
+def test_one_file(tmp_path):
+    (tmp_path / "in.png").write_bytes(png())
+    assert run("purify", tmp_path / "in.png", tmp_path / "out.png").exit_code == 0
+    assert np.array_equal(pixels_of((tmp_path / "out.png").read_bytes()), 255 - picture())
+
+
+def test_a_folder_and_then_only_what_is_missing(folder, tmp_path):
+    target = tmp_path / "out"
+    assert run("purify", folder, target).exit_code == 0
+    names = sorted(str(path.relative_to(target)) for path in target.rglob("*") if path.is_file())
+    assert names == ["a.jpg.png", "a.png", "deep/b.webp.png"]
+    (target / "a.png").write_bytes(b"kept")
+    (target / "a.jpg.png").unlink()
+    assert run("purify", folder, target).exit_code == 0
+    assert (target / "a.png").read_bytes() == b"kept"
+    assert (target / "a.jpg.png").exists()
+    assert run("purify", folder, target, "--overwrite").exit_code == 0
+    assert (target / "a.png").read_bytes() != b"kept"
+
+
+def test_a_bad_file_is_named_and_the_others_are_done(folder, tmp_path):
+    (folder / "bad.png").write_bytes(animated("PNG"))
+    result = run("purify", folder, tmp_path / "out")
+    assert result.exit_code == 1
+    assert "bad.png" in result.output
+    assert (tmp_path / "out" / "a.png").exists()
+    assert not list((tmp_path / "out").rglob("*unfinished*"))
+
+
+def test_an_interruption_leaves_no_half_file(folder, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("service.offline.encode_image", interrupt)
+    result = run("purify", folder, tmp_path / "out")
+    assert result.exit_code == 130
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_to_purify(tmp_path):
+    assert run("purify", tmp_path / "none.png", tmp_path / "out.png").exit_code == 2
+
+
+def test_config_hides_secrets(monkeypatch):
+    monkeypatch.setenv("CODEFEND_API_KEYS", "very-secret")
+    result = run("config")
+    assert result.exit_code == 0
+    assert "CODEFEND_MAX_BATCH=" in result.output
+    assert "very-secret" not in result.output
+    for line in result.output.splitlines():
+        json.loads(line.partition("=")[2].partition("  # ")[0])
+
+
+def test_a_public_address_without_a_key_is_refused_clearly(monkeypatch):
+    monkeypatch.setenv("CODEFEND_HOST", "0.0.0.0")
+    result = run("serve")
+    assert result.exit_code == 2
+    assert "CODEFEND_API_KEYS" in result.output
+
+
+def test_verify_names_what_is_wrong(monkeypatch, tmp_path):
+    from models import manifest
+
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "model.safetensors").write_bytes(b"x")
+    entry = manifest.describe_weights(
+        "net", licence="Apache-2.0", command="train", figures={}, directory=tmp_path
+    )
+    manifest.write_manifest([entry], tmp_path)
+    for function in (manifest.read_manifest, manifest.verify_weights):
+        monkeypatch.setattr(function, "__defaults__", (tmp_path,))
+    assert run("verify").output == "net: ok\n"
+    (tmp_path / "net" / "model.safetensors").write_bytes(b"y")
+    result = run("verify")
+    assert result.exit_code == 1
+    assert "sha256" in result.output

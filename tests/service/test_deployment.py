@@ -1,0 +1,134 @@
+"""The container's recipe and the composition, read as text: there is no engine in a test."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+ENTRYPOINT = ROOT / "deploy" / "entrypoint.py"
+
+
+def dockerfile_stages():
+    """Name to base and instructions, for each stage of the Dockerfile."""
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+    stages, current = {}, None
+    for line in text.splitlines():
+        word, _, rest = line.strip().partition(" ")
+        if word == "FROM":
+            base, _, name = rest.partition(" AS ")
+            current = stages[name] = {"base": base, "lines": []}
+        elif word and not word.startswith("#") and current is not None:
+            current["lines"].append((word, rest.strip()))
+    return stages
+
+
+@pytest.fixture(scope="module")
+def stages():
+    return dockerfile_stages()
+
+
+@pytest.fixture(scope="module")
+def compose():
+    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_both_targets_run_unprivileged_and_with_a_health_check(stages, target):
+    lines = stages[target]["lines"]
+    assert lines[-1] == ("USER", "10001:10001")
+    assert ("COPY", f"--from=build-{target} /opt/codefend /opt/codefend") in lines
+    runtime = dict(stages[stages[target]["base"]]["lines"])
+    assert "/healthz" in runtime["HEALTHCHECK"]
+    assert runtime["CMD"] == '["codefend", "serve"]'
+
+
+def test_only_the_serving_rooms_enter_the_image(stages):
+    copied = {rest for stage in stages.values() for word, rest in stage["lines"] if word == "COPY"}
+    assert not any("lab" in rest or rest.startswith(". ") for rest in copied)
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "*" in ignored
+    assert {line[1:] for line in ignored if line.startswith("!")} == {
+        "pyproject.toml", "constraints.txt", "README.md", "LICENSE",
+        "service", "models", "deploy/entrypoint.py",
+    }  # fmt: skip
+
+
+def test_package_indexes_are_arguments_without_a_default(stages):
+    arguments = {
+        rest for stage in stages.values() for word, rest in stage["lines"] if word == "ARG"
+    }
+    assert arguments == {"PIP_INDEX_URL", "CPU_TORCH_INDEX_URL", "CUDA_TORCH_INDEX_URL"}
+    text = (ROOT / "Dockerfile").read_text()
+    assert "http" not in text.replace("http://127.0.0.1", "")
+
+
+def test_the_guard_starts_alone_and_vllm_only_by_profile(compose):
+    services = compose["services"]
+    started = [name for name, service in services.items() if "profiles" not in service]
+    assert started == ["guard"]
+    assert services["vllm"]["profiles"] == ["vllm"]
+    assert "ports" not in services["vllm"], "nothing reaches the model but through the guard"
+    assert set(services["vllm"]["networks"]) == {"back"}
+
+
+def test_the_guard_is_confined_and_published_on_loopback(compose):
+    guard = compose["services"]["guard"]
+    assert guard["ports"][0].startswith("127.0.0.1:")
+    assert guard["read_only"] is True
+    assert guard["cap_drop"] == ["ALL"]
+    assert guard["shm_size"] == "2gb"
+    assert guard["build"]["args"].keys() == {
+        "PIP_INDEX_URL", "CPU_TORCH_INDEX_URL", "CUDA_TORCH_INDEX_URL"
+    }  # fmt: skip
+
+
+def test_the_composition_sets_only_settings_that_exist(compose):
+    from service.settings import Settings
+
+    names = {f"CODEFEND_{name.upper()}" for name in Settings.model_fields}
+    names.add("CODEFEND_API_KEY_FILE")
+    assert set(compose["services"]["guard"]["environment"]) <= names
+
+
+def start(environment, key_file=None):
+    """Runs the entrypoint; returns the key that the command finds, and the log."""
+    environment = {"PATH": os.environ["PATH"], **environment}
+    if key_file is not None:
+        environment["CODEFEND_API_KEY_FILE"] = str(key_file)
+    command = [sys.executable, "-c", "import os; print(os.environ['CODEFEND_API_KEYS'])"]
+    done = subprocess.run(
+        [sys.executable, ENTRYPOINT, *command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip(), done.stderr
+
+
+def test_a_configured_key_is_kept(tmp_path):
+    assert start({"CODEFEND_API_KEYS": "mine"}, tmp_path / "key") == ("mine", "")
+    assert not (tmp_path / "key").exists()
+
+
+def test_a_key_is_made_once_and_found_again(tmp_path):
+    path = tmp_path / "key"
+    key, log = start({"CODEFEND_API_KEYS": ""}, path)
+    assert len(key) > 30
+    assert key not in log
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert start({}, path) == (key, "")
+
+
+def test_without_a_file_the_key_is_shown():
+    key, log = start({})
+    assert key in log
+
+
+def test_importing_the_entrypoint_runs_nothing():
+    assert "main" in runpy.run_path(str(ENTRYPOINT))

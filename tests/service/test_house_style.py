@@ -1,0 +1,54 @@
+"""The parts of the house style that a program can check, on the service's own modules."""
+
+import ast
+import importlib
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MODULES = sorted((ROOT / "service").rglob("*.py"))
+
+
+def lengths_of_functions():
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                # The lines that do something: a docstring may be as long as it must.
+                first = node.body[1] if ast.get_docstring(node) and node.body[1:] else node.body[0]
+                yield f"{path.name}:{node.name}", node.end_lineno - first.lineno + 1
+
+
+def test_functions_are_short():
+    lengths = dict(lengths_of_functions())
+    assert statistics.median(lengths.values()) <= 12
+    assert {name for name, length in lengths.items() if length > 60} == set()
+
+
+def test_modules_are_small():
+    assert {path.name for path in MODULES if len(path.read_text().splitlines()) > 350} == set()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_module_says_what_it_is_and_what_it_offers(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    if path.name == "__init__.py":
+        return
+    names = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    ]
+    assert names, "no __all__"
+    if "torch" not in path.read_text():
+        module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        assert all(hasattr(module, name) for name in names[0])
+
+
+def test_the_api_process_imports_no_torch():
+    code = "import sys, service.app, service.server, service.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
