@@ -7,12 +7,14 @@ import sys
 import typer
 
 from lab.errors import LabError
+from lab.gallery.command import gallery
 from lab.train.command import app as train
 from lab.world.command import app as data
 
 __all__ = ["main"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="CoDefend's laboratory.")
+data.command("gallery")(gallery)
 app.add_typer(data, name="data")
 app.add_typer(train, name="train")
 

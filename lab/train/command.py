@@ -52,6 +52,9 @@ def mllm(
     minutes: Minutes = math.inf,
     batch_size: Batch = 64,
     seed: Seed = 0,
+    start_from: Annotated[
+        Path | None, typer.Option(help="Train on this saved model; give another --seed then.")
+    ] = None,
 ) -> None:
     """Train the embedded MLLM: first its tower on dense patch labels, then the whole."""
     scenes = World(world)
@@ -63,7 +66,13 @@ def mllm(
         num_steps=steps, learning_rate=1.5e-3, ema_decay=0.998, max_minutes=minutes
     )
     model, processor = train_mllm(
-        scenes, tower, runs, settings, batch_size=batch_size * 3 // 4, seed=seed
+        scenes,
+        tower,
+        runs,
+        settings,
+        start_from=start_from,
+        batch_size=batch_size * 3 // 4,
+        seed=seed,
     )
     publish_mllm(model, processor, command=_this_command(), weights=weights)
 
@@ -138,10 +147,9 @@ def purifier(
         num_steps=steps, learning_rate=6e-4, ema_decay=0.998, weight_decay=0.0, max_minutes=minutes
     )
     network = train_purifier(
-        World(world),
-        load_pairs(pairs_from),
-        _load(victim),
         PurificationPipeline.from_pretrained(base_from, torch_dtype=torch.float32).unet,
+        _load(victim),
+        (World(world), load_pairs(pairs_from)),
         runs,
         settings,
         batch_size=batch_size,

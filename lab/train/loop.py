@@ -1,4 +1,4 @@
-"""The one training loop: schedule, mixed precision, moving average, progress, checkpoint, resume."""
+"""The one training loop: schedule, moving average, progress, checkpoint, resume."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class LoopSettings:
         num_steps: Optimiser steps.
         learning_rate: Peak rate, reached after ``warmup_steps``, then a cosine down to 2 %.
         ema_decay: Decay of the weights' moving average, which is what is kept; None keeps the last.
-        max_minutes: Stops the schedule's clock: the rate follows the larger of step and time share.
+        max_minutes: Ends training by the clock; the rate follows the larger of step and time share.
+        num_workers: Processes that make batches.
     """
 
     num_steps: int
@@ -79,6 +80,7 @@ def train_loop(
         module: Its parameters that require gradients are trained; it ends in eval mode, holding
             the moving average where one was asked for.
         batches: Made in ``settings.num_workers`` processes beside the training.
+        settings: How long and how fast.
         loss_of: Gives the loss of a batch and figures for the progress bar.
         checkpoint: Written every two minutes and at the end or interruption.
         label: Name on the progress bar.
@@ -102,7 +104,9 @@ def train_loop(
             figures = state.advance(batch, loss_of, share)
             state.elapsed_s = time.monotonic() - started
             bar.update()
-            bar.set_postfix({name: f"{value:.4g}" for name, value in figures.items()}, refresh=False)
+            bar.set_postfix(
+                {name: f"{value:.4g}" for name, value in figures.items()}, refresh=False
+            )
             if time.monotonic() - saved > CHECKPOINT_EVERY_S:
                 state.save()
                 saved = time.monotonic()

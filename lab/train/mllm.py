@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
 from lab.train.loop import LoopSettings, compute_dtype, train_loop
 from lab.train.vision import DenseTower, patch_labels
@@ -20,8 +20,8 @@ from lab.victims.dialogue import Dialogue, tokenise
 from lab.victims.packing import PackedSequence, pack
 from lab.world.compose import World
 from lab.world.instructions import conversations, corpus
-from lab.world.layout import sample_layout
 from lab.world.language import questions
+from lab.world.layout import sample_layout
 from lab.world.scenes import scene_batch
 from models.mllm.architecture import NUM_IMAGE_TOKENS, llava_config
 from models.mllm.processor import build_processor
@@ -29,18 +29,24 @@ from models.mllm.processor import build_processor
 __all__ = ["train_mllm"]
 
 DENSE_WEIGHT = 0.3
+PLACE_WEIGHT = 0.1
 CORPUS_SCENES = 3000
 
 
 class _Student(nn.Module):
-    """The model in training, with the tower's patch classifier kept beside it."""
+    """The model in training, with two linear readers of its patch features.
+
+    One keeps saying what stands in a patch; the other says where the patch is, because LeViT's
+    attention knows offsets only and "where" cannot be answered from what the features leave out.
+    """
 
     def __init__(self, llava: LlavaForConditionalGeneration, classifier: nn.Linear) -> None:
         super().__init__()
         self.llava, self.classifier = llava, classifier
+        self.place = nn.Linear(classifier.in_features, NUM_IMAGE_TOKENS)
 
-    def forward(self, images: Tensor, packed: PackedSequence) -> tuple[Tensor, Tensor]:
-        """Logits of the supervised tokens (M, vocabulary), and of the patches (B, 64, classes)."""
+    def forward(self, images: Tensor, packed: PackedSequence) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of tokens (M, vocabulary), of kinds (B, 64, classes) and places (B, 64, 64)."""
         model = self.llava.model
         tower = model.vision_tower(images.float() / 127.5 - 1)
         visual = model.multi_modal_projector(tower.last_hidden_state)
@@ -55,7 +61,8 @@ class _Student(nn.Module):
             use_cache=False,
         ).last_hidden_state
         logits = self.llava.lm_head(hidden[packed.rows, packed.sources])
-        return logits.float(), self.classifier(tower.last_hidden_state.float())
+        features = tower.last_hidden_state.float()
+        return logits.float(), self.classifier(features), self.place(features)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +95,28 @@ def train_mllm(
     folder: Path,
     settings: LoopSettings,
     *,
+    start_from: Path | None = None,
     batch_size: int = 48,
     seed: int = 0,
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """Train on scenes of the train split, from a tower already trained on dense labels.
+
+    ``start_from`` names a saved model to train on instead of a new one around the tower; give
+    another ``seed`` then, and it sees new scenes.
 
     Returns:
         The model in eval mode and its processor, ready for ``save_pretrained``.
     """
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    processor = _fit_processor(world, seed)
-    student = _Student(_assemble(processor, tower), tower.classifier).to(device)
+    if start_from is None:
+        processor = _fit_processor(world, seed)
+        model = _assemble(processor, tower)
+    else:
+        processor = AutoProcessor.from_pretrained(start_from)
+        model = LlavaForConditionalGeneration.from_pretrained(start_from, dtype=torch.float32)
+    model.set_attn_implementation({"text_config": "eager"})  # the faster backward under a mask
+    student = _Student(model, tower.classifier).to(device)
     dtype = compute_dtype(device)
 
     def loss_of(
@@ -107,11 +124,14 @@ def train_mllm(
     ) -> tuple[Tensor, dict[str, float]]:
         images, targets, packed = batch[0].to(device), batch[1].to(device), _to(batch[2], device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            logits, patches = student(images, packed)
+            logits, kinds, places = student(images, packed)
         loss = functional.cross_entropy(logits, packed.targets)
-        dense = functional.cross_entropy(patches.flatten(0, 1), targets.flatten())
+        dense = functional.cross_entropy(kinds.flatten(0, 1), targets.flatten())
+        here = torch.arange(NUM_IMAGE_TOKENS, device=device).repeat(len(images))
+        place = functional.cross_entropy(places.flatten(0, 1), here)
         correct = (logits.argmax(-1) == packed.targets).float().mean()
-        return loss + DENSE_WEIGHT * dense, {"token_accuracy": float(correct)}
+        figures = {"token_accuracy": float(correct), "place": float(place.detach())}
+        return loss + DENSE_WEIGHT * dense + PLACE_WEIGHT * place, figures
 
     batches = _Batches(world, processor, batch_size, seed)
     checkpoint = folder / "mllm.pt"
@@ -142,6 +162,5 @@ def _assemble(processor: LlavaProcessor, tower: DenseTower) -> LlavaForCondition
         eos_token_id=tokenizer.eos_token_id,
     )
     model = LlavaForConditionalGeneration(config)
-    model.set_attn_implementation({"text_config": "eager"})  # the faster backward under a mask
     model.model.vision_tower.load_state_dict(tower.tower.state_dict())
     return model

@@ -58,9 +58,7 @@ def record_figures(name: str, figures: dict[str, Any], weights: Path = WEIGHTS_D
     _list(name, entry.command, weights, {**entry.figures, **figures})
 
 
-def _list(
-    name: str, command: str, weights: Path, figures: dict[str, Any] | None = None
-) -> None:
+def _list(name: str, command: str, weights: Path, figures: dict[str, Any] | None = None) -> None:
     entry = describe_weights(
         name, licence=LICENCE, command=command, figures=figures or {}, directory=weights
     )

@@ -42,7 +42,9 @@ class _PairBatches:
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([self.seed, 6, step])
         num_photos = round(self.batch_size * PHOTO_SHARE)
-        rows = torch.from_numpy(rng.integers(len(self.pairs.clean), size=self.batch_size - num_photos))
+        rows = torch.from_numpy(
+            rng.integers(len(self.pairs.clean), size=self.batch_size - num_photos)
+        )
         clean = self.pairs.clean[rows].float() / 255
         perturbation = self.pairs.attacked[rows].float() / 255 - clean
         scale = torch.from_numpy(rng.uniform(*SCALE_RANGE, size=len(rows))).float()
@@ -59,10 +61,9 @@ class _PairBatches:
 
 
 def train_purifier(
-    world: World,
-    pairs: Pairs,
-    victim: Victim,
     network: UNet2DModel,
+    victim: Victim,
+    data: tuple[World, Pairs],
     folder: Path,
     settings: LoopSettings,
     *,
@@ -73,10 +74,9 @@ def train_purifier(
     """Fine-tune ``network`` (the base) in place; the noise level is drawn anew for every image.
 
     Args:
-        world: Gives photos that nobody attacked.
-        pairs: What to learn from.
-        victim: Whose encoder guides; frozen.
         network: Starts as the base.
+        victim: Whose encoder guides; frozen.
+        data: The world, for photos that nobody attacked, and the pairs.
         folder: Where the checkpoint goes.
         settings: Length and rates.
         batch_size: Images a step.
@@ -101,7 +101,7 @@ def train_purifier(
         figures = {"psnr": float(psnr), "features": float(features.detach())}
         return pixels + feature_weight * features, figures
 
-    batches = _PairBatches(world, pairs, batch_size, seed)
+    batches = _PairBatches(*data, batch_size, seed)
     checkpoint = folder / "purifier.pt"
     train_loop(network, batches, loss_of, settings, checkpoint=checkpoint, label="purifier")
     return network

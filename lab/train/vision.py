@@ -36,7 +36,8 @@ class DenseTower(nn.Module):
         dtype = compute_dtype(images.device)
         with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
             features = self.tower(images.float() / 127.5 - 1).last_hidden_state
-        return self.classifier(features.float())
+        logits: Tensor = self.classifier(features.float())
+        return logits
 
 
 def patch_labels(labels: Tensor, num_classes: int) -> Tensor:

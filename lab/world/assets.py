@@ -5,7 +5,7 @@ Called by ``codefend-lab data build``; everything else reads the packed file.
 
 from __future__ import annotations
 
-import subprocess  # noqa: S404 - the ordinary package clients
+import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,15 +102,15 @@ def build_world_file(photos: Path, sprites: Path, out: Path) -> None:
     packed["photo_paths"] = np.array([str(path) for _, path in kept])
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_suffix(".partial.npz")
-    np.savez(partial, **packed)
+    np.savez(partial, allow_pickle=False, **packed)
     partial.rename(out)
 
 
 def _photo_paths(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
-        if path.suffix.lower() in _SUFFIXES and path.is_file() and not path.is_symlink():
-            if path.stem not in {"screenshot", "preview"}:
-                yield path
+        is_photo = path.suffix.lower() in _SUFFIXES and path.is_file() and not path.is_symlink()
+        if is_photo and path.stem not in {"screenshot", "preview"}:
+            yield path
 
 
 def _open_photo(path: Path) -> Image.Image:
@@ -149,7 +149,9 @@ def _draw_sign(word: str, face: str) -> np.ndarray:
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     font = ImageFont.truetype(str(fonts / face), 48)
     left, top, right, bottom = font.getbbox(word)
-    board = Image.new("RGBA", (int(right - left) + 20, int(bottom - top) + 20), (250, 248, 235, 255))
+    board = Image.new(
+        "RGBA", (int(right - left) + 20, int(bottom - top) + 20), (250, 248, 235, 255)
+    )
     draw = ImageDraw.Draw(board)
     draw.rectangle((0, 0, board.width - 1, board.height - 1), outline=(60, 40, 30, 255), width=3)
     draw.text((10 - left, 10 - top), word, font=font, fill=(25, 20, 20, 255))
@@ -159,4 +161,3 @@ def _draw_sign(word: str, face: str) -> np.ndarray:
     small = board.resize((width, height), Image.Resampling.LANCZOS)
     sign.paste(small, ((SPRITE_SIDE_PX - width) // 2, (SPRITE_SIDE_PX - height) // 2))
     return np.asarray(sign)
-

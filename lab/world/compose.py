@@ -1,4 +1,4 @@
-"""Draws layouts: backgrounds, objects and signs become images and dense labels (torch, any device)."""
+"""Draws layouts: backgrounds, objects and signs become images and dense labels."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from torch.nn import functional
 
 from lab.errors import LabError
 from lab.world.kinds import KINDS, SIGN_WORDS
-from lab.world.layout import SPLITS, Layout, Placed, Split
+from lab.world.layout import Layout, Placed, Split
+from lab.world.splits import split_photos
 
 __all__ = ["World"]
-
-_SPLIT_SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
 
 class World:
@@ -34,12 +33,9 @@ class World:
             raise LabError(f"{path} does not exist; make it with: codefend-lab data build")
         packed = np.load(path)
         paths = [str(name) for name in packed["photo_paths"]]
-        order = np.random.default_rng(7).permutation(len(paths))
-        ends = np.cumsum([_SPLIT_SHARES[split] for split in SPLITS]) * len(paths)
-        shares = np.split(order, np.round(ends[:-1]).astype(int))
         self.photos: dict[Split, list[torch.Tensor]] = {}
         self.photo_paths: dict[Split, list[str]] = {}
-        for split, share in zip(SPLITS, shares, strict=True):
+        for split, share in split_photos(paths).items():
             self.photos[split] = [_chw(packed[f"photo_{index:04d}"]) for index in share]
             self.photo_paths[split] = [paths[index] for index in share]
         self._backgrounds = {
@@ -113,7 +109,9 @@ class World:
         patch = _sample_sprite(sprite, placed, reach, placed.side * size_px)
         rows = slice(max(top, 0), min(top + reach, size_px))
         columns = slice(max(left, 0), min(left + reach, size_px))
-        patch = patch[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+        patch = patch[
+            :, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
+        ]
         color, alpha = patch[:3], patch[3:]
         region = image[:, rows, columns]
         region.mul_(1 - alpha).add_(color, alpha=placed.brightness)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lab.world.language import Question, caption_references, caption_requests
+from lab.world.language import Question, caption_references, caption_requests, drill
 from lab.world.layout import Layout
 
 __all__ = ["PREAMBLES", "conversations", "corpus"]
@@ -40,7 +40,7 @@ def conversations(
         pairs = [("list the objects.", ", ".join(placed.name for placed in layout.objects))]
     else:
         pairs = [(_with_preamble(request, rng, 0.35), captions[0])]
-    for question in asked:
+    for question in (*asked, *drill(layout, rng)):
         if rng.random() < 0.1:
             pairs.append((f"{_SENTENCE} {question.question}", question.sentence))
         else:

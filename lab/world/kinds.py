@@ -1,4 +1,4 @@
-"""The object kinds and sign words of the embedded world; the compositor and the language read them."""
+"""Object kinds and sign words of the embedded world, for the compositor and the language."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ class Kind:
 
 _TABLE = {
     "animal": (
-        "dog 1f436,cat 1f431,fox 1f98a,bear 1f43b,panda 1f43c,lion 1f981,frog 1f438,pig 1f437,cow 1f42e,"
+        "dog 1f436,cat 1f431,fox 1f98a,bear 1f43b,panda 1f43c,lion 1f981,frog 1f438,"
+        "pig 1f437,cow 1f42e,"
         "rabbit 1f430,owl 1f989,penguin 1f427,fish 1f41f,butterfly 1f98b,turtle 1f422"
     ),
     "food": (
-        "apple 1f34e,banana 1f34c,grapes 1f347,lemon 1f34b,melon 1f349,strawberry 1f353,carrot 1f955,"
-        "pizza 1f355,burger 1f354,cake 1f370,donut 1f369,bread 1f35e,egg 1f373,cheese 1f9c0,corn 1f33d"
+        "apple 1f34e,banana 1f34c,grapes 1f347,lemon 1f34b,melon 1f349,"
+        "strawberry 1f353,carrot 1f955,"
+        "pizza 1f355,burger 1f354,cake 1f370,donut 1f369,bread 1f35e,egg 1f373,"
+        "cheese 1f9c0,corn 1f33d"
     ),
     "vehicle": (
         "car 1f697,taxi 1f695,bus 1f68c,truck 1f69a,tractor 1f69c,bicycle 1f6b2,scooter 1f6f5,"
@@ -31,7 +34,8 @@ _TABLE = {
         "ambulance 1f691,engine 1f692"
     ),
     "thing": (
-        "umbrella 2614,key 1f511,clock 23f0,guitar 1f3b8,balloon 1f388,ball 26bd,book 1f4d5,camera 1f4f7,"
+        "umbrella 2614,key 1f511,clock 23f0,guitar 1f3b8,balloon 1f388,ball 26bd,"
+        "book 1f4d5,camera 1f4f7,"
         "lamp 1f4a1,chair 1fa91,cup 2615,crown 1f451,bell 1f514,hat 1f3a9,phone 1f4f1"
     ),
 }

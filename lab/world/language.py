@@ -7,10 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lab.world.kinds import KINDS, SIGN_WORDS
+from lab.world.kinds import KINDS
 from lab.world.layout import CELL_NAMES, Layout, Placed
 
-__all__ = ["CANNOT_TELL", "Question", "caption_references", "caption_requests", "questions"]
+__all__ = [
+    "CANNOT_TELL",
+    "Question",
+    "caption_references",
+    "caption_requests",
+    "drill",
+    "questions",
+]
 
 CANNOT_TELL = "i cannot tell"
 _NUMBERS = ("zero", "one", "two", "three")
@@ -29,7 +36,7 @@ caption_requests: tuple[str, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question, its only right answer, its type (``kind``), and the answer as a sentence."""
+    """A question, its only right answer, its type (``kind``), and the answer as a sentence."""
 
     question: str
     answer: str
@@ -49,11 +56,12 @@ def caption_references(layout: Layout) -> tuple[str, ...]:
     names = [article(placed.name) for placed in layout.objects]
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     related = _relate(layout.objects, listed)
+    placed = ", ".join(f"{article(p.name)} at the {CELL_NAMES[p.cell]}" for p in layout.objects)
     sign = _sign_phrase(layout)
     return (
         f"{related}{sign}",
         f"{listed}{sign}",
-        f"{', '.join(f'{article(p.name)} at the {CELL_NAMES[p.cell]}' for p in layout.objects)}{sign}",
+        f"{placed}{sign}",
         f"a picture of {listed}{sign}",
         f"there is {related}{sign}",
     )
@@ -76,8 +84,13 @@ def _sign_phrase(layout: Layout) -> str:
 
 
 def questions(layout: Layout, rng: np.random.Generator) -> tuple[Question, ...]:
-    """One question of each type, in a wording drawn from ``rng``; some ask for what is not there."""
+    """One question of each type, wording drawn from ``rng``; some ask for what is not there."""
     return tuple(ask(layout, rng) for ask in _ASKERS)
+
+
+def drill(layout: Layout, rng: np.random.Generator) -> tuple[Question, ...]:
+    """More of what is learned last, because every name must be matched to its look."""
+    return (_ask_exists(layout, rng), _ask_exists(layout, rng), _ask_where(layout, rng))
 
 
 def _pick(rng: np.random.Generator, *wordings: str) -> str:
@@ -98,7 +111,10 @@ def _ask_what(layout: Layout, rng: np.random.Generator) -> Question:
         cell = int(rng.choice(list(taken)))
     place = CELL_NAMES[cell]
     text = _pick(
-        rng, f"what is at the {place}?", f"which object is at the {place}?", f"what stands at the {place}?"
+        rng,
+        f"what is at the {place}?",
+        f"which object is at the {place}?",
+        f"what stands at the {place}?",
     )
     if cell not in taken:
         return Question(text, CANNOT_TELL, "what")
@@ -108,7 +124,12 @@ def _ask_what(layout: Layout, rng: np.random.Generator) -> Question:
 def _ask_where(layout: Layout, rng: np.random.Generator) -> Question:
     places = {placed.name: CELL_NAMES[placed.cell] for placed in layout.objects}
     name = _absent(layout, rng) if rng.random() < 0.15 else str(rng.choice(list(places)))
-    text = _pick(rng, f"where is the {name}?", f"in which part of the image is the {name}?", f"where can i find the {name}?")
+    text = _pick(
+        rng,
+        f"where is the {name}?",
+        f"in which part of the image is the {name}?",
+        f"where can i find the {name}?",
+    )
     if name not in places:
         return Question(text, CANNOT_TELL, "where")
     return Question(text, places[name], "where", f"the {name} is at the {places[name]}")
@@ -116,7 +137,9 @@ def _ask_where(layout: Layout, rng: np.random.Generator) -> Question:
 
 def _ask_count(layout: Layout, rng: np.random.Generator) -> Question:
     if rng.random() < 0.5:
-        text = _pick(rng, "how many objects are there?", "how many things do you see besides signs?")
+        text = _pick(
+            rng, "how many objects are there?", "how many things do you see besides signs?"
+        )
         return _counted(text, len(layout.objects))
     category = str(rng.choice(CATEGORIES))
     count = sum(_CATEGORY_OF[placed.name] == category for placed in layout.objects)
@@ -135,7 +158,10 @@ def _ask_exists(layout: Layout, rng: np.random.Generator) -> Question:
     is_present = rng.random() < 0.5
     name = str(rng.choice([p.name for p in layout.objects])) if is_present else _absent(layout, rng)
     text = _pick(
-        rng, f"is there {article(name)}?", f"do you see {article(name)}?", f"does the image show {article(name)}?"
+        rng,
+        f"is there {article(name)}?",
+        f"do you see {article(name)}?",
+        f"does the image show {article(name)}?",
     )
     sentence = f"yes, there is {article(name)}" if is_present else f"no, there is no {name}"
     return Question(text, "yes" if is_present else "no", "exists", sentence)
@@ -151,14 +177,18 @@ def _ask_which(layout: Layout, rng: np.random.Generator) -> Question:
     else:
         category = str(rng.choice([c for c in CATEGORIES if c not in by_category]))
     word = "other object" if category == "thing" else category
-    text = _pick(rng, f"which {word} is it?", f"which {word} is shown?", f"what kind of {word} do you see?")
+    text = _pick(
+        rng, f"which {word} is it?", f"which {word} is shown?", f"what kind of {word} do you see?"
+    )
     if category not in single:
         return Question(text, CANNOT_TELL, "which")
     return Question(text, single[category], "which", f"it is {article(single[category])}")
 
 
 def _ask_sign(layout: Layout, rng: np.random.Generator) -> Question:
-    text = _pick(rng, "what does the sign say?", "which word is written on the sign?", "read the sign.")
+    text = _pick(
+        rng, "what does the sign say?", "which word is written on the sign?", "read the sign."
+    )
     if layout.sign is None or layout.sign_blur:
         return Question(text, CANNOT_TELL, "sign")
     return Question(text, layout.sign.name, "sign", f"the sign says {layout.sign.name}")

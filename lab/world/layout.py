@@ -1,4 +1,4 @@
-"""What stands where in a scene: sampled, never drawn; the compositor and the language both read it."""
+"""What stands where in a scene, sampled; the compositor and the language both read it."""
 
 from __future__ import annotations
 

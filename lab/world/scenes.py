@@ -50,7 +50,7 @@ class SceneBatch:
 def scene_batch(
     world: World, split: Split, indices: Iterable[int], *, seed: int, size_px: int = 128
 ) -> SceneBatch:
-    """Compose the scenes numbered ``indices`` of a stream; the same numbers give the same scenes."""
+    """Compose the scenes numbered ``indices`` of a stream; the same give the same."""
     layouts, asked = [], []
     for index in indices:
         rng = np.random.default_rng([seed, SPLITS.index(split), index])

@@ -13,7 +13,7 @@ NUM_IMAGE_TOKENS = 64
 def vision_config(*, hidden_size: int = 256, depth: int = 6) -> LevitConfig:
     """One LeViT stage (Graham et al. 2021): four stride-2 convolutions, then attention on 8×8.
 
-    A convolutional stem learns from far fewer images than a patch embedding does (Xiao et al. 2021).
+    A convolutional stem learns from far fewer images than a patch embedding (Xiao et al. 2021).
     """
     config = LevitConfig(
         image_size=IMAGE_SIDE_PX,

@@ -1,4 +1,4 @@
-"""The embedded MLLM's processor: a lower-case byte-level tokenizer, SigLIP pixels, a chat template."""
+"""The embedded MLLM's processor: lower-case byte-level tokens, SigLIP pixels, a chat template."""
 
 from __future__ import annotations
 

@@ -10,7 +10,13 @@ from models.mllm.processor import build_processor
 
 __all__ = ["tiny_mllm"]
 
-_CORPUS = ("what is at the top left?", "describe the image.", "a red car to the left of a cat", "yes", "no")
+_CORPUS = (
+    "what is at the top left?",
+    "describe the image.",
+    "a red car to the left of a cat",
+    "yes",
+    "no",
+)
 
 
 def tiny_mllm(seed: int = 0) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:

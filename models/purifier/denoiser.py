@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from diffusers import UNet2DModel
 from torch import Tensor, full
 from torch.nn import functional
@@ -65,8 +67,9 @@ def noise_levels(noise_level: float, num_steps: int) -> tuple[float, ...]:
 
 def padding_multiple(network: UNet2DModel) -> int:
     """Sides must be multiples of this: the unshuffle factor times the network's own strides."""
-    return _unshuffle_factor(network) * 2 ** (len(network.config.block_out_channels) - 1)
+    num_halvings = len(network.config.block_out_channels) - 1
+    return _unshuffle_factor(network) << num_halvings
 
 
 def _unshuffle_factor(network: UNet2DModel) -> int:
-    return int(round((network.config.in_channels / 3) ** 0.5))
+    return math.isqrt(int(network.config.in_channels) // 3)

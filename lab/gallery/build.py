@@ -1,0 +1,95 @@
+"""Composes and attacks the gallery's scenes; ``codefend-lab data gallery`` calls it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import torch
+from tqdm import tqdm
+
+from lab.attacks.objectives import untargeted_loss
+from lab.attacks.pixels import attack_pixels
+from lab.attacks.registry import AttackConfig
+from lab.victims.dialogue import Dialogue
+from lab.victims.victim import Victim
+from lab.world.compose import World
+from lab.world.scenes import Scene, scenes
+from models.codec import encode_image
+from models.prompts.templates import render
+
+__all__ = ["build_gallery"]
+
+GALLERY_SEED = 48
+BATCH_SIZE = 24
+PHOTO_LICENCES = {
+    "gnome-backgrounds": "CC-BY-SA-3.0",
+    "lomiri-wallpapers-20.04": "CC-BY-SA-4.0, CC-BY-SA-3.0 or CC-BY-4.0 by photo",
+    "mate-backgrounds": "GPL-2+",
+    "plasma-workspace-wallpapers": "GPL-2+",
+    "ukui-wallpapers": "CC-BY-SA-3.0",
+}
+"""What each Debian package's copyright file says of the photos that the gallery shows."""
+
+
+def build_gallery(
+    world: World, victim: Victim, out: Path, *, num_scenes: int, epsilon: float, steps: int
+) -> None:
+    """Write ``scenes.json`` and the images of the first test scenes of the gallery's seed.
+
+    Scenes are taken as they come: none is left out because its attack or its defence failed. Each
+    is attacked by APGD on the mean loss over its caption and all its questions.
+    """
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    config = AttackConfig(name="apgd", epsilon=epsilon, steps=steps, seed=GALLERY_SEED)
+    entries = []
+    for start in tqdm(range(0, num_scenes, BATCH_SIZE), desc="gallery", unit="batch"):
+        num = min(BATCH_SIZE, num_scenes - start)
+        batch = scenes("test", num, GALLERY_SEED, world, start=start)
+        attacked = _attack(victim, batch, config)
+        for scene, data in zip(batch, attacked, strict=True):
+            entries.append(_write(out, world, scene, data, config))
+    document = json.dumps(entries, indent=1, ensure_ascii=False)
+    (out / "scenes.json").write_text(document + "\n", encoding="utf-8")
+
+
+def _attack(victim: Victim, batch: Sequence[Scene], config: AttackConfig) -> list[bytes]:
+    truths = [
+        [
+            Dialogue(render("caption"), scene.captions[0]),
+            *(Dialogue(render("vqa", q.question), q.answer) for q in scene.questions),
+        ]
+        for scene in batch
+    ]
+    return attack_pixels(
+        config.build(),
+        [scene.image for scene in batch],
+        untargeted_loss(victim, truths),
+        epsilon=config.epsilon,
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+
+
+def _write(
+    out: Path, world: World, scene: Scene, attacked: bytes, config: AttackConfig
+) -> dict[str, object]:
+    clean_path = f"images/{scene.index:03d}-clean.png"
+    attacked_path = f"images/{scene.index:03d}-attacked.png"
+    (out / clean_path).write_bytes(encode_image(scene.image))
+    (out / attacked_path).write_bytes(attacked)
+    return {
+        "clean": clean_path,
+        "attacked": attacked_path,
+        "caption": scene.captions[0],
+        "questions": [{"question": q.question, "answer": q.answer} for q in scene.questions],
+        "attack": {"name": config.name, "epsilon": config.epsilon, "target": None},
+        "licence": _licence(world.photo_paths["test"][scene.layout.photo]),
+    }
+
+
+def _licence(photo: str) -> str:
+    path = PurePosixPath(photo)
+    package = path.parts[0]
+    terms = PHOTO_LICENCES.get(package, "as supplied by the user")
+    return f"background {photo}: {terms}; objects Fluent Emoji (Microsoft): MIT"
