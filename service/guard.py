@@ -49,6 +49,8 @@ class Guard:
             limits, BatchCosts(), settings.max_queue, lambda: self.house.num_arriving, throughput
         )
         self.house.on_change = self.line.wake
+        metrics.queue_depth.set_function(lambda: len(self.line))
+        metrics.in_flight.set_function(lambda: self.house.num_inside)
         restarts = metrics.worker_restarts
         self._decode = DecodeStage(settings, restarts.labels("decode").inc)
         self._encode = EncodeStage(settings, restarts.labels("encode").inc)
@@ -139,12 +141,10 @@ class Guard:
         self.line.join(job)
         if visit.slot is not None:
             visit.slot.arrive()
-        self._show_depth()
         try:
             await job.done
         finally:
             self.line.leave(job)
-            self._show_depth()
             ended_s = time.monotonic()
             started_s = job.started_at_s or ended_s
             visit.timings.record(Stage.QUEUE, started_s - job.queued_at_s)
@@ -175,6 +175,3 @@ class Guard:
         """
         with visit.timings.stage(Stage.FORWARD):
             return await self._upstream.stream(completion)
-
-    def _show_depth(self) -> None:
-        self.metrics.queue_depth.set(len(self.line))

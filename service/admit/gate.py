@@ -107,7 +107,6 @@ class Gate:
             if not self._is_warm() and not self._house.is_draining:
                 raise NotReady(retry_after_s=5)
             visit.slot = self._house.enter()
-            self._metrics.in_flight.set(self._house.num_inside)
 
     async def _refuse(
         self, error: CodefendError, visit: Visit, scope: Scope, receive: Receive, reply: "_Reply"
@@ -121,7 +120,6 @@ class Gate:
     def _see_out(self, visit: Visit, reply: "_Reply") -> None:
         if visit.slot is not None:
             visit.slot.leave()
-            self._metrics.in_flight.set(self._house.num_inside)
         if visit.endpoint in PROBES:
             return
         visit.timings.publish()

@@ -62,7 +62,7 @@ class TorchEngine:
         # Torch starts every process with one and the same seed: noise that an attacker can replay
         # protects little, so each batch takes its seed from the system.
         self._generator.manual_seed(secrets.randbits(SEED_BITS))
-        pixels = torch.from_numpy(images).to(self._device)
+        pixels = torch.tensor(images, device=self._device)
         batch = dequantise(pixels, self._dtype)
         purified = self._pipeline.purify(batch, generator=self._generator)
         return quantise(purified).cpu().numpy()
