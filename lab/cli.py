@@ -7,7 +7,7 @@ import sys
 import typer
 
 from lab.errors import LabError
-from lab.gallery.command import gallery
+from lab.gallery.command import gallery, picture
 from lab.train.command import app as train
 from lab.world.command import app as data
 
@@ -15,6 +15,7 @@ __all__ = ["main"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="CoDefend's laboratory.")
 data.command("gallery")(gallery)
+data.command("picture")(picture)
 app.add_typer(data, name="data")
 app.add_typer(train, name="train")
 

@@ -1,18 +1,21 @@
-"""``codefend-lab data gallery``."""
+"""``codefend-lab data gallery`` and ``codefend-lab data picture``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from lab.gallery.build import build_gallery
+from lab.gallery.picture import draw_picture
 from lab.victims.victim import load_victim
 from lab.world.compose import World
 from models.manifest import WEIGHTS_DIRECTORY
+from models.purifier.pipeline import PurificationPipeline
 
-__all__ = ["gallery"]
+__all__ = ["gallery", "picture"]
 
 
 def gallery(
@@ -31,3 +34,17 @@ def gallery(
     build_gallery(
         World(world), load_victim(victim), out, num_scenes=num_scenes, epsilon=epsilon, steps=steps
     )
+
+
+def picture(
+    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("docs/attack-and-defence.png"),
+    gallery: Annotated[Path, typer.Option(help="Folder of `data gallery`.")] = Path("gallery"),
+    victim: Annotated[str, typer.Option(help="Model directory or hub id.")] = str(
+        WEIGHTS_DIRECTORY / "mllm"
+    ),
+    purifier: Annotated[Path, typer.Option(help="Purifier directory.")] = WEIGHTS_DIRECTORY
+    / "purifier",
+) -> None:
+    """Draw the README's picture from real answers."""
+    pipeline = PurificationPipeline.from_pretrained(purifier, torch_dtype=torch.float32)
+    draw_picture(gallery, load_victim(victim), pipeline, out)

@@ -1,9 +1,16 @@
-"""A tiny victim for the lab's tests; its weights are scaled up so that inputs matter."""
+"""A tiny victim whose weights are scaled up so that inputs matter, and a world that is drawn."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageDraw
 
 from lab.victims.victim import Victim
+from lab.world.assets import build_world_file
+from lab.world.compose import World
+from lab.world.kinds import KINDS
 from models.mllm.tiny import tiny_mllm
 
 
@@ -32,3 +39,30 @@ def photos():
     coarse = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     smooth = torch.nn.functional.interpolate(coarse, size=128, mode="bicubic").clamp(0, 1)
     return (smooth * 255).round() / 255
+
+
+@pytest.fixture(scope="session")
+def world_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("world")
+    photos, sprites = root / "photos", root / "sprites"
+    photos.mkdir()
+    sprites.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(14):
+        coarse = rng.integers(0, 255, (9, 12, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((800, 600), Image.Resampling.BICUBIC).save(
+            photos / f"photo{chr(97 + number)}.png"
+        )
+    for number, kind in enumerate(KINDS):
+        sprite = Image.new("RGBA", (64, 64))
+        color = (number * 4, 255 - number * 4, (number * 37) % 255, 255)
+        ImageDraw.Draw(sprite).ellipse((4, 4, 60, 20 + number % 40), fill=color)
+        sprite.save(sprites / f"{kind.code_point}.png")
+    out = root / "world.npz"
+    build_world_file(photos, sprites, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def world(world_file: Path) -> World:
+    return World(world_file)

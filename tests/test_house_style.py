@@ -1,4 +1,4 @@
-"""The parts of the house style that a program can check, on the service's own modules."""
+"""The parts of the house style that a program can check, on every room's modules."""
 
 import ast
 import importlib
@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-MODULES = sorted((ROOT / "service").rglob("*.py"))
+ROOT = Path(__file__).parents[1]
+ROOMS = ("service", "models", "lab", "benchmarks")
+MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 
 
 def lengths_of_functions():
@@ -19,7 +20,8 @@ def lengths_of_functions():
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 # The lines that do something: a docstring may be as long as it must.
                 first = node.body[1] if ast.get_docstring(node) and node.body[1:] else node.body[0]
-                yield f"{path.name}:{node.name}", node.end_lineno - first.lineno + 1
+                name = f"{path.relative_to(ROOT)}:{node.lineno}:{node.name}"
+                yield name, node.end_lineno - first.lineno + 1
 
 
 def test_functions_are_short():

@@ -1,0 +1,142 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lab.errors import LabError
+from lab.train.base import train_base
+from lab.train.loop import LoopSettings, train_loop
+from lab.train.mllm import train_mllm
+from lab.train.pairs import load_pairs, make_pairs
+from lab.train.publish import publish_mllm, publish_purifier, record_figures
+from lab.train.purifier import train_purifier
+from lab.train.vision import patch_labels, train_vision
+from lab.victims.victim import Victim, load_victim
+from lab.world.compose import World
+from models.manifest import read_manifest, verify_weights
+from models.purifier.network import build_network
+from models.purifier.pipeline import PurificationPipeline
+
+TINY = LoopSettings(num_steps=2, learning_rate=1e-3, warmup_steps=1, ema_decay=0.9, num_workers=0)
+
+
+class _Line:
+    """y = 2 x, seen at a point that the step decides."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def __getitem__(self, step: int) -> torch.Tensor:
+        self.asked.append(step)
+        return torch.full((4, 1), float(step % 7 - 3))
+
+
+def _fit(model: nn.Module, batches: _Line, checkpoint: Path, num_steps: int) -> None:
+    settings = LoopSettings(num_steps=num_steps, learning_rate=0.05, warmup_steps=1, num_workers=0)
+
+    def loss_of(batch: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+        return (model(batch) - 2 * batch).square().mean(), {}
+
+    train_loop(model, batches, loss_of, settings, checkpoint=checkpoint, label="line")
+
+
+def test_the_loop_learns_and_resumes_where_it_stopped(tmp_path: Path) -> None:
+    model, batches = nn.Linear(1, 1), _Line()
+    _fit(model, batches, tmp_path / "line.pt", 150)
+    assert abs(float(model.weight.detach()) - 2) < 0.1
+    resumed, more = nn.Linear(1, 1), _Line()
+    _fit(resumed, more, tmp_path / "line.pt", 160)
+    assert more.asked == list(range(150, 160))
+    assert abs(float(resumed.weight.detach()) - 2) < 0.1
+
+
+def test_settings_that_cannot_train_are_refused() -> None:
+    with pytest.raises(ValueError, match="num_steps"):
+        LoopSettings(num_steps=0, learning_rate=1e-3)
+
+
+def test_a_patch_belongs_to_what_covers_it_enough() -> None:
+    labels = torch.zeros(1, 128, 128, dtype=torch.uint8)
+    labels[0, :16, :8] = 5
+    labels[0, 16:32, :2] = 6
+    patches = patch_labels(labels, 10).view(8, 8)
+    assert patches[0, 0] == 5
+    assert patches[1, 0] == 0
+
+
+def test_pairs_keep_their_bound_resume_and_load(
+    world: World, victim: Victim, tmp_path: Path
+) -> None:
+    make_pairs(world, victim, tmp_path, num_pairs=8, steps=1, batch_size=2)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    make_pairs(world, victim, tmp_path, num_pairs=8, steps=1, batch_size=2)
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    pairs = load_pairs(tmp_path)
+    difference = (pairs.clean.int() - pairs.attacked.int()).abs().amax((1, 2, 3))
+    assert len(difference) == 8
+    assert torch.all(difference > 0)
+    assert torch.all(difference <= pairs.epsilon * 255)
+
+
+def test_no_pairs_says_how_to_make_them(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="codefend-lab train pairs"):
+        load_pairs(tmp_path)
+
+
+def test_the_mllm_is_trained_published_and_loaded(world: World, tmp_path: Path) -> None:
+    tower = train_vision(world, tmp_path, TINY, batch_size=2)
+    model, processor = train_mllm(world, tower, tmp_path, TINY, batch_size=2)
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    publish_mllm(model, processor, command="made here", weights=weights)
+    assert load_victim(weights / "mllm").model.dtype == torch.float32
+    again, _ = train_mllm(
+        world, tower, tmp_path / "more", TINY, start_from=weights / "mllm", batch_size=2, seed=1
+    )
+    assert again.num_parameters() == model.num_parameters()
+
+
+def test_base_and_purifier_are_trained_and_published(
+    world: World, victim: Victim, tmp_path: Path
+) -> None:
+    make_pairs(world, victim, tmp_path / "pairs", num_pairs=2, steps=1, batch_size=2)
+    base = train_base(world, tmp_path, TINY, batch_size=2)
+    before = base.conv_out.weight.detach().clone()
+    data = (world, load_pairs(tmp_path / "pairs"))
+    network = train_purifier(base, victim, data, tmp_path, TINY, batch_size=8)
+    assert not torch.equal(before, network.conv_out.weight)
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    publish_purifier(
+        network, name="purifier", version="9", noise_level=0.03, command="here", weights=weights
+    )
+    record_figures("purifier", {"psnr_db": 31.5}, weights)
+    (entry,) = read_manifest(weights)
+    assert entry.figures == {"psnr_db": 31.5}
+    assert not list(verify_weights(entry, weights))
+    loaded = PurificationPipeline.from_pretrained(weights / "purifier")
+    assert loaded.config.noise_level == 0.03
+    config = json.loads((weights / "purifier" / "model_index.json").read_text())
+    assert config["version"] == "9"
+
+
+def test_a_network_learns_to_denoise(tmp_path: Path) -> None:
+    """A tiny network on one picture: the loss that base training uses must fall."""
+    network = build_network(widths=(16, 16), num_layers=1)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(4, 3, 4, 4, generator=generator)
+    clean = nn.functional.interpolate(coarse, 32, mode="bilinear")
+    pipeline = PurificationPipeline(network, noise_level=0.1)
+    errors = []
+    for _ in range(40):
+        purified = pipeline.purify_with_gradient(clean, generator)
+        loss = (purified - clean).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        errors.append(float(loss.detach()))
+    assert np.mean(errors[-5:]) < 0.5 * errors[0]

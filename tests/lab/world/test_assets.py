@@ -1,0 +1,40 @@
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lab.errors import LabError
+from lab.world.assets import build_world_file
+from lab.world.compose import World
+
+
+def test_too_few_photos_are_refused(tmp_path: Path, world_file: Path) -> None:
+    sprites = world_file.parent / "sprites"
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (600, 600)).save(tmp_path / "photos" / "only.png")
+    with pytest.raises(LabError, match="1 different photos"):
+        build_world_file(tmp_path / "photos", sprites, tmp_path / "out.npz")
+
+
+def test_a_missing_sprite_is_named(tmp_path: Path, world_file: Path) -> None:
+    with pytest.raises(LabError, match="1f436"):
+        build_world_file(world_file.parent / "photos", tmp_path, tmp_path / "out.npz")
+
+
+def test_the_same_photo_in_two_sizes_is_kept_once(
+    world: World, world_file: Path, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for path in (world_file.parent / "photos").iterdir():
+        with Image.open(path) as image:
+            image.save(photos / path.name)
+            image.resize((640, 480)).save(photos / f"small-{path.name}")
+    build_world_file(photos, world_file.parent / "sprites", tmp_path / "out.npz")
+    again = World(tmp_path / "out.npz")
+    assert sum(map(len, again.photos.values())) == sum(map(len, world.photos.values()))
+
+
+def test_a_missing_world_says_how_to_make_it(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="codefend-lab data build"):
+        World(tmp_path / "nothing.npz")
