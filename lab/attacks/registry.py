@@ -54,3 +54,15 @@ class AttackConfig:
     def build(self) -> Attack:
         """The attack itself."""
         return ATTACKS[self.name](self)
+
+    @property
+    def family(self) -> str:
+        """What the attack exploits, as reports group it."""
+        if self.name == "uniform_noise":
+            return "random_noise"
+        return "language_loss" if self.goal == "language" else "encoder_features"
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether the purifier's training saw nothing of the family."""
+        return self.family == "random_noise"

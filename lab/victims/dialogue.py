@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Dialogue", "TokenisedDialogue", "chat_prompt", "tokenise"]
+__all__ = ["CAPTION_REQUEST", "Dialogue", "TokenisedDialogue", "chat_prompt", "tokenise"]
+
+CAPTION_REQUEST = "describe the image."
+"""How a caption is asked for where nobody asks in other words."""
 
 
 @dataclass(frozen=True, slots=True)

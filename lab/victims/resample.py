@@ -15,7 +15,7 @@ __all__ = ["resize_like_pillow"]
 
 
 def _bilinear(x: np.ndarray) -> np.ndarray:
-    return np.maximum(1.0 - np.abs(x), 0.0)
+    return np.asarray(np.maximum(1.0 - np.abs(x), 0.0))
 
 
 def _bicubic(x: np.ndarray, a: float = -0.5) -> np.ndarray:

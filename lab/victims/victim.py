@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lab.errors import LabError
+from lab.victims.fingerprint import weights_sha256
 from lab.victims.preprocess import Preprocess
 
 __all__ = ["Victim", "load_victim"]
@@ -103,17 +104,8 @@ def load_victim(
     except OSError as error:
         raise LabError(f"no model in {source}: {error}") from error
     return Victim.wrap(
-        model.to(device), processor, name=Path(source).name, sha256=_hash_files(Path(source))
+        model.to(device), processor, name=Path(source).name, sha256=weights_sha256(Path(source))
     )
-
-
-def _hash_files(directory: Path) -> str:
-    """The sha256 of a directory's safetensors; of their hashes where there are several; or ''."""
-    files = sorted(directory.glob("*.safetensors"))
-    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
-    if len(digests) <= 1:
-        return "".join(digests)
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def _hash_parameters(model: Any) -> str:

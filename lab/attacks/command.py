@@ -1,0 +1,105 @@
+"""``codefend-lab attack``: attacks the gallery or a folder of images and writes PNG files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from PIL import Image
+from tqdm import tqdm
+
+from lab.attacks.registry import AttackConfig, Goal
+from lab.attacks.scenes import attack_scenes
+from lab.errors import LabError
+from lab.victims.dialogue import CAPTION_REQUEST, Dialogue
+from lab.victims.generate import generate
+from lab.victims.victim import Victim, load_victim
+from models.manifest import WEIGHTS_DIRECTORY
+
+__all__ = ["register"]
+
+Epsilon = Annotated[int, typer.Option(help="l-infinity radius in levels of 255.")]
+Target = Annotated[str, typer.Option(help="Caption to head for; away from the truth where empty.")]
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to ``codefend-lab``."""
+    app.command("attack")(attack)
+
+
+def attack(
+    source: Annotated[Path, typer.Argument(help="A gallery's scenes.json, or a folder.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the attacked images.")],
+    *,
+    victim: Annotated[str, typer.Option(help="Model directory or hub id.")] = str(
+        WEIGHTS_DIRECTORY / "mllm"
+    ),
+    name: Annotated[str, typer.Option("--attack", help="Name of the attack.")] = "apgd",
+    goal: Annotated[Goal, typer.Option(help="What is attacked.")] = "language",
+    epsilon: Epsilon = 8,
+    steps: Annotated[int, typer.Option(help="Attack steps.")] = 100,
+    target: Target = "",
+    seed: Annotated[int, typer.Option(help="Of random starts.")] = 0,
+) -> None:
+    """Attack images against a victim; those already in OUT are left alone.
+
+    A gallery is attacked on the mean loss over its captions and questions; a folder's images on
+    what the victim says of them now.
+    """
+    config = AttackConfig(
+        name=name,
+        epsilon=epsilon / 255,
+        steps=steps,
+        goal=goal,
+        targeted=bool(target),
+        seed=seed,
+    )
+    paths, truths = _read_gallery(source) if source.is_file() else (_images_below(source), None)
+    loaded = load_victim(victim, device="cuda" if torch.cuda.is_available() else "cpu")
+    out.mkdir(parents=True, exist_ok=True)
+    for index, path in enumerate(tqdm(paths, desc=config.name, unit="image", disable=None)):
+        written = out / f"{path.stem}.png"
+        if written.exists():
+            continue
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        truth = truths[index] if truths else _own_words(loaded, pixels)
+        (data,) = attack_scenes(config, loaded, [pixels], [truth], [target])
+        partial = written.with_suffix(".partial")
+        partial.write_bytes(data)
+        partial.replace(written)
+    typer.echo(f"{len(paths)} attacked images in {out}")
+
+
+def _read_gallery(file: Path) -> tuple[list[Path], list[list[Dialogue]]]:
+    """Clean images of a gallery, and their truths."""
+    try:
+        entries: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+        paths = [file.parent / entry["clean"] for entry in entries]
+        truths = [
+            [
+                Dialogue(CAPTION_REQUEST, entry["caption"]),
+                *(Dialogue(asked["question"], asked["answer"]) for asked in entry["questions"]),
+            ]
+            for entry in entries
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise LabError(f"{file} is not a gallery: {error!r}") from error
+    return paths, truths
+
+
+def _images_below(folder: Path) -> list[Path]:
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise LabError(f"no images in {folder}")
+    return paths
+
+
+def _own_words(victim: Victim, pixels: np.ndarray) -> list[Dialogue]:
+    said = generate(victim, [pixels], [[CAPTION_REQUEST]], max_new_tokens=48)
+    return [Dialogue(CAPTION_REQUEST, said[0][0])]

@@ -1,0 +1,1 @@
+"""Defences to compare with, each with the grid that its best setting is chosen from."""

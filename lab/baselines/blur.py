@@ -1,0 +1,63 @@
+"""Gaussian and median blur: Xu et al. 2018, "Feature Squeezing", section II-B."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from lab.baselines.defence import Defence
+
+__all__ = ["blur", "gaussian_kernel", "median"]
+
+
+def gaussian_kernel(sigma_px: float, radius_px: int) -> Tensor:
+    """A normalised Gaussian (2 radius + 1,) float32."""
+    distances = torch.arange(-radius_px, radius_px + 1, dtype=torch.float32)
+    weights = torch.exp(-0.5 * (distances / sigma_px) ** 2)
+    return weights / weights.sum()
+
+
+def blur(sigma_px: float) -> Defence:
+    """Convolves with a Gaussian cut at three standard deviations, the border reflected.
+
+    Args:
+        sigma_px: standard deviation in pixels.
+
+    Raises:
+        ValueError: where it is not positive.
+    """
+    if sigma_px <= 0:
+        raise ValueError(f"sigma must be positive, got {sigma_px}")
+    radius = max(1, round(3.0 * sigma_px))
+    kernel = gaussian_kernel(sigma_px, radius)
+
+    def apply(images: Tensor, generator: Generator) -> Tensor:
+        weights = kernel.to(images)
+        padded = F.pad(images, (radius,) * 4, mode="reflect")
+        rows = F.conv2d(padded, weights.view(1, 1, 1, -1).expand(3, -1, -1, -1), groups=3)
+        return F.conv2d(rows, weights.view(1, 1, -1, 1).expand(3, -1, -1, -1), groups=3)
+
+    return Defence("blur", f"sigma_px={sigma_px:g}", apply)
+
+
+def median(size_px: int) -> Defence:
+    """Takes the median of a square window of each channel, the border reflected.
+
+    Args:
+        size_px: side of the window, odd.
+
+    Raises:
+        ValueError: where it is even or below 3.
+    """
+    if size_px < 3 or size_px % 2 == 0:
+        raise ValueError(f"the window must be odd and at least 3, got {size_px}")
+    radius = size_px // 2
+
+    def apply(images: Tensor, generator: Generator) -> Tensor:
+        padded = F.pad(images, (radius,) * 4, mode="reflect")
+        windows = padded.unfold(2, size_px, 1).unfold(3, size_px, 1)
+        # One image at a time: the windows take size_px squared times its memory.
+        return torch.stack([image.flatten(3).median(dim=3).values for image in windows])
+
+    return Defence("median", f"size_px={size_px}", apply)

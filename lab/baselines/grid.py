@@ -1,0 +1,43 @@
+"""The settings from which every baseline's best is chosen on validation scenes."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from lab.baselines.blur import blur, median
+from lab.baselines.compression import bit_depth, jpeg
+from lab.baselines.defence import Defence
+from lab.baselines.purifiers import purifying
+from models.purifier.pipeline import PurificationPipeline
+
+__all__ = ["baseline_grid", "diffpure_grid", "purifier_grid"]
+
+DIFFPURE_NOISE_LEVELS = (0.05, 0.1, 0.15, 0.2, 0.3)
+DIFFPURE_STEPS = (1, 4)
+PURIFIER_NOISE_LEVELS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1)
+
+
+def baseline_grid() -> list[Defence]:
+    """Every setting of the defences that have nothing to learn."""
+    return [
+        *(jpeg(quality) for quality in (10, 20, 30, 40, 50, 75, 90)),
+        *(bit_depth(bits) for bits in (1, 2, 3, 4, 5)),
+        *(blur(sigma_px) for sigma_px in (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)),
+        *(median(size_px) for size_px in (3, 5, 7)),
+    ]
+
+
+def diffpure_grid(base: PurificationPipeline, sha256: str) -> list[Defence]:
+    """DiffPure over noise level and number of reverse steps."""
+    return [
+        purifying("diffpure", base, sha256, noise_level=level, num_steps=steps)
+        for level, steps in product(DIFFPURE_NOISE_LEVELS, DIFFPURE_STEPS)
+    ]
+
+
+def purifier_grid(pipeline: PurificationPipeline, sha256: str) -> list[Defence]:
+    """Our purifier over its noise level, for choosing what is served."""
+    return [
+        purifying("purifier", pipeline, sha256, noise_level=level)
+        for level in PURIFIER_NOISE_LEVELS
+    ]

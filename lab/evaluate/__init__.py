@@ -1,0 +1,1 @@
+"""What withstands what: attacked images, defended answers, scored with intervals, in one report."""

@@ -1,0 +1,89 @@
+"""Attacked images, made once and kept as the PNG files that would be uploaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from lab.attacks.pixels import decode_png
+from lab.attacks.registry import AttackConfig
+from lab.attacks.scenes import attack_scenes
+from lab.evaluate.files import digest_of, write_atomically
+from lab.evaluate.truth import TrueScene, scene_digest, truths
+from lab.victims.victim import Victim
+
+__all__ = ["AttackedImages"]
+
+
+@dataclass(frozen=True, slots=True)
+class AttackedImages:
+    """Makes and remembers attacked images of one victim.
+
+    Attributes:
+        victim: what the attacker has gradients of.
+        folder: where files are kept, one folder an attack.
+        batch_size: images attacked at once; part of what decides random starts.
+    """
+
+    victim: Victim
+    folder: Path
+    batch_size: int = 32
+
+    def __call__(
+        self,
+        config: AttackConfig,
+        scenes: Sequence[TrueScene],
+        targets: Sequence[str] | None = None,
+    ) -> list[np.ndarray]:
+        """Attacked versions of the scenes, re-read from PNG; whatever is on disk is not made again.
+
+        Args:
+            config: the attack.
+            scenes: what is attacked, all of one size.
+            targets: for a targeted attack on the language model, the caption to head for.
+
+        Returns:
+            (H, W, 3) uint8 each, in order.
+        """
+        goal = "targeted" if config.targeted else "untargeted"
+        label = f"{config.name}-{config.goal}-{goal}-{round(config.epsilon * 255)}"
+        images: list[np.ndarray] = []
+        starts = range(0, len(scenes), self.batch_size)
+        for number, start in enumerate(tqdm(starts, desc=label, unit="batch", disable=None)):
+            chunk = scenes[start : start + self.batch_size]
+            wanted = list(targets[start : start + self.batch_size]) if targets else []
+            key = digest_of(
+                asdict(config),
+                self.victim.sha256,
+                str(self.victim.dtype),
+                number,
+                scene_digest(chunk),
+                wanted,
+            )
+            images += self._chunk(config, chunk, wanted, self.folder / label / key, number)
+        return images
+
+    def _chunk(
+        self,
+        config: AttackConfig,
+        scenes: Sequence[TrueScene],
+        targets: list[str],
+        folder: Path,
+        number: int,
+    ) -> list[np.ndarray]:
+        paths = [folder / f"{index:03d}.png" for index in range(len(scenes))]
+        if not all(path.exists() for path in paths):
+            files = attack_scenes(
+                replace(config, seed=1_000_003 * config.seed + number),
+                self.victim,
+                [scene.image for scene in scenes],
+                [truths(scene) for scene in scenes],
+                targets,
+            )
+            for path, data in zip(paths, files, strict=True):
+                write_atomically(path, data)
+        return [decode_png(path.read_bytes()) for path in paths]

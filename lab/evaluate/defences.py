@@ -1,0 +1,104 @@
+"""The conditions of a report: undefended, ours whole and in parts, each baseline at its best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lab.baselines.choose import Trial
+from lab.baselines.defence import NO_DEFENCE, Defence
+from lab.baselines.grid import baseline_grid, diffpure_grid, purifier_grid
+from lab.baselines.purifiers import load_purifier, purifying
+from lab.errors import LabError
+from lab.evaluate.outcomes import Condition
+from lab.evaluate.tune import SettingChooser
+from models.prompts.templates import render
+
+__all__ = ["CONDITIONS", "Roster", "served_prompt"]
+
+CONDITIONS = (
+    "none",
+    "codefend",
+    "purifier",
+    "prompt",
+    "diffpure",
+    "jpeg",
+    "bit_depth",
+    "blur",
+    "median",
+)
+CLEAN_SHARE = 0.97  # of the undefended clean accuracy, what our setting must keep
+
+
+def served_prompt(task: str, question: str | None) -> str:
+    """What the service asks: the shipped template around the question."""
+    return render(task, question)
+
+
+@dataclass(slots=True)
+class Roster:
+    """Builds the conditions asked for, and remembers weights and settings for the report.
+
+    Attributes:
+        purifier: directory of our purifier.
+        base: directory of the network before fine-tuning, for DiffPure.
+        device: torch device of both.
+        weights: name to sha256 of what was loaded.
+        trials: every setting tried on validation.
+    """
+
+    purifier: Path
+    base: Path
+    device: str = "cpu"
+    weights: dict[str, str] = field(default_factory=dict)
+    trials: list[Trial] = field(default_factory=list)
+
+    def conditions(
+        self, names: Sequence[str], chooser: SettingChooser, *, tune_purifier: bool = False
+    ) -> list[Condition]:
+        """The conditions of these names, ``none`` first whether named or not.
+
+        Args:
+            names: of ``CONDITIONS``.
+            chooser: scores settings on validation scenes.
+            tune_purifier: whether our noise level too is chosen there, not taken as served.
+
+        Raises:
+            LabError: for an unknown name, or missing weights.
+        """
+        unknown = set(names) - set(CONDITIONS)
+        if unknown:
+            raise LabError(f"unknown defences: {', '.join(sorted(unknown))}")
+        wanted = [name for name in CONDITIONS if name in names]
+        defences = self._baselines(wanted, chooser)
+        if {"codefend", "purifier"} & set(wanted):
+            defences["purifier"] = self._ours(chooser if tune_purifier else None)
+        conditions = [Condition("none", NO_DEFENCE)]
+        for name in wanted:
+            if name == "codefend":
+                conditions.append(Condition(name, defences["purifier"], served_prompt))
+            elif name == "prompt":
+                conditions.append(Condition(name, NO_DEFENCE, served_prompt))
+            elif name != "none":
+                conditions.append(Condition(name, defences[name]))
+        return conditions
+
+    def _baselines(self, names: Sequence[str], chooser: SettingChooser) -> dict[str, Defence]:
+        grid = [defence for defence in baseline_grid() if defence.name in names]
+        if "diffpure" in names:
+            base, self.weights["base"] = load_purifier(self.base, device=self.device)
+            grid += diffpure_grid(base, self.weights["base"])
+        best, trials = chooser.choose(grid)
+        self.trials += trials
+        return best
+
+    def _ours(self, chooser: SettingChooser | None) -> Defence:
+        pipeline, self.weights["purifier"] = load_purifier(self.purifier, device=self.device)
+        sha256 = self.weights["purifier"]
+        if chooser is None:
+            return purifying("purifier", pipeline, sha256)
+        grid = purifier_grid(pipeline, sha256)
+        best, trials = chooser.choose(grid, clean_share=CLEAN_SHARE)
+        self.trials += trials
+        return best["purifier"]

@@ -1,0 +1,230 @@
+"""The evaluation itself: attacks, defends, asks, marks; whatever is on disk is not done again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from lab.attacks.interface import Tier
+from lab.attacks.registry import AttackConfig
+from lab.evaluate.attacked import AttackedImages
+from lab.evaluate.marks import Marks, mark
+from lab.evaluate.measures import (
+    Measure,
+    lead,
+    measure_alone,
+    measure_attacked,
+    measure_beside_clean,
+)
+from lab.evaluate.outcomes import Condition, Interviewer
+from lab.evaluate.prior import QuestionPrior
+from lab.evaluate.report import Row, rows_of
+from lab.evaluate.statistics import wilson
+from lab.evaluate.targets import target_captions
+from lab.evaluate.truth import TrueScene
+from lab.victims.answers import is_match
+from lab.victims.victim import Victim
+
+__all__ = ["Evaluation", "Plan", "prior_measures"]
+
+OURS = ("codefend", "purifier")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is attacked, how hard, and how often the defence's noise is drawn.
+
+    Attributes:
+        tier: ``clean`` attacks nothing; ``t0`` is the oblivious attacker.
+        attack: name of the attack.
+        steps: gradient steps in each restart.
+        restarts: independent runs.
+        epsilon: main l-infinity radius in levels of 255, on all scenes.
+        other_epsilons: further radii, on the first ``num_scenes_other`` scenes.
+        num_scenes_other: see above; sanity noise uses as many.
+        seeds: how many seeds of the defence's noise.
+        seed: of the attack's random starts and of the choice of targets.
+    """
+
+    tier: Tier = Tier.OBLIVIOUS
+    attack: str = "apgd"
+    steps: int = 100
+    restarts: int = 1
+    epsilon: int = 8
+    other_epsilons: tuple[int, ...] = (4, 16)
+    num_scenes_other: int = 128
+    seeds: int = 3
+    seed: int = 0
+
+    @property
+    def main_attack(self) -> AttackConfig:
+        """The untargeted attack at the main radius: settings are chosen under it."""
+        return self.config(self.epsilon)
+
+    def config(self, epsilon: int, *, targeted: bool = False) -> AttackConfig:
+        """The plan's attack at another radius, in levels of 255, or targeted."""
+        return AttackConfig(
+            name=self.attack,
+            epsilon=epsilon / 255,
+            steps=self.steps,
+            restarts=self.restarts,
+            targeted=targeted,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _ImageSet:
+    """Uploads of one kind: clean, or attacked in one way."""
+
+    attack: AttackConfig | None
+    images: list[np.ndarray]
+    targets: list[str] | None = None
+
+    @property
+    def label(self) -> str:
+        if self.attack is None:
+            return "clean"
+        goal = "targeted" if self.attack.targeted else "untargeted"
+        return f"{self.attack.name} {goal} {round(self.attack.epsilon * 255)}/255"
+
+
+class Evaluation:
+    """One victim, its test scenes, and the conditions under which it is asked about them."""
+
+    def __init__(
+        self,
+        victim: Victim,
+        scenes: Sequence[TrueScene],
+        conditions: Sequence[Condition],
+        plan: Plan,
+        out: Path,
+        *,
+        attacker: Victim | None = None,
+    ) -> None:
+        """Prepares an evaluation.
+
+        Args:
+            victim: who is asked; the first condition must leave it undefended.
+            scenes: what it is asked about; captions of all are CIDEr's references.
+            conditions: ``none`` first.
+            plan: what is attacked.
+            out: folder of attacked images and outcomes.
+            attacker: whose gradients are used, where not the victim's: a copy in lower precision.
+
+        Raises:
+            ValueError: where the first condition is not ``none``.
+        """
+        if not conditions or conditions[0].name != "none":
+            raise ValueError("the first condition must be the undefended one, named none")
+        self._victim, self._scenes, self._plan = victim, scenes, plan
+        self._conditions = conditions
+        self._references = [scene.captions for scene in scenes]
+        self._attacked = AttackedImages(attacker or victim, out / "attacked")
+        self._interview = Interviewer(victim, out / "outcomes")
+
+    def rows(self) -> list[Row]:
+        """Every figure of the plan; makes what is missing on disk."""
+        sets = list(self._image_sets())
+        clean: dict[str, Marks] = {}
+        rows: list[Row] = []
+        for image_set in sets:
+            marks = {
+                condition.name: self._marks(condition, image_set)
+                for condition in tqdm(self._conditions, desc=image_set.label, disable=None)
+                if self._is_asked(condition, image_set)
+            }
+            if image_set.attack is None:
+                clean = marks
+            for name, its_marks in marks.items():
+                rows += self._rows(name, image_set, its_marks, marks, clean)
+        return rows
+
+    def _image_sets(self) -> Iterator[_ImageSet]:
+        plan = self._plan
+        yield _ImageSet(None, [scene.image for scene in self._scenes])
+        if plan.tier is Tier.CLEAN:
+            return
+        targets = target_captions(self._scenes, seed=plan.seed)
+        sizes = [(plan.epsilon, len(self._scenes))]
+        sizes += [(other, plan.num_scenes_other) for other in plan.other_epsilons]
+        for epsilon, num in sizes:
+            scenes = self._scenes[:num]
+            for is_targeted in (False, True):
+                config = plan.config(epsilon, targeted=is_targeted)
+                wanted = targets[: len(scenes)] if is_targeted else None
+                yield _ImageSet(config, self._attacked(config, scenes, wanted), wanted)
+        for epsilon in sorted({plan.epsilon, *plan.other_epsilons}):
+            noise = AttackConfig(
+                name="uniform_noise", epsilon=epsilon / 255, steps=0, seed=plan.seed
+            )
+            scenes = self._scenes[: plan.num_scenes_other]
+            yield _ImageSet(noise, self._attacked(noise, scenes))
+
+    @staticmethod
+    def _is_asked(condition: Condition, image_set: _ImageSet) -> bool:
+        """Sanity noise is shown to the undefended model alone."""
+        is_noise = image_set.attack is not None and image_set.attack.name == "uniform_noise"
+        return condition.name == "none" or not is_noise
+
+    def _marks(self, condition: Condition, image_set: _ImageSet) -> Marks:
+        num_seeds = self._plan.seeds if condition.defence.is_random else 1
+        scenes = self._scenes[: len(image_set.images)]
+        outcomes = [
+            self._interview(
+                condition,
+                image_set.images,
+                scenes,
+                seed=seed,
+                with_answers=image_set.targets is None,
+            )
+            for seed in range(num_seeds)
+        ]
+        return mark(outcomes, scenes, self._references, image_set.targets)
+
+    def _rows(
+        self,
+        name: str,
+        image_set: _ImageSet,
+        marks: Marks,
+        others: dict[str, Marks],
+        clean: dict[str, Marks],
+    ) -> list[Row]:
+        num = len(image_set.images)
+        measures: list[Measure] = [*measure_alone(marks)]
+        if image_set.attack is not None and image_set.targets is None:
+            measures += measure_attacked(marks, clean[name].first(num))
+        if image_set.targets is None:
+            measures += measure_beside_clean(marks, clean["none"].first(num))
+        if name in OURS and marks.right.size:
+            rivals = (rival for rival in others if rival not in OURS)
+            measures += [
+                ("vqa", f"accuracy_lead:{rival}", lead(marks, others[rival])) for rival in rivals
+            ]
+        return rows_of(
+            measures,
+            tier=Tier.CLEAN if image_set.attack is None else self._plan.tier,
+            attack=image_set.attack,
+            defence=name,
+            victim=self._victim.name,
+            seeds=self._plan.seeds,
+        )
+
+
+def prior_measures(prior: QuestionPrior, scenes: Sequence[TrueScene]) -> list[Measure]:
+    """Accuracy of answering without the image, overall and by type of question."""
+    asked = [question for scene in scenes for question in scene.questions]
+    right = np.array([is_match(prior.answer(question), question.answer) for question in asked])
+    kinds = np.array([question.kind for question in asked])
+    measures: list[Measure] = [
+        ("vqa", "question_only_accuracy", wilson(float(right.mean()), len(right)))
+    ]
+    for kind in sorted(set(kinds)):
+        share = right[kinds == kind]
+        figure = wilson(float(share.mean()), len(share))
+        measures.append(("vqa", f"question_only_accuracy:{kind}", figure))
+    return measures
