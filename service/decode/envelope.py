@@ -28,6 +28,10 @@ IMAGE_FIELD = "image"
 FILE_FIELDS = ("image", "file")
 
 
+# A question of 4000 characters, escaped, fits several times over.
+MAX_FIELDS_CHARACTERS = 1 << 16
+
+
 def open_envelope(content_type: str, body: bytes) -> tuple[bytes, dict[str, Any]]:
     """Parses a body.
 
@@ -48,12 +52,24 @@ def open_envelope(content_type: str, body: bytes) -> tuple[bytes, dict[str, Any]
     raw_type, options = parse_options_header(content_type)
     media_type = raw_type.decode("latin-1").lower()
     if media_type == "application/json":
-        return _open_json(body)
+        return _bounded(*_open_json(body))
     if media_type == "multipart/form-data":
-        return _open_form(body, options.get(b"boundary"))
+        return _bounded(*_open_form(body, options.get(b"boundary")))
     if media_type.startswith("image/") or media_type == "application/octet-stream":
         return body, {}
     raise UnsupportedMedia(param="content-type")
+
+
+def _bounded(image: bytes, fields: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """Refuses fields that are longer than any that the service knows could be."""
+    try:
+        num_characters = len(json.dumps(fields))
+    except RecursionError as error:
+        raise InvalidBody from error
+    if num_characters > MAX_FIELDS_CHARACTERS:
+        msg = "The fields beside the image are too long."
+        raise InvalidBody(msg)
+    return image, fields
 
 
 def _open_json(body: bytes) -> tuple[bytes, dict[str, Any]]:

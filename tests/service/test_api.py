@@ -187,6 +187,28 @@ def text_of(image):
         ),
         ("/v1/purify", {"content": b""}, 415, "unsupported_media_type", "content-type"),
         ("/v1/purify", {"content": b"a" * (33 << 20)}, 413, "body_too_large", None),
+        ("/v1/vqa", as_json(png(), question="?" * 5000), 400, "invalid_field", "question"),
+        ("/v1/vqa", as_json(png(), question="?" * 70_000), 400, "invalid_body", None),
+        (
+            "/v1/vqa",
+            {
+                "content": b'{"image": "", "x": ' + b"[" * 900 + b"]" * 900 + b"}",
+                "headers": {"content-type": "application/json"},
+            },
+            400,
+            "invalid_image",
+            "image",
+        ),
+        (
+            "/v1/vqa",
+            {
+                "content": b'{"image": "AAAA", "x": ' + b"[" * 90_000 + b"]" * 90_000 + b"}",
+                "headers": {"content-type": "application/json"},
+            },
+            400,
+            "invalid_body",
+            None,
+        ),
         ("/v1/nothing", {}, 404, "not_found", None),
         ("/healthz", {}, 405, "method_not_allowed", None),
     ],
