@@ -6,7 +6,9 @@ import sys
 
 import typer
 
+from lab.attacks.command import register as register_attack
 from lab.errors import LabError
+from lab.evaluate.command import register as register_evaluate
 from lab.gallery.command import gallery, picture
 from lab.train.command import app as train
 from lab.world.command import app as data
@@ -18,6 +20,8 @@ data.command("gallery")(gallery)
 data.command("picture")(picture)
 app.add_typer(data, name="data")
 app.add_typer(train, name="train")
+register_attack(app)
+register_evaluate(app)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import typer
 
 from lab.gallery.build import build_gallery
 from lab.gallery.picture import draw_picture
+from lab.precision import compute_dtype
 from lab.victims.victim import load_victim
 from lab.world.compose import World
 from models.manifest import WEIGHTS_DIRECTORY
@@ -31,9 +32,8 @@ def gallery(
     steps: Annotated[int, typer.Option(help="APGD steps.")] = 100,
 ) -> None:
     """Compose and attack the shipped test scenes."""
-    build_gallery(
-        World(world), load_victim(victim), out, num_scenes=num_scenes, epsilon=epsilon, steps=steps
-    )
+    attacked = load_victim(victim).astype(compute_dtype(torch.device("cpu")))
+    build_gallery(World(world), attacked, out, num_scenes=num_scenes, epsilon=epsilon, steps=steps)
 
 
 def picture(

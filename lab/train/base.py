@@ -11,7 +11,8 @@ from diffusers import UNet2DModel
 from torch import Tensor
 from torch.nn import functional
 
-from lab.train.loop import LoopSettings, compute_dtype, train_loop
+from lab.precision import compute_dtype
+from lab.train.loop import LoopSettings, train_loop
 from lab.world.compose import World
 from lab.world.scenes import scene_batch
 from models.purifier.denoiser import denoise

@@ -12,8 +12,9 @@ import torch
 import typer
 
 from lab.errors import LabError
+from lab.precision import compute_dtype
 from lab.train.base import train_base
-from lab.train.loop import LoopSettings, compute_dtype
+from lab.train.loop import LoopSettings
 from lab.train.mllm import train_mllm
 from lab.train.pairs import load_pairs, make_pairs
 from lab.train.publish import publish_mllm, publish_purifier

@@ -209,10 +209,3 @@ def _loader(batches: StepDataset, first: int, settings: LoopSettings) -> Iterato
             prefetch_factor=4 if settings.num_workers else None,
         )
     )
-
-
-def compute_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device multiplies it natively, else float32."""
-    if device.type == "cuda":
-        return torch.bfloat16
-    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
-from lab.train.loop import LoopSettings, compute_dtype, train_loop
+from lab.precision import compute_dtype
+from lab.train.loop import LoopSettings, train_loop
 from lab.train.vision import DenseTower, patch_labels
 from lab.victims.dialogue import Dialogue, tokenise
 from lab.victims.packing import PackedSequence, pack

@@ -15,8 +15,9 @@ from diffusers import UNet2DModel
 from torch import Tensor
 from torch.nn import functional
 
+from lab.precision import compute_dtype
 from lab.train.base import clean_crops
-from lab.train.loop import LoopSettings, compute_dtype, train_loop
+from lab.train.loop import LoopSettings, train_loop
 from lab.train.pairs import Pairs
 from lab.victims.victim import Victim
 from lab.world.compose import World

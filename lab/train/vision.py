@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lab.train.loop import LoopSettings, compute_dtype, train_loop
+from lab.precision import compute_dtype
+from lab.train.loop import LoopSettings, train_loop
 from lab.world.compose import World
 from lab.world.scenes import scene_batch
 from models.mllm.architecture import vision_tower
