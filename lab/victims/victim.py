@@ -63,7 +63,12 @@ class Victim:
         """A copy in another precision; this victim itself where nothing changes."""
         if dtype == self.dtype:
             return self
-        return replace(self, model=copy.deepcopy(self.model).to(dtype))
+        model = copy.deepcopy(self.model).to(dtype)
+        for module in model.modules():
+            # LeViT keeps its attention biases outside its buffers, in the precision of first use.
+            if hasattr(module, "attention_bias_cache"):
+                module.attention_bias_cache = {}
+        return replace(self, model=model)
 
     def pixel_values(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) float in [0, 1] to the model's input, differentiably."""

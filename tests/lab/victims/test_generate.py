@@ -45,8 +45,10 @@ def test_saved_victim_loads_alike(victim, photos, tmp_path):
     torch.testing.assert_close(loaded.image_tokens(photos), victim.image_tokens(photos))
 
 
-def test_precision_is_a_copy(victim):
+def test_precision_is_a_copy(victim, photos):
+    whole = victim.image_tokens(photos)
     half = victim.astype(torch.bfloat16)
+    torch.testing.assert_close(half.image_tokens(photos).float(), whole, atol=0.1, rtol=0.1)
     assert half.dtype is torch.bfloat16
     assert victim.dtype is torch.float32
     assert victim.astype(torch.float32) is victim
