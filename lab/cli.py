@@ -9,7 +9,7 @@ import typer
 from lab.attacks.command import register as register_attack
 from lab.errors import LabError
 from lab.evaluate.command import register as register_evaluate
-from lab.gallery.command import gallery, picture
+from lab.gallery.command import ask, gallery, picture
 from lab.train.command import app as train
 from lab.world.command import app as data
 
@@ -18,6 +18,7 @@ __all__ = ["main"]
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="CoDefend's laboratory.")
 data.command("gallery")(gallery)
 data.command("picture")(picture)
+data.command("ask")(ask)
 app.add_typer(data, name="data")
 app.add_typer(train, name="train")
 register_attack(app)

@@ -1,4 +1,4 @@
-"""``codefend-lab data gallery`` and ``codefend-lab data picture``."""
+"""``codefend-lab data gallery``, ``picture`` and ``ask``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 import typer
 
+from lab.gallery.ask import ask_gallery
 from lab.gallery.build import build_gallery
 from lab.gallery.picture import draw_picture
 from lab.precision import compute_dtype
@@ -16,7 +17,7 @@ from lab.world.compose import World
 from models.manifest import WEIGHTS_DIRECTORY
 from models.purifier.pipeline import PurificationPipeline
 
-__all__ = ["gallery", "picture"]
+__all__ = ["ask", "gallery", "picture"]
 
 
 def gallery(
@@ -48,3 +49,13 @@ def picture(
     """Draw the README's picture from real answers."""
     pipeline = PurificationPipeline.from_pretrained(purifier, torch_dtype=torch.float32)
     draw_picture(gallery, load_victim(victim), pipeline, out)
+
+
+def ask(
+    url: Annotated[str, typer.Option(help="Where the service answers.")] = "http://127.0.0.1:8000",
+    gallery: Annotated[Path, typer.Option(help="Folder of `data gallery`.")] = Path("gallery"),
+    key: Annotated[str, typer.Option(envvar="CODEFEND_API_KEY", help="API key.")] = "",
+    image: Annotated[str, typer.Option(help="attacked or clean")] = "attacked",
+) -> None:
+    """Ask a running service every question of the gallery and count the right answers."""
+    typer.echo(str(ask_gallery(gallery, url, key=key, image=image)))

@@ -91,7 +91,7 @@ def base(
 ) -> None:
     """Train the base diffusion model on clean photos and scenes."""
     settings = LoopSettings(
-        num_steps=steps, learning_rate=1e-3, ema_decay=0.999, weight_decay=0.0, max_minutes=minutes
+        num_steps=steps, learning_rate=1e-3, ema_decay=0.995, weight_decay=0.0, max_minutes=minutes
     )
     network = train_base(
         World(world), runs, settings, batch_size=batch_size, size_px=crop_px, seed=seed
@@ -145,7 +145,7 @@ def purifier(
     if not base_from.exists():
         raise LabError(f"{base_from} does not exist; make it with: codefend-lab train base")
     settings = LoopSettings(
-        num_steps=steps, learning_rate=6e-4, ema_decay=0.998, weight_decay=0.0, max_minutes=minutes
+        num_steps=steps, learning_rate=1e-3, ema_decay=0.996, weight_decay=0.0, max_minutes=minutes
     )
     network = train_purifier(
         PurificationPipeline.from_pretrained(base_from, torch_dtype=torch.float32).unet,

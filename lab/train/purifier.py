@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor
-from torch.nn import functional
 
 from lab.precision import compute_dtype
 from lab.train.base import clean_crops
@@ -109,8 +108,13 @@ def train_purifier(
 
 
 def _feature_distance(victim: Victim, purified: Tensor, clean: Tensor) -> Tensor:
-    """Mean over patches of the squared distance, relative to the clean features' mean square."""
+    """Mean over patches of the distance, relative to the length of the clean feature.
+
+    Not squared: a few attacks that throw features far would drown all the others.
+    """
     with torch.no_grad():
         wanted = victim.encoder_features(clean).float()
     features = victim.encoder_features(purified.clamp(0, 1)).float()
-    return functional.mse_loss(features, wanted) / wanted.square().mean()
+    distance = torch.linalg.vector_norm(features - wanted, dim=-1)
+    relative: Tensor = distance / torch.linalg.vector_norm(wanted, dim=-1)
+    return relative.mean()

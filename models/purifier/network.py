@@ -10,9 +10,9 @@ __all__ = ["build_network"]
 
 def build_network(
     *,
-    widths: tuple[int, ...] = (64, 96, 128),
+    widths: tuple[int, ...] = (32, 64, 128),
     num_layers: int = 2,
-    unshuffle: int = 4,
+    unshuffle: int = 2,
 ) -> UNet2DModel:
     """A U-Net whose output starts at zero, so that an untrained purifier changes nothing.
 
@@ -20,7 +20,8 @@ def build_network(
         widths: Channels at each resolution; each further one has half the side.
         num_layers: Residual blocks a resolution on the way down (one more on the way up).
         unshuffle: Pixels a side that are folded into channels at the entrance
-            (FFDNet, Zhang et al. 2018).
+            (FFDNet, Zhang et al. 2018). The first width must be well above 3 × its square:
+            narrower, the network could not pass its own input on.
     """
     network = UNet2DModel(
         in_channels=3 * unshuffle**2,
