@@ -18,7 +18,7 @@ from models.purifier.pipeline import PurificationPipeline
 from tests.service.pictures import png
 from tests.service.test_api import as_form
 
-START_TIMEOUT_S = 180
+START_TIMEOUT_S = 400
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from service.app import create_app
 from service.settings import Settings
 from tests.service.fake_engine import IMPORT_PATH
 
-READY_TIMEOUT_S = 60
+READY_TIMEOUT_S = 180
 
 
 class RunningService:
