@@ -28,7 +28,8 @@ def load_purifier(directory: Path, *, device: str = "cpu") -> tuple[Purification
     if not (directory / "model_index.json").exists():
         raise LabError(f"{directory} holds no purifier; make it with: codefend-lab train")
     pipeline = PurificationPipeline.from_pretrained(directory)
-    pipeline.to(device, torch.float32)
+    pipeline.unet.to(torch.float32)
+    pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline, weights_sha256(directory)
 
