@@ -89,7 +89,7 @@ def train_base(
             denoised = denoise(network, noisy, sigma)
         error = (denoised.float() - clean).square().mean(dim=(1, 2, 3))
         weight = 1 / (sigma.square() + 0.02**2)
-        return (weight * error).mean(), {"rmse": float(error.mean().sqrt())}
+        return (weight * error).mean(), {"rmse": float(error.detach().mean().sqrt())}
 
     batches = _CleanBatches(world, batch_size, size_px, seed)
     checkpoint = folder / "base.pt"

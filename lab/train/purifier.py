@@ -98,7 +98,7 @@ def train_purifier(
             features = _feature_distance(victim, purified, clean)
         pixels = (purified - clean).abs().mean()
         psnr = -10 * torch.log10((purified.clamp(0, 1) - clean).square().mean())
-        figures = {"psnr": float(psnr), "features": float(features.detach())}
+        figures = {"psnr": float(psnr.detach()), "features": float(features.detach())}
         return pixels + feature_weight * features, figures
 
     batches = _PairBatches(*data, batch_size, seed)

@@ -132,7 +132,7 @@ def test_a_network_learns_to_denoise(tmp_path: Path) -> None:
     clean = nn.functional.interpolate(coarse, 32, mode="bilinear")
     pipeline = PurificationPipeline(network, noise_level=0.1)
     errors = []
-    for _ in range(40):
+    for _ in range(200):
         purified = pipeline.purify_with_gradient(clean, generator)
         loss = (purified - clean).square().mean()
         optimizer.zero_grad()

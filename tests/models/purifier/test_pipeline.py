@@ -40,7 +40,7 @@ def test_a_saved_pipeline_gives_the_same_images(
     outputs = [
         p.purify(images, torch.Generator().manual_seed(1), num_steps=3) for p in (pipeline, loaded)
     ]
-    assert torch.equal(*outputs)
+    assert torch.allclose(*outputs, atol=1e-5)
     assert loaded.config.name == "tiny"
 
 
