@@ -128,6 +128,12 @@ def test_an_embedded_model_that_dies_is_replaced(client, process):
     assert client.post("/v1/caption", **as_form(png(), max_tokens=2)).status_code == 200
 
 
+def num_admitted(client):
+    prefix = 'codefend_stage_duration_seconds_count{stage="admit"} '
+    lines = client.get("/metrics").text.splitlines()
+    return next(float(line.removeprefix(prefix)) for line in lines if line.startswith(prefix))
+
+
 def test_sigterm_answers_what_was_accepted_and_ends_with_0(client, process, environment):
     model = embedded_model_of(process)
     statuses = []
@@ -135,9 +141,11 @@ def test_sigterm_answers_what_was_accepted_and_ends_with_0(client, process, envi
     def post():
         statuses.append(client.post("/v1/purify", **as_form(png(300, 300))).status_code)
 
+    before = num_admitted(client)
     thread = threading.Thread(target=post)
     thread.start()
-    time.sleep(0.1)
+    while num_admitted(client) == before:
+        time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 0
     thread.join()
