@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-import torch
 from tqdm import tqdm
 
-from lab.attacks.objectives import untargeted_loss
-from lab.attacks.pixels import attack_pixels
 from lab.attacks.registry import AttackConfig
-from lab.victims.dialogue import Dialogue
+from lab.attacks.scenes import attack_scenes
+from lab.evaluate.truth import truths
 from lab.victims.victim import Victim
 from lab.world.compose import World
 from lab.world.scenes import Scene, scenes
 from models.codec import encode_image
-from models.prompts.templates import render
 
 __all__ = ["build_gallery"]
 
@@ -47,28 +43,13 @@ def build_gallery(
     for start in tqdm(range(0, num_scenes, BATCH_SIZE), desc="gallery", unit="batch"):
         num = min(BATCH_SIZE, num_scenes - start)
         batch = scenes("test", num, GALLERY_SEED, world, start=start)
-        attacked = _attack(victim, batch, config)
+        attacked = attack_scenes(
+            config, victim, [scene.image for scene in batch], [truths(scene) for scene in batch]
+        )
         for scene, data in zip(batch, attacked, strict=True):
             entries.append(_write(out, world, scene, data, config))
     document = json.dumps(entries, indent=1, ensure_ascii=False)
     (out / "scenes.json").write_text(document + "\n", encoding="utf-8")
-
-
-def _attack(victim: Victim, batch: Sequence[Scene], config: AttackConfig) -> list[bytes]:
-    truths = [
-        [
-            Dialogue(render("caption"), scene.captions[0]),
-            *(Dialogue(render("vqa", q.question), q.answer) for q in scene.questions),
-        ]
-        for scene in batch
-    ]
-    return attack_pixels(
-        config.build(),
-        [scene.image for scene in batch],
-        untargeted_loss(victim, truths),
-        epsilon=config.epsilon,
-        generator=torch.Generator().manual_seed(config.seed),
-    )
 
 
 def _write(

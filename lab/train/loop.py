@@ -72,7 +72,6 @@ def train_loop(
     *,
     checkpoint: Path,
     label: str,
-    prepare: Callable[[], None] = lambda: None,
 ) -> None:
     """Train ``module`` in place, resuming from ``checkpoint`` where it exists.
 
@@ -84,11 +83,9 @@ def train_loop(
         loss_of: Gives the loss of a batch and figures for the progress bar.
         checkpoint: Written every two minutes and at the end or interruption.
         label: Name on the progress bar.
-        prepare: Called before the first step, once the state is restored.
     """
     state = _State(module, settings, checkpoint)
     state.restore()
-    prepare()
     module.train()
     started = time.monotonic() - state.elapsed_s
     loader = _loader(batches, state.step, settings)
