@@ -40,7 +40,7 @@ def attack(
         WEIGHTS_DIRECTORY / "mllm"
     ),
     name: Annotated[str, typer.Option("--attack", help="Name of the attack.")] = "apgd",
-    goal: Annotated[Goal, typer.Option(help="What is attacked.")] = "language",
+    goal: Annotated[Goal, typer.Option(help="What is attacked.")] = "margin",
     epsilon: Epsilon = 8,
     steps: Annotated[int, typer.Option(help="Attack steps.")] = 100,
     target: Target = "",
@@ -48,14 +48,14 @@ def attack(
 ) -> None:
     """Attack images against a victim; those already in OUT are left alone.
 
-    A gallery is attacked on the mean loss over its captions and questions; a folder's images on
-    what the victim says of them now.
+    A gallery is attacked on its captions and answers, a folder's images on what the victim says of
+    them now; towards a target, the goal is the language model's loss.
     """
     config = AttackConfig(
         name=name,
         epsilon=epsilon / 255,
         steps=steps,
-        goal=goal,
+        goal="language" if target and goal == "margin" else goal,
         targeted=bool(target),
         seed=seed,
     )

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from lab.attacks.interface import Objective
 from lab.victims.dialogue import Dialogue
-from lab.victims.likelihood import DialogueLoss
+from lab.victims.likelihood import DialogueLoss, capped_margin
 from lab.victims.victim import Victim
 
-__all__ = ["encoder_distance", "targeted_loss", "untargeted_loss"]
+__all__ = ["answer_margin", "encoder_distance", "targeted_loss", "untargeted_loss"]
 
 Metric = Literal["cosine", "l2"]
 
@@ -32,6 +32,22 @@ def untargeted_loss(victim: Victim, truths: Sequence[Sequence[Dialogue]]) -> Obj
         An objective of (B, 3, H, W) images.
     """
     return DialogueLoss(victim, truths)
+
+
+def answer_margin(victim: Victim, truths: Sequence[Sequence[Dialogue]]) -> Objective:
+    """Away from the truth, answer by answer: the mean capped margin of captions and answers.
+
+    Stronger than the cross-entropy where one image must spoil many answers: see
+    ``capped_margin``.
+
+    Args:
+        victim: the model attacked.
+        truths: for each image, its questions with their right answers.
+
+    Returns:
+        An objective of (B, 3, H, W) images.
+    """
+    return DialogueLoss(victim, truths, capped_margin)
 
 
 def targeted_loss(victim: Victim, targets: Sequence[Dialogue]) -> Objective:

@@ -13,7 +13,7 @@ from lab.attacks.pgd import PGD
 
 __all__ = ["ATTACKS", "AttackConfig"]
 
-Goal = Literal["language", "encoder"]
+Goal = Literal["language", "margin", "encoder"]
 
 ATTACKS: dict[str, Callable[[AttackConfig], Attack]] = {
     "pgd": lambda config: PGD(epsilon=config.epsilon, steps=config.steps, restarts=config.restarts),
@@ -33,7 +33,8 @@ class AttackConfig:
         epsilon: l-infinity radius as a fraction of the range.
         steps: gradient steps in each restart; 0 where the attack takes none.
         restarts: independent runs.
-        goal: whether the language model's loss or the encoder's features are attacked.
+        goal: the language model's cross-entropy, the margin of its right answers, or the
+            encoder's features.
         targeted: whether it heads for a chosen answer or image.
         seed: of its random starts.
     """
@@ -50,6 +51,8 @@ class AttackConfig:
         """Refuses an unknown name."""
         if self.name not in ATTACKS:
             raise ValueError(f"unknown attack {self.name!r}; known: {', '.join(sorted(ATTACKS))}")
+        if self.targeted and self.goal != "language":
+            raise ValueError(f"goal {self.goal!r} has no targeted form")
 
     def build(self) -> Attack:
         """The attack itself."""
@@ -60,7 +63,12 @@ class AttackConfig:
         """What the attack exploits, as reports group it."""
         if self.name == "uniform_noise":
             return "random_noise"
-        return "language_loss" if self.goal == "language" else "encoder_features"
+        return "encoder_features" if self.goal == "encoder" else "language_loss"
+
+    @property
+    def label(self) -> str:
+        """Search and goal, as a report's rows call the attack."""
+        return self.name if self.goal == "language" else f"{self.name}-{self.goal}"
 
     @property
     def is_held_out(self) -> bool:

@@ -8,7 +8,12 @@ import numpy as np
 import torch
 
 from lab.attacks.interface import Objective
-from lab.attacks.objectives import encoder_distance, targeted_loss, untargeted_loss
+from lab.attacks.objectives import (
+    answer_margin,
+    encoder_distance,
+    targeted_loss,
+    untargeted_loss,
+)
 from lab.attacks.pixels import attack_pixels
 from lab.attacks.registry import AttackConfig
 from lab.victims.dialogue import CAPTION_REQUEST, Dialogue
@@ -52,4 +57,4 @@ def _objective(
         return encoder_distance(victim, dequantise(torch.from_numpy(np.stack(list(images)))))
     if config.targeted:
         return targeted_loss(victim, [Dialogue(CAPTION_REQUEST, target) for target in targets])
-    return untargeted_loss(victim, truths)
+    return (answer_margin if config.goal == "margin" else untargeted_loss)(victim, truths)

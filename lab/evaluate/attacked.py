@@ -50,7 +50,7 @@ class AttackedImages:
             (H, W, 3) uint8 each, in order.
         """
         goal = "targeted" if config.targeted else "untargeted"
-        label = f"{config.name}-{config.goal}-{goal}-{round(config.epsilon * 255)}"
+        label = f"{config.label}-{goal}-{round(config.epsilon * 255)}"
         images: list[np.ndarray] = []
         starts = range(0, len(scenes), self.batch_size)
         for number, start in enumerate(tqdm(starts, desc=label, unit="batch", disable=None)):

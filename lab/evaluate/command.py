@@ -46,6 +46,7 @@ def evaluate(
     base: options.Base = WEIGHTS_DIRECTORY / "base",
     defences: options.Defences = ALL_DEFENCES,
     attack: options.Attack = "apgd",
+    goal: options.AttackGoal = "margin",
     steps: options.Steps = 100,
     restarts: options.Restarts = 1,
     epsilons: options.Epsilons = "4,8,16",
@@ -67,6 +68,7 @@ def evaluate(
     plan = Plan(
         tier=Tier(tier.value),
         attack=attack,
+        goal=goal,
         steps=steps,
         restarts=restarts,
         epsilon=main_epsilon,
@@ -113,10 +115,10 @@ def _radii(epsilons: str) -> list[int]:
 def _notes(conditions: list[Condition], trials: list[Trial], plan: Plan) -> str:
     """What a reader of the table must know: settings, and how the figures were made."""
     lines = [
-        f"Each image was attacked once ({plan.attack}, {plan.steps} steps, {plan.restarts} "
-        "restarts, all against the undefended model), rounded to whole levels and re-read from "
-        f"PNG; random defences drew their noise anew for {plan.seeds} seeds, deterministic ones "
-        "give the same for every seed.",
+        f"Each image was attacked once ({plan.attack} on the {plan.goal}, {plan.steps} steps, "
+        f"{plan.restarts} restarts, all against the undefended model; the targeted attack on the "
+        "cross-entropy), rounded to whole levels and re-read from PNG; random defences drew their "
+        f"noise anew for {plan.seeds} seeds, deterministic ones give the same for every seed.",
         "Brackets are 95 % intervals: Wilson's for rates, a bootstrap over scenes for the rest. "
         "Repetitions under other seeds do not count as items.",
         "Targeted success is an exact normalised match to the caption of another test scene that "

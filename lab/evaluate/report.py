@@ -62,7 +62,7 @@ def rows_of(
     return [
         Row(
             tier=tier,
-            attack=attack.name if attack else "none",
+            attack=attack.label if attack else "none",
             family=attack.family if attack else "none",
             held_out=attack.is_held_out if attack else False,
             targeted=attack.targeted if attack else False,

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lab.attacks.interface import Tier
-from lab.attacks.registry import AttackConfig
+from lab.attacks.registry import AttackConfig, Goal
 from lab.evaluate.attacked import AttackedImages
 from lab.evaluate.marks import Marks, mark
 from lab.evaluate.measures import (
@@ -41,9 +41,10 @@ class Plan:
     Attributes:
         tier: ``clean`` attacks nothing; ``t0`` is the oblivious attacker.
         attack: name of the attack.
+        goal: what the untargeted attack moves; the targeted one moves the cross-entropy.
         steps: gradient steps in each restart.
         restarts: independent runs.
-        epsilon: main l-infinity radius in levels of 255, on all scenes.
+        epsilon: main l-infinity radius in levels of 255, on all scenes; targeted there alone.
         other_epsilons: further radii, on the first ``num_scenes_other`` scenes.
         num_scenes_other: see above; sanity noise uses as many.
         seeds: how many seeds of the defence's noise.
@@ -52,6 +53,7 @@ class Plan:
 
     tier: Tier = Tier.OBLIVIOUS
     attack: str = "apgd"
+    goal: Goal = "margin"
     steps: int = 100
     restarts: int = 1
     epsilon: int = 8
@@ -72,6 +74,7 @@ class Plan:
             epsilon=epsilon / 255,
             steps=self.steps,
             restarts=self.restarts,
+            goal="language" if targeted else self.goal,
             targeted=targeted,
             seed=self.seed,
         )
@@ -90,7 +93,7 @@ class _ImageSet:
         if self.attack is None:
             return "clean"
         goal = "targeted" if self.attack.targeted else "untargeted"
-        return f"{self.attack.name} {goal} {round(self.attack.epsilon * 255)}/255"
+        return f"{self.attack.label} {goal} {round(self.attack.epsilon * 255)}/255"
 
 
 class Evaluation:
@@ -154,7 +157,7 @@ class Evaluation:
         sizes += [(other, plan.num_scenes_other) for other in plan.other_epsilons]
         for epsilon, num in sizes:
             scenes = self._scenes[:num]
-            for is_targeted in (False, True):
+            for is_targeted in (False, True) if epsilon == plan.epsilon else (False,):
                 config = plan.config(epsilon, targeted=is_targeted)
                 wanted = targets[: len(scenes)] if is_targeted else None
                 yield _ImageSet(config, self._attacked(config, scenes, wanted), wanted)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from lab.attacks.registry import AttackConfig
 from lab.baselines.choose import Trial, choose_settings
@@ -55,7 +56,8 @@ class SettingChooser:
             clean_share: of the undefended clean accuracy, what a setting must keep.
         """
         whole = self._accuracy(NO_DEFENCE, self._clean)
-        return choose_settings(defences, self._score, least_clean=clean_share * whole)
+        trials = tqdm(defences, desc="settings", disable=None)
+        return choose_settings(trials, self._score, least_clean=clean_share * whole)
 
     def _score(self, defence: Defence) -> tuple[float, float]:
         return self._accuracy(defence, self._attacked), self._accuracy(defence, self._clean)

@@ -35,10 +35,12 @@ def build_gallery(
     """Write ``scenes.json`` and the images of the first test scenes of the gallery's seed.
 
     Scenes are taken as they come: none is left out because its attack or its defence failed. Each
-    is attacked by APGD on the mean loss over its caption and all its questions.
+    is attacked by APGD on the mean margin of its caption and all its answers.
     """
     (out / "images").mkdir(parents=True, exist_ok=True)
-    config = AttackConfig(name="apgd", epsilon=epsilon, steps=steps, seed=GALLERY_SEED)
+    config = AttackConfig(
+        name="apgd", goal="margin", epsilon=epsilon, steps=steps, seed=GALLERY_SEED
+    )
     entries = []
     for start in tqdm(range(0, num_scenes, BATCH_SIZE), desc="gallery", unit="batch"):
         num = min(BATCH_SIZE, num_scenes - start)
@@ -64,7 +66,7 @@ def _write(
         "attacked": attacked_path,
         "caption": scene.captions[0],
         "questions": [{"question": q.question, "answer": q.answer} for q in scene.questions],
-        "attack": {"name": config.name, "epsilon": config.epsilon, "target": None},
+        "attack": {"name": config.label, "epsilon": config.epsilon, "target": None},
         "licence": _licence(world.photo_paths["test"][scene.layout.photo]),
     }
 

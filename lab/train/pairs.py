@@ -11,7 +11,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lab.attacks.interface import Objective
-from lab.attacks.objectives import encoder_distance, targeted_loss, untargeted_loss
+from lab.attacks.objectives import (
+    answer_margin,
+    encoder_distance,
+    targeted_loss,
+    untargeted_loss,
+)
 from lab.attacks.pgd import PGD
 from lab.attacks.pixels import quantise_within
 from lab.errors import LabError
@@ -25,7 +30,7 @@ from models.quantise import dequantise
 __all__ = ["Pairs", "load_pairs", "make_pairs"]
 
 EPSILON_RANGE = (2 / 255, 16 / 255)
-RECIPES = ("untargeted", "targeted", "encoder-away", "encoder-towards")
+RECIPES = ("untargeted", "margin", "targeted", "encoder-away", "encoder-towards")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +92,11 @@ def _objective(recipe: str, victim: Victim, batch: SceneBatch, clean: Tensor) ->
     captions = [Dialogue(request, references[0]) for references in batch.captions]
     if recipe == "targeted":
         return targeted_loss(victim, [captions[-1], *captions[:-1]])
-    return untargeted_loss(
-        victim,
-        [
-            [caption, *(Dialogue(render("vqa", q.question), q.answer) for q in questions)]
-            for caption, questions in zip(captions, batch.questions, strict=True)
-        ],
-    )
+    truths = [
+        [caption, *(Dialogue(render("vqa", q.question), q.answer) for q in questions)]
+        for caption, questions in zip(captions, batch.questions, strict=True)
+    ]
+    return (answer_margin if recipe == "margin" else untargeted_loss)(victim, truths)
 
 
 def load_pairs(folder: Path) -> Pairs:

@@ -1,8 +1,9 @@
-"""The victim's cross-entropy on given answers, differentiable in the image; attacks move it."""
+"""How likely the victim finds given answers, differentiable in the image; attacks move it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -15,32 +16,72 @@ from lab.victims.dialogue import Dialogue, TokenisedDialogue, chat_prompt, token
 from lab.victims.packing import PackedSequence, pack
 from lab.victims.victim import Victim
 
-__all__ = ["DialogueLoss", "PackedTokenLosses", "UnpackedTokenLosses"]
+__all__ = [
+    "DialogueLoss",
+    "PackedAnswers",
+    "UnpackedAnswers",
+    "capped_margin",
+    "mean_cross_entropy",
+]
 
 Groups = Sequence[Sequence[TokenisedDialogue]]
+AnswerScore = Callable[..., Tensor]
+"""Logits (M, V), right ids (M,) and the answer of each token (M,) to scores of answers (A,)."""
 
 
-class TokenLosses(Protocol):
-    """Cross-entropy of every supervised token, by image, dialogue and place."""
+class AnswerLogits(Protocol):
+    """What the victim predicts where it should say the answers, by image, dialogue and place."""
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) float in [0, 1] to (M,) float32."""
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) float in [0, 1] to logits (M, V) float32 and the right ids (M,)."""
         ...
 
 
+def mean_cross_entropy(logits: Tensor, right: Tensor, answer_of: Tensor) -> Tensor:
+    """Mean over an answer's tokens of their cross-entropy."""
+    losses = F.cross_entropy(logits, right, reduction="none")
+    return _by_answer(losses, answer_of, "mean")
+
+
+def capped_margin(
+    logits: Tensor, right: Tensor, answer_of: Tensor, *, confidence: float = 5.0
+) -> Tensor:
+    """By how much an answer's worst token loses against another token, at most ``confidence``.
+
+    The margin of Carlini & Wagner 2017 ("Towards Evaluating the Robustness of Neural Networks",
+    f6), where one wrong token makes an answer wrong. Cross-entropy still grows once an answer is
+    wrong, and hardly where it is sure: of several answers, it pushes those that are lost already.
+    """
+    own = logits.gather(1, right[:, None])
+    others = logits.scatter(1, right[:, None], -torch.inf).amax(dim=1)
+    return _by_answer(others - own[:, 0], answer_of, "amax").clamp_max(confidence)
+
+
+def _by_answer(values: Tensor, answer_of: Tensor, reduce: str) -> Tensor:
+    num_answers = int(answer_of[-1]) + 1
+    empty = torch.zeros(num_answers, dtype=values.dtype, device=values.device)
+    return empty.scatter_reduce(0, answer_of, values, reduce, include_self=False)
+
+
 class DialogueLoss:
-    """Mean over an image's dialogues of the mean cross-entropy of the answer's tokens.
+    """Mean over an image's dialogues of the score of the answer.
 
     Every dialogue weighs the same, so that a long caption does not drown one-word answers.
     LLaVA's dialogues are packed into one sequence an image; other models read them one by one.
     """
 
-    def __init__(self, victim: Victim, dialogues: Sequence[Sequence[Dialogue]]) -> None:
+    def __init__(
+        self,
+        victim: Victim,
+        dialogues: Sequence[Sequence[Dialogue]],
+        score: AnswerScore = mean_cross_entropy,
+    ) -> None:
         """Prepares the loss of a batch.
 
         Args:
             victim: whose loss it is.
             dialogues: for each image of the batch, what is asked and answered; at least one each.
+            score: what an answer contributes; higher where it is less likely.
 
         Raises:
             ValueError: where an image has no dialogue.
@@ -48,26 +89,23 @@ class DialogueLoss:
         if not dialogues or not all(dialogues):
             raise ValueError("every image needs at least one dialogue")
         groups = [[tokenise(victim.processor, d) for d in group] for group in dialogues]
-        self.token_losses: TokenLosses = (
-            PackedTokenLosses(victim, groups)
+        self.answer_logits: AnswerLogits = (
+            PackedAnswers(victim, groups)
             if _is_packable(victim, groups)
-            else UnpackedTokenLosses(victim, groups)
+            else UnpackedAnswers(victim, groups)
         )
-        shares = [
-            (row, 1.0 / (len(group) * (len(d.after) - d.num_prompt)))
-            for row, group in enumerate(groups)
-            for d in group
-            for _ in range(len(d.after) - d.num_prompt)
-        ]
-        self._num_images = len(groups)
-        self._rows = torch.tensor([row for row, _ in shares], device=victim.device)
-        self._weights = torch.tensor([weight for _, weight in shares], device=victim.device)
+        lengths = [len(d.after) - d.num_prompt for group in groups for d in group]
+        images = [row for row, group in enumerate(groups) for _ in group]
+        answers = torch.arange(len(lengths), device=victim.device)
+        self._score = partial(
+            score, answer_of=answers.repeat_interleave(torch.tensor(lengths, device=victim.device))
+        )
+        self._image_of = torch.tensor(images, device=victim.device)
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) float in [0, 1] to losses (B,), on the images' device."""
-        losses = self.token_losses(images) * self._weights
-        total = torch.zeros(self._num_images, device=losses.device)
-        return total.index_add(0, self._rows, losses).to(images.device)
+        scores = self._score(*self.answer_logits(images))
+        return _by_answer(scores, self._image_of, "mean").to(images.device)
 
 
 def _is_packable(victim: Victim, groups: Groups) -> bool:
@@ -80,7 +118,7 @@ def _is_packable(victim: Victim, groups: Groups) -> bool:
     return attention in {"sdpa", "eager"} and alike
 
 
-class PackedTokenLosses:
+class PackedAnswers:
     """All dialogues of an image in one sequence, the image read once."""
 
     def __init__(self, victim: Victim, groups: Groups) -> None:
@@ -89,8 +127,8 @@ class PackedTokenLosses:
         self._groups = groups
         self._packed: tuple[PackedSequence, Tensor, Tensor] | None = None
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """See ``TokenLosses.__call__``."""
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``AnswerLogits.__call__``."""
         model = self._victim.model
         image_tokens = self._victim.image_tokens(images)
         if self._packed is None:
@@ -105,7 +143,7 @@ class PackedTokenLosses:
             use_cache=False,
         ).last_hidden_state
         logits = model.lm_head(hidden[packed.rows, packed.sources])
-        return F.cross_entropy(logits.float(), packed.targets.to(text.device), reduction="none")
+        return logits.float(), packed.targets.to(text.device)
 
     def _lay_out(self, image_tokens: Tensor) -> tuple[PackedSequence, Tensor, Tensor]:
         packed = pack(self._groups, image_tokens.shape[1])
@@ -116,7 +154,7 @@ class PackedTokenLosses:
         return packed, text, blocked
 
 
-class UnpackedTokenLosses:
+class UnpackedAnswers:
     """One sequence a dialogue, through the model's own ``forward``."""
 
     def __init__(self, victim: Victim, groups: Groups) -> None:
@@ -125,8 +163,8 @@ class UnpackedTokenLosses:
         self._dialogues = [dialogue for group in groups for dialogue in group]
         self._owners = torch.tensor([row for row, group in enumerate(groups) for _ in group])
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """See ``TokenLosses.__call__``."""
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``AnswerLogits.__call__``."""
         processor, device = self._victim.processor, self._victim.device
         num_image_tokens = _count_image_tokens(processor, images.shape[-1], images.shape[-2])
         ids, attention, rows, sources, targets = [], [], [], [], []
@@ -145,8 +183,7 @@ class UnpackedTokenLosses:
             attention_mask=torch.tensor(attention, device=device),
             pixel_values=self._victim.pixel_values(images)[self._owners.to(device)],
         ).logits
-        wanted = torch.tensor(targets, device=device)
-        return F.cross_entropy(logits[rows, sources].float(), wanted, reduction="none")
+        return logits[rows, sources].float(), torch.tensor(targets, device=device)
 
 
 def _count_image_tokens(processor: Any, width: int, height: int) -> int:

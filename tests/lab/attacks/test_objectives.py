@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from lab.attacks.objectives import encoder_distance, targeted_loss, untargeted_loss
+from lab.attacks.objectives import (
+    answer_margin,
+    encoder_distance,
+    targeted_loss,
+    untargeted_loss,
+)
 from lab.attacks.pgd import PGD
 from lab.victims.dialogue import Dialogue
 
@@ -15,6 +20,7 @@ TARGETS = [Dialogue("describe the image.", text) for text in ("a cat", "yes", "a
 def objectives(victim, photos):
     return {
         "untargeted": untargeted_loss(victim, TRUTHS),
+        "margin": answer_margin(victim, TRUTHS),
         "targeted": targeted_loss(victim, TARGETS),
         "cosine": encoder_distance(victim, photos),
         "l2": encoder_distance(victim, photos, metric="l2"),
@@ -22,7 +28,7 @@ def objectives(victim, photos):
     }
 
 
-@pytest.mark.parametrize("name", ["untargeted", "targeted", "cosine", "l2", "towards"])
+@pytest.mark.parametrize("name", ["untargeted", "margin", "targeted", "cosine", "l2", "towards"])
 def test_attack_raises_objective(name, victim, photos):
     objective = objectives(victim, photos)[name]
     generator = torch.Generator().manual_seed(0)

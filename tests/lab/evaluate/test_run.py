@@ -87,8 +87,8 @@ def test_rows_cover_the_plan(finished):
     for defence in ("none", "codefend", "jpeg"):
         assert ("clean", "none", False, 0, defence) in found
         for epsilon in (8, 16):
-            assert ("t0", "apgd", False, epsilon, defence) in found
-            assert ("t0", "apgd", True, epsilon, defence) in found
+            assert ("t0", "apgd-margin", False, epsilon, defence) in found
+        assert ("t0", "apgd", True, 8, defence) in found
     assert ("t0", "uniform_noise", False, 8, "none") in found
     metrics = {(r.defence, r.metric) for r in rows}
     assert ("codefend", "accuracy_lead:jpeg") in metrics

@@ -70,13 +70,13 @@ def test_a_patch_belongs_to_what_covers_it_enough() -> None:
 def test_pairs_keep_their_bound_resume_and_load(
     world: World, victim: Victim, tmp_path: Path
 ) -> None:
-    make_pairs(world, victim, tmp_path, num_pairs=8, steps=1, batch_size=2)
+    make_pairs(world, victim, tmp_path, num_pairs=10, steps=1, batch_size=2)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    make_pairs(world, victim, tmp_path, num_pairs=8, steps=1, batch_size=2)
+    make_pairs(world, victim, tmp_path, num_pairs=10, steps=1, batch_size=2)
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     pairs = load_pairs(tmp_path)
     difference = (pairs.clean.int() - pairs.attacked.int()).abs().amax((1, 2, 3))
-    assert len(difference) == 8
+    assert len(difference) == 10
     assert torch.all(difference > 0)
     assert torch.all(difference <= pairs.epsilon * 255)
 
@@ -93,9 +93,7 @@ def test_the_mllm_is_trained_published_and_loaded(world: World, tmp_path: Path) 
     weights.mkdir()
     publish_mllm(model, processor, command="made here", weights=weights)
     assert load_victim(weights / "mllm").model.dtype == torch.float32
-    again, _ = train_mllm(
-        world, tower, tmp_path / "more", TINY, start_from=weights / "mllm", batch_size=2, seed=1
-    )
+    again, _ = train_mllm(world, weights / "mllm", tmp_path / "more", TINY, batch_size=2, seed=1)
     assert again.num_parameters() == model.num_parameters()
 
 

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from lab.victims.dialogue import Dialogue, chat_prompt, tokenise
-from lab.victims.likelihood import DialogueLoss, PackedTokenLosses, UnpackedTokenLosses
+from lab.victims.generate import generate
+from lab.victims.likelihood import (
+    DialogueLoss,
+    PackedAnswers,
+    UnpackedAnswers,
+    capped_margin,
+    mean_cross_entropy,
+)
 from lab.victims.packing import pack
 
 DIALOGUES = [
@@ -19,18 +26,21 @@ def groups(victim):
     return [[tokenise(victim.processor, d) for d in group] for group in DIALOGUES]
 
 
-def test_packed_token_losses_equal_unpacked(victim, photos, groups):
-    packed = PackedTokenLosses(victim, groups)(photos)
-    unpacked = UnpackedTokenLosses(victim, groups)(photos)
+def test_packed_logits_equal_unpacked(victim, photos, groups):
+    packed, right = PackedAnswers(victim, groups)(photos)
+    unpacked, same = UnpackedAnswers(victim, groups)(photos)
     assert packed.std() > 0.1
     torch.testing.assert_close(packed, unpacked, atol=1e-4, rtol=1e-4)
+    assert torch.equal(right, same)
 
 
 def test_packed_gradients_equal_unpacked(victim, photos, groups):
     gradients = []
-    for token_losses in (PackedTokenLosses(victim, groups), UnpackedTokenLosses(victim, groups)):
+    for answers in (PackedAnswers(victim, groups), UnpackedAnswers(victim, groups)):
         images = photos.clone().requires_grad_(True)
-        gradients.append(torch.autograd.grad(token_losses(images).sum(), images)[0])
+        logits, right = answers(images)
+        loss = torch.nn.functional.cross_entropy(logits, right, reduction="sum")
+        gradients.append(torch.autograd.grad(loss, images)[0])
     torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-3)
 
 
@@ -51,17 +61,39 @@ def test_loss_equals_the_stock_models_own(victim, photos):
     torch.testing.assert_close(ours, stock[None], atol=1e-4, rtol=1e-4)
 
 
-def test_each_dialogue_weighs_the_same(victim, photos):
-    together = DialogueLoss(victim, [DIALOGUES[0]])(photos[:1])
-    apart = [DialogueLoss(victim, [[dialogue]])(photos[:1]) for dialogue in DIALOGUES[0]]
+@pytest.mark.parametrize("score", [mean_cross_entropy, capped_margin])
+def test_each_dialogue_weighs_the_same(victim, photos, score):
+    together = DialogueLoss(victim, [DIALOGUES[0]], score)(photos[:1])
+    apart = [DialogueLoss(victim, [[dialogue]], score)(photos[:1]) for dialogue in DIALOGUES[0]]
     torch.testing.assert_close(together, torch.stack(apart).mean(dim=0), atol=1e-4, rtol=1e-4)
 
 
+def test_margin_is_below_zero_where_greedy_decoding_gives_the_answer(victim, photos):
+    """What the victim says greedily has a negative margin; the same with another last word, not."""
+    asked = "what is at the top left?"
+    pixels = [(photo.permute(1, 2, 0) * 255).byte().numpy() for photo in photos[:1]]
+    ((said,),) = generate(victim, pixels, [[asked]], max_new_tokens=4)
+    image = torch.from_numpy(pixels[0]).permute(2, 0, 1)[None] / 255
+    logits, _ = PackedAnswers(victim, [[tokenise(victim.processor, Dialogue(asked, said))]])(image)
+    own = logits.argmax(dim=1)
+    answer = torch.zeros(len(own), dtype=torch.long)
+    assert capped_margin(logits, own, answer) < 0
+    wrong = own.clone()
+    wrong[-1] = (wrong[-1] + 1) % logits.shape[1]
+    assert capped_margin(logits, wrong, answer) > 0
+
+
+def test_margin_counts_the_worst_token_of_each_answer_and_is_capped():
+    logits = torch.tensor([[3.0, 1.0, 0.0], [0.0, 2.0, 1.0], [9.0, 0.0, 0.0]])
+    scores = capped_margin(logits, torch.tensor([0, 2, 1]), torch.tensor([0, 0, 1]))
+    torch.testing.assert_close(scores, torch.tensor([1.0, 5.0]))
+
+
 def test_llava_is_packed_and_flash_attention_is_not(victim, monkeypatch):
-    assert isinstance(DialogueLoss(victim, DIALOGUES).token_losses, PackedTokenLosses)
+    assert isinstance(DialogueLoss(victim, DIALOGUES).answer_logits, PackedAnswers)
     config = victim.model.model.language_model.config
     monkeypatch.setattr(config, "_attn_implementation_internal", "flash_attention_2")
-    assert isinstance(DialogueLoss(victim, DIALOGUES).token_losses, UnpackedTokenLosses)
+    assert isinstance(DialogueLoss(victim, DIALOGUES).answer_logits, UnpackedAnswers)
 
 
 def test_blocks_see_the_image_and_themselves_only(groups):
