@@ -62,18 +62,14 @@ def mllm(
     tower_settings = LoopSettings(
         num_steps=vision_steps, learning_rate=2e-3, ema_decay=0.998, max_minutes=vision_minutes
     )
-    tower = train_vision(scenes, runs, tower_settings, batch_size=batch_size, seed=seed)
+    start = start_from or train_vision(
+        scenes, runs, tower_settings, batch_size=batch_size, seed=seed
+    )
     settings = LoopSettings(
         num_steps=steps, learning_rate=1.5e-3, ema_decay=0.998, max_minutes=minutes
     )
     model, processor = train_mllm(
-        scenes,
-        tower,
-        runs,
-        settings,
-        start_from=start_from,
-        batch_size=batch_size * 3 // 4,
-        seed=seed,
+        scenes, start, runs, settings, batch_size=batch_size * 3 // 4, seed=seed
     )
     publish_mllm(model, processor, command=_this_command(), weights=weights)
 

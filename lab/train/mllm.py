@@ -5,6 +5,7 @@ Trained to be good and ordinary: on clean scenes only, never on attacked ones.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from lab.victims.packing import PackedSequence, pack
 from lab.world.compose import World
 from lab.world.instructions import conversations, corpus
 from lab.world.language import questions
-from lab.world.layout import sample_layout
+from lab.world.layout import CELL_NAMES, sample_layout
 from lab.world.scenes import scene_batch
 from models.mllm.architecture import NUM_IMAGE_TOKENS, llava_config
 from models.mllm.processor import build_processor
@@ -34,20 +35,44 @@ PLACE_WEIGHT = 0.1
 CORPUS_SCENES = 3000
 
 
-class _Student(nn.Module):
-    """The model in training, with two linear readers of its patch features.
+class _NameReader(nn.Module):
+    """Reads from a visual token which of some names it fits: its cosine to their embeddings.
 
-    One keeps saying what stands in a patch; the other says where the patch is, because LeViT's
-    attention knows offsets only and "where" cannot be answered from what the features leave out.
+    So that the language model finds a thing that the question names, and the place where it
+    stands, by likeness: the alignment of CLIP, dense, towards the model's own word embeddings.
     """
 
-    def __init__(self, llava: LlavaForConditionalGeneration, classifier: nn.Linear) -> None:
+    def __init__(self, processor: LlavaProcessor, names: Sequence[str]) -> None:
         super().__init__()
-        self.llava, self.classifier = llava, classifier
-        self.place = nn.Linear(classifier.in_features, NUM_IMAGE_TOKENS)
+        tokens = [processor.tokenizer(f" {name}")["input_ids"] for name in names]
+        weights = torch.zeros(len(names), len(processor.tokenizer))
+        for row, ids in zip(weights, tokens, strict=True):
+            row[ids] = 1 / len(ids)
+        self.weights = nn.Buffer(weights, persistent=False)
+        self.log_scale = nn.Parameter(torch.tensor(2.5))
+
+    def forward(self, visual: Tensor, embeddings: Tensor) -> Tensor:
+        """Visual tokens (B, 64, D) and word embeddings (V, D) to logits (B, 64, names)."""
+        names = functional.normalize(self.weights @ embeddings.detach(), dim=-1)
+        return functional.normalize(visual.float(), dim=-1) @ names.T * self.log_scale.exp()
+
+
+class _Student(nn.Module):
+    """The model in training, and what its visual tokens must tell: what stands there, and where.
+
+    LeViT's attention knows offsets only: a place must be taught, or it is left out.
+    """
+
+    def __init__(
+        self, llava: LlavaForConditionalGeneration, processor: LlavaProcessor, kinds: Sequence[str]
+    ) -> None:
+        super().__init__()
+        self.llava = llava
+        self.kinds = _NameReader(processor, kinds)
+        self.places = _NameReader(processor, CELL_NAMES)
 
     def forward(self, images: Tensor, packed: PackedSequence) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits of tokens (M, vocabulary), of kinds (B, 64, classes) and places (B, 64, 64)."""
+        """Logits of tokens (M, vocabulary), of kinds (B, 64, kinds) and of cells (B, 64, 9)."""
         model = self.llava.model
         tower = model.vision_tower(images.float() / 127.5 - 1)
         visual = model.multi_modal_projector(tower.last_hidden_state)
@@ -62,8 +87,8 @@ class _Student(nn.Module):
             use_cache=False,
         ).last_hidden_state
         logits = self.llava.lm_head(hidden[packed.rows, packed.sources])
-        features = tower.last_hidden_state.float()
-        return logits.float(), self.classifier(features), self.place(features)
+        words = embed.weight
+        return logits.float(), self.kinds(visual, words), self.places(visual, words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,33 +117,39 @@ class _Batches:
 
 def train_mllm(
     world: World,
-    tower: DenseTower,
+    start: DenseTower | Path,
     folder: Path,
     settings: LoopSettings,
     *,
-    start_from: Path | None = None,
     batch_size: int = 48,
     seed: int = 0,
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """Train on scenes of the train split, from a tower already trained on dense labels.
+    """Train on scenes of the train split.
 
-    ``start_from`` names a saved model to train on instead of a new one around the tower; give
-    another ``seed`` then, and it sees new scenes.
+    Args:
+        world: Where scenes come from.
+        start: A tower already trained on dense labels, or a saved model to train on; give another
+            ``seed`` then, and it sees new scenes.
+        folder: Where the checkpoint goes.
+        settings: Length and rates.
+        batch_size: Scenes a step.
+        seed: Of data and weights.
 
     Returns:
         The model in eval mode and its processor, ready for ``save_pretrained``.
     """
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if start_from is None:
-        processor = _fit_processor(world, seed)
-        model = _assemble(processor, tower)
+    if isinstance(start, Path):
+        processor = AutoProcessor.from_pretrained(start)
+        model = LlavaForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
     else:
-        processor = AutoProcessor.from_pretrained(start_from)
-        model = LlavaForConditionalGeneration.from_pretrained(start_from, dtype=torch.float32)
+        processor = _fit_processor(world, seed)
+        model = _assemble(processor, start)
     model.set_attn_implementation({"text_config": "eager"})  # the faster backward under a mask
-    student = _Student(model, tower.classifier).to(device)
+    student = _Student(model, processor, world.class_names).to(device)
     dtype = compute_dtype(device)
+    cells = _cells().to(device)
 
     def loss_of(
         batch: tuple[Tensor, Tensor, PackedSequence],
@@ -128,16 +159,23 @@ def train_mllm(
             logits, kinds, places = student(images, packed)
         loss = functional.cross_entropy(logits, packed.targets)
         dense = functional.cross_entropy(kinds.flatten(0, 1), targets.flatten())
-        here = torch.arange(NUM_IMAGE_TOKENS, device=device).repeat(len(images))
-        place = functional.cross_entropy(places.flatten(0, 1), here)
+        place = functional.cross_entropy(places.flatten(0, 1), cells.repeat(len(images)))
         correct = (logits.argmax(-1) == packed.targets).float().mean()
-        figures = {"token_accuracy": float(correct), "place": float(place.detach())}
+        figures = {"token_accuracy": float(correct), "dense": float(dense.detach())}
+        figures["place"] = float(place.detach())
         return loss + DENSE_WEIGHT * dense + PLACE_WEIGHT * place, figures
 
     batches = _Batches(world, processor, batch_size, seed)
     checkpoint = folder / "mllm.pt"
     train_loop(student, batches, loss_of, settings, checkpoint=checkpoint, label="language model")
     return student.llava, processor
+
+
+def _cells() -> Tensor:
+    """(64,) the cell of the 3×3 grid of places in which the middle of each patch lies."""
+    side = int(NUM_IMAGE_TOKENS**0.5)
+    third = torch.div(torch.arange(side) * 3 + 1, side, rounding_mode="floor")
+    return (3 * third[:, None] + third[None, :]).flatten()
 
 
 def _to(packed: PackedSequence, device: torch.device) -> PackedSequence:
@@ -154,14 +192,6 @@ def _fit_processor(world: World, seed: int) -> LlavaProcessor:
 
 
 def _assemble(processor: LlavaProcessor, tower: DenseTower) -> LlavaForConditionalGeneration:
-    tokenizer = processor.tokenizer
-    config = llava_config(
-        vocab_size=len(tokenizer),
-        image_token_id=processor.image_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    model = LlavaForConditionalGeneration(config)
+    model = LlavaForConditionalGeneration(llava_config(processor))
     model.model.vision_tower.load_state_dict(tower.tower.state_dict())
     return model

@@ -20,6 +20,9 @@ __all__ = [
 ]
 
 CANNOT_TELL = "i cannot tell"
+SIGNLESS_RATE = 0.1
+"""Share of scenes without a readable sign that are asked what their sign says."""
+
 _NUMBERS = ("zero", "one", "two", "three")
 _PLURALS = {"animal": "animals", "food": "foods", "vehicle": "vehicles", "thing": "things"}
 _CATEGORY_OF = {kind.name: kind.category for kind in KINDS}
@@ -84,13 +87,20 @@ def _sign_phrase(layout: Layout) -> str:
 
 
 def questions(layout: Layout, rng: np.random.Generator) -> tuple[Question, ...]:
-    """One question of each type, wording drawn from ``rng``; some ask for what is not there."""
-    return tuple(ask(layout, rng) for ask in _ASKERS)
+    """One question of each type, wording drawn from ``rng``; some ask for what is not there.
+
+    Most scenes have no sign: those are seldom asked what it says, or "i cannot tell" would be
+    right so often that the question alone gave the answer away.
+    """
+    asked = [ask(layout, rng) for ask in _ASKERS]
+    if asked[-1].answer == CANNOT_TELL and rng.random() >= SIGNLESS_RATE:
+        asked.pop()
+    return tuple(asked)
 
 
 def drill(layout: Layout, rng: np.random.Generator) -> tuple[Question, ...]:
     """More of what is learned last, because every name must be matched to its look."""
-    return (_ask_exists(layout, rng), _ask_exists(layout, rng), _ask_where(layout, rng))
+    return tuple(ask(layout, rng) for ask in (_ask_exists, _ask_where) for _ in range(2))
 
 
 def _pick(rng: np.random.Generator, *wordings: str) -> str:

@@ -22,7 +22,7 @@ class Scene:
     Attributes:
         image: (H, W, 3) uint8.
         captions: Five references; the first is the canonical one.
-        questions: One of each type.
+        questions: At most one of each type.
         objects: Names of the kinds that stand in it.
         index: Its number in the stream of its split and seed.
         layout: What the image was drawn from.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from transformers import LevitConfig, LevitModel, LlamaConfig, LlavaConfig
+from transformers import LevitConfig, LevitModel, LlamaConfig, LlavaConfig, LlavaProcessor
 
 __all__ = ["IMAGE_SIDE_PX", "NUM_IMAGE_TOKENS", "llava_config", "vision_config", "vision_tower"]
 
@@ -35,33 +35,30 @@ def vision_tower(*, hidden_size: int = 256, depth: int = 6) -> LevitModel:
 
 
 def llava_config(
+    processor: LlavaProcessor,
     *,
-    vocab_size: int,
-    image_token_id: int,
-    pad_token_id: int,
-    bos_token_id: int,
-    eos_token_id: int,
     vision: LevitConfig | None = None,
     hidden_size: int = 192,
     depth: int = 4,
 ) -> LlavaConfig:
-    """The configuration of the whole model."""
+    """The configuration of the whole model, for the tokens of ``processor``."""
+    tokenizer = processor.tokenizer
     text = LlamaConfig(
-        vocab_size=vocab_size,
+        vocab_size=len(tokenizer),
         hidden_size=hidden_size,
         intermediate_size=hidden_size * 8 // 3,
         num_hidden_layers=depth,
         num_attention_heads=hidden_size // 32,
         max_position_embeddings=512,
         tie_word_embeddings=True,
-        pad_token_id=pad_token_id,
-        bos_token_id=bos_token_id,
-        eos_token_id=eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
     )
     return LlavaConfig(
         vision_config=vision or vision_config(),
         text_config=text,
-        image_token_index=image_token_id,
+        image_token_index=processor.image_token_id,
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
         image_seq_length=NUM_IMAGE_TOKENS,

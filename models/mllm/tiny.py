@@ -22,17 +22,8 @@ _CORPUS = (
 def tiny_mllm(seed: int = 0) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """A model and its processor, in eval mode; answers are noise, the same for the same seed."""
     processor = build_processor(_CORPUS, vocab_size=300)
-    tokenizer = processor.tokenizer
-    config = llava_config(
-        vocab_size=len(tokenizer),
-        image_token_id=processor.image_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        vision=vision_config(hidden_size=32, depth=1),
-        hidden_size=32,
-        depth=1,
-    )
+    vision = vision_config(hidden_size=32, depth=1)
+    config = llava_config(processor, vision=vision, hidden_size=32, depth=1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(config).eval()

@@ -3,6 +3,7 @@ import pytest
 
 from lab.world.compose import World
 from lab.world.kinds import KINDS
+from lab.world.language import questions
 from lab.world.layout import SPLITS, sample_layout
 from lab.world.scenes import scene_batch, scenes
 
@@ -65,8 +66,16 @@ def test_every_answer_follows_from_the_layout(world: World) -> None:
             and "not" not in by_kind["count"].question
         ):
             assert by_kind["count"].answer == ("zero", "one", "two", "three")[len(scene.objects)]
-        if scene.layout.sign is None:
+        if scene.layout.sign is None and "sign" in by_kind:
             assert by_kind["sign"].answer == "i cannot tell"
+
+
+def test_few_sign_questions_are_asked_where_no_sign_can_be_read() -> None:
+    rng = np.random.default_rng(2)
+    asked = [questions(sample_layout(rng, "train", 3), rng) for _ in range(2000)]
+    signs = [question.answer for group in asked for question in group if question.kind == "sign"]
+    assert len(signs) > 400
+    assert 0.1 < np.mean([answer == "i cannot tell" for answer in signs]) < 0.4
 
 
 @pytest.mark.parametrize("size_px", [128, 200, 256])
