@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import torch
 import typer
 
 from lab.attacks.interface import Tier
+from lab.attacks.registry import Goal
 from lab.baselines.choose import Trial
 from lab.errors import LabError
 from lab.evaluate import options
@@ -17,7 +19,7 @@ from lab.evaluate.outcomes import Condition
 from lab.evaluate.prior import QuestionPrior
 from lab.evaluate.provenance import provenance
 from lab.evaluate.report import Row, rows_of, write_report
-from lab.evaluate.run import Evaluation, Plan, prior_measures
+from lab.evaluate.run import WORST, Evaluation, Plan, prior_measures
 from lab.evaluate.truth import TrueScene
 from lab.evaluate.tune import SettingChooser
 from lab.evaluate.worlds import training_questions, world_scenes
@@ -46,7 +48,7 @@ def evaluate(
     base: options.Base = WEIGHTS_DIRECTORY / "base",
     defences: options.Defences = ALL_DEFENCES,
     attack: options.Attack = "apgd",
-    goal: options.AttackGoal = "margin",
+    goals: options.AttackGoals = "language,margin",
     steps: options.Steps = 100,
     restarts: options.Restarts = 1,
     epsilons: options.Epsilons = "4,8,16",
@@ -68,7 +70,7 @@ def evaluate(
     plan = Plan(
         tier=Tier(tier.value),
         attack=attack,
-        goal=goal,
+        goals=_goals(goals),
         steps=steps,
         restarts=restarts,
         epsilon=main_epsilon,
@@ -99,10 +101,18 @@ def _prior_rows(victim: Victim, scenes: Sequence[TrueScene], plan: Plan) -> list
         prior_measures(prior, scenes),
         tier=Tier.CLEAN,
         attack=None,
+        attack_label="none",
         defence="none",
         victim=victim.name,
         seeds=plan.seeds,
     )
+
+
+def _goals(names: str) -> tuple[Goal, ...]:
+    wanted = tuple(goal for goal in get_args(Goal) if goal in names.split(","))
+    if len(wanted) != len(names.split(",")):
+        raise LabError(f"--goals takes names from {', '.join(get_args(Goal))}; got {names}")
+    return wanted
 
 
 def _radii(epsilons: str) -> list[int]:
@@ -115,10 +125,13 @@ def _radii(epsilons: str) -> list[int]:
 def _notes(conditions: list[Condition], trials: list[Trial], plan: Plan) -> str:
     """What a reader of the table must know: settings, and how the figures were made."""
     lines = [
-        f"Each image was attacked once ({plan.attack} on the {plan.goal}, {plan.steps} steps, "
-        f"{plan.restarts} restarts, all against the undefended model; the targeted attack on the "
-        "cross-entropy), rounded to whole levels and re-read from PNG; random defences drew their "
-        f"noise anew for {plan.seeds} seeds, deterministic ones give the same for every seed.",
+        f"Attacks: {plan.attack}, {plan.steps} steps, {plan.restarts} restarts, all against the "
+        "undefended model, rounded to whole levels and re-read from PNG. Without a suffix the "
+        "cross-entropy of the right caption and answers is moved (of the target caption, where "
+        "targeted), with -margin their capped margin, with -encoder the features. Each image is "
+        f"attacked once for all its answers; {WORST} counts an answer that any of the untargeted "
+        "attacks at the radius spoils. Random defences drew their noise anew for "
+        f"{plan.seeds} seeds, deterministic ones give the same for every seed.",
         "Brackets are 95 % intervals: Wilson's for rates, a bootstrap over scenes for the rest. "
         "Repetitions under other seeds do not count as items.",
         "Targeted success is an exact normalised match to the caption of another test scene that "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from lab.evaluate.outcomes import Outcome
 from lab.evaluate.truth import TrueScene
 from lab.victims.answers import is_match, normalise
 
-__all__ = ["Marks", "mark"]
+__all__ = ["Marks", "mark", "worst"]
 
 _REFUSAL = normalise("i cannot tell")
 
@@ -115,6 +115,19 @@ def mark(
         psnr_db=_table(o.psnr_db for o in outcomes),
         ssim=_table(o.ssim for o in outcomes),
     )
+
+
+def worst(rivals: Sequence[Marks]) -> Marks:
+    """Item by item and seed by seed the worst of several attacks on the same scenes."""
+    lowest = {
+        name: np.minimum.reduce([getattr(marks, name) for marks in rivals])
+        for name in ("right", "cider", "named", "psnr_db", "ssim")
+    }
+    highest = {
+        name: np.maximum.reduce([getattr(marks, name) for marks in rivals])
+        for name in ("refused", "hit")
+    }
+    return replace(rivals[0], **lowest, **highest)
 
 
 def _table(rows: object) -> Floats:

@@ -9,12 +9,11 @@ from typing import Annotated
 import typer
 
 from lab.attacks.interface import Tier
-from lab.attacks.registry import Goal
 
 __all__ = [
     "Attack",
     "AttackDtype",
-    "AttackGoal",
+    "AttackGoals",
     "Base",
     "Defences",
     "Device",
@@ -66,7 +65,7 @@ Purifier = Annotated[Path, typer.Option(help="Our purifier.")]
 Base = Annotated[Path, typer.Option(help="DiffPure's network, before fine-tuning.")]
 Defences = Annotated[str, typer.Option(help="Comma-separated names.")]
 Attack = Annotated[str, typer.Option(help="Name of the attack.")]
-AttackGoal = Annotated[Goal, typer.Option("--goal", help="What the untargeted attack moves.")]
+AttackGoals = Annotated[str, typer.Option("--goals", help="What the untargeted attacks move.")]
 Steps = Annotated[int, typer.Option(help="Attack steps.")]
 Restarts = Annotated[int, typer.Option(help="Attack restarts.")]
 Epsilons = Annotated[str, typer.Option(help="Radii in levels of 255, comma-separated.")]

