@@ -21,6 +21,7 @@ __all__ = [
     "MainEpsilon",
     "NumOther",
     "NumScenes",
+    "NumTargeted",
     "NumValidation",
     "Out",
     "Precision",
@@ -71,6 +72,9 @@ Restarts = Annotated[int, typer.Option(help="Attack restarts.")]
 Epsilons = Annotated[str, typer.Option(help="Radii in levels of 255, comma-separated.")]
 MainEpsilon = Annotated[int, typer.Option(help="The radius tried on all scenes.")]
 NumScenes = Annotated[int, typer.Option(help="Scenes, clean and at the main radius.")]
+NumTargeted = Annotated[
+    int, typer.Option("--num-scenes-targeted", help="Scenes also attacked towards a caption.")
+]
 NumOther = Annotated[int, typer.Option("--num-scenes-other", help="Scenes at other radii.")]
 NumValidation = Annotated[int, typer.Option(help="Scenes that settings are chosen on.")]
 Seeds = Annotated[int, typer.Option(help="Seeds of the defence's noise.")]
