@@ -43,7 +43,7 @@ def test_every_scene_has_its_truth_its_bound_and_its_licence(gallery: Path) -> N
         )
         assert 0 < np.abs(clean - attacked).max() <= 8
         assert entry["caption"]
-        assert len(entry["questions"]) == 6
+        assert len(entry["questions"]) in {5, 6}  # few signless scenes are asked for their sign
         assert "MIT" in entry["licence"]
 
 
