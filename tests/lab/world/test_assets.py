@@ -1,10 +1,11 @@
+import os
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from lab.errors import LabError
-from lab.world.assets import build_world_file
+from lab.world.assets import build_world_file, fetch_packages
 from lab.world.compose import World
 
 
@@ -38,3 +39,26 @@ def test_the_same_photo_in_two_sizes_is_kept_once(
 def test_a_missing_world_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="codefend-lab data build"):
         World(tmp_path / "nothing.npz")
+
+
+CLIENTS = {
+    "apt-get": 'touch "$2_1.0_all.deb"',
+    "dpkg-deb": 'test -f "$2" && mkdir -p "$3" && touch "$3/photo.png"',
+    "npm": "touch sprite.webp && tar -czf sprites.tgz sprite.webp",
+}
+
+
+def test_packages_are_unpacked_into_a_relative_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, script in CLIENTS.items():
+        client = tmp_path / "bin" / name
+        client.parent.mkdir(exist_ok=True)
+        client.write_text(f"#!/bin/sh\nset -e\n{script}\n")
+        client.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    monkeypatch.chdir(tmp_path)
+    photos, sprites = fetch_packages(Path("work/packages"))
+    assert len(list(photos.rglob("photo.png"))) == 5
+    assert (sprites / "sprite.webp").exists()
+    assert not list((tmp_path / "work").rglob("*.deb"))
