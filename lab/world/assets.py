@@ -46,6 +46,7 @@ def fetch_packages(into: Path) -> tuple[Path, Path]:
     """
     into = into.resolve()  # the clients run inside it
     photos, sprites = into / "photos", into / "sprites"
+    photos.mkdir(parents=True, exist_ok=True)
     for package in tqdm(PHOTO_PACKAGES, desc="photos", unit="package"):
         if not (photos / package).exists():
             _run(["apt-get", "download", package], into)

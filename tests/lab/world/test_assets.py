@@ -43,7 +43,7 @@ def test_a_missing_world_says_how_to_make_it(tmp_path: Path) -> None:
 
 CLIENTS = {
     "apt-get": 'touch "$2_1.0_all.deb"',
-    "dpkg-deb": 'test -f "$2" && mkdir -p "$3" && touch "$3/photo.png"',
+    "dpkg-deb": 'test -f "$2" && mkdir "$3" && touch "$3/photo.png"',
     "npm": "touch sprite.webp && tar -czf sprites.tgz sprite.webp",
 }
 
