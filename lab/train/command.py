@@ -14,15 +14,16 @@ import typer
 from lab.errors import LabError
 from lab.precision import compute_dtype
 from lab.train.base import train_base
-from lab.train.loop import LoopSettings
+from lab.train.loop import LoopSettings, default_workers
 from lab.train.mllm import train_mllm
 from lab.train.pairs import load_pairs, make_pairs
 from lab.train.publish import publish_mllm, publish_purifier
-from lab.train.purifier import train_purifier
+from lab.train.purifier import PurifierLoss, train_purifier
 from lab.train.vision import train_vision
 from lab.victims.victim import Victim, load_victim
 from lab.world.compose import World
 from models.manifest import WEIGHTS_DIRECTORY
+from models.mllm.architecture import ARCHITECTURES
 from models.purifier.pipeline import PurificationPipeline
 
 __all__ = ["app"]
@@ -35,9 +36,11 @@ Weights = Annotated[Path, typer.Option(help="Where finished weights go.")]
 Minutes = Annotated[float, typer.Option(help="Stop after so many minutes of training.")]
 Steps = Annotated[int, typer.Option(help="Optimiser steps.")]
 Batch = Annotated[int, typer.Option("--batch-size", help="Images a step.")]
+Workers = Annotated[int, typer.Option("--num-workers", help="Processes that make batches.")]
 Seed = Annotated[int, typer.Option(help="Of data, weights and noise.")]
 VictimSource = Annotated[str, typer.Option("--victim", help="Model directory or hub id.")]
 
+DEFAULT_WORKERS = default_workers()
 WORLD_FILE = Path("work/world.npz")
 RUNS = Path("work/runs")
 
@@ -52,26 +55,45 @@ def mllm(
     vision_minutes: Minutes = math.inf,
     minutes: Minutes = math.inf,
     batch_size: Batch = 64,
+    num_workers: Workers = DEFAULT_WORKERS,
     seed: Seed = 0,
+    architecture: Annotated[str, typer.Option(help=f"One of {', '.join(ARCHITECTURES)}.")] = "vit",
+    name: Annotated[str, typer.Option(help="Folder of the finished weights.")] = "mllm",
     start_from: Annotated[
         Path | None, typer.Option(help="Train on this saved model; give another --seed then.")
     ] = None,
 ) -> None:
-    """Train the embedded MLLM: first its tower on dense patch labels, then the whole."""
+    """Train an embedded MLLM: first its tower on dense patch labels, then the whole."""
+    if architecture not in ARCHITECTURES:
+        raise LabError(f"unknown architecture {architecture}; known: {', '.join(ARCHITECTURES)}")
+    folder = runs / name
     scenes = World(world)
     tower_settings = LoopSettings(
-        num_steps=vision_steps, learning_rate=2e-3, ema_decay=0.998, max_minutes=vision_minutes
+        num_steps=vision_steps,
+        learning_rate=2e-3,
+        ema_decay=0.998,
+        max_minutes=vision_minutes,
+        num_workers=num_workers,
     )
     start = start_from or train_vision(
-        scenes, runs, tower_settings, batch_size=batch_size, seed=seed
+        scenes,
+        ARCHITECTURES[architecture],
+        folder,
+        tower_settings,
+        batch_size=batch_size,
+        seed=seed,
     )
     settings = LoopSettings(
-        num_steps=steps, learning_rate=1.5e-3, ema_decay=0.998, max_minutes=minutes
+        num_steps=steps,
+        learning_rate=1.5e-3,
+        ema_decay=0.998,
+        max_minutes=minutes,
+        num_workers=num_workers,
     )
     model, processor = train_mllm(
-        scenes, start, runs, settings, batch_size=batch_size * 3 // 4, seed=seed
+        scenes, start, folder, settings, batch_size=batch_size * 3 // 4, seed=seed
     )
-    publish_mllm(model, processor, command=_this_command(), weights=weights)
+    publish_mllm(model, processor, name=name, command=_this_command(), weights=weights)
 
 
 @app.command("base")
@@ -82,12 +104,18 @@ def base(
     steps: Steps = 3000,
     minutes: Minutes = math.inf,
     batch_size: Batch = 32,
+    num_workers: Workers = DEFAULT_WORKERS,
     crop_px: Annotated[int, typer.Option(help="Side of the training crops.")] = 64,
     seed: Seed = 0,
 ) -> None:
     """Train the base diffusion model on clean photos and scenes."""
     settings = LoopSettings(
-        num_steps=steps, learning_rate=1e-3, ema_decay=0.995, weight_decay=0.0, max_minutes=minutes
+        num_steps=steps,
+        learning_rate=1e-3,
+        ema_decay=0.995,
+        weight_decay=0.0,
+        max_minutes=minutes,
+        num_workers=num_workers,
     )
     network = train_base(
         World(world), runs, settings, batch_size=batch_size, size_px=crop_px, seed=seed
@@ -105,6 +133,9 @@ def pairs(
     num_pairs: Annotated[int, typer.Option("--num", help="Pairs to make.")] = 4096,
     attack_steps: Annotated[int, typer.Option(help="PGD steps.")] = 10,
     batch_size: Batch = 32,
+    share: Annotated[
+        str, typer.Option(help="Make only batches i of every n, as i/n: several commands at once.")
+    ] = "0/1",
     seed: Seed = 0,
 ) -> None:
     """Attack training scenes on the victim and keep attacked and clean side by side."""
@@ -115,6 +146,7 @@ def pairs(
         num_pairs=num_pairs,
         steps=attack_steps,
         batch_size=batch_size,
+        share=_share(share),
         seed=seed,
     )
 
@@ -133,6 +165,11 @@ def purifier(
     minutes: Minutes = math.inf,
     batch_size: Batch = 16,
     feature_weight: Annotated[float, typer.Option(help="0 leaves the feature loss out.")] = 0.1,
+    through_share: Annotated[
+        float, typer.Option(help="Share of a batch attacked through the purifier itself.")
+    ] = 0.0,
+    through_steps: Annotated[int, typer.Option(help="Gradient steps of that attack.")] = 5,
+    num_workers: Workers = DEFAULT_WORKERS,
     noise_level: Annotated[float, typer.Option(help="Default of the finished pipeline.")] = 0.05,
     version: Annotated[str, typer.Option(help="Name of this training.")] = "1",
     seed: Seed = 0,
@@ -141,7 +178,12 @@ def purifier(
     if not base_from.exists():
         raise LabError(f"{base_from} does not exist; make it with: codefend-lab train base")
     settings = LoopSettings(
-        num_steps=steps, learning_rate=1e-3, ema_decay=0.996, weight_decay=0.0, max_minutes=minutes
+        num_steps=steps,
+        learning_rate=1e-3,
+        ema_decay=0.996,
+        weight_decay=0.0,
+        max_minutes=minutes,
+        num_workers=num_workers,
     )
     network = train_purifier(
         PurificationPipeline.from_pretrained(base_from, torch_dtype=torch.float32).unet,
@@ -150,7 +192,11 @@ def purifier(
         runs,
         settings,
         batch_size=batch_size,
-        feature_weight=feature_weight,
+        loss=PurifierLoss(
+            feature_weight=feature_weight,
+            through_share=through_share,
+            through_steps=through_steps,
+        ),
         seed=seed,
     )
     publish_purifier(
@@ -166,6 +212,13 @@ def purifier(
 def _load(source: str) -> Victim:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return load_victim(source, device=device).astype(compute_dtype(torch.device(device)))
+
+
+def _share(text: str) -> tuple[int, int]:
+    part, _, of = text.partition("/")
+    if not (part.isdecimal() and of.isdecimal() and int(part) < int(of)):
+        raise LabError(f"--share must be i/n with i below n, not {text}")
+    return int(part), int(of)
 
 
 def _this_command() -> str:

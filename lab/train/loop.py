@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,9 +15,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-__all__ = ["LoopSettings", "StepDataset", "train_loop"]
+__all__ = ["LoopSettings", "StepDataset", "default_workers", "train_loop"]
 
 CHECKPOINT_EVERY_S = 120.0
+
+
+def default_workers() -> int:
+    """All cores but the one that trains, and at least one."""
+    return max(1, len(os.sched_getaffinity(0)) - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +44,7 @@ class LoopSettings:
     clip_norm: float = 1.0
     ema_decay: float | None = None
     max_minutes: float = math.inf
-    num_workers: int = 1
+    num_workers: int = field(default_factory=default_workers)
 
     def __post_init__(self) -> None:
         """Refuse what cannot train."""
@@ -123,6 +128,7 @@ class _State:
             _decay_groups(self.trained, settings.weight_decay),
             lr=settings.learning_rate,
             betas=(0.9, 0.98),
+            fused=self.trained[0].device.type == "cuda",
         )
         self.average = {name: value.detach().clone() for name, value in module.state_dict().items()}
         self.step, self.elapsed_s = 0, 0.0
@@ -152,11 +158,12 @@ class _State:
         if self.settings.ema_decay is None:
             return
         decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
-        for name, value in self.module.state_dict().items():
-            if value.is_floating_point():
-                self.average[name].lerp_(value, 1 - decay)
-            else:
-                self.average[name].copy_(value)
+        state = self.module.state_dict()
+        floating = [name for name, value in state.items() if value.is_floating_point()]
+        averages = [self.average[name] for name in floating]
+        torch._foreach_lerp_(averages, [state[name] for name in floating], 1 - decay)
+        for name in state.keys() - set(floating):
+            self.average[name].copy_(state[name])
 
     def save(self) -> None:
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -203,6 +210,7 @@ def _loader(batches: StepDataset, first: int, settings: LoopSettings) -> Iterato
             dataset,
             batch_size=None,
             num_workers=settings.num_workers,
+            pin_memory=torch.cuda.is_available(),
             prefetch_factor=4 if settings.num_workers else None,
         )
     )

@@ -6,7 +6,7 @@ Trained to be good and ordinary: on clean scenes only, never on attacked ones.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProc
 
 from lab.precision import compute_dtype
 from lab.train.loop import LoopSettings, train_loop
-from lab.train.vision import DenseTower, patch_labels
+from lab.train.vision import DenseTower, patch_features, patch_labels
 from lab.victims.dialogue import Dialogue, tokenise
 from lab.victims.packing import PackedSequence, pack
 from lab.world.compose import World
@@ -25,7 +25,7 @@ from lab.world.instructions import conversations, corpus
 from lab.world.language import questions
 from lab.world.layout import CELL_NAMES, sample_layout
 from lab.world.scenes import scene_batch
-from models.mllm.architecture import NUM_IMAGE_TOKENS, llava_config
+from models.mllm.architecture import NUM_IMAGE_TOKENS, Architecture, llava_config
 from models.mllm.processor import build_processor
 
 __all__ = ["train_mllm"]
@@ -74,8 +74,7 @@ class _Student(nn.Module):
     def forward(self, images: Tensor, packed: PackedSequence) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of tokens (M, vocabulary), of kinds (B, 64, kinds) and of cells (B, 64, 9)."""
         model = self.llava.model
-        tower = model.vision_tower(images.float() / 127.5 - 1)
-        visual = model.multi_modal_projector(tower.last_hidden_state)
+        visual = model.multi_modal_projector(patch_features(model.vision_tower, images))
         embed = self.llava.get_input_embeddings()
         before = embed(packed.before).expand(len(images), -1, -1).to(visual.dtype)
         text = embed(packed.text).to(visual.dtype)
@@ -91,12 +90,11 @@ class _Student(nn.Module):
         return logits.float(), self.kinds(visual, words), self.places(visual, words)
 
 
-@dataclass(frozen=True, slots=True)
 class _Batches:
-    world: World
-    processor: LlavaProcessor
-    batch_size: int
-    seed: int
+    def __init__(self, world: World, processor: LlavaProcessor, batch_size: int, seed: int) -> None:
+        self.world, self.batch_size, self.seed = world, batch_size, seed
+        # Questions come again and again; to render their template is most of a batch's work.
+        self._tokenise = lru_cache(maxsize=1 << 17)(partial(tokenise, processor))
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor, PackedSequence]:
         first = step * self.batch_size
@@ -106,7 +104,7 @@ class _Batches:
         rng = np.random.default_rng([self.seed, 3, step])
         groups = [
             [
-                tokenise(self.processor, Dialogue(prompt, answer))
+                self._tokenise(Dialogue(prompt, answer))
                 for prompt, answer in conversations(layout, asked, rng)
             ]
             for layout, asked in zip(batch.layouts, batch.questions, strict=True)
@@ -144,7 +142,7 @@ def train_mllm(
         processor = AutoProcessor.from_pretrained(start)
         model = LlavaForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
     else:
-        processor = _fit_processor(world, seed)
+        processor = _fit_processor(world, start.architecture, seed)
         model = _assemble(processor, start)
     model.set_attn_implementation({"text_config": "eager"})  # the faster backward under a mask
     student = _Student(model, processor, world.class_names).to(device)
@@ -183,15 +181,15 @@ def _to(packed: PackedSequence, device: torch.device) -> PackedSequence:
     return PackedSequence(**fields)
 
 
-def _fit_processor(world: World, seed: int) -> LlavaProcessor:
+def _fit_processor(world: World, architecture: Architecture, seed: int) -> LlavaProcessor:
     rng = np.random.default_rng([seed, 2])
     num_photos = len(world.photos["train"])
     layouts = [sample_layout(rng, "train", num_photos) for _ in range(CORPUS_SCENES)]
     asked = [questions(layout, rng) for layout in layouts]
-    return build_processor(corpus(layouts, asked, rng))
+    return build_processor(corpus(layouts, asked, rng), architecture)
 
 
 def _assemble(processor: LlavaProcessor, tower: DenseTower) -> LlavaForConditionalGeneration:
-    model = LlavaForConditionalGeneration(llava_config(processor))
+    model = LlavaForConditionalGeneration(llava_config(processor, tower.architecture))
     model.model.vision_tower.load_state_dict(tower.tower.state_dict())
     return model

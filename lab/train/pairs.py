@@ -27,7 +27,7 @@ from lab.world.scenes import SceneBatch, scene_batch
 from models.prompts.templates import render
 from models.quantise import dequantise
 
-__all__ = ["Pairs", "load_pairs", "make_pairs"]
+__all__ = ["EPSILON_RANGE", "Pairs", "load_pairs", "make_pairs"]
 
 EPSILON_RANGE = (2 / 255, 16 / 255)
 RECIPES = ("untargeted", "margin", "targeted", "encoder-away", "encoder-towards")
@@ -50,15 +50,18 @@ def make_pairs(
     num_pairs: int,
     steps: int = 10,
     batch_size: int = 32,
+    share: tuple[int, int] = (0, 1),
     seed: int = 0,
 ) -> None:
     """Attack scenes of the train split by PGD, one recipe and one ε a batch, into ``folder``.
 
     Every batch is a file of its own; those already there are kept, so an interrupted run resumes.
+    A ``share`` (i, n) makes only the batches i, i + n, …: n processes fill one folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    starts = range(0, num_pairs, batch_size)
-    for number, first in enumerate(tqdm(starts, desc="pairs", unit="batch")):
+    part, of = share
+    for number in tqdm(range(part, -(-num_pairs // batch_size), of), desc="pairs", unit="batch"):
+        first = number * batch_size
         path = folder / f"pairs-{number:05d}.npz"
         if path.exists():
             continue

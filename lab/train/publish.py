@@ -21,13 +21,14 @@ def publish_mllm(
     model: LlavaForConditionalGeneration,
     processor: LlavaProcessor,
     *,
+    name: str,
     command: str,
     weights: Path = WEIGHTS_DIRECTORY,
 ) -> None:
-    """Save the MLLM in half precision and list it."""
-    model.to(torch.float16).save_pretrained(weights / "mllm")
-    processor.save_pretrained(weights / "mllm")
-    _list("mllm", command, weights)
+    """Save an MLLM in half precision and list it."""
+    model.to(torch.float16).save_pretrained(weights / name)
+    processor.save_pretrained(weights / name)
+    _list(name, command, weights)
 
 
 def publish_purifier(

@@ -15,11 +15,10 @@ from lab.precision import compute_dtype
 from lab.train.loop import LoopSettings, train_loop
 from lab.world.compose import World
 from lab.world.scenes import scene_batch
-from models.mllm.architecture import vision_tower
+from models.mllm.architecture import NUM_IMAGE_TOKENS, PATCH_PX, Architecture, vision_tower
 
-__all__ = ["DenseTower", "train_vision"]
+__all__ = ["DenseTower", "patch_features", "patch_labels", "train_vision"]
 
-PATCH_PX = 16
 FOREGROUND_SHARE = 0.3
 BACKGROUND_WEIGHT = 0.3
 
@@ -27,18 +26,25 @@ BACKGROUND_WEIGHT = 0.3
 class DenseTower(nn.Module):
     """A vision tower with a linear classifier on each of its 8×8 patch features."""
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, architecture: Architecture) -> None:
         super().__init__()
-        self.tower = vision_tower()
+        self.architecture = architecture
+        self.tower = vision_tower(architecture)
         self.classifier = nn.Linear(self.tower.config.hidden_size, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, 128, 128) uint8 → logits (B, 64, classes)."""
         dtype = compute_dtype(images.device)
         with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-            features = self.tower(images.float() / 127.5 - 1).last_hidden_state
+            features = patch_features(self.tower, images)
         logits: Tensor = self.classifier(features.float())
         return logits
+
+
+def patch_features(tower: nn.Module, images: Tensor) -> Tensor:
+    """(B, 3, 128, 128) uint8 → (B, 64, C), the class token of a ViT left out."""
+    features: Tensor = tower(images.float() / 127.5 - 1).last_hidden_state
+    return features[:, -NUM_IMAGE_TOKENS:]
 
 
 def patch_labels(labels: Tensor, num_classes: int) -> Tensor:
@@ -65,12 +71,18 @@ class _DenseBatches:
 
 
 def train_vision(
-    world: World, folder: Path, settings: LoopSettings, *, batch_size: int = 64, seed: int = 0
+    world: World,
+    architecture: Architecture,
+    folder: Path,
+    settings: LoopSettings,
+    *,
+    batch_size: int = 64,
+    seed: int = 0,
 ) -> DenseTower:
     """Train a tower on dense labels; the checkpoint in ``folder`` is resumed where there is one."""
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = DenseTower(len(world.class_names)).to(device)
+    model = DenseTower(len(world.class_names), architecture).to(device)
     weight = torch.ones(len(world.class_names), device=device)
     weight[0] = BACKGROUND_WEIGHT
 

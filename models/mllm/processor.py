@@ -8,11 +8,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from models.mllm.architecture import IMAGE_SIDE_PX, NUM_IMAGE_TOKENS
+from models.mllm.architecture import IMAGE_SIDE_PX, PATCH_PX, Architecture
 
 __all__ = ["build_processor"]
 
-PATCH_PX = IMAGE_SIDE_PX // int(NUM_IMAGE_TOKENS**0.5)
 _SPECIAL = {
     "pad_token": "<pad>",
     "bos_token": "<bos>",
@@ -37,11 +36,14 @@ _CHAT_TEMPLATE = """\
 """
 
 
-def build_processor(corpus: Iterable[str], *, vocab_size: int = 900) -> LlavaProcessor:
+def build_processor(
+    corpus: Iterable[str], architecture: Architecture, *, vocab_size: int = 900
+) -> LlavaProcessor:
     """Fit the tokenizer on ``corpus``; any other text still becomes bytes, never an unknown token.
 
     Args:
         corpus: Texts that the model will read and write.
+        architecture: Whose tower reads the image.
         vocab_size: Most tokens, 256 bytes and the special tokens included.
     """
     backend = Tokenizer(models.BPE())
@@ -67,6 +69,7 @@ def build_processor(corpus: Iterable[str], *, vocab_size: int = 900) -> LlavaPro
         image_processor=SiglipImageProcessorPil(size=side, resample=3),
         tokenizer=tokenizer,
         patch_size=PATCH_PX,
-        vision_feature_select_strategy="full",
+        num_additional_image_tokens=int(architecture.tower == "vit"),  # its class token
+        vision_feature_select_strategy=architecture.feature_select_strategy,
         chat_template=_CHAT_TEMPLATE,
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from models.mllm.architecture import llava_config, vision_config
+from models.mllm.architecture import Architecture, llava_config
 from models.mllm.processor import build_processor
 
 __all__ = ["tiny_mllm"]
@@ -19,11 +21,15 @@ _CORPUS = (
 )
 
 
-def tiny_mllm(seed: int = 0) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+def tiny_mllm(
+    seed: int = 0, *, tower: Literal["vit", "levit"] = "vit"
+) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """A model and its processor, in eval mode; answers are noise, the same for the same seed."""
-    processor = build_processor(_CORPUS, vocab_size=300)
-    vision = vision_config(hidden_size=32, depth=1)
-    config = llava_config(processor, vision=vision, hidden_size=32, depth=1)
+    architecture = Architecture(
+        tower=tower, vision_width=32, vision_depth=1, text_width=32, text_depth=1
+    )
+    processor = build_processor(_CORPUS, architecture, vocab_size=300)
+    config = llava_config(processor, architecture)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(config).eval()

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ from lab.train.loop import LoopSettings, train_loop
 from lab.train.mllm import train_mllm
 from lab.train.pairs import load_pairs, make_pairs
 from lab.train.publish import publish_mllm, publish_purifier, record_figures
-from lab.train.purifier import train_purifier
+from lab.train.purifier import PurifierLoss, train_purifier
+from lab.train.through import attack_through
 from lab.train.vision import patch_labels, train_vision
 from lab.victims.victim import Victim, load_victim
 from lab.world.compose import World
 from models.manifest import read_manifest, verify_weights
+from models.mllm.architecture import Architecture
 from models.purifier.network import build_network
 from models.purifier.pipeline import PurificationPipeline
 
@@ -81,17 +84,50 @@ def test_pairs_keep_their_bound_resume_and_load(
     assert torch.all(difference <= pairs.epsilon * 255)
 
 
+def test_shares_of_the_pairs_make_the_whole(world: World, victim: Victim, tmp_path: Path) -> None:
+    for part in range(2):
+        make_pairs(
+            world, victim, tmp_path / "both", num_pairs=6, steps=1, batch_size=2, share=(part, 2)
+        )
+    make_pairs(world, victim, tmp_path / "one", num_pairs=6, steps=1, batch_size=2)
+    both, one = load_pairs(tmp_path / "both"), load_pairs(tmp_path / "one")
+    assert torch.equal(both.attacked, one.attacked)
+
+
+def test_an_attack_through_the_purifier_climbs_and_keeps_each_radius() -> None:
+    clean = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    clean = (clean * 255).round() / 255
+    epsilon = torch.tensor([2 / 255, 8 / 255])
+    attacked = attack_through(
+        clean, clean, epsilon, lambda images: images.mean(dim=(1, 2, 3)), steps=4
+    )
+    levels = ((attacked - clean) * 255).round()
+    assert levels.amin() == 0
+    assert levels.amax(dim=(1, 2, 3)).tolist() == [2, 8]
+
+
+def test_too_large_a_share_through_the_purifier_is_refused() -> None:
+    with pytest.raises(ValueError, match="through_share"):
+        PurifierLoss(through_share=0.8)
+
+
 def test_no_pairs_says_how_to_make_them(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="codefend-lab train pairs"):
         load_pairs(tmp_path)
 
 
-def test_the_mllm_is_trained_published_and_loaded(world: World, tmp_path: Path) -> None:
-    tower = train_vision(world, tmp_path, TINY, batch_size=2)
+@pytest.mark.parametrize("tower_kind", ["vit", "levit"])
+def test_the_mllm_is_trained_published_and_loaded(
+    world: World, tmp_path: Path, tower_kind: Literal["vit", "levit"]
+) -> None:
+    architecture = Architecture(
+        tower=tower_kind, vision_width=32, vision_depth=1, text_width=32, text_depth=1
+    )
+    tower = train_vision(world, architecture, tmp_path, TINY, batch_size=2)
     model, processor = train_mllm(world, tower, tmp_path, TINY, batch_size=2)
     weights = tmp_path / "weights"
     weights.mkdir()
-    publish_mllm(model, processor, command="made here", weights=weights)
+    publish_mllm(model, processor, name="mllm", command="made here", weights=weights)
     assert load_victim(weights / "mllm").model.dtype == torch.float32
     again, _ = train_mllm(world, weights / "mllm", tmp_path / "more", TINY, batch_size=2, seed=1)
     assert again.num_parameters() == model.num_parameters()
@@ -104,7 +140,8 @@ def test_base_and_purifier_are_trained_and_published(
     base = train_base(world, tmp_path, TINY, batch_size=2)
     before = base.conv_out.weight.detach().clone()
     data = (world, load_pairs(tmp_path / "pairs"))
-    network = train_purifier(base, victim, data, tmp_path, TINY, batch_size=8)
+    loss = PurifierLoss(through_share=0.25, through_steps=1)
+    network = train_purifier(base, victim, data, tmp_path, TINY, loss=loss, batch_size=8)
     assert not torch.equal(before, network.conv_out.weight)
     weights = tmp_path / "weights"
     weights.mkdir()

@@ -1,15 +1,20 @@
 from pathlib import Path
+from typing import Literal
 
+import pytest
 import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from models.mllm.architecture import llava_config
+from models.mllm.architecture import ARCHITECTURES, llava_config
 from models.mllm.tiny import tiny_mllm
 
 
-def test_saved_and_loaded_by_the_stock_classes_it_answers_alike(tmp_path: Path) -> None:
-    model, processor = tiny_mllm()
+@pytest.mark.parametrize("tower", ["vit", "levit"])
+def test_saved_and_loaded_by_the_stock_classes_it_answers_alike(
+    tmp_path: Path, tower: Literal["vit", "levit"]
+) -> None:
+    model, processor = tiny_mllm(tower=tower)
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path)
@@ -32,9 +37,10 @@ def test_any_text_survives_the_tokenizer() -> None:
     assert processor.tokenizer.decode(processor.tokenizer(text)["input_ids"]) == text
 
 
-def test_the_shipped_size_stays_under_12_million_parameters() -> None:
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_shipped_size_stays_under_12_million_parameters(name: str) -> None:
     _, processor = tiny_mllm()
-    config = llava_config(processor)
+    config = llava_config(processor, ARCHITECTURES[name])
     config.text_config.vocab_size = 900
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
