@@ -1,5 +1,7 @@
 """Other families end to end: stock losses, gradients to the pixels, attacks, stock answers."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -149,6 +151,41 @@ def test_saved_victim_loads_without_torchvision(family_victim, tmp_path):
     images = smooth(48, 64)
     assert type(loaded.processor) is type(family_victim.processor)
     torch.testing.assert_close(loaded.image_tokens(images), family_victim.image_tokens(images))
+
+
+def as_published(folder, family):
+    """Turns a saved victim into the layout of hub repositories: older files, and a video half."""
+    saved = json.loads((folder / "processor_config.json").read_text())
+    image_processor = saved.pop("image_processor")
+    image_processor["processor_class"] = saved["processor_class"] = {
+        "idefics3": "Idefics3Processor",
+        "smolvlm": "SmolVLMProcessor",
+        "qwen2_vl": "Qwen2VLProcessor",
+        "qwen2_5_vl": "Qwen2_5_VLProcessor",
+    }[family]
+    if family.startswith("qwen"):
+        size = image_processor.pop("size")
+        image_processor["min_pixels"] = size["shortest_edge"]
+        image_processor["max_pixels"] = size["longest_edge"]
+        video = {"video_processor_type": "Qwen2VLVideoProcessor"}
+    else:
+        video = {"video_processor_type": "SmolVLMVideoProcessor"}
+    (folder / "preprocessor_config.json").write_text(json.dumps(image_processor))
+    (folder / "processor_config.json").write_text(json.dumps(saved))
+    (folder / "video_preprocessor_config.json").write_text(json.dumps(video))
+
+
+def test_a_victim_as_hubs_publish_it_loads(family_victim, tmp_path):
+    family_victim.model.save_pretrained(tmp_path)
+    family_victim.processor.save_pretrained(tmp_path)
+    as_published(tmp_path, family_victim.name)
+    loaded = load_victim(tmp_path)
+    assert loaded.preprocess == family_victim.preprocess
+    dialogues = [DIALOGUES]
+    images = smooth(48, 64)
+    torch.testing.assert_close(
+        DialogueLoss(loaded, dialogues)(images), DialogueLoss(family_victim, dialogues)(images)
+    )
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(0, 0), (2, 3)])
