@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from lab.victims.dialogue import chat_prompt
+from lab.victims.features import accepts, shared_features
 from lab.victims.victim import Victim
 
 __all__ = ["generate"]
@@ -67,9 +66,9 @@ def _answer(
         return_tensors="pt",
     ).to(victim.device)
     inputs["pixel_values"] = inputs["pixel_values"].to(victim.dtype)
-    if "mm_encoder_outputs" in inspect.signature(victim.model.forward).parameters:
+    if accepts(victim.model, "mm_encoder_outputs"):
         order = [index for index, _ in chunk]
-        inputs["mm_encoder_outputs"] = _encode_once(victim.model, inputs.pop("pixel_values"), order)
+        inputs["mm_encoder_outputs"] = _encode_once(victim.model, inputs, order)
     ids = victim.model.generate(
         **inputs,
         max_new_tokens=max_new_tokens,
@@ -81,11 +80,21 @@ def _answer(
     return [text.strip() for text in texts]
 
 
-def _encode_once(model: Any, pixel_values: Tensor, order: list[int]) -> dict[str, Any]:
-    """Image features of the distinct images among ``order``, repeated back into that order."""
-    first = {index: row for row, index in reversed(list(enumerate(order)))}
-    rows = sorted(first.values())
-    features = model.get_image_features(pixel_values=pixel_values[rows]).pooler_output
-    by_index = {order[row]: feature for row, feature in zip(rows, features, strict=True)}
-    repeated = [by_index[index] for index in order]
-    return {"image": BaseModelOutputWithPooling(pooler_output=repeated)}
+def _encode_once(model: Any, inputs: Any, order: list[int]) -> dict[str, Any]:
+    """Features of the distinct images among ``order``, repeated; takes the pixels out of inputs."""
+    distinct = list(dict.fromkeys(order))
+    rows = [order.index(index) for index in distinct]
+    vision = {"pixel_values": _pick(inputs.pop("pixel_values"), inputs.get("image_grid_thw"), rows)}
+    for name in ("image_grid_thw", "pixel_attention_mask"):
+        if name in inputs:
+            vision[name] = inputs[name][rows]
+    features = model.get_image_features(**vision).pooler_output
+    return shared_features(features, [distinct.index(index) for index in order])
+
+
+def _pick(pixel_values: Tensor, grid: Tensor | None, rows: list[int]) -> Tensor:
+    """The pixels of some images; with a grid, all images' patches lie in one flat sequence."""
+    if grid is None:
+        return pixel_values[rows]
+    patches = torch.split(pixel_values, grid.prod(dim=1).tolist())
+    return torch.cat([patches[row] for row in rows])

@@ -8,12 +8,14 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
-from lab.victims.dialogue import Dialogue, TokenisedDialogue, chat_prompt, tokenise
+from lab.victims.dialogue import Dialogue, TokenisedDialogue, tokenise
+from lab.victims.features import accepts
 from lab.victims.packing import PackedSequence, pack
+from lab.victims.padding import PaddedSequences, pad_sequences
+from lab.victims.placeholder import image_span
 from lab.victims.victim import Victim
 
 __all__ = [
@@ -155,38 +157,29 @@ class PackedAnswers:
 
 
 class UnpackedAnswers:
-    """One sequence a dialogue, through the model's own ``forward``."""
+    """One sequence a dialogue, through the model's own ``forward``; each image encoded once."""
 
     def __init__(self, victim: Victim, groups: Groups) -> None:
-        """Takes the dialogues as they are; padding waits for the number of image tokens."""
+        """Nothing is laid out until the images' size is known, at the first call."""
         self._victim = victim
         self._dialogues = [dialogue for group in groups for dialogue in group]
-        self._owners = torch.tensor([row for row, group in enumerate(groups) for _ in group])
+        self._owners = [row for row, group in enumerate(groups) for _ in group]
+        self._keeps_few = accepts(victim.model, "logits_to_keep")
+        self._layouts: dict[tuple[int, int], PaddedSequences] = {}
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """See ``AnswerLogits.__call__``."""
-        processor, device = self._victim.processor, self._victim.device
-        num_image_tokens = _count_image_tokens(processor, images.shape[-1], images.shape[-2])
-        ids, attention, rows, sources, targets = [], [], [], [], []
-        longest = max(len(d.before) + len(d.after) for d in self._dialogues) + num_image_tokens
-        for row, d in enumerate(self._dialogues):
-            sequence = [*d.before, *[processor.image_token_id] * num_image_tokens, *d.after]
-            padding = longest - len(sequence)
-            ids.append(sequence + [0] * padding)
-            attention.append([1] * len(sequence) + [0] * padding)
-            supervised = range(len(sequence) - len(d.after) + d.num_prompt, len(sequence))
-            rows += [row] * len(supervised)
-            sources += [place - 1 for place in supervised]
-            targets += [sequence[place] for place in supervised]
-        logits = self._victim.model(
-            input_ids=torch.tensor(ids, device=device),
-            attention_mask=torch.tensor(attention, device=device),
-            pixel_values=self._victim.pixel_values(images)[self._owners.to(device)],
-        ).logits
-        return logits[rows, sources].float(), torch.tensor(targets, device=device)
-
-
-def _count_image_tokens(processor: Any, width: int, height: int) -> int:
-    blank = Image.new("RGB", (width, height))
-    inputs = processor(text=[chat_prompt(processor, "")], images=[blank], return_tensors="pt")
-    return int((inputs["input_ids"] == processor.image_token_id).sum())
+        victim, device = self._victim, self._victim.device
+        height, width = images.shape[-2:]
+        if (height, width) not in self._layouts:
+            span = image_span(victim.processor, height, width)
+            self._layouts[height, width] = pad_sequences(self._dialogues, span)
+        layout = self._layouts[height, width]
+        text: dict[str, Any] = {name: ids.to(device) for name, ids in layout.inputs.items()}
+        # A large vocabulary's logits at every image token would be most of the memory.
+        skipped = int(layout.sources.min()) if self._keeps_few else 0
+        if self._keeps_few:
+            text["logits_to_keep"] = layout.length - skipped
+        logits = victim.model(**text, **victim.sequence_inputs(images, self._owners)).logits
+        chosen = logits[layout.rows.to(device), layout.sources.to(device) - skipped]
+        return chosen.float(), layout.targets.to(device)

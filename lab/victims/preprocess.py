@@ -3,110 +3,71 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-import torch
-import torch.nn.functional as F
-from PIL.Image import Resampling
 from torch import Tensor
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-from lab.victims.resample import resize_like_pillow
+from lab.victims.twins.patches import Patches
+from lab.victims.twins.resize_crop import ResizeCrop
+from lab.victims.twins.tiles import Tiles
 
-__all__ = ["Preprocess"]
+__all__ = ["Preprocess", "Twin"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class Twin(Protocol):
+    """One way of sizing images."""
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) float in [0, 1] to what the stock processor gives, by its names."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Preprocess:
-    """Resize, center crop, rescale and normalise, in the order of a stock image processor.
+    """The differentiable twin of a stock image processor.
 
     Attributes:
-        height: fixed height after resizing; None where the shorter edge decides.
-        width: fixed width after resizing; None where the shorter edge decides.
-        shortest_edge: length of the shorter edge after resizing, aspect ratio kept.
-        resample: Pillow's filter.
-        crop: (height, width) of the center crop, or None.
-        rescale_factor: what whole levels in [0, 255] are multiplied by.
-        mean: per-channel mean, subtracted after rescaling.
-        std: per-channel standard deviation, divided by last.
+        twin: the way of sizing images that the processor has.
     """
 
-    height: int | None
-    width: int | None
-    shortest_edge: int | None
-    resample: Resampling
-    crop: tuple[int, int] | None
-    rescale_factor: float
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    twin: Twin
 
     @classmethod
     def from_processor(cls, image_processor: Any) -> Preprocess:
-        """Reads the settings of a stock image processor (CLIP, SigLIP, ViT, LLaVA).
+        """Picks the twin of a stock image processor and reads its settings.
+
+        Idefics3 and SmolVLM cut tiles; Qwen2-VL and its successors lay patches flat; CLIP, SigLIP,
+        ViT and LLaVA resize and crop, and so is every other processor taken whose settings say so.
 
         Raises:
-            ValueError: where the processor pads, splits or sizes images in another way.
+            ValueError: where the processor does something that has no twin, or resizes with
+                torchvision, whose result is another.
         """
-        for unknown in ("do_pad", "do_image_splitting", "do_thumbnail"):
-            if getattr(image_processor, unknown, None):
-                raise ValueError(f"{type(image_processor).__name__}: {unknown} is not supported")
-        resize = bool(getattr(image_processor, "do_resize", False))
-        size = dict(image_processor.size) if resize else {}
-        size = {name: value for name, value in size.items() if value is not None}
-        if resize and set(size) not in ({"height", "width"}, {"shortest_edge"}):
-            raise ValueError(f"{type(image_processor).__name__}: size {size} is not supported")
-        crop = None
-        if getattr(image_processor, "do_center_crop", False):
-            crop_size = dict(image_processor.crop_size)
-            crop = (crop_size["height"], crop_size["width"])
-        normalize = bool(image_processor.do_normalize)
-        rescale = image_processor.rescale_factor if image_processor.do_rescale else 1.0
-        return cls(
-            height=size.get("height"),
-            width=size.get("width"),
-            shortest_edge=size.get("shortest_edge"),
-            resample=Resampling(int(image_processor.resample)),
-            crop=crop,
-            rescale_factor=float(rescale),
-            mean=tuple(image_processor.image_mean) if normalize else (0.0, 0.0, 0.0),
-            std=tuple(image_processor.image_std) if normalize else (1.0, 1.0, 1.0),
-        )
+        backend = getattr(image_processor, "backend", "pil")
+        if backend != "pil":
+            name = type(image_processor).__name__
+            raise ValueError(f'{name} resizes with {backend}: load it with backend="pil"')
+        if isinstance(image_processor, Idefics3ImageProcessorPil | SmolVLMImageProcessorPil):
+            return cls(Tiles.from_processor(image_processor))
+        if isinstance(image_processor, Qwen2VLImageProcessorPil):
+            return cls(Patches.from_processor(image_processor))
+        return cls(ResizeCrop.from_processor(image_processor))
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Turns images into the model's ``pixel_values``, keeping gradients.
+    def inputs(self, images: Tensor) -> dict[str, Tensor]:
+        """Turns images into all that the model takes of them, keeping gradients.
 
         Args:
             images: (B, 3, H, W) float in [0, 1].
 
         Returns:
-            (B, 3, h, w) of the same dtype: equal to the stock processor's for images that lie on
-            the 256 levels.
+            ``pixel_values`` and what goes with them, by the stock processor's names, in its
+            shapes; equal to the stock processor's for images that lie on the 256 levels.
         """
-        pixels = images * 255.0
-        height, width = self._resized_size(images.shape[-2], images.shape[-1])
-        if (height, width) != tuple(images.shape[-2:]):
-            pixels = resize_like_pillow(pixels, height, width, self.resample)
-        if self.crop is not None:
-            pixels = _center_crop(pixels, *self.crop)
-        mean = torch.tensor(self.mean, dtype=images.dtype, device=images.device)[:, None, None]
-        std = torch.tensor(self.std, dtype=images.dtype, device=images.device)[:, None, None]
-        return (pixels * self.rescale_factor - mean) / std
+        return self.twin(images)
 
-    def _resized_size(self, height: int, width: int) -> tuple[int, int]:
-        if self.height is not None and self.width is not None:
-            return self.height, self.width
-        if self.shortest_edge is None:
-            return height, width
-        longest = int(self.shortest_edge * max(height, width) / min(height, width))
-        return (longest, self.shortest_edge) if width <= height else (self.shortest_edge, longest)
-
-
-def _center_crop(pixels: Tensor, crop_height: int, crop_width: int) -> Tensor:
-    """The processor's crop: zeros around an image that is smaller than the crop."""
-    height, width = pixels.shape[-2:]
-    pad_height, pad_width = max(crop_height - height, 0), max(crop_width - width, 0)
-    if pad_height or pad_width:
-        top, left = -(-pad_height // 2), -(-pad_width // 2)
-        pixels = F.pad(pixels, (left, pad_width - left, top, pad_height - top))
-    top = (pixels.shape[-2] - crop_height) // 2
-    left = (pixels.shape[-1] - crop_width) // 2
-    return pixels[..., top : top + crop_height, left : left + crop_width]
+    def __call__(self, images: Tensor) -> Tensor:
+        """``pixel_values`` alone, in the stock processor's shape and the images' dtype."""
+        return self.inputs(images)["pixel_values"]

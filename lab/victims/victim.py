@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    LlavaForConditionalGeneration,
-)
+from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
 
 from lab.errors import LabError
+from lab.victims.attention import use_eager_attention
+from lab.victims.features import accepts, shared_features
 from lab.victims.fingerprint import weights_sha256
 from lab.victims.preprocess import Preprocess
+from lab.victims.processors import load_processor
 
 __all__ = ["Victim", "load_victim"]
 
@@ -74,23 +74,57 @@ class Victim:
                 module.attention_bias_cache = {}
         return replace(self, model=model)
 
+    def image_inputs(self, images: Tensor) -> dict[str, Tensor]:
+        """What the model takes of images (B, 3, H, W) float in [0, 1], differentiably.
+
+        Returns:
+            ``pixel_values`` in the model's precision, and its companions, by the stock names.
+        """
+        inputs = self.preprocess.inputs(images.to(self.device))
+        return inputs | {"pixel_values": inputs["pixel_values"].to(self.dtype)}
+
     def pixel_values(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) float in [0, 1] to the model's input, differentiably."""
-        return self.preprocess(images.to(self.device)).to(self.dtype)
+        return self.image_inputs(images)["pixel_values"]
 
     def image_tokens(self, images: Tensor) -> Tensor:
         """What the language model sees of ``images``: (B, num_tokens, D), differentiable."""
-        outputs = self.model.get_image_features(pixel_values=self.pixel_values(images))
-        return torch.stack(tuple(outputs.pooler_output))
+        return torch.stack(tuple(self._encode(self.image_inputs(images)).pooler_output))
+
+    def sequence_inputs(self, images: Tensor, owners: Sequence[int]) -> dict[str, Any]:
+        """What ``forward`` takes beside the text, for sequences about ``images``.
+
+        The vision tower sees each image once, wherever the model can be handed its features.
+
+        Args:
+            images: (B, 3, H, W) float in [0, 1].
+            owners: for each sequence, the image that it is about.
+
+        Returns:
+            Keyword arguments, differentiable in ``images``.
+        """
+        owners = list(owners)
+        if not accepts(self.model, "mm_encoder_outputs"):
+            return dict(self.image_inputs(images[owners]))
+        inputs = self.image_inputs(images)
+        features = self._encode(inputs).pooler_output
+        companions = {name: inputs[name][owners] for name in inputs if name != "pixel_values"}
+        return companions | {"mm_encoder_outputs": shared_features(features, owners)}
 
     def encoder_features(self, images: Tensor) -> Tensor:
         """The vision tower's patch features that the projector reads: (B, num_patches, D)."""
+        outputs = self._encode(self.image_inputs(images))
         config = self.model.config
-        layer = config.vision_feature_layer
-        outputs = self.model.get_image_features(pixel_values=self.pixel_values(images))
+        layer = getattr(config, "vision_feature_layer", None)
+        if layer is None:  # the projector reads the last one, of all tiles of an image
+            last: Tensor = outputs.last_hidden_state
+            return last.reshape(len(images), -1, last.shape[-1])
         layers = [layer] if isinstance(layer, int) else layer
         features = torch.cat([outputs.hidden_states[index] for index in layers], dim=-1)
         return features[:, 1:] if config.vision_feature_select_strategy == "default" else features
+
+    def _encode(self, inputs: dict[str, Tensor]) -> Any:
+        return self.model.get_image_features(**inputs)
 
 
 def load_victim(
@@ -109,7 +143,7 @@ def load_victim(
     """
     try:
         model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
-        processor = AutoProcessor.from_pretrained(source, backend="pil")
+        processor = load_processor(source, model.config.model_type)
     except OSError as error:
         raise LabError(f"no model in {source}: {error}") from error
     if device == "cpu":
@@ -122,7 +156,7 @@ def load_victim(
 def _settle_on_cpu(model: Any) -> None:
     """What makes gradients in the image fast there (measured at 128 px: 72 images/s, not 38)."""
     if isinstance(model, LlavaForConditionalGeneration):
-        model.set_attn_implementation({"text_config": "eager"})  # under a mask of our own
+        use_eager_attention(model)
         model.to(memory_format=torch.channels_last)
 
 

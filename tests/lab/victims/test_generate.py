@@ -42,6 +42,7 @@ def test_saved_victim_loads_alike(victim, photos, tmp_path):
     loaded = load_victim(tmp_path / "small")
     assert loaded.name == "small"
     assert len(loaded.sha256) == 64
+    assert loaded.model.model.language_model.config._attn_implementation == "eager"
     torch.testing.assert_close(loaded.image_tokens(photos), victim.image_tokens(photos))
 
 

