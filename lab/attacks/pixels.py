@@ -48,6 +48,7 @@ def attack_pixels(
     *,
     epsilon: float,
     generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
 ) -> list[bytes]:
     """Attacks uint8 images of one size and returns what would be uploaded.
 
@@ -57,11 +58,12 @@ def attack_pixels(
         objective: per-image losses of the batch, to maximise.
         epsilon: the bound that rounding must not leave.
         generator: source of every random choice.
+        device: where the search runs; best where the victim is.
 
     Returns:
         A PNG file for each image.
     """
     clean = np.stack(list(images))
-    start = dequantise(torch.from_numpy(clean)).contiguous()
+    start = dequantise(torch.from_numpy(clean)).contiguous().to(device)
     adversarial = attack(start, objective, generator=generator)
     return [encode_image(pixels) for pixels in quantise_within(adversarial, clean, epsilon)]

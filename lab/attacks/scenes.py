@@ -42,7 +42,12 @@ def attack_scenes(
     objective = _objective(config, victim, images, truths, targets)
     generator = torch.Generator().manual_seed(config.seed)
     return attack_pixels(
-        config.build(), images, objective, epsilon=config.epsilon, generator=generator
+        config.build(),
+        images,
+        objective,
+        epsilon=config.epsilon,
+        generator=generator,
+        device=victim.device,
     )
 
 

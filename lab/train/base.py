@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor
-from torch.nn import functional
 
 from lab.precision import compute_dtype
+from lab.train.crops import clean_crops
 from lab.train.loop import LoopSettings, train_loop
 from lab.world.compose import World
 from lab.world.scenes import scene_batch
 from models.purifier.denoiser import denoise
 from models.purifier.network import build_network
 
-__all__ = ["clean_crops", "train_base"]
+__all__ = ["train_base"]
 
 LOG_SIGMA_MEAN = -2.2
 LOG_SIGMA_STD = 1.2
@@ -41,23 +41,6 @@ class _CleanBatches:
         rng = np.random.default_rng([self.seed, 4, step])
         crops = clean_crops(self.world, self.batch_size - num_scenes, self.size_px, rng)
         return torch.cat([_random_window(scenes, self.size_px, rng), crops])
-
-
-def clean_crops(world: World, num: int, size_px: int, rng: np.random.Generator) -> Tensor:
-    """(num, 3, size, size) uint8 windows of training photos, at scales from 1:1 to the whole."""
-    photos = world.photos["train"]
-    crops = torch.empty(num, 3, size_px, size_px, dtype=torch.uint8)
-    for crop in crops:
-        photo = photos[int(rng.integers(len(photos)))]
-        _, height, width = photo.shape
-        side = int(min(height, width) * np.exp(rng.uniform(np.log(size_px / 512), 0)))
-        top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
-        window = photo[:, top : top + side, left : left + side][None].float()
-        small = functional.interpolate(window, (size_px, size_px), mode="bilinear", antialias=True)
-        crop.copy_(small[0].round().clamp(0, 255))
-        if rng.random() < 0.5:
-            crop.copy_(crop.flip(-1))
-    return crops
 
 
 def _random_window(images: Tensor, size_px: int, rng: np.random.Generator) -> Tensor:

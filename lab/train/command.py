@@ -6,7 +6,7 @@ import math
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -17,9 +17,11 @@ from lab.train.base import train_base
 from lab.train.loop import LoopSettings, default_workers
 from lab.train.mllm import train_mllm
 from lab.train.pairs import load_pairs, make_pairs
+from lab.train.photo_pairs import make_photo_pairs
 from lab.train.publish import publish_mllm, publish_purifier
-from lab.train.purifier import PurifierLoss, train_purifier
+from lab.train.purifier import Course, train_purifier
 from lab.train.vision import train_vision
+from lab.victims.efficientnet import HELD_OUT, SURROGATE, load_classifier
 from lab.victims.victim import Victim, load_victim
 from lab.world.compose import World
 from models.manifest import WEIGHTS_DIRECTORY
@@ -43,6 +45,8 @@ VictimSource = Annotated[str, typer.Option("--victim", help="Model directory or 
 DEFAULT_WORKERS = default_workers()
 WORLD_FILE = Path("work/world.npz")
 RUNS = Path("work/runs")
+CLASSIFIERS = (SURROGATE, HELD_OUT)
+PHOTO_WEIGHT = 0.35
 
 
 @app.command("mllm")
@@ -138,17 +142,21 @@ def pairs(
     ] = "0/1",
     seed: Seed = 0,
 ) -> None:
-    """Attack training scenes on the victim and keep attacked and clean side by side."""
-    make_pairs(
-        World(world),
-        _load(victim),
-        out,
-        num_pairs=num_pairs,
-        steps=attack_steps,
-        batch_size=batch_size,
-        share=_share(share),
-        seed=seed,
-    )
+    """Attack training images on the victim and keep attacked and clean side by side.
+
+    Scenes for an MLLM; crops of photos for the classifier efficientnet-lite0.
+    """
+    what: dict[str, Any] = {
+        "num_pairs": num_pairs,
+        "steps": attack_steps,
+        "batch_size": batch_size,
+        "share": _share(share),
+        "seed": seed,
+    }
+    if victim in CLASSIFIERS:
+        make_photo_pairs(World(world), load_classifier(victim, device=_device()), out, **what)
+    else:
+        make_pairs(World(world), _load(victim), out, **what)
 
 
 @app.command("purifier")
@@ -165,6 +173,9 @@ def purifier(
     minutes: Minutes = math.inf,
     batch_size: Batch = 16,
     feature_weight: Annotated[float, typer.Option(help="0 leaves the feature loss out.")] = 0.1,
+    photo_pairs: Annotated[
+        Path | None, typer.Option(help="Pairs of photos made on efficientnet-lite0, beside.")
+    ] = None,
     through_share: Annotated[
         float, typer.Option(help="Share of a batch attacked through the purifier itself.")
     ] = 0.0,
@@ -185,18 +196,31 @@ def purifier(
         max_minutes=minutes,
         num_workers=num_workers,
     )
+    courses = [
+        Course(
+            pairs=load_pairs(pairs_from),
+            guide=_load(victim),
+            batch_size=batch_size,
+            through_share=through_share,
+        )
+    ]
+    if photo_pairs is not None:
+        courses.append(
+            Course(
+                pairs=load_pairs(photo_pairs),
+                guide=load_classifier(SURROGATE, device=_device()),
+                batch_size=max(8, batch_size // 8),
+                weight=PHOTO_WEIGHT,
+            )
+        )
     network = train_purifier(
         PurificationPipeline.from_pretrained(base_from, torch_dtype=torch.float32).unet,
-        _load(victim),
-        (World(world), load_pairs(pairs_from)),
+        courses,
+        World(world),
         runs,
         settings,
-        batch_size=batch_size,
-        loss=PurifierLoss(
-            feature_weight=feature_weight,
-            through_share=through_share,
-            through_steps=through_steps,
-        ),
+        feature_weight=feature_weight,
+        through_steps=through_steps,
         seed=seed,
     )
     publish_purifier(
@@ -209,9 +233,12 @@ def purifier(
     )
 
 
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _load(source: str) -> Victim:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_victim(source, device=device).astype(compute_dtype(torch.device(device)))
+    return load_victim(source, device=_device()).astype(compute_dtype(torch.device(_device())))
 
 
 def _share(text: str) -> tuple[int, int]:

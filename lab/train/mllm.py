@@ -18,6 +18,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProc
 from lab.precision import compute_dtype
 from lab.train.loop import LoopSettings, train_loop
 from lab.train.vision import DenseTower, patch_features, patch_labels
+from lab.victims.attention import use_eager_attention
 from lab.victims.dialogue import Dialogue, tokenise
 from lab.victims.packing import PackedSequence, pack
 from lab.world.compose import World
@@ -144,7 +145,7 @@ def train_mllm(
     else:
         processor = _fit_processor(world, start.architecture, seed)
         model = _assemble(processor, start)
-    model.set_attn_implementation({"text_config": "eager"})  # the faster backward under a mask
+    use_eager_attention(model)
     student = _Student(model, processor, world.class_names).to(device)
     dtype = compute_dtype(device)
     cells = _cells().to(device)

@@ -25,9 +25,9 @@ from lab.victims.victim import Victim
 from lab.world.compose import World
 from lab.world.scenes import SceneBatch, scene_batch
 from models.prompts.templates import render
-from models.quantise import dequantise
+from models.quantise import dequantise, quantise
 
-__all__ = ["EPSILON_RANGE", "Pairs", "load_pairs", "make_pairs"]
+__all__ = ["EPSILON_RANGE", "Pairs", "attack_into", "load_pairs", "make_pairs"]
 
 EPSILON_RANGE = (2 / 255, 16 / 255)
 RECIPES = ("untargeted", "margin", "targeted", "encoder-away", "encoder-towards")
@@ -70,19 +70,26 @@ def make_pairs(
         recipe = RECIPES[number % len(RECIPES)]
         epsilon = float(rng.uniform(*EPSILON_RANGE))
         pixels = batch.images.permute(0, 2, 3, 1).contiguous()
-        clean = dequantise(pixels).contiguous()
-        attack = PGD(epsilon=epsilon, steps=steps)
-        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        clean = dequantise(pixels).contiguous().to(victim.device)
         objective = _objective(recipe, victim, batch, clean)
-        attacked = attack(clean, objective, generator=generator)
-        partial = path.with_suffix(".partial.npz")
-        np.savez(
-            partial,
-            clean=pixels.numpy(),
-            attacked=quantise_within(attacked, pixels.numpy(), epsilon),
-            epsilon=np.full(batch_size, epsilon, np.float32),
-        )
-        partial.rename(path)
+        attack_into(path, clean, objective, PGD(epsilon=epsilon, steps=steps), rng)
+
+
+def attack_into(
+    path: Path, clean: Tensor, objective: Objective, attack: PGD, rng: np.random.Generator
+) -> None:
+    """Attack one batch (B, 3, H, W) of images on the 256 levels, and write its file whole."""
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    attacked = attack(clean, objective, generator=generator)
+    pixels = quantise(clean).cpu().numpy()
+    partial = path.with_suffix(".partial.npz")
+    np.savez(
+        partial,
+        clean=pixels,
+        attacked=quantise_within(attacked, pixels, attack.epsilon),
+        epsilon=np.full(len(pixels), attack.epsilon, np.float32),
+    )
+    partial.rename(path)
 
 
 def _objective(recipe: str, victim: Victim, batch: SceneBatch, clean: Tensor) -> Objective:

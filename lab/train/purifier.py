@@ -1,13 +1,15 @@
 """The purifier: the base, fine-tuned on pairs to give back the clean image in one step.
 
 Supervised diffusion purification with task guidance (CoDefend, arXiv 2510.11096): a reconstruction
-loss in pixels and the distance of the victim encoder's features from those of the clean image.
+loss in pixels and the distance of a vision encoder's features from those of the clean image.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,15 +17,14 @@ from diffusers import UNet2DModel
 from torch import Tensor
 
 from lab.precision import compute_dtype
-from lab.train.base import clean_crops
+from lab.train.crops import clean_crops
 from lab.train.loop import LoopSettings, train_loop
 from lab.train.pairs import EPSILON_RANGE, Pairs
 from lab.train.through import attack_through
-from lab.victims.victim import Victim
 from lab.world.compose import World
 from models.purifier.denoiser import denoise
 
-__all__ = ["PurifierLoss", "train_purifier"]
+__all__ = ["Course", "Guide", "PurifierLoss", "train_purifier"]
 
 NOISE_RANGE = (0.01, 0.12)
 CLEAN_SHARE = 0.25
@@ -31,28 +32,57 @@ PHOTO_SHARE = 0.125
 SCALE_RANGE = (0.5, 1.1)
 
 
-@dataclass(frozen=True, slots=True)
-class _PairBatches:
-    """Batches of clean–clean pairs, pairs and photos; perturbations are rescaled and mirrored."""
+class Guide(Protocol):
+    """A frozen vision encoder."""
 
-    world: World
+    def encoder_features(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) float in [0, 1] to (B, places, C), differentiably."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """Pairs of one size, the encoder that they were made on, and their part in every step.
+
+    Attributes:
+        pairs: Attacked–clean pairs.
+        guide: Whose features shall come back.
+        batch_size: Images a step: a quarter of them clean on both sides, an eighth clean crops of
+            photos and text.
+        through_share: Share of them that are attacked anew, through the purifier as it is.
+        weight: Of its loss in the whole.
+    """
+
     pairs: Pairs
+    guide: Guide
     batch_size: int
-    seed: int
+    through_share: float = 0.0
+    weight: float = 1.0
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        rng = np.random.default_rng([self.seed, 6, step])
-        num_photos = round(self.batch_size * PHOTO_SHARE)
+    def __post_init__(self) -> None:
+        """Refuse shares that leave no place for clean images."""
+        if not 0 <= self.through_share <= 1 - CLEAN_SHARE - PHOTO_SHARE:
+            raise ValueError(f"through_share must be in [0, {1 - CLEAN_SHARE - PHOTO_SHARE}]")
+
+    @property
+    def through(self) -> slice:
+        """The rows of a batch that are attacked through the purifier."""
+        first = round(self.batch_size * CLEAN_SHARE)
+        return slice(first, first + round(self.batch_size * self.through_share))
+
+    def batch(self, world: World, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Clean and attacked images, (B, 3, H, W) uint8, perturbations rescaled and mirrored."""
+        num_crops = round(self.batch_size * PHOTO_SHARE)
         rows = torch.from_numpy(
-            rng.integers(len(self.pairs.clean), size=self.batch_size - num_photos)
+            rng.integers(len(self.pairs.clean), size=self.batch_size - num_crops)
         )
         clean = self.pairs.clean[rows]
         perturbation = self.pairs.attacked[rows].float() - clean
         scale = torch.from_numpy(rng.uniform(*SCALE_RANGE, size=len(rows))).float()
         scale[: round(self.batch_size * CLEAN_SHARE)] = 0
         attacked = (clean + scale.view(-1, 1, 1, 1) * perturbation).round().clamp(0, 255)
-        photos = clean_crops(self.world, num_photos, clean.shape[-1], rng)
-        clean, attacked = torch.cat([clean, photos]), torch.cat([attacked.to(torch.uint8), photos])
+        crops = clean_crops(world, num_crops, clean.shape[-1], rng)
+        clean, attacked = torch.cat([clean, crops]), torch.cat([attacked.to(torch.uint8), crops])
         mirrored = torch.from_numpy(rng.random(len(clean)) < 0.5).view(-1, 1, 1, 1)
         return (
             torch.where(mirrored, clean.flip(-1), clean),
@@ -60,92 +90,60 @@ class _PairBatches:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
+class _CourseBatches:
+    world: World
+    courses: Sequence[Course]
+    seed: int
+
+    def __getitem__(self, step: int) -> list[tuple[Tensor, Tensor]]:
+        rng = np.random.default_rng([self.seed, 6, step])
+        return [course.batch(self.world, rng) for course in self.courses]
+
+
+@dataclass(frozen=True, slots=True)
 class PurifierLoss:
-    """What the purifier is trained on.
+    """L1 distance in pixels plus the distance of features.
 
     Attributes:
-        feature_weight: Weight of the feature loss beside the L1 distance; 0 leaves it out.
-        through_share: Share of a batch that is attacked anew, through the purifier as it is.
-        through_steps: Gradient steps of that attack.
+        network: In training.
+        dtype: In which it computes.
+        feature_weight: Weight of the features beside the pixels; 0 leaves them out.
+        through_steps: Gradient steps of attacks through the network.
     """
 
-    feature_weight: float = 0.1
-    through_share: float = 0.0
-    through_steps: int = 5
+    network: UNet2DModel
+    dtype: torch.dtype
+    feature_weight: float
+    through_steps: int
 
-    def __post_init__(self) -> None:
-        """Refuse shares that leave no place for clean pairs and photos."""
-        if not 0 <= self.through_share <= 1 - CLEAN_SHARE - PHOTO_SHARE:
-            raise ValueError(f"through_share must be in [0, {1 - CLEAN_SHARE - PHOTO_SHARE}]")
-
-
-def train_purifier(
-    network: UNet2DModel,
-    victim: Victim,
-    data: tuple[World, Pairs],
-    folder: Path,
-    settings: LoopSettings,
-    *,
-    loss: PurifierLoss,
-    batch_size: int = 16,
-    seed: int = 0,
-) -> UNet2DModel:
-    """Fine-tune ``network`` (the base) in place; the noise level is drawn anew for every image.
-
-    Args:
-        network: Starts as the base.
-        victim: Whose encoder guides; frozen.
-        data: The world, for photos that nobody attacked, and the pairs.
-        folder: Where the checkpoint goes.
-        settings: Length and rates.
-        loss: What is minimised.
-        batch_size: Images a step.
-        seed: Of data and noise.
-    """
-    torch.manual_seed(seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network.to(device, memory_format=torch.channels_last)
-    purify = _Purify(network, compute_dtype(device))
-    first = round(batch_size * CLEAN_SHARE)
-    through = slice(first, first + round(batch_size * loss.through_share))
-
-    def loss_of(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        clean, attacked = (images.to(device).float() / 255 for images in batch)
+    def __call__(
+        self, course: Course, clean: Tensor, attacked: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The loss of one course's batch (B, 3, H, W) float in [0, 1], and its figures."""
+        guide, through = course.guide, course.through
         with torch.no_grad():
-            wanted = victim.encoder_features(clean).float()
+            wanted = guide.encoder_features(clean).float()
         if through.stop > through.start:
-            epsilon = torch.empty(through.stop - through.start, device=device)
+            radius = torch.empty(through.stop - through.start, device=clean.device)
             attacked[through] = attack_through(
                 clean[through],
                 attacked[through],
-                epsilon.uniform_(*EPSILON_RANGE),
-                lambda images: _feature_distance(victim, purify(images), wanted[through]),
-                steps=loss.through_steps,
+                radius.uniform_(*EPSILON_RANGE),
+                lambda images: _feature_distance(guide, self._purify(images), wanted[through]),
+                steps=self.through_steps,
             )
-        purified = purify(attacked)
-        distances = _feature_distance(victim, purified, wanted)
+        purified = self._purify(attacked)
+        distances = _feature_distance(guide, purified, wanted)
         pixels = (purified - clean).abs().mean()
         psnr = -10 * torch.log10((purified.clamp(0, 1) - clean).square().mean())
         figures = {"psnr": float(psnr.detach()), "features": float(distances.detach().mean())}
         if through.stop > through.start:
             figures["through"] = float(distances[through].detach().mean())
-        return pixels + loss.feature_weight * distances.mean(), figures
+        return pixels + self.feature_weight * distances.mean(), figures
 
-    batches = _PairBatches(*data, batch_size, seed)
-    checkpoint = folder / "purifier.pt"
-    train_loop(network, batches, loss_of, settings, checkpoint=checkpoint, label="purifier")
-    return network
-
-
-@dataclass(frozen=True, slots=True)
-class _Purify:
-    """One step from a noise level drawn for every image: (B, 3, H, W) to the same, not clamped."""
-
-    network: UNet2DModel
-    dtype: torch.dtype
-
-    def __call__(self, images: Tensor) -> Tensor:
+    def _purify(self, images: Tensor) -> Tensor:
+        """One step from a noise level drawn for every image; not clamped."""
         low, high = (float(np.log(level)) for level in NOISE_RANGE)
         sigma = torch.empty(len(images), device=images.device).uniform_(low, high).exp()
         noisy = images + sigma.view(-1, 1, 1, 1) * torch.randn_like(images)
@@ -153,12 +151,57 @@ class _Purify:
             return denoise(self.network, noisy, sigma).float()
 
 
-def _feature_distance(victim: Victim, purified: Tensor, wanted: Tensor) -> Tensor:
-    """(B,) mean over patches of the distance, relative to the length of the clean feature.
+def train_purifier(
+    network: UNet2DModel,
+    courses: Sequence[Course],
+    world: World,
+    folder: Path,
+    settings: LoopSettings,
+    *,
+    feature_weight: float = 0.1,
+    through_steps: int = 5,
+    seed: int = 0,
+) -> UNet2DModel:
+    """Fine-tune ``network`` (the base) in place; the noise level is drawn anew for every image.
+
+    Args:
+        network: Starts as the base.
+        courses: What it learns from, all in every step.
+        world: For crops that nobody attacked.
+        folder: Where the checkpoint goes.
+        settings: Length and rates.
+        feature_weight: See ``PurifierLoss``.
+        through_steps: See ``PurifierLoss``.
+        seed: Of data and noise.
+    """
+    torch.manual_seed(seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device, memory_format=torch.channels_last)
+    loss = PurifierLoss(network, compute_dtype(device), feature_weight, through_steps)
+
+    def loss_of(batch: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, dict[str, float]]:
+        total = torch.zeros((), device=device)
+        figures: dict[str, float] = {}
+        for number, (course, images) in enumerate(zip(courses, batch, strict=True)):
+            clean, attacked = (share.to(device).float() / 255 for share in images)
+            value, its_figures = loss(course, clean, attacked)
+            total = total + course.weight * value
+            figures |= {f"{name}{number or ''}": figure for name, figure in its_figures.items()}
+        return total, figures
+
+    batches = _CourseBatches(world, courses, seed)
+    checkpoint = folder / "purifier.pt"
+    train_loop(network, batches, loss_of, settings, checkpoint=checkpoint, label="purifier")
+    return network
+
+
+def _feature_distance(guide: Guide, purified: Tensor, wanted: Tensor) -> Tensor:
+    """(B,) mean over places of the distance, relative to the length of the clean feature.
 
     Not squared: a few attacks that throw features far would drown all the others.
     """
-    features = victim.encoder_features(purified.clamp(0, 1)).float()
+    features = guide.encoder_features(purified.clamp(0, 1)).float()
     distance = torch.linalg.vector_norm(features - wanted, dim=-1)
-    relative: Tensor = distance / torch.linalg.vector_norm(wanted, dim=-1)
+    length = torch.linalg.vector_norm(wanted, dim=-1).clamp_min(1e-3)
+    relative: Tensor = distance / length
     return relative.mean(dim=1)

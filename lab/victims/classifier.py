@@ -45,6 +45,12 @@ class ClassifierVictim:
         logits: Tensor = self.network(self.preprocess(images.to(self.device)))
         return logits.float().to(images.device)
 
+    def encoder_features(self, images: Tensor) -> Tensor:
+        """The last feature map, place by place: (B, h·w, C) float32, differentiable."""
+        pixels = self.preprocess(images.to(self.device))
+        features: Tensor = self.network.extract_features(pixels)  # type: ignore[operator]
+        return features.flatten(2).transpose(1, 2).float().to(images.device)
+
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """The likeliest class of each image: (B,) int64."""

@@ -9,13 +9,16 @@ from torch import nn
 
 from lab.errors import LabError
 from lab.train.base import train_base
+from lab.train.crops import text_crops
 from lab.train.loop import LoopSettings, train_loop
 from lab.train.mllm import train_mllm
-from lab.train.pairs import load_pairs, make_pairs
+from lab.train.pairs import Pairs, load_pairs, make_pairs
+from lab.train.photo_pairs import make_photo_pairs
 from lab.train.publish import publish_mllm, publish_purifier, record_figures
-from lab.train.purifier import PurifierLoss, train_purifier
+from lab.train.purifier import Course, train_purifier
 from lab.train.through import attack_through
 from lab.train.vision import patch_labels, train_vision
+from lab.victims.efficientnet import HELD_OUT, SURROGATE, load_classifier
 from lab.victims.victim import Victim, load_victim
 from lab.world.compose import World
 from models.manifest import read_manifest, verify_weights
@@ -106,9 +109,32 @@ def test_an_attack_through_the_purifier_climbs_and_keeps_each_radius() -> None:
     assert levels.amax(dim=(1, 2, 3)).tolist() == [2, 8]
 
 
-def test_too_large_a_share_through_the_purifier_is_refused() -> None:
+def test_too_large_a_share_through_the_purifier_is_refused(victim: Victim) -> None:
+    none = torch.zeros(0, 3, 8, 8, dtype=torch.uint8)
+    pairs = Pairs(none, none, torch.zeros(0))
     with pytest.raises(ValueError, match="through_share"):
-        PurifierLoss(through_share=0.8)
+        Course(pairs=pairs, guide=victim, batch_size=8, through_share=0.8)
+
+
+def test_a_course_keeps_its_shares_of_clean_images(world: World, victim: Victim) -> None:
+    clean = torch.full((4, 3, 64, 64), 100, dtype=torch.uint8)
+    pairs = Pairs(clean, clean + 10, torch.full((4,), 10 / 255))
+    course = Course(pairs=pairs, guide=victim, batch_size=16)
+    wanted, attacked = course.batch(world, np.random.default_rng(0))
+    moved = (attacked.int() - wanted.int()).amax(dim=(1, 2, 3))
+    assert moved[:4].tolist() == [0] * 4
+    assert torch.all((moved[4:14] >= 5) & (moved[4:14] <= 11))
+    assert moved[14:].tolist() == [0] * 2
+
+
+def test_nothing_is_trained_on_the_held_out_classifier(world: World, tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="held out"):
+        make_photo_pairs(world, load_classifier(HELD_OUT), tmp_path, num_pairs=2)
+
+
+def test_text_crops_hold_ink_and_paper() -> None:
+    crops = text_crops(6, 64, np.random.default_rng(0)).float()
+    assert torch.all(crops.amax(dim=(1, 2, 3)) - crops.amin(dim=(1, 2, 3)) > 100)
 
 
 def test_no_pairs_says_how_to_make_them(tmp_path: Path) -> None:
@@ -139,9 +165,15 @@ def test_base_and_purifier_are_trained_and_published(
     make_pairs(world, victim, tmp_path / "pairs", num_pairs=2, steps=1, batch_size=2)
     base = train_base(world, tmp_path, TINY, batch_size=2)
     before = base.conv_out.weight.detach().clone()
-    data = (world, load_pairs(tmp_path / "pairs"))
-    loss = PurifierLoss(through_share=0.25, through_steps=1)
-    network = train_purifier(base, victim, data, tmp_path, TINY, loss=loss, batch_size=8)
+    classifier = load_classifier(SURROGATE)
+    make_photo_pairs(world, classifier, tmp_path / "photos", num_pairs=2, steps=1, batch_size=2)
+    courses = [
+        Course(
+            pairs=load_pairs(tmp_path / "pairs"), guide=victim, batch_size=8, through_share=0.25
+        ),
+        Course(pairs=load_pairs(tmp_path / "photos"), guide=classifier, batch_size=8, weight=0.5),
+    ]
+    network = train_purifier(base, courses, world, tmp_path, TINY, through_steps=1)
     assert not torch.equal(before, network.conv_out.weight)
     weights = tmp_path / "weights"
     weights.mkdir()

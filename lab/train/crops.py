@@ -1,0 +1,93 @@
+"""Clean images that nobody attacks: windows of photos, and rendered text."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional
+
+from lab.world.compose import World
+from lab.world.kinds import KINDS, SIGN_WORDS
+
+__all__ = ["clean_crops", "photo_crops", "text_crops"]
+
+TEXT_SHARE = 0.35
+TEXT_SIDES_PX = (9, 30)
+_FACES = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif.ttf", "DejaVuSansMono.ttf")
+
+
+def clean_crops(world: World, num: int, size_px: int, rng: np.random.Generator) -> Tensor:
+    """(num, 3, size, size) uint8, about a third of it text and the rest photos."""
+    num_text = round(num * TEXT_SHARE)
+    photos = photo_crops(world, num - num_text, size_px, rng)
+    return torch.cat([text_crops(num_text, size_px, rng), photos])
+
+
+def photo_crops(world: World, num: int, size_px: int, rng: np.random.Generator) -> Tensor:
+    """(num, 3, size, size) uint8 windows of training photos, at scales from 1:1 to the whole."""
+    photos = world.photos["train"]
+    crops = torch.empty(num, 3, size_px, size_px, dtype=torch.uint8)
+    for crop in crops:
+        photo = photos[int(rng.integers(len(photos)))]
+        _, height, width = photo.shape
+        side = int(min(height, width) * np.exp(rng.uniform(np.log(size_px / 512), 0)))
+        top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+        window = photo[:, top : top + side, left : left + side][None].float()
+        small = functional.interpolate(window, (size_px, size_px), mode="bilinear", antialias=True)
+        crop.copy_(small[0].round().clamp(0, 255))
+        if rng.random() < 0.5:
+            crop.copy_(crop.flip(-1))
+    return crops
+
+
+def text_crops(num: int, size_px: int, rng: np.random.Generator) -> Tensor:
+    """(num, 3, size, size) uint8 windows of lines of words, dark on light or light on dark."""
+    crops = torch.empty(num, 3, size_px, size_px, dtype=torch.uint8)
+    for crop in crops:
+        crop.copy_(torch.from_numpy(_text(size_px, rng)).permute(2, 0, 1))
+    return crops
+
+
+def _text(size_px: int, rng: np.random.Generator) -> np.ndarray:
+    height_px = int(np.exp(rng.uniform(*np.log(TEXT_SIDES_PX))))
+    font = _font(_FACES[int(rng.integers(len(_FACES)))], height_px)
+    paper, ink = rng.integers(200, 256, 3), rng.integers(0, 90, 3)
+    if rng.random() < 0.3:
+        paper, ink = ink, paper
+    image = Image.new("RGB", (size_px, size_px), tuple(int(level) for level in paper))
+    draw = ImageDraw.Draw(image)
+    pitch = height_px * rng.uniform(1.15, 1.7)
+    for line in range(int(size_px / pitch) + 2):
+        place = (float(rng.uniform(-2, 1)) * height_px, (line - rng.random()) * pitch)
+        draw.text(place, _words(size_px // height_px + 4, rng), tuple(map(int, ink)), font)
+    return np.array(image)
+
+
+def _words(num_characters: int, rng: np.random.Generator) -> str:
+    """Words of the world and numbers, in any case, with a little punctuation."""
+    words: list[str] = []
+    vocabulary = _vocabulary()
+    while sum(map(len, words)) < num_characters * 2:
+        word = str(rng.choice(vocabulary)) if rng.random() < 0.75 else str(rng.integers(10_000))
+        draw = rng.random()
+        word = word.upper() if draw < 0.15 else word.capitalize() if draw < 0.4 else word
+        words.append(word + str(rng.choice(["", "", "", ",", ".", ":", "%", "!", "?", ")"])))
+    return " ".join(words)
+
+
+@cache
+def _vocabulary() -> tuple[str, ...]:
+    kinds = (word for kind in KINDS for word in (*kind.name.split(), kind.category))
+    return tuple(sorted({*kinds, *SIGN_WORDS}))
+
+
+@cache
+def _font(face: str, height_px: int) -> ImageFont.FreeTypeFont:
+    fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    return ImageFont.truetype(str(fonts / face), height_px)

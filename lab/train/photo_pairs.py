@@ -1,0 +1,72 @@
+"""Pairs of natural photos, attacked on an ImageNet classifier: real vision beside the scenes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from lab.attacks.classification import class_loss, class_margin
+from lab.attacks.interface import Objective
+from lab.attacks.pgd import PGD
+from lab.errors import LabError
+from lab.train.crops import photo_crops
+from lab.train.pairs import EPSILON_RANGE, attack_into
+from lab.victims.classifier import ClassifierVictim
+from lab.victims.efficientnet import HELD_OUT
+from lab.world.compose import World
+
+__all__ = ["PHOTO_SIDE_PX", "make_photo_pairs"]
+
+PHOTO_SIDE_PX = 224
+RECIPES = ("loss", "margin", "features")
+
+
+def make_photo_pairs(
+    world: World,
+    victim: ClassifierVictim,
+    folder: Path,
+    *,
+    num_pairs: int,
+    steps: int = 10,
+    batch_size: int = 32,
+    share: tuple[int, int] = (0, 1),
+    seed: int = 0,
+) -> None:
+    """Attack crops of the training photos by PGD, away from what the classifier makes of them.
+
+    Files are those of ``make_pairs``, with images of 224 px.
+
+    Raises:
+        LabError: The classifier is the one that training must never see.
+    """
+    if victim.name == HELD_OUT:
+        raise LabError(f"{HELD_OUT} is held out: nothing is ever trained on it")
+    folder.mkdir(parents=True, exist_ok=True)
+    part, of = share
+    for number in tqdm(range(part, -(-num_pairs // batch_size), of), desc="pairs", unit="batch"):
+        path = folder / f"pairs-{number:05d}.npz"
+        if path.exists():
+            continue
+        rng = np.random.default_rng([seed, 7, number])
+        crops = photo_crops(world, batch_size, PHOTO_SIDE_PX, rng)
+        clean = crops.to(victim.device).float() / 255
+        attack = PGD(epsilon=float(rng.uniform(*EPSILON_RANGE)), steps=steps)
+        objective = _objective(RECIPES[number % len(RECIPES)], victim, clean)
+        attack_into(path, clean, objective, attack, rng)
+
+
+def _objective(recipe: str, victim: ClassifierVictim, clean: torch.Tensor) -> Objective:
+    if recipe == "features":
+        with torch.no_grad():
+            wanted = victim.encoder_features(clean)
+
+        def objective(images: torch.Tensor) -> torch.Tensor:
+            features = victim.encoder_features(images)
+            return (1 - torch.cosine_similarity(features, wanted, dim=-1)).mean(dim=1)
+
+        return objective
+    labels = victim.predict(clean)
+    return (class_margin if recipe == "margin" else class_loss)(victim, labels)
