@@ -20,7 +20,7 @@ from lab.train.pairs import load_pairs, make_pairs
 from lab.train.photo_pairs import make_photo_pairs
 from lab.train.publish import publish_mllm, publish_purifier
 from lab.train.purifier import Course, train_purifier
-from lab.train.vision import train_vision
+from lab.train.vision import SceneNumbers, train_vision
 from lab.victims.efficientnet import HELD_OUT, SURROGATE, load_classifier
 from lab.victims.victim import Victim, load_victim
 from lab.world.compose import World
@@ -62,6 +62,10 @@ def mllm(
     num_workers: Workers = DEFAULT_WORKERS,
     seed: Seed = 0,
     architecture: Annotated[str, typer.Option(help=f"One of {', '.join(ARCHITECTURES)}.")] = "vit",
+    num_scenes: Annotated[
+        int | None,
+        typer.Option(help="Train on so many scenes over and over, not on ever new ones."),
+    ] = None,
     name: Annotated[str, typer.Option(help="Folder of the finished weights.")] = "mllm",
     start_from: Annotated[
         Path | None, typer.Option(help="Train on this saved model; give another --seed then.")
@@ -84,7 +88,7 @@ def mllm(
         ARCHITECTURES[architecture],
         folder,
         tower_settings,
-        batch_size=batch_size,
+        numbers=SceneNumbers(batch_size, num_scenes),
         seed=seed,
     )
     settings = LoopSettings(
@@ -95,7 +99,12 @@ def mllm(
         num_workers=num_workers,
     )
     model, processor = train_mllm(
-        scenes, start, folder, settings, batch_size=batch_size * 3 // 4, seed=seed
+        scenes,
+        start,
+        folder,
+        settings,
+        numbers=SceneNumbers(batch_size * 3 // 4, num_scenes),
+        seed=seed,
     )
     publish_mllm(model, processor, name=name, command=_this_command(), weights=weights)
 

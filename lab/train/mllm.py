@@ -17,7 +17,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProc
 
 from lab.precision import compute_dtype
 from lab.train.loop import LoopSettings, train_loop
-from lab.train.vision import DenseTower, patch_features, patch_labels
+from lab.train.vision import DenseTower, SceneNumbers, patch_features, patch_labels
 from lab.victims.attention import use_eager_attention
 from lab.victims.dialogue import Dialogue, tokenise
 from lab.victims.packing import PackedSequence, pack
@@ -92,16 +92,15 @@ class _Student(nn.Module):
 
 
 class _Batches:
-    def __init__(self, world: World, processor: LlavaProcessor, batch_size: int, seed: int) -> None:
-        self.world, self.batch_size, self.seed = world, batch_size, seed
+    def __init__(
+        self, world: World, processor: LlavaProcessor, numbers: SceneNumbers, seed: int
+    ) -> None:
+        self.world, self.numbers, self.seed = world, numbers, seed
         # Questions come again and again; to render their template is most of a batch's work.
         self._tokenise = lru_cache(maxsize=1 << 17)(partial(tokenise, processor))
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor, PackedSequence]:
-        first = step * self.batch_size
-        batch = scene_batch(
-            self.world, "train", range(first, first + self.batch_size), seed=self.seed + 1
-        )
+        batch = scene_batch(self.world, "train", self.numbers[step], seed=self.seed + 1)
         rng = np.random.default_rng([self.seed, 3, step])
         groups = [
             [
@@ -120,7 +119,7 @@ def train_mllm(
     folder: Path,
     settings: LoopSettings,
     *,
-    batch_size: int = 48,
+    numbers: SceneNumbers,
     seed: int = 0,
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """Train on scenes of the train split.
@@ -131,7 +130,7 @@ def train_mllm(
             ``seed`` then, and it sees new scenes.
         folder: Where the checkpoint goes.
         settings: Length and rates.
-        batch_size: Scenes a step.
+        numbers: Which scenes a step sees.
         seed: Of data and weights.
 
     Returns:
@@ -164,7 +163,7 @@ def train_mllm(
         figures["place"] = float(place.detach())
         return loss + DENSE_WEIGHT * dense + PLACE_WEIGHT * place, figures
 
-    batches = _Batches(world, processor, batch_size, seed)
+    batches = _Batches(world, processor, numbers, seed)
     checkpoint = folder / "mllm.pt"
     train_loop(student, batches, loss_of, settings, checkpoint=checkpoint, label="language model")
     return student.llava, processor

@@ -5,6 +5,8 @@ Dense labels from the compositor teach a small tower far faster than image–tex
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,7 +19,7 @@ from lab.world.compose import World
 from lab.world.scenes import scene_batch
 from models.mllm.architecture import NUM_IMAGE_TOKENS, PATCH_PX, Architecture, vision_tower
 
-__all__ = ["DenseTower", "patch_features", "patch_labels", "train_vision"]
+__all__ = ["DenseTower", "SceneNumbers", "patch_features", "patch_labels", "train_vision"]
 
 FOREGROUND_SHARE = 0.3
 BACKGROUND_WEIGHT = 0.3
@@ -59,14 +61,32 @@ def patch_labels(labels: Tensor, num_classes: int) -> Tensor:
     return counts.argmax(1).view(batch, grid * grid)
 
 
+@dataclass(frozen=True, slots=True)
+class SceneNumbers:
+    """Which scenes a step sees: ever new ones, or a finite set over and over.
+
+    Attributes:
+        batch_size: Scenes a step.
+        num_scenes: How many there are; None for no end.
+    """
+
+    batch_size: int
+    num_scenes: int | None = None
+
+    def __getitem__(self, step: int) -> Sequence[int]:
+        """The numbers of one step's scenes."""
+        first = step * self.batch_size
+        numbers = range(first, first + self.batch_size)
+        end = self.num_scenes
+        return numbers if end is None else [number % end for number in numbers]
+
+
 class _DenseBatches:
-    def __init__(self, world: World, batch_size: int, seed: int) -> None:
-        self._world, self._batch_size, self._seed = world, batch_size, seed
+    def __init__(self, world: World, numbers: SceneNumbers, seed: int) -> None:
+        self._world, self._numbers, self._seed = world, numbers, seed
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        first = step * self._batch_size
-        indices = range(first, first + self._batch_size)
-        batch = scene_batch(self._world, "train", indices, seed=self._seed)
+        batch = scene_batch(self._world, "train", self._numbers[step], seed=self._seed)
         return batch.images, patch_labels(batch.labels, len(self._world.class_names))
 
 
@@ -76,7 +96,7 @@ def train_vision(
     folder: Path,
     settings: LoopSettings,
     *,
-    batch_size: int = 64,
+    numbers: SceneNumbers,
     seed: int = 0,
 ) -> DenseTower:
     """Train a tower on dense labels; the checkpoint in ``folder`` is resumed where there is one."""
@@ -94,7 +114,7 @@ def train_vision(
         correct = logits.argmax(-1)[objects] == targets[objects]
         return loss, {"patch_accuracy": float(correct.float().mean())}
 
-    batches = _DenseBatches(world, batch_size, seed)
+    batches = _DenseBatches(world, numbers, seed)
     train_loop(
         model, batches, loss_of, settings, checkpoint=folder / "vision.pt", label="vision tower"
     )

@@ -17,7 +17,7 @@ from lab.train.photo_pairs import make_photo_pairs
 from lab.train.publish import publish_mllm, publish_purifier, record_figures
 from lab.train.purifier import Course, train_purifier
 from lab.train.through import attack_through
-from lab.train.vision import patch_labels, train_vision
+from lab.train.vision import SceneNumbers, patch_labels, train_vision
 from lab.victims.efficientnet import HELD_OUT, SURROGATE, load_classifier
 from lab.victims.victim import Victim, load_victim
 from lab.world.compose import World
@@ -71,6 +71,11 @@ def test_a_patch_belongs_to_what_covers_it_enough() -> None:
     patches = patch_labels(labels, 10).view(8, 8)
     assert patches[0, 0] == 5
     assert patches[1, 0] == 0
+
+
+def test_a_finite_set_of_scenes_comes_again() -> None:
+    assert [list(SceneNumbers(2, 3)[step]) for step in range(3)] == [[0, 1], [2, 0], [1, 2]]
+    assert list(SceneNumbers(2)[5]) == [10, 11]
 
 
 def test_pairs_keep_their_bound_resume_and_load(
@@ -149,13 +154,15 @@ def test_the_mllm_is_trained_published_and_loaded(
     architecture = Architecture(
         tower=tower_kind, vision_width=32, vision_depth=1, text_width=32, text_depth=1
     )
-    tower = train_vision(world, architecture, tmp_path, TINY, batch_size=2)
-    model, processor = train_mllm(world, tower, tmp_path, TINY, batch_size=2)
+    tower = train_vision(world, architecture, tmp_path, TINY, numbers=SceneNumbers(2))
+    model, processor = train_mllm(world, tower, tmp_path, TINY, numbers=SceneNumbers(2))
     weights = tmp_path / "weights"
     weights.mkdir()
     publish_mllm(model, processor, name="mllm", command="made here", weights=weights)
     assert load_victim(weights / "mllm").model.dtype == torch.float32
-    again, _ = train_mllm(world, weights / "mllm", tmp_path / "more", TINY, batch_size=2, seed=1)
+    again, _ = train_mllm(
+        world, weights / "mllm", tmp_path / "more", TINY, numbers=SceneNumbers(2, 3), seed=1
+    )
     assert again.num_parameters() == model.num_parameters()
 
 

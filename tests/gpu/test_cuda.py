@@ -1,0 +1,75 @@
+"""What only a GPU can show: fp16 beside fp32, gradients and training on the device."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lab.attacks.pgd import PGD
+from lab.attacks.pixels import decode_png
+from lab.attacks.registry import AttackConfig
+from lab.attacks.scenes import attack_scenes
+from lab.victims.dialogue import CAPTION_REQUEST, Dialogue
+from lab.victims.victim import load_victim
+from models.manifest import WEIGHTS_DIRECTORY
+from models.purifier.pipeline import PurificationPipeline
+from models.quantise import dequantise
+from service.purify.engine import EngineOptions
+from service.purify.torch_engine import load_engine
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+PURIFIER = str(WEIGHTS_DIRECTORY / "purifier")
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    """Four smooth random images, (4, 128, 128, 3) uint8."""
+    coarse = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.interpolate(coarse, size=128, mode="bicubic").clamp(0, 1)
+    return (smooth * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def test_half_precision_purifies_as_single_precision(pixels: np.ndarray) -> None:
+    images = dequantise(torch.from_numpy(pixels))
+    purified = []
+    for device, dtype in (("cpu", torch.float32), ("cuda", torch.float16)):
+        pipeline = PurificationPipeline.from_pretrained(PURIFIER, torch_dtype=dtype).to(device)
+        batch = images.to(device, dtype)
+        purified.append(pipeline.purify(batch, noise_level=1e-4).float().cpu())
+    assert (purified[0] - purified[1]).abs().max() < 2 / 255
+
+
+def test_the_engine_draws_fresh_noise_in_half_precision(pixels: np.ndarray) -> None:
+    engine = load_engine(EngineOptions(purifier=PURIFIER, device="cuda:0"))
+    first, second = engine.purify(pixels).astype(int), engine.purify(pixels).astype(int)
+    assert engine.facts.device == "cuda:0"
+    assert first.shape == pixels.shape
+    assert (first != second).any()
+    assert abs(first - pixels).mean() < 6
+
+
+def test_attacks_keep_their_bound_on_the_device(pixels: np.ndarray) -> None:
+    victim = load_victim(WEIGHTS_DIRECTORY / "mllm", device="cuda").astype(torch.bfloat16)
+    config = AttackConfig(name="apgd", epsilon=8 / 255, steps=3, goal="margin")
+    truths = [[Dialogue(CAPTION_REQUEST, "a cat")]] * len(pixels)
+    files = attack_scenes(config, victim, list(pixels), truths)
+    moved = np.stack([decode_png(file) for file in files]).astype(int) - pixels
+    assert 1 <= abs(moved).max() <= 8
+
+
+def test_a_search_on_the_device_climbs(pixels: np.ndarray) -> None:
+    images = dequantise(torch.from_numpy(pixels)).cuda()
+    attacked = PGD(epsilon=4 / 255, steps=5)(images, lambda x: x.mean(dim=(1, 2, 3)))
+    assert attacked.device.type == "cuda"
+    assert attacked.mean() > images.mean()
+
+
+def test_a_checkpoint_of_the_device_is_read_on_a_cpu(tmp_path: Path) -> None:
+    pipeline = PurificationPipeline.tiny().to("cuda")
+    pipeline.save_pretrained(tmp_path)
+    loaded = PurificationPipeline.from_pretrained(tmp_path)
+    assert loaded.device.type == "cpu"
