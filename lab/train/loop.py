@@ -89,6 +89,7 @@ def train_loop(
         checkpoint: Written every two minutes and at the end or interruption.
         label: Name on the progress bar.
     """
+    torch.backends.cudnn.benchmark = True  # shapes repeat
     state = _State(module, settings, checkpoint)
     state.restore()
     module.train()
