@@ -10,15 +10,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lab.attacks.interface import Objective
-from lab.attacks.objectives import (
-    answer_margin,
-    encoder_distance,
-    targeted_loss,
-    untargeted_loss,
-)
-from lab.attacks.pgd import PGD
+from lab.attacks.interface import Goal, Objective
+from lab.attacks.objectives import encoder_distance, language_objective, targeted_loss
 from lab.attacks.pixels import quantise_within
+from lab.attacks.registry import AttackConfig
 from lab.errors import LabError
 from lab.victims.dialogue import Dialogue
 from lab.victims.victim import Victim
@@ -31,6 +26,13 @@ __all__ = ["Pairs", "load_pairs", "make_pairs"]
 
 EPSILON_RANGE = (2 / 255, 16 / 255)
 RECIPES = ("untargeted", "margin", "targeted", "encoder-away", "encoder-towards")
+GOALS: dict[str, Goal] = {
+    "untargeted": "language",
+    "margin": "margin",
+    "targeted": "language",
+    "encoder-away": "encoder",
+    "encoder-towards": "encoder",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,8 @@ def make_pairs(
         epsilon = float(rng.uniform(*EPSILON_RANGE))
         pixels = batch.images.permute(0, 2, 3, 1).contiguous()
         clean = dequantise(pixels).contiguous()
-        attack = PGD(epsilon=epsilon, steps=steps)
+        config = AttackConfig(name="pgd", epsilon=epsilon, steps=steps, goal=GOALS[recipe])
+        attack = config.for_training().build()
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         objective = _objective(recipe, victim, batch, clean)
         attacked = attack(clean, objective, generator=generator)
@@ -96,7 +99,7 @@ def _objective(recipe: str, victim: Victim, batch: SceneBatch, clean: Tensor) ->
         [caption, *(Dialogue(render("vqa", q.question), q.answer) for q in questions)]
         for caption, questions in zip(captions, batch.questions, strict=True)
     ]
-    return (answer_margin if recipe == "margin" else untargeted_loss)(victim, truths)
+    return language_objective(GOALS[recipe], victim, truths)
 
 
 def load_pairs(folder: Path) -> Pairs:

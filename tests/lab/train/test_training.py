@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+import lab.train.pairs
 from lab.errors import LabError
 from lab.train.base import train_base
 from lab.train.loop import LoopSettings, train_loop
 from lab.train.mllm import train_mllm
-from lab.train.pairs import load_pairs, make_pairs
+from lab.train.pairs import GOALS, load_pairs, make_pairs
 from lab.train.publish import publish_mllm, publish_purifier, record_figures
 from lab.train.purifier import train_purifier
 from lab.train.vision import patch_labels, train_vision
@@ -79,6 +80,15 @@ def test_pairs_keep_their_bound_resume_and_load(
     assert len(difference) == 10
     assert torch.all(difference > 0)
     assert torch.all(difference <= pairs.epsilon * 255)
+
+
+def test_pairs_of_a_held_out_family_are_refused(
+    world: World, victim: Victim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lab.train.pairs, "GOALS", dict.fromkeys(GOALS, "matching"))
+    with pytest.raises(ValueError, match="held out"):
+        make_pairs(world, victim, tmp_path, num_pairs=2, steps=1, batch_size=2)
+    assert not list(tmp_path.glob("*.npz"))
 
 
 def test_no_pairs_says_how_to_make_them(tmp_path: Path) -> None:
