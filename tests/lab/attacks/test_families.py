@@ -11,6 +11,7 @@ from lab.attacks.ensemble import EnsembleTransfer
 from lab.attacks.low_frequency import LowFrequency, low_pass
 from lab.attacks.patch import AdversarialPatch
 from lab.attacks.perceptual import PerceptualAttack
+from lab.attacks.similarity import ssim
 from lab.attacks.spatial import SpatialFlow
 from lab.attacks.universal import UniversalPerturbation
 from lab.attacks.views import read_boxes
@@ -70,6 +71,9 @@ def test_patch_is_not_bounded_in_magnitude(images):
 def test_perceptual_attack_uses_its_bound_and_moves_single_pixels_far(images):
     attack = PerceptualAttack(steps=10, distance=0.1)
     adversarial = attack(images, wavy, generator=generator())
+    distance = 1.0 - ssim(adversarial, images)
+    assert (distance <= 0.1 + 1e-6).all()
+    assert (distance > 0.09).all()
     assert (adversarial - images).abs().amax() > 16 / 255
     with pytest.raises(ValueError, match="at least 11"):
         attack(images[..., :10], wavy)
