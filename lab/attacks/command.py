@@ -12,7 +12,8 @@ import typer
 from PIL import Image
 from tqdm import tqdm
 
-from lab.attacks.registry import AttackConfig, Goal
+from lab.attacks.interface import Goal
+from lab.attacks.registry import ATTACKS, AttackConfig
 from lab.attacks.scenes import attack_scenes
 from lab.errors import LabError
 from lab.victims.dialogue import CAPTION_REQUEST, Dialogue
@@ -22,7 +23,9 @@ from models.manifest import WEIGHTS_DIRECTORY
 
 __all__ = ["register"]
 
-Epsilon = Annotated[int, typer.Option(help="l-infinity radius in levels of 255.")]
+Epsilon = Annotated[
+    int, typer.Option(help="l-infinity radius in levels of 255; idle where that is no bound.")
+]
 Target = Annotated[str, typer.Option(help="Caption to head for; away from the truth where empty.")]
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
@@ -51,9 +54,10 @@ def attack(
     A gallery is attacked on its captions and answers, a folder's images on what the victim says of
     them now; towards a target, the goal is the language model's loss.
     """
+    is_ball = name not in ATTACKS or ATTACKS[name].is_ball
     config = AttackConfig(
         name=name,
-        epsilon=epsilon / 255,
+        epsilon=epsilon / 255 if is_ball else 1.0,
         steps=steps,
         goal="language" if target and goal == "margin" else goal,
         targeted=bool(target),

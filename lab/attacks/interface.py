@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Attack", "Bounds", "Objective", "Tier"]
+__all__ = ["Attack", "Bounds", "Budget", "Budgeted", "Goal", "Objective", "Tier"]
+
+Goal = Literal["language", "margin", "encoder", "prototype", "matching"]
+"""What an attack moves: see ``lab.attacks.objectives``."""
 
 Objective = Callable[[Tensor], Tensor]
 """Maps images (B, 3, H, W) to losses (B,) that an attack *maximises*."""
@@ -64,4 +68,34 @@ class Attack(Protocol):
         Returns:
             Adversarial images of the same shape, in the same bounds.
         """
+        ...
+
+
+class Budget(Protocol):
+    """How far an upload may be from its clean image, in whatever the attack is bounded by."""
+
+    def quantise(self, adversarial: Tensor, clean: np.ndarray) -> np.ndarray:
+        """Rounds to whole levels without leaving the budget.
+
+        Args:
+            adversarial: (B, 3, H, W) float in [0, 1], within the budget before rounding.
+            clean: (B, H, W, 3) uint8.
+
+        Returns:
+            (B, H, W, 3) uint8.
+        """
+        ...
+
+    def admits(self, attacked: np.ndarray, clean: np.ndarray) -> np.ndarray:
+        """Whether each image of (B, H, W, 3) uint8 is within the budget of its clean one: (B,)."""
+        ...
+
+
+@runtime_checkable
+class Budgeted(Protocol):
+    """An attack that is bounded by something else than l-infinity."""
+
+    @property
+    def budget(self) -> Budget:
+        """Its bound."""
         ...

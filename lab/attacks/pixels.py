@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lab.attacks.interface import Attack, Objective
+from lab.attacks.budgets import Ball
+from lab.attacks.interface import Attack, Budgeted, Objective
 from models.codec import encode_image
 from models.quantise import dequantise
 
@@ -28,11 +29,7 @@ def quantise_within(adversarial: Tensor, clean: np.ndarray, epsilon: float) -> n
     Returns:
         (B, H, W, 3) uint8, at most floor(255 epsilon) levels from ``clean``.
     """
-    radius = int(epsilon * 255.0 + 1e-6)
-    levels = (adversarial.detach().cpu().double() * 255.0).round().permute(0, 2, 3, 1).numpy()
-    center = clean.astype(np.int64)
-    inside = np.clip(levels.astype(np.int64), center - radius, center + radius)
-    return np.clip(inside, 0, 255).astype(np.uint8)
+    return Ball(epsilon).quantise(adversarial, clean)
 
 
 def decode_png(data: bytes) -> np.ndarray:
@@ -53,10 +50,11 @@ def attack_pixels(
     """Attacks uint8 images of one size and returns what would be uploaded.
 
     Args:
-        attack: the algorithm.
+        attack: the algorithm; one that is ``Budgeted`` is rounded within its own budget.
         images: (H, W, 3) uint8 each, all of one size.
         objective: per-image losses of the batch, to maximise.
-        epsilon: the bound that rounding must not leave.
+        epsilon: the l-infinity radius that rounding must not leave, where the attack has no
+            budget of its own.
         generator: source of every random choice.
         device: where the search runs; best where the victim is.
 
@@ -66,4 +64,5 @@ def attack_pixels(
     clean = np.stack(list(images))
     start = dequantise(torch.from_numpy(clean)).contiguous().to(device)
     adversarial = attack(start, objective, generator=generator)
-    return [encode_image(pixels) for pixels in quantise_within(adversarial, clean, epsilon)]
+    budget = attack.budget if isinstance(attack, Budgeted) else Ball(epsilon)
+    return [encode_image(pixels) for pixels in budget.quantise(adversarial, clean)]

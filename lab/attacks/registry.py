@@ -2,25 +2,143 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from enum import StrEnum
 
 from lab.attacks.apgd import APGD
-from lab.attacks.interface import Attack
+from lab.attacks.budgets import Ball
+from lab.attacks.crops import LocalCrops
+from lab.attacks.ensemble import EnsembleTransfer
+from lab.attacks.figstep import TextPage
+from lab.attacks.interface import Attack, Budget, Budgeted, Goal
+from lab.attacks.joint import JointAttack
+from lab.attacks.low_frequency import LowFrequency
 from lab.attacks.noise import UniformNoise
+from lab.attacks.patch import AdversarialPatch
+from lab.attacks.perceptual import PerceptualAttack
 from lab.attacks.pgd import PGD
+from lab.attacks.spatial import SpatialFlow
+from lab.attacks.typographic import TypographicAttack
+from lab.attacks.universal import UniversalPerturbation
+from lab.attacks.words import absent_words, misleading_words
+from lab.victims.dialogue import Dialogue
 
-__all__ = ["ATTACKS", "AttackConfig"]
+__all__ = ["ATTACKS", "HELD_OUT", "AttackConfig", "Family", "Goal", "Row"]
 
-Goal = Literal["language", "margin", "encoder"]
+Truths = Sequence[Sequence[Dialogue]]
 
-ATTACKS: dict[str, Callable[[AttackConfig], Attack]] = {
-    "pgd": lambda config: PGD(epsilon=config.epsilon, steps=config.steps, restarts=config.restarts),
-    "apgd": lambda config: APGD(
-        epsilon=config.epsilon, steps=config.steps, restarts=config.restarts
+
+class Family(StrEnum):
+    """What attacks exploit, as reports group them."""
+
+    LANGUAGE_LOSS = "language_loss"
+    ENCODER_FEATURES = "encoder_features"
+    IMAGE_TEXT_MATCHING = "image_text_matching"
+    LOCAL_CROPS = "local_crops"
+    SURROGATE_ENSEMBLE = "surrogate_ensemble"
+    UNIVERSAL = "universal"
+    PATCH = "patch"
+    LOW_FREQUENCY = "low_frequency"
+    PERCEPTUAL = "perceptual"
+    SPATIAL = "spatial"
+    JOINT = "joint"
+    TYPOGRAPHIC = "typographic"
+    RANDOM_NOISE = "random_noise"
+
+
+HELD_OUT: frozenset[Family] = frozenset(Family) - {Family.LANGUAGE_LOSS, Family.ENCODER_FEATURES}
+"""Families of which training sees nothing. The one place: reports and the pair maker ask here."""
+
+_FAMILIES_OF_GOALS: dict[Goal, Family] = {
+    "language": Family.LANGUAGE_LOSS,
+    "margin": Family.LANGUAGE_LOSS,
+    "encoder": Family.ENCODER_FEATURES,
+    "prototype": Family.ENCODER_FEATURES,
+    "matching": Family.IMAGE_TEXT_MATCHING,
+}
+_TARGETED_GOALS: frozenset[Goal] = frozenset({"language", "encoder", "matching"})
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """How an attack is made from its configuration.
+
+    Attributes:
+        build: the attack, given what is true of each image: typographic attacks write what is not.
+        family: what it exploits; its goal decides where None.
+        is_ball: whether epsilon bounds it; what else does is its own, and stated in its class.
+        goals: what it may move.
+        can_target: whether it can head for something chosen.
+    """
+
+    build: Callable[[AttackConfig, Truths], Attack]
+    family: Family | None = None
+    is_ball: bool = True
+    goals: frozenset[Goal] = frozenset(_FAMILIES_OF_GOALS)
+    can_target: bool = True
+
+
+ATTACKS: dict[str, Row] = {
+    "pgd": Row(lambda c, _: PGD(epsilon=c.epsilon, steps=c.steps, restarts=c.restarts)),
+    "apgd": Row(lambda c, _: APGD(epsilon=c.epsilon, steps=c.steps, restarts=c.restarts)),
+    "m_attack": Row(
+        lambda c, _: LocalCrops(epsilon=c.epsilon, steps=c.steps, restarts=c.restarts),
+        Family.LOCAL_CROPS,
     ),
-    "uniform_noise": lambda config: UniformNoise(epsilon=config.epsilon),
+    "ensemble": Row(
+        lambda c, _: EnsembleTransfer(epsilon=c.epsilon, steps=c.steps, restarts=c.restarts),
+        Family.SURROGATE_ENSEMBLE,
+    ),
+    "universal": Row(
+        lambda c, _: UniversalPerturbation(epsilon=c.epsilon, steps=c.steps, restarts=c.restarts),
+        Family.UNIVERSAL,
+    ),
+    "low_frequency": Row(
+        lambda c, _: LowFrequency(epsilon=c.epsilon, steps=c.steps, restarts=c.restarts),
+        Family.LOW_FREQUENCY,
+    ),
+    "joint": Row(
+        lambda c, _: JointAttack(epsilon=c.epsilon, steps=c.steps, restarts=c.restarts),
+        Family.JOINT,
+        goals=frozenset({"language", "margin"}),
+        can_target=False,
+    ),
+    "patch": Row(
+        lambda c, _: AdversarialPatch(steps=c.steps, restarts=c.restarts),
+        Family.PATCH,
+        is_ball=False,
+    ),
+    "patch_corner": Row(
+        lambda c, _: AdversarialPatch(steps=c.steps, restarts=c.restarts, place=(1.0, 1.0)),
+        Family.PATCH,
+        is_ball=False,
+    ),
+    "perceptual": Row(
+        lambda c, _: PerceptualAttack(steps=c.steps, restarts=c.restarts),
+        Family.PERCEPTUAL,
+        is_ball=False,
+    ),
+    "spatial": Row(
+        lambda c, _: SpatialFlow(steps=c.steps, restarts=c.restarts),
+        Family.SPATIAL,
+        is_ball=False,
+    ),
+    "typographic": Row(
+        lambda c, truths: TypographicAttack(
+            words=[misleading_words(group) for group in truths], restarts=c.restarts
+        ),
+        Family.TYPOGRAPHIC,
+        is_ball=False,
+        can_target=False,
+    ),
+    "figstep": Row(
+        lambda c, truths: TextPage(words=[absent_words(group) for group in truths]),
+        Family.TYPOGRAPHIC,
+        is_ball=False,
+        can_target=False,
+    ),
+    "uniform_noise": Row(lambda c, _: UniformNoise(epsilon=c.epsilon), Family.RANDOM_NOISE),
 }
 
 
@@ -30,13 +148,14 @@ class AttackConfig:
 
     Attributes:
         name: a key of ``ATTACKS``.
-        epsilon: l-infinity radius as a fraction of the range.
+        epsilon: l-infinity radius as a fraction of the range; 1 where something else bounds the
+            attack (see ``budget``), because single pixels may then take any value.
         steps: gradient steps in each restart; 0 where the attack takes none.
         restarts: independent runs.
-        goal: the language model's cross-entropy, the margin of its right answers, or the
-            encoder's features.
-        targeted: whether it heads for a chosen answer or image.
-        seed: of its random starts.
+        goal: the language model's cross-entropy, the margin of its right answers, the encoder's
+            features, these with an anchor to head for, or the match of image and text.
+        targeted: whether it heads for a chosen answer, image or text.
+        seed: of its random choices.
     """
 
     name: str
@@ -48,22 +167,46 @@ class AttackConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuses an unknown name."""
+        """Refuses an unknown name, and what the named attack cannot do."""
         if self.name not in ATTACKS:
             raise ValueError(f"unknown attack {self.name!r}; known: {', '.join(sorted(ATTACKS))}")
-        if self.targeted and self.goal != "language":
-            raise ValueError(f"goal {self.goal!r} has no targeted form")
+        row = ATTACKS[self.name]
+        if self.goal not in row.goals:
+            raise ValueError(f"attack {self.name!r} has no goal {self.goal!r}")
+        if self.targeted and (self.goal not in _TARGETED_GOALS or not row.can_target):
+            raise ValueError(f"{self.name!r} with goal {self.goal!r} has no targeted form")
+        if not row.is_ball and self.epsilon != 1.0:
+            raise ValueError(f"{self.name!r} is not bounded by l-infinity: its epsilon must be 1")
 
-    def build(self) -> Attack:
-        """The attack itself."""
-        return ATTACKS[self.name](self)
+    def build(self, truths: Truths = ()) -> Attack:
+        """The attack itself.
+
+        Args:
+            truths: what is true of each image that it will be given; some attacks write what is
+                not. Without it, those write any word.
+        """
+        return ATTACKS[self.name].build(self, truths)
+
+    def for_training(self) -> AttackConfig:
+        """This configuration, if the purifier's training may see attacks of its family.
+
+        Raises:
+            ValueError: where the family is held out.
+        """
+        if self.is_held_out:
+            raise ValueError(f"{self.family} is held out: training must not see {self.label}")
+        return self
 
     @property
-    def family(self) -> str:
+    def budget(self) -> Budget:
+        """What bounds the attack."""
+        attack = self.build()
+        return attack.budget if isinstance(attack, Budgeted) else Ball(self.epsilon)
+
+    @property
+    def family(self) -> Family:
         """What the attack exploits, as reports group it."""
-        if self.name == "uniform_noise":
-            return "random_noise"
-        return "encoder_features" if self.goal == "encoder" else "language_loss"
+        return ATTACKS[self.name].family or _FAMILIES_OF_GOALS[self.goal]
 
     @property
     def label(self) -> str:
@@ -73,4 +216,4 @@ class AttackConfig:
     @property
     def is_held_out(self) -> bool:
         """Whether the purifier's training saw nothing of the family."""
-        return self.family == "random_noise"
+        return self.family in HELD_OUT

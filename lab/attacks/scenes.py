@@ -3,24 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from lab.attacks.interface import Objective
 from lab.attacks.objectives import (
-    answer_margin,
+    answer_score,
     encoder_distance,
+    image_text_matching,
+    language_objective,
+    mean_of,
+    prototype_guided,
     targeted_loss,
-    untargeted_loss,
 )
 from lab.attacks.pixels import attack_pixels
 from lab.attacks.registry import AttackConfig
+from lab.attacks.rewording import RewordedLoss
 from lab.victims.dialogue import CAPTION_REQUEST, Dialogue
 from lab.victims.victim import Victim
 from models.quantise import dequantise
 
-__all__ = ["attack_scenes"]
+__all__ = ["Upload", "attack_scenes", "attack_uploads"]
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What an attacker sends: a PNG file, and its questions in the order of the truths."""
+
+    image: bytes
+    prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Scenes:
+    """What an objective may need of a batch."""
+
+    images: Sequence[np.ndarray]
+    truths: Sequence[Sequence[Dialogue]]
+    targets: Sequence[str]
+    target_images: Sequence[np.ndarray]
 
 
 def attack_scenes(
@@ -29,37 +52,101 @@ def attack_scenes(
     images: Sequence[np.ndarray],
     truths: Sequence[Sequence[Dialogue]],
     targets: Sequence[str] = (),
+    *,
+    target_images: Sequence[np.ndarray] = (),
+    surrogates: Sequence[Victim] = (),
 ) -> list[bytes]:
     """Attacks images of one size and returns the PNG files that would be uploaded.
 
     Args:
-        config: the attack.
+        config: the attack. The joint attack has changed the questions as well, and is only whole
+            with those: see ``attack_uploads``.
         victim: whose gradients are used.
         images: (H, W, 3) uint8 each.
-        truths: for each image, what an untargeted attack leads away from.
+        truths: for each image, what an untargeted attack leads away from; the caption first.
         targets: for each image, the caption that a targeted attack heads for.
+        target_images: for each image, the one that a targeted attack on the encoder heads for.
+        surrogates: further models whose objectives join the victim's in the mean.
+
+    Raises:
+        ValueError: where the attack lacks targets, surrogates or other images.
     """
-    objective = _objective(config, victim, images, truths, targets)
-    generator = torch.Generator().manual_seed(config.seed)
-    return attack_pixels(
-        config.build(),
+    uploads = attack_uploads(
+        config,
+        victim,
         images,
-        objective,
-        epsilon=config.epsilon,
-        generator=generator,
-        device=victim.device,
+        truths,
+        targets,
+        target_images=target_images,
+        surrogates=surrogates,
     )
+    return [upload.image for upload in uploads]
 
 
-def _objective(
+def attack_uploads(
     config: AttackConfig,
     victim: Victim,
     images: Sequence[np.ndarray],
     truths: Sequence[Sequence[Dialogue]],
-    targets: Sequence[str],
-) -> Objective:
-    if config.goal == "encoder":
-        return encoder_distance(victim, dequantise(torch.from_numpy(np.stack(list(images)))))
+    targets: Sequence[str] = (),
+    *,
+    target_images: Sequence[np.ndarray] = (),
+    surrogates: Sequence[Victim] = (),
+) -> list[Upload]:
+    """As ``attack_scenes``, with the questions as the attacker asks them."""
+    if config.name == "ensemble" and not surrogates:
+        raise ValueError("an ensemble needs at least one surrogate beside the victim")
+    victims = [victim, *surrogates]
+    generator = torch.Generator().manual_seed(config.seed)
+    scenes = _Scenes(images, truths, targets, target_images)
+    if config.name == "joint":
+        reworded = RewordedLoss(victims, truths, answer_score(config.goal), generator=generator)
+        files = _attack(config, scenes, reworded, generator, victim.device)
+        prompts = reworded.prompts
+    else:
+        objective = mean_of([_objective(config, each, scenes) for each in victims])
+        files = _attack(config, scenes, objective, generator, victim.device)
+        prompts = [tuple(dialogue.prompt for dialogue in group) for group in truths]
+    return [Upload(*upload) for upload in zip(files, prompts, strict=True)]
+
+
+def _attack(
+    config: AttackConfig,
+    scenes: _Scenes,
+    objective: Objective,
+    generator: torch.Generator,
+    device: torch.device,
+) -> list[bytes]:
+    return attack_pixels(
+        config.build(scenes.truths),
+        scenes.images,
+        objective,
+        epsilon=config.epsilon,
+        generator=generator,
+        device=device,
+    )
+
+
+def _objective(config: AttackConfig, victim: Victim, scenes: _Scenes) -> Objective:
+    if config.goal in {"encoder", "prototype"}:
+        return _encoder_objective(config, victim, scenes)
+    if config.targeted and len(scenes.targets) != len(scenes.images):
+        raise ValueError("a targeted attack needs a target caption for each image")
+    if config.goal == "matching":
+        captions = scenes.targets if config.targeted else [g[0].answer for g in scenes.truths]
+        return image_text_matching(victim, captions, towards=config.targeted)
     if config.targeted:
-        return targeted_loss(victim, [Dialogue(CAPTION_REQUEST, target) for target in targets])
-    return (answer_margin if config.goal == "margin" else untargeted_loss)(victim, truths)
+        return targeted_loss(victim, [Dialogue(CAPTION_REQUEST, text) for text in scenes.targets])
+    return language_objective(config.goal, victim, scenes.truths)
+
+
+def _encoder_objective(config: AttackConfig, victim: Victim, scenes: _Scenes) -> Objective:
+    clean = dequantise(torch.from_numpy(np.stack(list(scenes.images))))
+    if config.goal == "prototype":
+        return prototype_guided(victim, clean, clean)
+    if not config.targeted:
+        return encoder_distance(victim, clean)
+    if len(scenes.target_images) != len(scenes.images):
+        raise ValueError("a targeted attack on the encoder needs a target image for each image")
+    wanted = dequantise(torch.from_numpy(np.stack(list(scenes.target_images))))
+    return encoder_distance(victim, wanted, towards=True)

@@ -1,4 +1,4 @@
-"""What gradient attacks share: gradients per image, random starts, restarts, the best kept."""
+"""What gradient attacks share: gradients per image, random starts, steps, the best kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lab.attacks.interface import Bounds, Objective
 
-__all__ = ["ascend", "best_of", "checked", "random_start", "where_image"]
+__all__ = ["ascend", "best_of", "checked", "climb", "random_start", "uniform", "where_image"]
 
 
 def ascend(images: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
@@ -30,8 +30,52 @@ def random_start(
     clean: Tensor, epsilon: float, bounds: Bounds, generator: torch.Generator | None
 ) -> Tensor:
     """A uniform draw from the l-infinity ball of radius ``epsilon``, clipped to the bounds."""
-    unit = torch.rand(clean.shape, generator=generator, dtype=clean.dtype)
-    return bounds.clip(clean + epsilon * (2.0 * unit.to(clean.device) - 1.0))
+    return bounds.clip(clean + epsilon * uniform(clean, generator))
+
+
+def uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Uniform in [-1, 1), of the shape, dtype and device of ``like``; drawn on the CPU."""
+    unit = torch.rand(like.shape, generator=generator, dtype=like.dtype)
+    return 2.0 * unit.to(like.device) - 1.0
+
+
+def climb(
+    start: Tensor,
+    render: Callable[[Tensor], Tensor],
+    step: Callable[[Tensor, Tensor], Tensor],
+    objective: Objective,
+    *,
+    steps: int,
+) -> tuple[Tensor, Tensor]:
+    """Gradient ascent in whatever parametrises an attack; each image keeps its best point.
+
+    Args:
+        start: (B, ...) parameters; no image depends on another's.
+        render: parameters to images (B, 3, H, W), differentiably.
+        step: parameters and gradients to the next parameters, within the attack's bound.
+        objective: losses (B,) to maximise.
+        steps: how many.
+
+    Returns:
+        The best images and their losses (B,).
+    """
+
+    def look(point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.enable_grad():
+            point = point.detach().requires_grad_(True)
+            images = render(point)
+            losses = objective(images)
+            (gradients,) = torch.autograd.grad(losses.sum(), point)
+        return images.detach(), losses.detach().float(), gradients.to(point.dtype)
+
+    current = start
+    best, highest, gradients = look(current)
+    for _ in range(steps):
+        current = step(current, gradients)
+        images, losses, gradients = look(current)
+        best = where_image(losses > highest, images, best)
+        highest = torch.maximum(losses, highest)
+    return best, highest
 
 
 def best_of(
@@ -57,7 +101,7 @@ def best_of(
     return best_images
 
 
-def checked(*, epsilon: float, steps: int, restarts: int) -> None:
+def checked(*, epsilon: float = 0.0, steps: int, restarts: int) -> None:
     """Refuses hyper-parameters that mean nothing.
 
     Raises:

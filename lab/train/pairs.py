@@ -10,15 +10,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lab.attacks.interface import Objective
-from lab.attacks.objectives import (
-    answer_margin,
-    encoder_distance,
-    targeted_loss,
-    untargeted_loss,
-)
-from lab.attacks.pgd import PGD
+from lab.attacks.interface import Goal, Objective
+from lab.attacks.objectives import encoder_distance, language_objective, targeted_loss
 from lab.attacks.pixels import quantise_within
+from lab.attacks.registry import AttackConfig
 from lab.errors import LabError
 from lab.victims.dialogue import Dialogue
 from lab.victims.victim import Victim
@@ -31,6 +26,13 @@ __all__ = ["EPSILON_RANGE", "Pairs", "attack_into", "load_pairs", "make_pairs"]
 
 EPSILON_RANGE = (2 / 255, 16 / 255)
 RECIPES = ("untargeted", "margin", "targeted", "encoder-away", "encoder-towards")
+GOALS: dict[str, Goal] = {
+    "untargeted": "language",
+    "margin": "margin",
+    "targeted": "language",
+    "encoder-away": "encoder",
+    "encoder-towards": "encoder",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,23 +73,28 @@ def make_pairs(
         epsilon = float(rng.uniform(*EPSILON_RANGE))
         pixels = batch.images.permute(0, 2, 3, 1).contiguous()
         clean = dequantise(pixels).contiguous().to(victim.device)
+        config = AttackConfig(name="pgd", epsilon=epsilon, steps=steps, goal=GOALS[recipe])
         objective = _objective(recipe, victim, batch, clean)
-        attack_into(path, clean, objective, PGD(epsilon=epsilon, steps=steps), rng)
+        attack_into(path, clean, objective, config, rng)
 
 
 def attack_into(
-    path: Path, clean: Tensor, objective: Objective, attack: PGD, rng: np.random.Generator
+    path: Path, clean: Tensor, objective: Objective, config: AttackConfig, rng: np.random.Generator
 ) -> None:
-    """Attack one batch (B, 3, H, W) of images on the 256 levels, and write its file whole."""
+    """Attack one batch (B, 3, H, W) of images on the 256 levels, and write its file whole.
+
+    Raises:
+        ValueError: The attack's family is held out.
+    """
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-    attacked = attack(clean, objective, generator=generator)
+    attacked = config.for_training().build()(clean, objective, generator=generator)
     pixels = quantise(clean).cpu().numpy()
     partial = path.with_suffix(".partial.npz")
     np.savez(
         partial,
         clean=pixels,
-        attacked=quantise_within(attacked, pixels, attack.epsilon),
-        epsilon=np.full(len(pixels), attack.epsilon, np.float32),
+        attacked=quantise_within(attacked, pixels, config.epsilon),
+        epsilon=np.full(len(pixels), config.epsilon, np.float32),
     )
     partial.rename(path)
 
@@ -106,7 +113,7 @@ def _objective(recipe: str, victim: Victim, batch: SceneBatch, clean: Tensor) ->
         [caption, *(Dialogue(render("vqa", q.question), q.answer) for q in questions)]
         for caption, questions in zip(captions, batch.questions, strict=True)
     ]
-    return (answer_margin if recipe == "margin" else untargeted_loss)(victim, truths)
+    return language_objective(GOALS[recipe], victim, truths)
 
 
 def load_pairs(folder: Path) -> Pairs:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from lab.attacks.classification import class_loss, class_margin
 from lab.attacks.interface import Objective
-from lab.attacks.pgd import PGD
+from lab.attacks.registry import AttackConfig
 from lab.errors import LabError
 from lab.train.crops import photo_crops
 from lab.train.pairs import EPSILON_RANGE, attack_into
@@ -53,9 +53,10 @@ def make_photo_pairs(
         rng = np.random.default_rng([seed, 7, number])
         crops = photo_crops(world, batch_size, PHOTO_SIDE_PX, rng)
         clean = crops.to(victim.device).float() / 255
-        attack = PGD(epsilon=float(rng.uniform(*EPSILON_RANGE)), steps=steps)
+        epsilon = float(rng.uniform(*EPSILON_RANGE))
+        config = AttackConfig(name="pgd", epsilon=epsilon, steps=steps)
         objective = _objective(RECIPES[number % len(RECIPES)], victim, clean)
-        attack_into(path, clean, objective, attack, rng)
+        attack_into(path, clean, objective, config, rng)
 
 
 def _objective(recipe: str, victim: ClassifierVictim, clean: torch.Tensor) -> Objective:

@@ -106,8 +106,11 @@ class DialogueLoss:
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) float in [0, 1] to losses (B,), on the images' device."""
-        scores = self._score(*self.answer_logits(images))
-        return _by_answer(scores, self._image_of, "mean").to(images.device)
+        return _by_answer(self.answers(images), self._image_of, "mean").to(images.device)
+
+    def answers(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) float in [0, 1] to the score of each answer (A,), by image and dialogue."""
+        return self._score(*self.answer_logits(images))
 
 
 def _is_packable(victim: Victim, groups: Groups) -> bool:

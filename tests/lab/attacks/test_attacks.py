@@ -1,4 +1,4 @@
-"""Every attack by table: ball and range are kept, the loss rises, a seed fixes the result."""
+"""PGD, APGD and noise: ball and range at every radius, and what only they promise."""
 
 import itertools
 
@@ -8,10 +8,11 @@ import torch
 from lab.attacks.apgd import APGD, checkpoints
 from lab.attacks.interface import Bounds
 from lab.attacks.pgd import PGD
-from lab.attacks.registry import ATTACKS, AttackConfig
+from lab.attacks.registry import AttackConfig
 
 EPSILONS = (2 / 255, 8 / 255, 16 / 255)
 GRADIENT_ATTACKS = ("pgd", "apgd")
+ATTACKS = (*GRADIENT_ATTACKS, "uniform_noise")
 
 
 def wavy(images):

@@ -66,6 +66,12 @@ def test_gallery(saved, photos_folder, tmp_path, options):
     assert 1 <= moved(photos_folder / "one.png", tmp_path / "out" / "one.png") <= 8
 
 
+def test_attacks_without_a_radius(saved, photos_folder, tmp_path):
+    options = ("--victim", saved, "--steps", 1, "--attack", "typographic")
+    assert run(photos_folder, tmp_path / "out", *options).exit_code == 0
+    assert moved(photos_folder / "one.png", tmp_path / "out" / "one.png") > 64
+
+
 def test_nothing_to_attack_is_the_users_error(saved, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no images" in str(run(tmp_path / "empty", tmp_path / "out").exception)

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+import lab.train.pairs
 from lab.errors import LabError
 from lab.train.base import train_base
 from lab.train.crops import text_crops
 from lab.train.loop import LoopSettings, train_loop
 from lab.train.mllm import train_mllm
-from lab.train.pairs import Pairs, load_pairs, make_pairs
+from lab.train.pairs import GOALS, Pairs, load_pairs, make_pairs
 from lab.train.photo_pairs import make_photo_pairs
 from lab.train.publish import publish_mllm, publish_purifier, record_figures
 from lab.train.purifier import Course, train_purifier
@@ -140,6 +141,15 @@ def test_nothing_is_trained_on_the_held_out_classifier(world: World, tmp_path: P
 def test_text_crops_hold_ink_and_paper() -> None:
     crops = text_crops(6, 64, np.random.default_rng(0)).float()
     assert torch.all(crops.amax(dim=(1, 2, 3)) - crops.amin(dim=(1, 2, 3)) > 100)
+
+
+def test_pairs_of_a_held_out_family_are_refused(
+    world: World, victim: Victim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lab.train.pairs, "GOALS", dict.fromkeys(GOALS, "matching"))
+    with pytest.raises(ValueError, match="held out"):
+        make_pairs(world, victim, tmp_path, num_pairs=2, steps=1, batch_size=2)
+    assert not list(tmp_path.glob("*.npz"))
 
 
 def test_no_pairs_says_how_to_make_them(tmp_path: Path) -> None:
