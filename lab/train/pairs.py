@@ -22,7 +22,7 @@ from lab.world.scenes import SceneBatch, scene_batch
 from models.prompts.templates import render
 from models.quantise import dequantise, quantise
 
-__all__ = ["EPSILON_RANGE", "Pairs", "attack_into", "load_pairs", "make_pairs"]
+__all__ = ["EPSILON_RANGE", "Pairs", "attack_into", "load_pairs", "make_pairs", "training_attack"]
 
 EPSILON_RANGE = (2 / 255, 16 / 255)
 RECIPES = ("untargeted", "margin", "targeted", "encoder-away", "encoder-towards")
@@ -73,21 +73,26 @@ def make_pairs(
         epsilon = float(rng.uniform(*EPSILON_RANGE))
         pixels = batch.images.permute(0, 2, 3, 1).contiguous()
         clean = dequantise(pixels).contiguous().to(victim.device)
-        config = AttackConfig(name="pgd", epsilon=epsilon, steps=steps, goal=GOALS[recipe])
+        config = training_attack(epsilon, steps, GOALS[recipe])
         objective = _objective(recipe, victim, batch, clean)
         attack_into(path, clean, objective, config, rng)
+
+
+def training_attack(epsilon: float, steps: int, goal: Goal) -> AttackConfig:
+    """The attack that pairs are made by.
+
+    Raises:
+        ValueError: Its family is held out.
+    """
+    return AttackConfig(name="pgd", epsilon=epsilon, steps=steps, goal=goal).for_training()
 
 
 def attack_into(
     path: Path, clean: Tensor, objective: Objective, config: AttackConfig, rng: np.random.Generator
 ) -> None:
-    """Attack one batch (B, 3, H, W) of images on the 256 levels, and write its file whole.
-
-    Raises:
-        ValueError: The attack's family is held out.
-    """
+    """Attack one batch (B, 3, H, W) of images on the 256 levels, and write its file whole."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-    attacked = config.for_training().build()(clean, objective, generator=generator)
+    attacked = config.build()(clean, objective, generator=generator)
     pixels = quantise(clean).cpu().numpy()
     partial = path.with_suffix(".partial.npz")
     np.savez(

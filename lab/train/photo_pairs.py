@@ -9,11 +9,10 @@ import torch
 from tqdm import tqdm
 
 from lab.attacks.classification import class_loss, class_margin
-from lab.attacks.interface import Objective
-from lab.attacks.registry import AttackConfig
+from lab.attacks.interface import Goal, Objective
 from lab.errors import LabError
 from lab.train.crops import photo_crops
-from lab.train.pairs import EPSILON_RANGE, attack_into
+from lab.train.pairs import EPSILON_RANGE, attack_into, training_attack
 from lab.victims.classifier import ClassifierVictim
 from lab.victims.efficientnet import HELD_OUT
 from lab.world.compose import World
@@ -22,6 +21,7 @@ __all__ = ["PHOTO_SIDE_PX", "make_photo_pairs"]
 
 PHOTO_SIDE_PX = 224
 RECIPES = ("loss", "margin", "features")
+GOALS: dict[str, Goal] = {"loss": "language", "margin": "margin", "features": "encoder"}
 
 
 def make_photo_pairs(
@@ -53,9 +53,9 @@ def make_photo_pairs(
         rng = np.random.default_rng([seed, 7, number])
         crops = photo_crops(world, batch_size, PHOTO_SIDE_PX, rng)
         clean = crops.to(victim.device).float() / 255
-        epsilon = float(rng.uniform(*EPSILON_RANGE))
-        config = AttackConfig(name="pgd", epsilon=epsilon, steps=steps)
-        objective = _objective(RECIPES[number % len(RECIPES)], victim, clean)
+        recipe = RECIPES[number % len(RECIPES)]
+        config = training_attack(float(rng.uniform(*EPSILON_RANGE)), steps, GOALS[recipe])
+        objective = _objective(recipe, victim, clean)
         attack_into(path, clean, objective, config, rng)
 
 
