@@ -9,6 +9,7 @@ import typer
 from lab.attacks.command import register as register_attack
 from lab.errors import LabError
 from lab.evaluate.command import register as register_evaluate
+from lab.fidelity.command import register as register_fidelity
 from lab.gallery.command import ask, gallery, picture
 from lab.train.command import app as train
 from lab.world.command import app as data
@@ -23,6 +24,7 @@ app.add_typer(data, name="data")
 app.add_typer(train, name="train")
 register_attack(app)
 register_evaluate(app)
+register_fidelity(app)
 
 
 def main() -> None:
