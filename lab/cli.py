@@ -11,6 +11,7 @@ from lab.errors import LabError
 from lab.evaluate.command import register as register_evaluate
 from lab.fidelity.command import register as register_fidelity
 from lab.gallery.command import ask, gallery, picture
+from lab.plots.command import register as register_plot
 from lab.train.command import app as train
 from lab.world.command import app as data
 
@@ -25,6 +26,7 @@ app.add_typer(train, name="train")
 register_attack(app)
 register_evaluate(app)
 register_fidelity(app)
+register_plot(app)
 
 
 def main() -> None:
