@@ -38,7 +38,7 @@ def unattacked_rows(
         specimens: the images.
         defences: without ``none``, which is always observed.
         observe: makes observations and remembers them.
-        seeds: how many seeds of a random defence's noise.
+        seeds: how many seeds of a random defence's noise; the others are the same for every seed.
     """
     conditions = [NO_DEFENCE, *defences]
     num_seeds = [seeds if defence.is_random else 1 for defence in conditions]
@@ -52,7 +52,7 @@ def unattacked_rows(
                 seen[seed].append(observe(specimen, defence, seed=seed))
                 progress.update()
             undefended = undefended or seen[0]
-            rows += _rows(defence.name, specimens, seen, undefended)
+            rows += _rows(defence.name, specimens, seen, undefended, seeds)
     return rows
 
 
@@ -61,8 +61,9 @@ def _rows(
     specimens: Sequence[Specimen],
     seen: Sequence[Sequence[Observation]],
     undefended: Sequence[Observation],
+    seeds: int,
 ) -> Iterator[Row]:
-    """Rows of one defence; ``seen`` has one sequence a seed."""
+    """Rows of one defence; ``seen`` has one sequence a seed, or one alone if all are the same."""
     for task in dict.fromkeys(specimen.task for specimen in specimens):
         for group in _groups(specimens, task):
             chosen = [
@@ -75,7 +76,7 @@ def _rows(
             before = [undefended[index] for index in chosen]
             for metric, figure in _figures(name, members, theirs, before):
                 label = f"{metric}:{group}" if group else metric
-                yield _row(name, task, label, figure, len(seen))
+                yield _row(name, task, label, figure, seeds)
 
 
 def _groups(specimens: Sequence[Specimen], task: str) -> list[str]:

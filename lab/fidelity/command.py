@@ -110,8 +110,8 @@ def _sizes(text: str) -> list[int]:
         sizes = [int(part) for part in text.split(",")]
     except ValueError as error:
         raise LabError(f"--text-sizes takes whole pixels, such as 12,16: {error}") from error
-    if not all(6 <= size <= 48 for size in sizes):
-        raise LabError(f"--text-sizes must be from 6 to 48 pixels; got {text}")
+    if not all(6 <= size <= 40 for size in sizes):
+        raise LabError(f"--text-sizes must be from 6 to 40 pixels; got {text}")
     return sizes
 
 

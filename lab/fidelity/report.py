@@ -43,7 +43,7 @@ def _markdown(meta: dict[str, Any], rows: Sequence[Row]) -> str:
 _NOTES = (
     "Images keep their size; of larger ones the middle 512 × 512 pixels are taken. Brackets are "
     "95 % intervals by a bootstrap that draws whole photos, scenes, or pages with all their text "
-    "sizes; random defences are means over the seeds of their noise."
+    "sizes; random defences are means over the seeds of their noise, and their images count once."
 )
 
 

@@ -95,16 +95,25 @@ def test_likeness(specimens, tmp_path):
 
 
 def test_pages_are_drawn_with_all_their_sizes(tmp_path):
-    """Page 0 loses a letter in each of its sizes and page 1 none: two clusters, not four."""
-    dark = {0: 140, 1: 200}
-    texts = [document("page", size, index, dark[index]) for size in (12, 24) for index in (0, 1)]
+    """Page 0 loses a letter in each of its sizes and page 1 none: two clusters, not twelve."""
+    levels = {0: 140, 1: 200}
+    texts = [document("page", size, i, levels[i]) for size in range(12, 18) for i in (0, 1)]
     rows = unattacked_rows(
         [*document_specimens(texts)], [DARKER], Observer(tmp_path, Darkness()), seeds=1
     )
     row = figures(rows)["darker", "text", "character_error_rate"]
-    assert row.n == 4
-    # A quarter of all resamples of two clusters hold one of them alone.
+    assert row.n == 12
+    # A quarter of all resamples of two clusters hold one of them alone; of twelve hardly any would.
     assert (row.low, row.high) == (0.0, pytest.approx(0.2))
+
+
+def test_what_was_misread_before_is_no_rise(tmp_path):
+    texts = [document("page", 12, 0, level=100), document("page", 12, 1, level=200)]
+    observe = Observer(tmp_path, Darkness())
+    found = figures(unattacked_rows([*document_specimens(texts)], [DARKER], observe))
+    assert found["none", "text", "character_error_rate"].value == pytest.approx(0.1)
+    assert found["darker", "text", "character_error_rate"].value == pytest.approx(0.1)
+    assert found["darker", "text", "character_error_rate_rise"].value == 0.0
 
 
 def test_seeds_are_averaged_and_noise_is_the_images_own(specimens, tmp_path):

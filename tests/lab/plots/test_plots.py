@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,7 @@ def test_the_published_report_is_drawn_small(tmp_path):
         assert path.stat().st_size < 80_000
         with Image.open(path) as image:
             assert 800 <= image.width <= 1200
+            assert len(image.convert("RGB").getcolors()) > 32
 
 
 def test_broken_reports_are_said_to_be_so(tmp_path):
@@ -150,6 +152,8 @@ def test_the_attack_at_most_radii_is_the_main_one(report):
     assert main_attack(accuracies) == "apgd"
     assert main_attack([r for r in accuracies if r.levels != 4]) == "worst-of-all"
     assert main_attack([r for r in accuracies if r.attack == "none"]) is None
+    noise = [replace(accuracies[0], attack="uniform_noise", epsilon=r / 255) for r in (2, 4, 8)]
+    assert main_attack([*accuracies, *noise]) == "apgd"
 
 
 def test_of_rows_at_one_radius_the_worst_counts(report):
