@@ -103,8 +103,13 @@ def _cell(rows: Sequence[Row], defence: str, task: str, metric: str) -> str:
     if row is None:
         return ""
     if metric.startswith("character_error_rate_rise"):
-        return f"{100 * row.value:+.1f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}]"
+        return f"{_points(row.value)} [{_points(row.low)}, {_points(row.high)}]"
     if metric.startswith("character_error_rate"):
         return f"{row.value:.1%} [{row.low:.1%}, {row.high:.1%}]"
     digits = 1 if metric == "psnr_db" else 3
     return f"{row.value:.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]"
+
+
+def _points(share: float) -> str:
+    """Percentage points with their sign; what rounds to nothing is +0.0, never -0.0."""
+    return f"{round(100 * share, 1) + 0.0:+.1f}"

@@ -1,5 +1,6 @@
 """The command from options to files, on photos and scenes; text where Tesseract is there."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from lab.cli import app
 from lab.documents.fonts import SYSTEM_FONTS, Fonts
 from lab.errors import LabError
 from lab.evaluate.report import Row
+from lab.fidelity.report import write_fidelity
 from lab.fidelity.roster import DEFAULT_DEFENCES, FidelityRoster
 from models.codec import encode_image
 from models.purifier.pipeline import PurificationPipeline
@@ -57,6 +59,21 @@ def test_photos_and_scenes(sources):
     markdown = (sources / "out" / "fidelity.md").read_text()
     assert "| purifier |" in markdown
     assert "Reading" not in markdown
+
+
+def reading_row(metric: str, defence: str, value: float) -> Row:
+    fields = {field.name: 0 for field in dataclasses.fields(Row)}
+    fields |= {"task": "text", "metric": metric, "defence": defence}
+    return Row(**fields | {"value": value, "low": value, "high": 0.05})
+
+
+def test_rises_are_points_and_never_minus_nothing(tmp_path):
+    rows = [
+        reading_row("character_error_rate", "none", 0.01),
+        reading_row("character_error_rate_rise", "jpeg", -0.0002),
+    ]
+    markdown = write_fidelity(tmp_path, {"defences": {}, "reader": "tesseract 0"}, rows)
+    assert "| all | 1.0% [1.0%, 5.0%] | +0.0 [+0.0, +5.0] |" in markdown
 
 
 def has_fonts() -> bool:
