@@ -9,7 +9,9 @@ import typer
 from lab.attacks.command import register as register_attack
 from lab.errors import LabError
 from lab.evaluate.command import register as register_evaluate
-from lab.gallery.command import ask, gallery, picture
+from lab.fidelity.command import register as register_fidelity
+from lab.gallery.command import ask, gallery, picture, sheet
+from lab.plots.command import register as register_plot
 from lab.train.command import app as train
 from lab.world.command import app as data
 
@@ -18,11 +20,14 @@ __all__ = ["main"]
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="CoDefend's laboratory.")
 data.command("gallery")(gallery)
 data.command("picture")(picture)
+data.command("sheet")(sheet)
 data.command("ask")(ask)
 app.add_typer(data, name="data")
 app.add_typer(train, name="train")
 register_attack(app)
 register_evaluate(app)
+register_fidelity(app)
+register_plot(app)
 
 
 def main() -> None:

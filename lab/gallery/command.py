@@ -1,4 +1,4 @@
-"""``codefend-lab data gallery``, ``picture`` and ``ask``."""
+"""``codefend-lab data gallery``, ``picture``, ``sheet`` and ``ask``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import typer
 from lab.gallery.ask import ask_gallery
 from lab.gallery.build import build_gallery
 from lab.gallery.picture import draw_picture
+from lab.gallery.sheet import draw_gallery_sheet
 from lab.precision import compute_dtype
 from lab.victims.victim import load_victim
 from lab.world.compose import World
 from models.manifest import WEIGHTS_DIRECTORY
 from models.purifier.pipeline import PurificationPipeline
 
-__all__ = ["ask", "gallery", "picture"]
+__all__ = ["ask", "gallery", "picture", "sheet"]
 
 
 def gallery(
@@ -49,6 +50,21 @@ def picture(
     """Draw the README's picture from real answers."""
     pipeline = PurificationPipeline.from_pretrained(purifier, torch_dtype=torch.float32)
     draw_picture(gallery, load_victim(victim), pipeline, out)
+
+
+def sheet(
+    out: Annotated[Path, typer.Option(help="PNG, JPEG or WebP to write.")],
+    gallery: Annotated[Path, typer.Option(help="Folder of `data gallery`.")] = Path("gallery"),
+    victim: Annotated[str, typer.Option(help="Model directory or hub id.")] = str(
+        WEIGHTS_DIRECTORY / "mllm"
+    ),
+    purifier: Annotated[Path, typer.Option(help="Purifier directory.")] = WEIGHTS_DIRECTORY
+    / "purifier",
+    num_scenes: Annotated[int, typer.Option("--num", min=1, help="Scenes to show.")] = 4,
+) -> None:
+    """Draw scenes clean, attacked, purified, and what is left, with the model's answers."""
+    pipeline = PurificationPipeline.from_pretrained(purifier, torch_dtype=torch.float32)
+    draw_gallery_sheet(gallery, load_victim(victim), pipeline, out, num_scenes=num_scenes)
 
 
 def ask(

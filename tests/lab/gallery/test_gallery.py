@@ -11,6 +11,7 @@ from lab.errors import LabError
 from lab.gallery.ask import ask_gallery
 from lab.gallery.build import build_gallery
 from lab.gallery.picture import draw_picture
+from lab.gallery.sheet import draw_gallery_sheet
 from lab.victims.victim import Victim
 from lab.world.compose import World
 from models.purifier.pipeline import PurificationPipeline
@@ -52,6 +53,21 @@ def test_every_scene_has_its_truth_its_bound_and_its_licence(gallery: Path) -> N
 def test_a_gallery_without_a_telling_scene_is_said_to_be_so(gallery: Path, victim: Victim) -> None:
     with pytest.raises(LabError, match="no gallery scene"):
         draw_picture(gallery, victim, PurificationPipeline.tiny(), gallery / "out.png")
+
+
+def test_the_sheet_shows_every_scene_asked_for(
+    gallery: Path, victim: Victim, tmp_path: Path
+) -> None:
+    heights = []
+    for num_scenes in (1, 2):
+        out = tmp_path / f"{num_scenes}.png"
+        pipeline = PurificationPipeline.tiny()
+        draw_gallery_sheet(gallery, victim, pipeline, out, num_scenes=num_scenes)
+        with Image.open(out) as image:
+            heights.append(image.height)
+    assert heights[1] > 1.5 * heights[0]
+    with pytest.raises(LabError, match="data gallery"):
+        draw_gallery_sheet(tmp_path, victim, PurificationPipeline.tiny(), tmp_path / "none.png")
 
 
 class _AlwaysYes(http.server.BaseHTTPRequestHandler):

@@ -1,0 +1,1 @@
+"""What defences cost those who attack nothing: ``codefend-lab fidelity``."""

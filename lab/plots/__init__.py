@@ -1,0 +1,1 @@
+"""Pictures drawn from report files and from images: nothing here evaluates anything."""
