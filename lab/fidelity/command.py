@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from lab.documents.collection import TEXT_SIZES_PX, documents
 from lab.documents.fonts import SYSTEM_FONTS, Fonts
 from lab.errors import LabError
 from lab.evaluate.observe import Observer
+from lab.evaluate.perceptual import PerceptualDistance
 from lab.evaluate.provenance import provenance
 from lab.evaluate.specimens import (
     Specimen,
@@ -27,6 +29,7 @@ from lab.evaluate.unattacked import unattacked_rows
 from lab.fidelity.report import write_fidelity
 from lab.fidelity.roster import DEFAULT_DEFENCES, FidelityRoster
 from lab.reading.tesseract import Tesseract
+from lab.victims.efficientnet import SURROGATE, feature_maps, load_classifier
 from lab.world.compose import World
 from models.manifest import WEIGHTS_DIRECTORY
 
@@ -89,13 +92,20 @@ def fidelity(
         ],
     }
     specimens = [specimen for task in wanted for specimen in sources[task]()]
-    rows = unattacked_rows(specimens, tested, Observer(out / "observations", reader), seeds=seeds)
+    observer = Observer(out / "observations", reader, _distance())
+    rows = unattacked_rows(specimens, tested, observer, seeds=seeds)
     meta = provenance(seed=seed, weights=roster.weights, device=device) | {
         "defences": {defence.name: defence.setting for defence in tested},
         "reader": reader.name if reader else None,
         "fonts": faces.names,
     }
     typer.echo(write_fidelity(out, meta, rows))
+
+
+def _distance() -> PerceptualDistance:
+    classifier = load_classifier(SURROGATE)
+    name = f"{SURROGATE} {classifier.sha256[:12]}"
+    return PerceptualDistance(name, partial(feature_maps, classifier))
 
 
 def _tasks(text: str) -> list[str]:

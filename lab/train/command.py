@@ -21,7 +21,7 @@ from lab.train.photo_pairs import make_photo_pairs
 from lab.train.publish import publish_mllm, publish_purifier
 from lab.train.purifier import Course, train_purifier
 from lab.train.vision import SceneNumbers, train_vision
-from lab.victims.efficientnet import HELD_OUT, SURROGATE, load_classifier
+from lab.victims.efficientnet import SURROGATE, load_classifier
 from lab.victims.victim import Victim, load_victim
 from lab.world.compose import World
 from models.manifest import WEIGHTS_DIRECTORY
@@ -45,7 +45,7 @@ VictimSource = Annotated[str, typer.Option("--victim", help="Model directory or 
 DEFAULT_WORKERS = default_workers()
 WORLD_FILE = Path("work/world.npz")
 RUNS = Path("work/runs")
-CLASSIFIERS = (SURROGATE, HELD_OUT)
+CLASSIFIERS = SURROGATE.rstrip("0123456789")
 PHOTO_WEIGHT = 0.35
 
 
@@ -162,7 +162,7 @@ def pairs(
         "share": _share(share),
         "seed": seed,
     }
-    if victim in CLASSIFIERS:
+    if victim.startswith(CLASSIFIERS):
         make_photo_pairs(World(world), load_classifier(victim, device=_device()), out, **what)
     else:
         make_pairs(World(world), _load(victim), out, **what)

@@ -14,7 +14,7 @@ from lab.errors import LabError
 from lab.train.crops import photo_crops
 from lab.train.pairs import EPSILON_RANGE, attack_into, training_attack
 from lab.victims.classifier import ClassifierVictim
-from lab.victims.efficientnet import HELD_OUT
+from lab.victims.efficientnet import SURROGATE
 from lab.world.compose import World
 
 __all__ = ["PHOTO_SIDE_PX", "make_photo_pairs"]
@@ -40,10 +40,10 @@ def make_photo_pairs(
     Files are those of ``make_pairs``, with images of 224 px.
 
     Raises:
-        LabError: The classifier is the one that training must never see.
+        LabError: The classifier is not the one that training may see.
     """
-    if victim.name == HELD_OUT:
-        raise LabError(f"{HELD_OUT} is held out: nothing is ever trained on it")
+    if victim.name != SURROGATE:
+        raise LabError(f"{victim.name} is held out: only {SURROGATE} may be trained on")
     folder.mkdir(parents=True, exist_ok=True)
     part, of = share
     for number in tqdm(range(part, -(-num_pairs // batch_size), of), desc="pairs", unit="batch"):

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from PIL.Image import Resampling
-from torch import nn
+from torch import Tensor, nn
 
 from lab.errors import LabError
 from lab.victims.classifier import ClassifierVictim
@@ -24,7 +24,7 @@ from lab.victims.preprocess import Preprocess
 from lab.victims.twins.pixel_scale import PixelScale
 from lab.victims.twins.resize_crop import ResizeCrop
 
-__all__ = ["HELD_OUT", "SURROGATE", "load_classifier"]
+__all__ = ["HELD_OUT", "SURROGATE", "feature_maps", "load_classifier"]
 
 SURROGATE = "efficientnet-lite0"
 HELD_OUT = "efficientnet-lite1"
@@ -90,6 +90,27 @@ def load_classifier(name: str, *, device: str = "cpu") -> ClassifierVictim:
     network.load_state_dict(_read(Path(path), release.sha256))
     network.eval().requires_grad_(False).to(device)
     return ClassifierVictim(name, network, _evaluation(release.side_px), release.sha256)
+
+
+def feature_maps(classifier: ClassifierVictim, images: Tensor) -> list[Tensor]:
+    """What the network sees at each of its resolutions: the last map before each is halved.
+
+    Args:
+        classifier: an EfficientNet-lite.
+        images: (B, 3, H, W) float in [0, 1], read at their own size.
+
+    Returns:
+        (B, C, h, w) each, from a half of the images' side to a thirty-second.
+    """
+    network: Any = classifier.network
+    seen: Tensor = network._swish(network._bn0(network._conv_stem(_SCALE(images * 255.0))))
+    maps: list[Tensor] = []
+    for block in network._blocks:
+        following: Tensor = block(seen)
+        if following.shape[-1] < seen.shape[-1]:
+            maps.append(seen)
+        seen = following
+    return [*maps, seen]
 
 
 def _read(path: Path, sha256: str) -> dict[str, Any]:

