@@ -15,6 +15,7 @@ from lab.baselines.defence import Defence
 from lab.baselines.gradients import recomputed_step, straight_through, with_gradient_of
 from lab.errors import LabError
 from lab.victims.fingerprint import weights_sha256
+from models.purifier.denoiser import denoise
 from models.purifier.pipeline import PurificationPipeline
 
 __all__ = ["load_purifier", "noise_source", "purifying"]
@@ -72,7 +73,8 @@ def purifying(
             noise_source(pipeline, generator),
             num_steps=steps,
             noise_level=level,
-            step=recomputed_step,
+            # A single step is what the backward pass holds in any case.
+            step=recomputed_step if steps > 1 else denoise,
         )
         return purified.to(images.device)
 
@@ -84,7 +86,6 @@ def purifying(
             noise_source(pipeline, generator),
             num_steps=1,
             noise_level=level if steps > 1 else min(1.0, 2.0 * level),
-            step=recomputed_step,
         )
         return with_gradient_of(purified, proxy.to(images.device))
 

@@ -18,6 +18,7 @@ __all__ = [
     "NOISE",
     "UNION",
     "Check",
+    "banner",
     "check_black_box",
     "check_controls",
     "check_curve",
@@ -65,7 +66,10 @@ def check_report(rows: Sequence[Row], tiers: Collection[str]) -> list[Check]:
     """
     checks: list[Check] = []
     if Tier.OBLIVIOUS in tiers:
-        checks += [check_epsilons(rows), check_noise(rows, "none")]
+        checks.append(check_noise(rows, "none"))
+        # A look at one radius alone is no claim; a white-box report is.
+        if Tier.WHITE_BOX in tiers or len(_oblivious_curve(rows)) > 1:
+            checks.append(check_epsilons(rows))
     ours = next((name for name in _OURS if any(row.defence == name for row in rows)), None)
     if Tier.WHITE_BOX in tiers:
         checks += [check_controls(rows, control) for control in CONTROLS]
@@ -80,6 +84,16 @@ def check_report(rows: Sequence[Row], tiers: Collection[str]) -> list[Check]:
     if {Tier.WHITE_BOX, Tier.QUERY} <= set(tiers):
         checks.append(check_black_box(rows))
     return checks
+
+
+def banner(checks: Sequence[Check]) -> str:
+    """What stands above a report whose checks fail, in Markdown; empty where all pass."""
+    failed = [check for check in checks if not check.passed]
+    if not failed:
+        return ""
+    lines = [f"> - {check.name}: {check.reason}" for check in failed]
+    head = f"> **DO NOT RELY ON THIS REPORT: {len(failed)} of its {len(checks)} checks fail.**"
+    return "\n".join([head, ">", *lines])
 
 
 def check_controls(rows: Sequence[Row], control: str) -> Check:
@@ -131,11 +145,7 @@ def check_curve(rows: Sequence[Row], defence: str) -> Check:
 def check_epsilons(rows: Sequence[Row]) -> Check:
     """The undefended model answers less and less rightly as the radius grows."""
     name = "success rises with epsilon"
-    curves: dict[str, dict[float, Row]] = {}
-    for row in _accuracies(rows, Tier.OBLIVIOUS, "none"):
-        if row.attack not in {UNION, NOISE}:
-            curves.setdefault(row.attack, {})[row.epsilon] = row
-    longest = max(curves.values(), key=len, default={})
+    longest = _oblivious_curve(rows)
     if len(longest) < 2:
         return Check(name, False, "not measured at two radii")
     points = [longest[epsilon] for epsilon in sorted(longest)]
@@ -147,11 +157,12 @@ def check_epsilons(rows: Sequence[Row]) -> Check:
 def check_noise(rows: Sequence[Row], defence: str) -> Check:
     """Uniform noise of the attack's size costs at most two points of accuracy."""
     name = f"random noise does nothing to {defence}"
-    costs = dict(_noise_costs(rows, defence))
+    costs = sorted(_noise_costs(rows, defence))
     if not costs:
         return Check(name, False, "not measured")
-    reason = ", ".join(f"{round(e * 255)}/255 costs {c:.1%}" for e, c in sorted(costs.items()))
-    return Check(name, max(costs.values()) <= _NOISE_COST, f"{reason} (limit {_NOISE_COST:.0%})")
+    reason = ", ".join(f"{round(radius * 255)}/255 costs {cost:.1%}" for radius, cost in costs)
+    worst = max(cost for _, cost in costs)
+    return Check(name, worst <= _NOISE_COST, f"{reason} (limit {_NOISE_COST:.0%})")
 
 
 def check_order(rows: Sequence[Row], defence: str) -> Check:
@@ -212,6 +223,15 @@ def _check_disclosures(rows: Sequence[Row]) -> Check:
     ]
     reason = f"not measured: {', '.join(missing)}" if missing else "both measured"
     return Check(name, not missing, reason)
+
+
+def _oblivious_curve(rows: Sequence[Row]) -> dict[float, Row]:
+    """T0 accuracies of the undefended model by radius, of the attack that was run at most radii."""
+    curves: dict[str, dict[float, Row]] = {}
+    for row in _accuracies(rows, Tier.OBLIVIOUS, "none"):
+        if row.attack not in {UNION, NOISE}:
+            curves.setdefault(row.attack, {})[row.epsilon] = row
+    return max(curves.values(), key=len, default={})
 
 
 def _accuracies(

@@ -6,7 +6,6 @@ import torch
 from torch import Generator, Tensor
 
 from lab.baselines.defence import Passage
-from lab.baselines.gradients import recomputed_step
 from lab.baselines.purifiers import noise_source
 from models.purifier.pipeline import PurificationPipeline
 
@@ -40,7 +39,6 @@ def surrogate_passage(
             noise_source(pipeline, generator),
             num_steps=1,
             noise_level=share * largest,
-            step=recomputed_step,
         )
         return purified.to(images.device)
 
