@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from lab.baselines.defence import Defence
+from lab.baselines.gradients import straight_through
 
 __all__ = ["blur", "gaussian_kernel", "median"]
 
@@ -38,7 +39,7 @@ def blur(sigma_px: float) -> Defence:
         rows = F.conv2d(padded, weights.view(1, 1, 1, -1).expand(3, -1, -1, -1), groups=3)
         return F.conv2d(rows, weights.view(1, 1, -1, 1).expand(3, -1, -1, -1), groups=3)
 
-    return Defence("blur", f"sigma_px={sigma_px:g}", apply)
+    return Defence("blur", f"sigma_px={sigma_px:g}", apply, passages={"exact": apply})
 
 
 def median(size_px: int) -> Defence:
@@ -60,4 +61,6 @@ def median(size_px: int) -> Defence:
         # One image at a time: the windows take size_px squared times its memory.
         return torch.stack([image.flatten(3).median(dim=3).values for image in windows])
 
-    return Defence("median", f"size_px={size_px}", apply)
+    # The median passes its gradient to one pixel of a window; the identity reaches all of them.
+    passages = {"exact": apply, "bpda": straight_through(apply)}
+    return Defence("median", f"size_px={size_px}", apply, passages=passages)

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from lab.baselines.defence import Defence
+from lab.baselines.gradients import straight_through
 from models.quantise import dequantise, quantise
 
 __all__ = ["bit_depth", "jpeg"]
@@ -28,7 +29,9 @@ def jpeg(quality: int) -> Defence:
     """
     if not 1 <= quality <= 95:
         raise ValueError(f"quality must be in 1..95, got {quality}")
-    return Defence("jpeg", f"quality={quality}", partial(_per_image, partial(_jpeg, quality)))
+    apply = partial(_per_image, partial(_jpeg, quality))
+    passages = {"bpda": straight_through(apply)}
+    return Defence("jpeg", f"quality={quality}", apply, passages=passages)
 
 
 def bit_depth(bits: int) -> Defence:
@@ -47,7 +50,7 @@ def bit_depth(bits: int) -> Defence:
     def apply(images: Tensor, generator: Generator) -> Tensor:
         return torch.round(images * top) / top
 
-    return Defence("bit_depth", f"bits={bits}", apply)
+    return Defence("bit_depth", f"bits={bits}", apply, passages={"bpda": straight_through(apply)})
 
 
 def _jpeg(quality: int, pixels: np.ndarray) -> np.ndarray:
@@ -60,5 +63,5 @@ def _jpeg(quality: int, pixels: np.ndarray) -> np.ndarray:
 def _per_image(
     change: Callable[[np.ndarray], np.ndarray], images: Tensor, generator: Generator
 ) -> Tensor:
-    changed = [change(pixels) for pixels in quantise(images).numpy()]
-    return dequantise(torch.from_numpy(np.stack(changed)))
+    changed = [change(pixels) for pixels in quantise(images).cpu().numpy()]
+    return dequantise(torch.from_numpy(np.stack(changed)), images.dtype).to(images.device)

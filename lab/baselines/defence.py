@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,7 +11,10 @@ from torch import Generator, Tensor
 
 from models.quantise import dequantise, quantise
 
-__all__ = ["NO_DEFENCE", "Defence", "defend"]
+__all__ = ["NO_DEFENCE", "Defence", "Passage", "defend"]
+
+Passage = Callable[[Tensor, Generator], Tensor]
+"""(B, 3, H, W) float in [0, 1] and a source of noise, to the same shape and range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,21 +24,24 @@ class Defence:
     Attributes:
         name: what reports call it, the same for all settings.
         setting: which setting, and of learned parts which weights; enough to tell results apart.
-        apply: (B, 3, H, W) float in [0, 1] and a source of noise, to the same shape and range.
+        apply: what is deployed; no gradient is needed.
         is_random: whether it draws noise; a deterministic one is run once, not once a seed.
+        passages: ways for a white-box attacker's gradient through it, by the name that a report's
+            ``gradient`` gives them. Each returns what ``apply`` does, given an equal generator.
     """
 
     name: str
     setting: str
-    apply: Callable[[Tensor, Generator], Tensor]
+    apply: Passage
     is_random: bool = False
+    passages: Mapping[str, Passage] = field(default_factory=dict, compare=False, repr=False)
 
 
 def _unchanged(images: Tensor, generator: Generator) -> Tensor:
     return images
 
 
-NO_DEFENCE = Defence("none", "", _unchanged)
+NO_DEFENCE = Defence("none", "", _unchanged, passages={"exact": _unchanged})
 
 
 def defend(

@@ -12,11 +12,13 @@ import torch
 from torch import Generator, Tensor
 
 from lab.baselines.defence import Defence
+from lab.baselines.gradients import recomputed_step, straight_through, with_gradient_of
 from lab.errors import LabError
 from lab.victims.fingerprint import weights_sha256
+from models.purifier.denoiser import denoise
 from models.purifier.pipeline import PurificationPipeline
 
-__all__ = ["load_purifier", "purifying"]
+__all__ = ["load_purifier", "noise_source", "purifying"]
 
 
 def load_purifier(directory: Path, *, device: str = "cpu") -> tuple[PurificationPipeline, str]:
@@ -28,7 +30,7 @@ def load_purifier(directory: Path, *, device: str = "cpu") -> tuple[Purification
     if not (directory / "model_index.json").exists():
         raise LabError(f"{directory} holds no purifier; make it with: codefend-lab train")
     pipeline = PurificationPipeline.from_pretrained(directory)
-    pipeline.unet.to(torch.float32)
+    pipeline.unet.to(torch.float32).requires_grad_(False)
     pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline, weights_sha256(directory)
@@ -44,6 +46,11 @@ def purifying(
 ) -> Defence:
     """Purification with fresh noise.
 
+    A white-box attacker gets through it exactly, by BPDA, or by a surrogate step (Lee & Kim 2023,
+    "Robust Evaluation of Diffusion-Based Adversarial Purification"): the value is that of the whole
+    purification, the gradient that of one step; where it has only one, of a step at twice its noise
+    level, where the network is smoother.
+
     Args:
         name: what reports call it: ``purifier`` or ``diffpure``.
         pipeline: the purifier.
@@ -55,12 +62,43 @@ def purifying(
     steps = pipeline.config.num_steps if num_steps is None else num_steps
 
     def apply(images: Tensor, generator: Generator) -> Tensor:
-        device = pipeline.device
-        # The noise comes from a generator on the pipeline's device, seeded by ours.
-        seed = int(torch.randint(2**62, (), generator=generator))
-        noise = torch.Generator(device).manual_seed(seed)
-        purified = pipeline.purify(images.to(device), noise, num_steps=steps, noise_level=level)
+        noise = noise_source(pipeline, generator)
+        uploads = images.to(pipeline.device)
+        purified = pipeline.purify(uploads, noise, num_steps=steps, noise_level=level)
         return purified.to(images.device)
 
-    setting = f"noise_level={level:g} num_steps={steps} weights={sha256[:12]}"
-    return Defence(name, setting, apply, is_random=True)
+    def exact(images: Tensor, generator: Generator) -> Tensor:
+        purified = pipeline.purify_with_gradient(
+            images.to(pipeline.device),
+            noise_source(pipeline, generator),
+            num_steps=steps,
+            noise_level=level,
+            # A single step is what the backward pass holds in any case.
+            step=recomputed_step if steps > 1 else denoise,
+        )
+        return purified.to(images.device)
+
+    def surrogate(images: Tensor, generator: Generator) -> Tensor:
+        with torch.no_grad():
+            purified = apply(images.detach(), generator)
+        proxy = pipeline.purify_with_gradient(
+            images.to(pipeline.device),
+            noise_source(pipeline, generator),
+            num_steps=1,
+            noise_level=level if steps > 1 else min(1.0, 2.0 * level),
+        )
+        return with_gradient_of(purified, proxy.to(images.device))
+
+    return Defence(
+        name,
+        f"noise_level={level:g} num_steps={steps} weights={sha256[:12]}",
+        apply,
+        is_random=True,
+        passages={"exact": exact, "bpda": straight_through(apply), "surrogate": surrogate},
+    )
+
+
+def noise_source(pipeline: PurificationPipeline, generator: Generator) -> Generator:
+    """A generator on the pipeline's device, seeded by one draw from ``generator`` on the CPU."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return torch.Generator(pipeline.device).manual_seed(seed)

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from lab.attacks.pixels import decode_png
 from lab.attacks.registry import AttackConfig
 from lab.attacks.scenes import attack_scenes
-from lab.evaluate.files import digest_of, write_atomically
+from lab.evaluate.files import digest_of
+from lab.evaluate.kept import kept_images
 from lab.evaluate.truth import TrueScene, scene_digest, truths
 from lab.victims.victim import Victim
 
@@ -75,15 +75,13 @@ class AttackedImages:
         folder: Path,
         number: int,
     ) -> list[np.ndarray]:
-        paths = [folder / f"{index:03d}.png" for index in range(len(scenes))]
-        if not all(path.exists() for path in paths):
-            files = attack_scenes(
+        def make() -> list[bytes]:
+            return attack_scenes(
                 replace(config, seed=1_000_003 * config.seed + number),
                 self.victim,
                 [scene.image for scene in scenes],
                 [truths(scene) for scene in scenes],
                 targets,
             )
-            for path, data in zip(paths, files, strict=True):
-                write_atomically(path, data)
-        return [decode_png(path.read_bytes()) for path in paths]
+
+        return kept_images(folder, len(scenes), make)

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import get_args
+from typing import Any
 
 import torch
 import typer
 
+from lab.attacks.adaptive.surrogate import surrogate_passage
 from lab.attacks.interface import Tier
-from lab.attacks.registry import Goal
+from lab.attacks.query.service import ServiceClient
 from lab.baselines.choose import Trial
+from lab.baselines.purifiers import load_purifier
+from lab.baselines.smoothing import gaussian_noise
 from lab.errors import LabError
 from lab.evaluate import options
+from lab.evaluate.checks import CONTROLS, banner, check_report
 from lab.evaluate.defences import CONDITIONS, Roster
 from lab.evaluate.outcomes import Condition
 from lab.evaluate.prior import QuestionPrior
 from lab.evaluate.provenance import provenance
 from lab.evaluate.report import Row, rows_of, write_report
 from lab.evaluate.run import WORST, Evaluation, Plan, prior_measures
+from lab.evaluate.tier_tables import tier_tables
+from lab.evaluate.tiers.bench import Bench, Surrogate
+from lab.evaluate.tiers.evaluation import tier_rows
+from lab.evaluate.tiers.notes import check_notes, tier_notes
+from lab.evaluate.tiers.plan import Budget, TierPlan
+from lab.evaluate.tiers.requested import requested_goals, requested_numbers, requested_plan
 from lab.evaluate.truth import TrueScene
 from lab.evaluate.tune import SettingChooser
 from lab.evaluate.worlds import training_questions, world_scenes
@@ -31,6 +42,7 @@ __all__ = ["register"]
 
 PRIOR_SCENES = 20_000
 ALL_DEFENCES = ",".join(CONDITIONS)
+CONTROL_NOISE = 0.03  # as much as our purifier adds, without its network
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +53,8 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     *,
     out: options.Out,
-    tier: options.TestedTier = options.TestedTier.T0,
+    tier: options.Tiers = Tier.OBLIVIOUS.value,
+    budget: options.TierBudget = Budget.CPU,
     world: options.WorldFile = Path("work/world.npz"),
     victim: options.VictimSource = str(WEIGHTS_DIRECTORY / "mllm"),
     purifier: options.Purifier = WEIGHTS_DIRECTORY / "purifier",
@@ -63,19 +76,46 @@ def evaluate(
     attack_dtype: options.AttackDtype = options.Precision.FLOAT32,
     tune_purifier: options.TunePurifier = False,
     device: options.Device = "",
+    surrogate: options.Surrogate = WEIGHTS_DIRECTORY / "base",
+    surrogate_noise_level: options.SurrogateLevel = 0.0,
+    tier_goals: options.TierGoals = "",
+    tier_steps: options.TierSteps = 0,
+    tier_scenes: options.TierScenes = "",
+    eot: options.Eot = 16,
+    gradients: options.Gradients = "",
+    curve_steps: options.CurveSteps = "",
+    curve_scenes: options.CurveScenes = 0,
+    queries: options.Queries = "",
+    defence_url: options.DefenceUrl = "",
+    service_key: options.ServiceKey = "",
+    purifier_dtype: options.PurifierDtype = options.Precision.FLOAT32,
 ) -> None:
-    """Attack, defend and question the victim; print one table and save it as JSON and Markdown.
+    """Attack, defend and question the victim; save tables as JSON and Markdown, print the latter.
 
     Interrupted, it resumes: attacked images and answers are kept in the folder of the report.
+    Where a check of the report fails, everything is written all the same, under a banner, and the
+    command ends with 1.
     """
+    tiers = options.parse_tiers(tier)
+    services = _connect(tiers, defence_url, service_key)
+    tier_plan = requested_plan(
+        budget,
+        goals=tier_goals,
+        gradients=gradients,
+        scenes=tier_scenes,
+        curve_steps=curve_steps,
+        queries=queries,
+        autocast="" if purifier_dtype is options.Precision.FLOAT32 else purifier_dtype.value,
+        numbers={"steps": tier_steps, "num_draws": eot, "num_scenes_curve": curve_scenes},
+    )
     plan = Plan(
-        tier=Tier(tier.value),
+        tier=Tier.OBLIVIOUS if Tier.OBLIVIOUS in tiers else Tier.CLEAN,
         attack=attack,
-        goals=_goals(goals),
+        goals=requested_goals(goals, "--goals"),
         steps=steps,
         restarts=restarts,
         epsilon=main_epsilon,
-        other_epsilons=tuple(radius for radius in _radii(epsilons) if radius != main_epsilon),
+        other_epsilons=_other_radii(epsilons, main_epsilon),
         num_scenes_targeted=min(num_scenes, num_scenes_targeted),
         num_scenes_other=min(num_scenes, num_scenes_other),
         seeds=seeds,
@@ -89,12 +129,100 @@ def evaluate(
     validation = world_scenes(scenes, "validation", num_validation, seed=seed + 1)
     chooser = SettingChooser(asked, validation, plan.main_attack, out, attacker=attacker)
     roster = Roster(purifier, base, device)
-    conditions = roster.conditions(defences.split(","), chooser, tune_purifier=tune_purifier)
-    rows = Evaluation(asked, tested, conditions, plan, out, attacker=attacker).rows()
+    names = _with_controls(defences.split(","), tiers)
+    conditions = roster.conditions(names, chooser, tune_purifier=tune_purifier)
+    rows: list[Row] = []
+    if {Tier.CLEAN, Tier.OBLIVIOUS} & set(tiers):
+        rows += Evaluation(asked, tested, conditions, plan, out, attacker=attacker).rows()
+    notes = [_notes(conditions, roster.trials, plan)]
+    if set(tiers) - {Tier.CLEAN, Tier.OBLIVIOUS}:
+        own = _surrogate(surrogate, surrogate_noise_level, roster)
+        bench = _bench(asked, attacker, tested, conditions, plan, tier_plan, own, out)
+        rows += tier_rows(bench, tiers, services)
+        notes.append(tier_notes(bench, tiers, num_services=len(services)))
     rows += _prior_rows(asked, tested, plan)
-    weights = {asked.name: asked.sha256, **roster.weights}
-    meta = provenance(seed=seed, weights=weights, device=device)
-    typer.echo(write_report(out, meta, rows, _notes(conditions, roster.trials, plan)))
+    meta = provenance(
+        seed=seed, weights={asked.name: asked.sha256, **roster.weights}, device=device
+    )
+    _finish(out, meta, rows, notes, tiers)
+
+
+def _bench(
+    victim: Victim,
+    attacker: Victim,
+    scenes: Sequence[TrueScene],
+    conditions: Sequence[Condition],
+    plan: Plan,
+    tier_plan: TierPlan,
+    surrogate: Surrogate,
+    out: Path,
+) -> Bench:
+    """T0's evaluation with what the other tiers need: among the conditions, noise as a control."""
+    return Bench(
+        victim=victim,
+        attacker=attacker,
+        scenes=scenes,
+        conditions=[*conditions, Condition("noise", gaussian_noise(CONTROL_NOISE))],
+        oblivious=plan,
+        plan=tier_plan,
+        surrogate=surrogate,
+        out=out,
+    )
+
+
+def _connect(tiers: Sequence[Tier], urls: str, key: str) -> list[ServiceClient]:
+    """Clients of the running services; says at once, not after hours, where T4 will be missing."""
+    if Tier.QUERY not in tiers or urls:
+        return [ServiceClient.connect(url, key=key) for url in urls.split(",") if url]
+    hint = "T4 needs --defence-url: start `codefend serve`, once for each disclosure setting"
+    if set(tiers) == {Tier.QUERY}:
+        raise LabError(hint)
+    typer.echo(f"codefend-lab: {hint}; the report's checks will fail without it", err=True)
+    return []
+
+
+def _other_radii(epsilons: str, main_epsilon: int) -> tuple[int, ...]:
+    radii = requested_numbers(epsilons, "--epsilons")
+    return tuple(radius for radius in radii if radius != main_epsilon)
+
+
+def _with_controls(names: list[str], tiers: Sequence[Tier]) -> list[str]:
+    """White-box figures come with the controls that the same attacker must break."""
+    controls = [name for name in CONTROLS if name in CONDITIONS and name not in names]
+    return [*names, *controls] if Tier.WHITE_BOX in tiers else names
+
+
+def _surrogate(directory: Path, largest_noise_level: float, roster: Roster) -> Surrogate:
+    pipeline, roster.weights["surrogate"] = load_purifier(directory, device=roster.device)
+    largest = largest_noise_level or pipeline.config.noise_level
+    setting = f"largest_noise_level={largest:g} weights={roster.weights['surrogate'][:12]}"
+    return Surrogate(setting, surrogate_passage(pipeline, largest_noise_level=largest))
+
+
+def _finish(
+    out: Path,
+    meta: dict[str, Any],
+    rows: Sequence[Row],
+    notes: Sequence[str],
+    tiers: Sequence[Tier],
+) -> None:
+    """Writes everything; then ends with 1 where a check failed."""
+    checks = check_report(rows, tiers)
+    warning = banner(checks)
+    typer.echo(
+        write_report(
+            out,
+            meta,
+            rows,
+            "\n\n".join([*notes, check_notes(checks)]).rstrip(),
+            banner=warning,
+            tables=tier_tables(rows),
+            checks=[asdict(check) for check in checks],
+        )
+    )
+    if warning:
+        typer.echo(warning, err=True)
+        raise typer.Exit(1)
 
 
 def _prior_rows(victim: Victim, scenes: Sequence[TrueScene], plan: Plan) -> list[Row]:
@@ -108,20 +236,6 @@ def _prior_rows(victim: Victim, scenes: Sequence[TrueScene], plan: Plan) -> list
         victim=victim.name,
         seeds=plan.seeds,
     )
-
-
-def _goals(names: str) -> tuple[Goal, ...]:
-    wanted = tuple(goal for goal in get_args(Goal) if goal in names.split(","))
-    if len(wanted) != len(names.split(",")):
-        raise LabError(f"--goals takes names from {', '.join(get_args(Goal))}; got {names}")
-    return wanted
-
-
-def _radii(epsilons: str) -> list[int]:
-    try:
-        return [int(text) for text in epsilons.split(",")]
-    except ValueError as error:
-        raise LabError(f"--epsilons takes whole levels of 255, such as 4,8,16: {error}") from error
 
 
 def _notes(conditions: list[Condition], trials: list[Trial], plan: Plan) -> str:

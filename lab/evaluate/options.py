@@ -9,15 +9,22 @@ from typing import Annotated
 import typer
 
 from lab.attacks.interface import Tier
+from lab.errors import LabError
+from lab.evaluate.tiers.plan import Budget
 
 __all__ = [
     "Attack",
     "AttackDtype",
     "AttackGoals",
     "Base",
+    "CurveScenes",
+    "CurveSteps",
+    "DefenceUrl",
     "Defences",
     "Device",
+    "Eot",
     "Epsilons",
+    "Gradients",
     "MainEpsilon",
     "NumOther",
     "NumScenes",
@@ -26,23 +33,26 @@ __all__ = [
     "Out",
     "Precision",
     "Purifier",
+    "PurifierDtype",
+    "Queries",
     "Restarts",
     "Seed",
     "Seeds",
+    "ServiceKey",
     "Steps",
+    "Surrogate",
+    "SurrogateLevel",
     "TestedSplit",
-    "TestedTier",
+    "TierBudget",
+    "TierGoals",
+    "TierScenes",
+    "TierSteps",
+    "Tiers",
     "TunePurifier",
     "VictimSource",
     "WorldFile",
+    "parse_tiers",
 ]
-
-
-class TestedTier(StrEnum):
-    """The tiers that the command runs."""
-
-    CLEAN = Tier.CLEAN.value
-    T0 = Tier.OBLIVIOUS.value
 
 
 class TestedSplit(StrEnum):
@@ -59,6 +69,43 @@ class Precision(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+def parse_tiers(names: str) -> tuple[Tier, ...]:
+    """The tiers of ``--tier``: ``all``, or comma-separated names.
+
+    Raises:
+        LabError: for a name that is no tier.
+    """
+    if names == "all":
+        return tuple(tier for tier in Tier if tier is not Tier.CLEAN)
+    try:
+        return tuple(sorted({Tier(name) for name in names.split(",")}))
+    except ValueError as error:
+        raise LabError(f"--tier takes all, or names from {', '.join(Tier)}: {error}") from error
+
+
+Tiers = Annotated[str, typer.Option("--tier", help="all, or names such as t0,t1; see docs.")]
+TierBudget = Annotated[Budget, typer.Option("--budget", help="How much of T1 to T4 is run.")]
+Surrogate = Annotated[Path, typer.Option(help="The purifier of T1's attacker.")]
+SurrogateLevel = Annotated[
+    float, typer.Option("--surrogate-noise-level", help="T1's largest; the surrogate's own if 0.")
+]
+TierGoals = Annotated[str, typer.Option(help="What T1 and T2 move; the budget's where empty.")]
+TierSteps = Annotated[int, typer.Option(help="Steps of T1 and T2; the budget's where 0.")]
+TierScenes = Annotated[
+    str, typer.Option(help="Scenes by tier, such as t1=64,t2=32; else the budget's.")
+]
+Eot = Annotated[int, typer.Option(help="Draws of noise averaged at each step of T2.")]
+Gradients = Annotated[str, typer.Option(help="Of T2: exact, bpda, surrogate.")]
+CurveSteps = Annotated[str, typer.Option(help="Steps of T2's curve.")]
+CurveScenes = Annotated[int, typer.Option(help="Scenes of T2's curve; the budget's where 0.")]
+Queries = Annotated[str, typer.Option(help="T4's budgets for each image, in HTTP requests.")]
+DefenceUrl = Annotated[
+    str, typer.Option(help="Running services for T4, comma-separated: full and minimal.")
+]
+ServiceKey = Annotated[
+    str, typer.Option(help="API key of those services.", envvar="CODEFEND_LAB_SERVICE_KEY")
+]
+PurifierDtype = Annotated[Precision, typer.Option(help="Of purifiers under attack (T1, T2).")]
 Out = Annotated[Path, typer.Option(help="Folder of the report; a run resumes from it.")]
 WorldFile = Annotated[Path, typer.Option("--world", help="World file of `data build`.")]
 VictimSource = Annotated[str, typer.Option("--victim", help="Model directory or hub id.")]

@@ -8,27 +8,52 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lab.attacks.interface import Tier
 from lab.attacks.registry import AttackConfig
 from lab.evaluate.files import write_atomically
 from lab.evaluate.measures import Measure
 
-__all__ = ["Row", "rows_of", "write_report"]
+__all__ = ["Row", "Threat", "rows_of", "rows_under", "write_report"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One figure and everything that it holds for; epsilon is a fraction of the range."""
+class Threat:
+    """Who attacked how; epsilon is a fraction of the range."""
 
     tier: str
     attack: str
-    family: str
-    held_out: bool
-    targeted: bool
-    epsilon: float
-    steps: int
-    eot: int
-    gradient: str
-    restarts: int
+    family: str = "none"
+    held_out: bool = False
+    targeted: bool = False
+    epsilon: float = 0.0
+    steps: int = 0
+    eot: int = 0
+    gradient: str = "none"
+    restarts: int = 0
+
+    @classmethod
+    def of(cls, attack: AttackConfig | None, *, tier: str, label: str) -> Threat:
+        """An attack on the undefended model, or none at all, under its name in the rows."""
+        if attack is None:
+            return cls(tier=tier, attack=label)
+        return cls(
+            tier=tier,
+            attack=label,
+            family=attack.family,
+            held_out=attack.is_held_out,
+            targeted=attack.targeted,
+            epsilon=attack.epsilon,
+            steps=attack.steps,
+            eot=1 if attack.steps else 0,
+            gradient="exact" if attack.steps else "none",
+            restarts=attack.restarts,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row(Threat):
+    """One figure and everything that it holds for."""
+
     defence: str
     victim: str
     task: str | None
@@ -61,18 +86,17 @@ def rows_of(
         victim: name of the model.
         seeds: over how many seeds of the defence's noise they are means.
     """
+    threat = Threat.of(attack, tier=tier, label=attack_label)
+    return rows_under(threat, measures, defence=defence, victim=victim, seeds=seeds)
+
+
+def rows_under(
+    threat: Threat, measures: Sequence[Measure], *, defence: str, victim: str, seeds: int
+) -> list[Row]:
+    """Figures under one threat as rows; see ``rows_of``."""
     return [
         Row(
-            tier=tier,
-            attack=attack_label,
-            family=attack.family if attack else "none",
-            held_out=attack.is_held_out if attack else False,
-            targeted=attack.targeted if attack else False,
-            epsilon=attack.epsilon if attack else 0.0,
-            steps=attack.steps if attack else 0,
-            eot=1 if attack and attack.steps else 0,
-            gradient="exact" if attack and attack.steps else "none",
-            restarts=attack.restarts if attack else 0,
+            **asdict(threat),
             defence=defence,
             victim=victim,
             task=task,
@@ -87,7 +111,16 @@ def rows_of(
     ]
 
 
-def write_report(folder: Path, meta: dict[str, Any], rows: Sequence[Row], notes: str) -> str:
+def write_report(
+    folder: Path,
+    meta: dict[str, Any],
+    rows: Sequence[Row],
+    notes: str,
+    *,
+    banner: str = "",
+    tables: Sequence[str] = (),
+    checks: Sequence[dict[str, Any]] = (),
+) -> str:
     """Writes ``report.json`` and ``report.md``, and returns the Markdown.
 
     Args:
@@ -95,10 +128,17 @@ def write_report(folder: Path, meta: dict[str, Any], rows: Sequence[Row], notes:
         meta: commit, device, seed, date and weights.
         rows: every figure.
         notes: what the table's reader must know.
+        banner: what the reader must see before any figure.
+        tables: of the tiers beyond T0, in Markdown.
+        checks: name, outcome and reason of each check of the rows.
     """
-    document = {"meta": meta, "rows": [asdict(row) for row in rows]}
+    document: dict[str, Any] = {"meta": meta, "rows": [asdict(row) for row in rows]}
+    if checks:
+        document["checks"] = list(checks)
     write_atomically(folder / "report.json", (json.dumps(document, indent=1) + "\n").encode())
-    markdown = f"{_table(rows)}\n\n{notes}\n"
+    oblivious = [row for row in rows if row.tier in {Tier.CLEAN, Tier.OBLIVIOUS}]
+    parts = [banner, _table(oblivious) if oblivious else "", *tables, notes]
+    markdown = "\n\n".join(part for part in parts if part) + "\n"
     write_atomically(folder / "report.md", markdown.encode())
     return markdown
 

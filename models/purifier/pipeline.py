@@ -5,6 +5,7 @@ Served by ``service/purify``, trained and evaluated by ``lab``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import torch
@@ -97,8 +98,13 @@ class PurificationPipeline(DiffusionPipeline):  # type: ignore[misc]
         *,
         num_steps: int | None = None,
         noise_level: float | None = None,
+        step: Callable[[UNet2DModel, Tensor, float], Tensor] = denoise,
     ) -> Tensor:
-        """As ``purify``, recording gradients: what training and white-box attackers call."""
+        """As ``purify``, recording gradients: what training and white-box attackers call.
+
+        ``step`` computes one step as ``denoise`` does; an attacker short of memory passes one that
+        computes its activations again in the backward pass. No noise is drawn inside it.
+        """
         levels = noise_levels(
             self.config.noise_level if noise_level is None else noise_level,
             self.config.num_steps if num_steps is None else num_steps,
@@ -110,7 +116,7 @@ class PurificationPipeline(DiffusionPipeline):  # type: ignore[misc]
             noise = torch.randn(
                 current.shape, generator=generator, device=current.device, dtype=current.dtype
             )
-            current = denoise(self.unet, current + level * noise, level)
+            current = step(self.unet, current + level * noise, level)
         return current[..., :height, :width].clamp(0, 1).to(images.dtype)
 
     def __call__(self, images: Tensor, **options: Any) -> Tensor:

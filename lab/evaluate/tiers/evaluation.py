@@ -1,0 +1,48 @@
+"""The tiers beyond T0, one after another; what several need is made once and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from lab.attacks.interface import Tier
+from lab.attacks.query.service import ServiceClient
+from lab.evaluate.report import Row
+from lab.evaluate.tiers.assess import Assessor
+from lab.evaluate.tiers.bench import Bench
+from lab.evaluate.tiers.query import query_rows
+from lab.evaluate.tiers.resubmission import resubmission_rows
+from lab.evaluate.tiers.transfer import transfer_rows
+from lab.evaluate.tiers.uploads import Uploader
+from lab.evaluate.tiers.white_box import curve_rows, white_box_rows
+
+__all__ = ["tier_rows"]
+
+
+def tier_rows(
+    bench: Bench, tiers: Collection[Tier], services: Sequence[ServiceClient] = ()
+) -> list[Row]:
+    """Every figure of the tiers beyond T0; interrupted, it resumes from the bench's folder.
+
+    Args:
+        bench: victim, scenes, conditions and plans.
+        tiers: which of T1 to T4; T4 only where there are services. Without T0 among them, clean
+            figures of the first scenes are given too.
+        services: running services for T4.
+    """
+    uploader, assessor = Uploader(bench), Assessor.of(bench)
+    rows: list[Row] = []
+    if Tier.OBLIVIOUS not in tiers:
+        uploads = uploader.clean(min(len(bench.scenes), max(bench.plan.num_scenes.values())))
+        for condition in bench.conditions:
+            marks = assessor.marks(condition, uploads)
+            rows += assessor.rows(condition, uploads.threat, marks)
+    if Tier.TRANSFER in tiers:
+        rows += transfer_rows(uploader, assessor)
+    if Tier.WHITE_BOX in tiers:
+        rows += white_box_rows(uploader, assessor)
+        rows += curve_rows(uploader, assessor)
+    if Tier.RESUBMISSION in tiers:
+        rows += resubmission_rows(uploader, assessor, tiers)
+    if Tier.QUERY in tiers:
+        rows += query_rows(assessor, services)
+    return rows

@@ -1,0 +1,89 @@
+"""What a running service says of uploads, marked like the victim's own words."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lab.attacks.pixels import decode_png
+from lab.attacks.query.service import Reply, ServiceClient
+from lab.evaluate.fidelity import fidelity
+from lab.evaluate.files import digest_of, write_atomically
+from lab.evaluate.outcomes import MAX_ANSWER_TOKENS, MAX_CAPTION_TOKENS, Outcome
+from lab.evaluate.truth import TrueScene
+from models.codec import encode_image
+
+__all__ = ["ServedInterviewer"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedInterviewer:
+    """Asks a service about images and remembers every answer; its noise is its own.
+
+    Attributes:
+        service: who is asked.
+        identity: which defence and victim it is; tells answers on disk apart.
+        folder: where outcomes are kept.
+        num_threads: requests under way at once.
+    """
+
+    service: ServiceClient
+    identity: str
+    folder: Path
+    num_threads: int = 4
+
+    def __call__(
+        self, images: Sequence[np.ndarray], scenes: Sequence[TrueScene], *, repeat: int
+    ) -> Outcome:
+        """The outcome of the uploads; read from disk where it is known.
+
+        Args:
+            images: (H, W, 3) uint8 each.
+            scenes: what is true of them.
+            repeat: number of this repetition; no caller chooses the service's seed.
+
+        Raises:
+            LabError: where the service does not answer.
+        """
+        uploads = hashlib.sha256(b"".join(image.tobytes() for image in images)).hexdigest()
+        asked = [[question.question for question in scene.questions] for scene in scenes]
+        key = digest_of(self.identity, uploads, asked, repeat)
+        path = self.folder / f"{key}.json"
+        if path.exists():
+            return Outcome(**json.loads(path.read_text(encoding="utf-8")))
+        with ThreadPoolExecutor(self.num_threads) as pool:
+            told = list(pool.map(self._interview, images, scenes))
+        purified = [_pixels(replies[0].purified) for replies in told]
+        shown = [pixels for pixels in purified if pixels is not None]
+        references = [scene.image for scene in scenes]
+        psnr_db, ssim = fidelity(shown, references) if len(shown) == len(references) else ([], [])
+        outcome = Outcome(
+            captions=[replies[0].text.strip() for replies in told],
+            answers=[[reply.text.strip() for reply in replies[1:]] for replies in told],
+            psnr_db=psnr_db,
+            ssim=ssim,
+        )
+        write_atomically(path, json.dumps(asdict(outcome)).encode())
+        return outcome
+
+    def _interview(self, image: np.ndarray, scene: TrueScene) -> list[Reply]:
+        """The caption, then the answer to every question."""
+        png = encode_image(image)
+        caption = self.service.ask(png, None, max_tokens=MAX_CAPTION_TOKENS)
+        answers = [
+            self.service.ask(png, question.question, max_tokens=MAX_ANSWER_TOKENS)
+            for question in scene.questions
+        ]
+        return [caption, *answers]
+
+
+def _pixels(url: str) -> np.ndarray | None:
+    """The pixels of a ``data:`` URL; None of an empty one."""
+    return decode_png(base64.b64decode(url.partition(",")[2])) if url else None

@@ -1,0 +1,192 @@
+"""What is uploaded in each tier: clean, noised or attacked images, made once, re-read from PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+from tqdm import tqdm
+
+from lab.attacks.adaptive.scenes import AdaptiveConfig, attack_through
+from lab.attacks.interface import Tier
+from lab.attacks.registry import AttackConfig, Goal
+from lab.baselines.defence import Passage
+from lab.evaluate.attacked import AttackedImages
+from lab.evaluate.checks import CURVE_SUFFIX, NOISE, UNION
+from lab.evaluate.files import digest_of
+from lab.evaluate.kept import are_kept, kept_images
+from lab.evaluate.outcomes import Condition
+from lab.evaluate.report import Threat
+from lab.evaluate.tiers.bench import Bench
+from lab.evaluate.truth import TrueScene, scene_digest
+from lab.victims.dialogue import Dialogue
+
+__all__ = ["Uploader", "Uploads", "union_threat"]
+
+
+@dataclass(frozen=True, slots=True)
+class Uploads:
+    """Images of one kind, of the first scenes, and who made them."""
+
+    threat: Threat
+    images: list[np.ndarray]
+
+
+def union_threat(members: Sequence[Uploads], tier: Tier) -> Threat:
+    """What a row says of several attacks together: of each number the smallest among the tier's."""
+    own = [uploads.threat for uploads in members if uploads.threat.tier == tier]
+    return replace(
+        own[0],
+        attack=UNION,
+        gradient="union",
+        steps=min(threat.steps for threat in own),
+        eot=min(threat.eot for threat in own),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Through:
+    """A way through a defence, and what tells it from others on disk."""
+
+    passage: Passage
+    setting: str
+
+
+@dataclass(frozen=True, slots=True)
+class Uploader:
+    """Makes uploads of the first ``num`` scenes; whatever is on disk is not made again."""
+
+    bench: Bench
+
+    def clean(self, num: int) -> Uploads:
+        """The scenes themselves."""
+        threat = Threat(tier=Tier.CLEAN, attack="none")
+        return Uploads(threat, [scene.image for scene in self.bench.scenes[:num]])
+
+    def noised(self, num: int, *, tier: Tier) -> Uploads:
+        """Uniform noise of the attack's size, which should do nothing."""
+        plan = self.bench.oblivious
+        noise = AttackConfig(name=NOISE, epsilon=plan.epsilon / 255, steps=0, seed=plan.seed)
+        return self._oblivious(noise, num, tier)
+
+    def oblivious(self, num: int) -> list[Uploads]:
+        """T0's images, one set for each of its goals."""
+        plan = self.bench.oblivious
+        configs = [plan.config(plan.epsilon, goal) for goal in plan.goals]
+        return [self._oblivious(config, num, Tier.OBLIVIOUS) for config in configs]
+
+    def transferred(self, num: int) -> list[Uploads]:
+        """T1's images, one set for each goal; the same for every defence."""
+        plan, surrogate = self.bench.plan, self.bench.surrogate
+        undefended = self.bench.conditions[0]
+        uploads = []
+        for goal in plan.goals:
+            config = self._config(goal, "transfer", plan.num_draws_transfer, plan.steps)
+            through = _Through(surrogate.passage, f"surrogate {surrogate.setting}")
+            uploads.append(self._through(Tier.TRANSFER, config, through, undefended, num))
+        return uploads
+
+    def white_box(
+        self, condition: Condition, num: int, gradient: str, goal: Goal, steps: int | None = None
+    ) -> Uploads:
+        """T2's images of one condition, attacked through its defence and with its prompt.
+
+        Args:
+            condition: what is deployed.
+            num: of scenes.
+            gradient: one of the defence's passages.
+            goal: what is moved.
+            steps: another number of steps than the plan's: a point of the step curve.
+        """
+        plan, defence = self.bench.plan, condition.defence
+        num_draws = plan.num_draws if defence.is_random else 1
+        config = self._config(goal, gradient, num_draws, steps or plan.steps)
+        through = _Through(defence.passages[gradient], f"{defence.name} {defence.setting}")
+        uploads = self._through(Tier.WHITE_BOX, config, through, condition, num)
+        if steps is None:
+            return uploads
+        label = uploads.threat.attack + CURVE_SUFFIX
+        return replace(uploads, threat=replace(uploads.threat, attack=label))
+
+    def _oblivious(self, config: AttackConfig, num: int, tier: Tier) -> Uploads:
+        attacked = AttackedImages(self.bench.attacker, self.bench.out / "attacked")
+        # Whole batches, as T0 itself makes them: its files serve here, and these serve T0.
+        whole = -(-num // attacked.batch_size) * attacked.batch_size
+        images = attacked(config, self.bench.scenes[:whole])[:num]
+        return Uploads(Threat.of(config, tier=tier, label=config.label), images)
+
+    def _config(self, goal: Goal, gradient: str, num_draws: int, steps: int) -> AdaptiveConfig:
+        plan = self.bench.oblivious
+        return AdaptiveConfig(
+            search=replace(plan.config(plan.epsilon, goal), steps=steps),
+            gradient=gradient,
+            num_draws=num_draws,
+            autocast=self.bench.plan.autocast,
+        )
+
+    def _through(
+        self,
+        tier: Tier,
+        config: AdaptiveConfig,
+        through: _Through,
+        condition: Condition,
+        num: int,
+    ) -> Uploads:
+        threat = Threat.of(config.search, tier=tier, label=config.search.label)
+        threat = replace(threat, eot=config.num_draws, gradient=config.gradient)
+        scenes, size = self.bench.scenes[:num], self.bench.plan.batch_size
+        chunks = [scenes[start : start + size] for start in range(0, num, size)]
+        label = f"{tier}-{config.search.label}-{config.gradient}-{config.search.steps}"
+        images: list[np.ndarray] = []
+        total = len(chunks) * config.num_evaluations
+        with tqdm(total=total, desc=f"{label} {condition.name}", unit="step", disable=None) as bar:
+            for number, chunk in enumerate(chunks):
+                images += self._chunk(config, through, condition, chunk, number, label, bar.update)
+        return Uploads(threat, images)
+
+    def _chunk(
+        self,
+        config: AdaptiveConfig,
+        through: _Through,
+        condition: Condition,
+        scenes: Sequence[TrueScene],
+        number: int,
+        label: str,
+        advance: Callable[[int], object],
+    ) -> list[np.ndarray]:
+        asked = [_truths(scene, condition) for scene in scenes]
+        key = digest_of(
+            asdict(config),
+            through.setting,
+            self.bench.attacker.sha256,
+            str(self.bench.attacker.dtype),
+            number,
+            scene_digest(scenes),
+            [[asdict(dialogue) for dialogue in dialogues] for dialogues in asked],
+        )
+        seeded = replace(config.search, seed=1_000_003 * config.search.seed + number)
+
+        def make() -> list[bytes]:
+            return attack_through(
+                replace(config, search=seeded),
+                self.bench.attacker,
+                through.passage,
+                [scene.image for scene in scenes],
+                asked,
+                on_step=lambda: advance(1),
+            )
+
+        folder = self.bench.out / "attacked" / label / key
+        if are_kept(folder, len(scenes)):
+            advance(config.num_evaluations)
+        return kept_images(folder, len(scenes), make)
+
+
+def _truths(scene: TrueScene, condition: Condition) -> list[Dialogue]:
+    """What is right of a scene, asked as the condition asks it."""
+    caption = Dialogue(condition.prompt("caption", None), scene.captions[0])
+    return [
+        caption,
+        *(Dialogue(condition.prompt("vqa", q.question), q.answer) for q in scene.questions),
+    ]

@@ -1,0 +1,78 @@
+"""T2: every defence attacked through itself, by every gradient it has; the union is what counts."""
+
+from __future__ import annotations
+
+from lab.attacks.interface import Tier
+from lab.evaluate.marks import Marks, worst
+from lab.evaluate.outcomes import Condition
+from lab.evaluate.report import Row, Threat
+from lab.evaluate.tiers.assess import OURS, Assessor
+from lab.evaluate.tiers.uploads import Uploader, Uploads, union_threat
+
+__all__ = ["curve_rows", "num_white_box", "white_box_rows", "white_box_uploads"]
+
+
+def num_white_box(uploader: Uploader, condition: Condition) -> int:
+    """How many scenes are attacked through a condition's defence."""
+    plan = uploader.bench.plan
+    num = min(plan.num_scenes[Tier.WHITE_BOX], len(uploader.bench.scenes))
+    return min(num, plan.num_scenes_diffpure) if condition.name == "diffpure" else num
+
+
+def white_box_uploads(uploader: Uploader, condition: Condition, num: int) -> list[Uploads]:
+    """Images attacked through a condition, one set for each goal and gradient."""
+    plan = uploader.bench.plan
+    return [
+        uploader.white_box(condition, num, gradient, goal)
+        for goal in plan.goals
+        for gradient in plan.gradients
+        if gradient in condition.defence.passages
+    ]
+
+
+def white_box_rows(uploader: Uploader, assessor: Assessor) -> list[Row]:
+    """Every condition under each of its own attacks, and under the union with T0's and T1's."""
+    bench = uploader.bench
+    unions: dict[str, Marks] = {}
+    rows: list[Row] = []
+    threats: dict[str, Threat] = {}
+    for condition in bench.conditions:
+        num = num_white_box(uploader, condition)
+        own = white_box_uploads(uploader, condition, num)
+        marks = [assessor.marks(condition, uploads) for uploads in own]
+        for uploads, its_marks in zip(own, marks, strict=True):
+            rows += assessor.rows(condition, uploads.threat, its_marks)
+        others = [*uploader.oblivious(num), *uploader.transferred(num)]
+        marks += [assessor.marks(condition, uploads) for uploads in others]
+        unions[condition.name] = worst(marks)
+        threats[condition.name] = union_threat([*own, *others], Tier.WHITE_BOX)
+    for condition in bench.conditions:
+        name = condition.name
+        rows += assessor.rows(condition, threats[name], unions[name], unions)
+    return rows + _noise_rows(uploader, assessor)
+
+
+def curve_rows(uploader: Uploader, assessor: Assessor) -> list[Row]:
+    """Our defence under ever longer runs of its strongest-founded attack: exact, first goal."""
+    bench = uploader.bench
+    ours = next((c for name in OURS for c in bench.conditions if c.name == name), None)
+    if ours is None:
+        return []
+    num = min(bench.plan.num_scenes_curve, num_white_box(uploader, ours))
+    rows: list[Row] = []
+    for steps in bench.plan.curve_steps:
+        uploads = uploader.white_box(ours, num, "exact", bench.plan.goals[0], steps)
+        rows += assessor.rows(ours, uploads.threat, assessor.marks(ours, uploads))
+    return rows
+
+
+def _noise_rows(uploader: Uploader, assessor: Assessor) -> list[Row]:
+    """Uniform noise, shown to the undefended model and to ours."""
+    bench = uploader.bench
+    num = min(bench.plan.num_scenes[Tier.WHITE_BOX], len(bench.scenes))
+    uploads = uploader.noised(num, tier=Tier.WHITE_BOX)
+    rows: list[Row] = []
+    for condition in bench.conditions:
+        if condition.name == "none" or condition.name in OURS:
+            rows += assessor.rows(condition, uploads.threat, assessor.marks(condition, uploads))
+    return rows

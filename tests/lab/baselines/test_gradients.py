@@ -1,0 +1,153 @@
+"""How gradients get through defences: the value is the defence's own, the gradient as named."""
+
+import pytest
+import torch
+
+from lab.baselines.blur import blur, median
+from lab.baselines.compression import bit_depth, jpeg
+from lab.baselines.gradients import recomputed_step, straight_through, with_gradient_of
+from lab.baselines.purifiers import load_purifier, purifying
+from lab.baselines.smoothing import gaussian_noise
+from models.purifier.denoiser import denoise
+from models.purifier.pipeline import PurificationPipeline
+
+TINY = PurificationPipeline.tiny()
+DEFENCES = [
+    blur(1.0),
+    median(3),
+    jpeg(40),
+    bit_depth(3),
+    gaussian_noise(0.05),
+    purifying("purifier", TINY, "0" * 64, noise_level=0.1, num_steps=3),
+    purifying("purifier", TINY, "0" * 64, noise_level=0.1, num_steps=1),
+]
+CASES = [(defence, name) for defence in DEFENCES for name in defence.passages]
+
+
+@pytest.fixture
+def images():
+    # 22 x 30: neither side is a multiple of the padding.
+    return torch.rand(2, 3, 22, 30, generator=torch.Generator().manual_seed(0))
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(
+    ("defence", "name"), CASES, ids=[f"{d.name} {d.setting[:30]} {name}" for d, name in CASES]
+)
+def test_every_passage_returns_bit_for_bit_what_is_deployed(defence, name, images):
+    """Also the replayed noise: one generator state, one and the same forward pass."""
+    leaf = images.clone().requires_grad_(True)
+    seen = defence.passages[name](leaf, seeded())
+    assert torch.equal(seen, defence.apply(images, seeded()))
+    (gradient,) = torch.autograd.grad(seen.square().sum(), leaf)
+    assert gradient.abs().sum() > 0
+
+
+def test_purifiers_have_all_three():
+    assert set(DEFENCES[-1].passages) == {"exact", "bpda", "surrogate"}
+
+
+@pytest.mark.parametrize("defence", [jpeg(40), bit_depth(3)])
+def test_bpda_passes_the_gradient_of_the_identity(defence, images):
+    leaf = images.clone().requires_grad_(True)
+    weights = torch.rand(images.shape, generator=seeded(1))
+    seen = defence.passages["bpda"](leaf, seeded())
+    (gradient,) = torch.autograd.grad((seen * weights).sum(), leaf)
+    assert torch.equal(gradient, weights)
+
+
+def test_value_and_gradient_come_from_where_they_should(images):
+    leaf = images.clone().requires_grad_(True)
+    seen = with_gradient_of(images.round(), leaf.square())
+    assert torch.equal(seen, images.round())
+    torch.testing.assert_close(torch.autograd.grad(seen.sum(), leaf)[0], 2 * images)
+    assert torch.equal(straight_through(lambda x, _: x.round())(images, seeded()), images.round())
+
+
+def through(images, step, num_steps, noise_level=0.2):
+    leaf = images.clone().requires_grad_(True)
+    seen = TINY.purify_with_gradient(
+        leaf, seeded(), num_steps=num_steps, noise_level=noise_level, step=step
+    )
+    return seen, leaf
+
+
+def test_recomputed_gradient_equals_the_kept_one(images):
+    gradients = []
+    for step in (denoise, recomputed_step):
+        seen, leaf = through(images, step, num_steps=4)
+        gradients += torch.autograd.grad(seen.square().sum(), leaf)
+    assert torch.equal(*gradients)
+
+
+def test_recomputation_sees_the_noise_of_the_forward_pass(images, monkeypatch):
+    inputs = []
+    real = TINY.unet.forward
+
+    def watched(sample, *args, **kwargs):
+        inputs.append(sample.detach().clone())
+        return real(sample, *args, **kwargs)
+
+    monkeypatch.setattr(TINY.unet, "forward", watched)
+    seen, _ = through(images, recomputed_step, num_steps=3)
+    assert len(inputs) == 3
+    seen.square().sum().backward()
+    assert len(inputs) == 6
+    for before, again in zip(inputs[:3], reversed(inputs[3:]), strict=True):
+        assert torch.equal(before, again)
+    assert not torch.equal(inputs[0], inputs[1])
+
+
+def kept_bytes(images, step, num_steps):
+    sizes = []
+
+    def pack(tensor):
+        sizes.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        through(images, step, num_steps)
+    return sum(sizes)
+
+
+def test_memory_does_not_grow_with_steps_but_by_the_image():
+    images = torch.rand(2, 3, 32, 32, generator=seeded())
+    size = images.numel() * images.element_size()
+    recomputed = kept_bytes(images, recomputed_step, 8) - kept_bytes(images, recomputed_step, 2)
+    kept = kept_bytes(images, denoise, 8) - kept_bytes(images, denoise, 2)
+    assert recomputed <= 6 * 3 * size
+    assert kept > 10 * recomputed
+
+
+def test_surrogate_of_many_steps_is_the_gradient_of_one(images):
+    many = DEFENCES[5]
+    leaf = images.clone().requires_grad_(True)
+    generator = seeded()
+    seen = many.passages["surrogate"](leaf, generator)
+    (gradient,) = torch.autograd.grad(seen.sum(), leaf)
+    replay = seeded()
+    torch.randint(2**62, (), generator=replay)  # the deployed purification's own seed
+    one = purifying("purifier", TINY, "0" * 64, noise_level=0.1, num_steps=1)
+    other = images.clone().requires_grad_(True)
+    (expected,) = torch.autograd.grad(one.passages["exact"](other, replay).sum(), other)
+    assert torch.equal(gradient, expected)
+
+
+def test_loaded_purifiers_take_no_gradients_of_weights(tmp_path):
+    TINY.save_pretrained(tmp_path)
+    pipeline, _ = load_purifier(tmp_path)
+    assert not any(parameter.requires_grad for parameter in pipeline.unet.parameters())
+
+
+def test_noise_is_fresh_by_seed_and_clipped(images):
+    noise = gaussian_noise(0.2)
+    assert noise.is_random
+    first, other = noise.apply(images, seeded()), noise.apply(images, seeded(1))
+    assert not torch.equal(first, other)
+    assert first.min() >= 0
+    assert first.max() <= 1
+    with pytest.raises(ValueError, match="positive"):
+        gaussian_noise(0.0)
