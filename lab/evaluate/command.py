@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,14 @@ from lab.evaluate.prior import QuestionPrior
 from lab.evaluate.provenance import provenance
 from lab.evaluate.report import Row, rows_of, write_report
 from lab.evaluate.run import WORST, Evaluation, Plan, prior_measures
-from lab.evaluate.tier_tables import tier_tables
+from lab.evaluate.tier_tables import suite_table, tier_tables
 from lab.evaluate.tiers.bench import Bench, Surrogate
 from lab.evaluate.tiers.evaluation import tier_rows
+from lab.evaluate.tiers.families import labels_of
 from lab.evaluate.tiers.notes import check_notes, tier_notes
 from lab.evaluate.tiers.plan import Budget, TierPlan
 from lab.evaluate.tiers.requested import requested_goals, requested_numbers, requested_plan
+from lab.evaluate.tiers.suite import variants_named
 from lab.evaluate.truth import TrueScene
 from lab.evaluate.tune import SettingChooser
 from lab.evaluate.worlds import training_questions, world_scenes
@@ -81,6 +83,8 @@ def evaluate(
     tier_goals: options.TierGoals = "",
     tier_steps: options.TierSteps = 0,
     tier_scenes: options.TierScenes = "",
+    families: options.Families = "all",
+    surrogate_models: options.SurrogateModels = str(WEIGHTS_DIRECTORY / "surrogate"),
     eot: options.Eot = 16,
     gradients: options.Gradients = "",
     curve_steps: options.CurveSteps = "",
@@ -135,16 +139,19 @@ def evaluate(
     if {Tier.CLEAN, Tier.OBLIVIOUS} & set(tiers):
         rows += Evaluation(asked, tested, conditions, plan, out, attacker=attacker).rows()
     notes = [_notes(conditions, roster.trials, plan)]
-    if set(tiers) - {Tier.CLEAN, Tier.OBLIVIOUS}:
+    variants = variants_named(families) if Tier.OBLIVIOUS in tiers else ()
+    if variants or set(tiers) - {Tier.CLEAN, Tier.OBLIVIOUS}:
         own = _surrogate(surrogate, surrogate_noise_level, roster)
         bench = _bench(asked, attacker, tested, conditions, plan, tier_plan, own, out)
-        rows += tier_rows(bench, tiers, services)
+        models = [load_victim(name, device=device) for name in surrogate_models.split(",") if name]
+        joined = [model.astype(attacker.dtype) for model in models]
+        rows += tier_rows(bench, tiers, services, variants=variants, surrogates=joined)
         notes.append(tier_notes(bench, tiers, num_services=len(services)))
     rows += _prior_rows(asked, tested, plan)
     meta = provenance(
         seed=seed, weights={asked.name: asked.sha256, **roster.weights}, device=device
     )
-    _finish(out, meta, rows, notes, tiers)
+    _finish(out, meta, rows, notes, tiers, labels_of(variants))
 
 
 def _bench(
@@ -205,6 +212,7 @@ def _finish(
     rows: Sequence[Row],
     notes: Sequence[str],
     tiers: Sequence[Tier],
+    suite: Collection[str],
 ) -> None:
     """Writes everything; then ends with 1 where a check failed."""
     checks = check_report(rows, tiers)
@@ -216,7 +224,8 @@ def _finish(
             rows,
             "\n\n".join([*notes, check_notes(checks)]).rstrip(),
             banner=warning,
-            tables=tier_tables(rows),
+            tables=[*suite_table(rows, suite), *tier_tables(rows)],
+            told_apart=suite,
             checks=[asdict(check) for check in checks],
         )
     )

@@ -24,6 +24,7 @@ __all__ = [
     "Device",
     "Eot",
     "Epsilons",
+    "Families",
     "Gradients",
     "MainEpsilon",
     "NumOther",
@@ -42,6 +43,7 @@ __all__ = [
     "Steps",
     "Surrogate",
     "SurrogateLevel",
+    "SurrogateModels",
     "TestedSplit",
     "TierBudget",
     "TierGoals",
@@ -93,6 +95,12 @@ TierGoals = Annotated[str, typer.Option(help="What T1 and T2 move; the budget's 
 TierSteps = Annotated[int, typer.Option(help="Steps of T1 and T2; the budget's where 0.")]
 TierScenes = Annotated[
     str, typer.Option(help="Scenes by tier, such as t1=64,t2=32; else the budget's.")
+]
+Families = Annotated[
+    str, typer.Option(help="Attacks of the suite that T0 runs too: all, none, or their names.")
+]
+SurrogateModels = Annotated[
+    str, typer.Option(help="MLLMs of the ensemble's attacker, comma-separated.")
 ]
 Eot = Annotated[int, typer.Option(help="Draws of noise averaged at each step of T2.")]
 Gradients = Annotated[str, typer.Option(help="Of T2: exact, bpda, surrogate.")]

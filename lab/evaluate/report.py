@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,7 @@ def write_report(
     *,
     banner: str = "",
     tables: Sequence[str] = (),
+    told_apart: Collection[str] = (),
     checks: Sequence[dict[str, Any]] = (),
 ) -> str:
     """Writes ``report.json`` and ``report.md``, and returns the Markdown.
@@ -129,14 +130,19 @@ def write_report(
         rows: every figure.
         notes: what the table's reader must know.
         banner: what the reader must see before any figure.
-        tables: of the tiers beyond T0, in Markdown.
+        tables: of the suite and of the tiers beyond T0, in Markdown.
+        told_apart: attacks of T0 that one of ``tables`` shows.
         checks: name, outcome and reason of each check of the rows.
     """
     document: dict[str, Any] = {"meta": meta, "rows": [asdict(row) for row in rows]}
     if checks:
         document["checks"] = list(checks)
     write_atomically(folder / "report.json", (json.dumps(document, indent=1) + "\n").encode())
-    oblivious = [row for row in rows if row.tier in {Tier.CLEAN, Tier.OBLIVIOUS}]
+    oblivious = [
+        row
+        for row in rows
+        if row.tier in {Tier.CLEAN, Tier.OBLIVIOUS} and row.attack not in told_apart
+    ]
     parts = [banner, _table(oblivious) if oblivious else "", *tables, notes]
     markdown = "\n\n".join(part for part in parts if part) + "\n"
     write_atomically(folder / "report.md", markdown.encode())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from lab.attacks.interface import Tier
 from lab.evaluate.report import Row
 
-__all__ = ["tier_tables"]
+__all__ = ["suite_table", "tier_tables"]
 
 _TITLES = {
     Tier.TRANSFER: "T1: attacked through a surrogate purifier",
@@ -26,6 +26,28 @@ def tier_tables(rows: Sequence[Row]) -> list[str]:
         if own:
             sections.append(f"## {title}\n\n{_table(own)}")
     return sections
+
+
+def suite_table(rows: Sequence[Row], attacks: Collection[str]) -> list[str]:
+    """A Markdown section with one line an attack of the suite: VQA accuracy behind each defence."""
+    own = [
+        row
+        for row in rows
+        if row.attack in attacks
+        and (row.tier, row.task, row.metric) == (Tier.OBLIVIOUS, "vqa", "accuracy")
+    ]
+    if not own:
+        return []
+    defences = list(dict.fromkeys(row.defence for row in own))
+    heads = ["attack", "family", "held out", *defences, "n"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for attack in dict.fromkeys(row.attack for row in own):
+        found = {row.defence: row for row in own if row.attack == attack}
+        first = next(iter(found.values()))
+        about = [attack, first.family, "yes" if first.held_out else "no"]
+        cells = [_cell(found.get(defence)) for defence in defences]
+        lines.append("| " + " | ".join([*about, *cells, str(first.n)]) + " |")
+    return ["## T0: the attack suite, answers right\n\n" + "\n".join(lines)]
 
 
 def _table(rows: Sequence[Row]) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lab.attacks.adaptive.expectation import ThroughDefence
 from lab.attacks.interface import Attack, Objective
-from lab.attacks.objectives import answer_margin, untargeted_loss
+from lab.attacks.objectives import language_objective
 from lab.attacks.pixels import attack_pixels
 from lab.attacks.registry import AttackConfig
 from lab.baselines.defence import Passage
@@ -20,7 +20,7 @@ from lab.victims.victim import Victim
 
 __all__ = ["AdaptiveConfig", "attack_through"]
 
-_OBJECTIVES = {"language": untargeted_loss, "margin": answer_margin}
+_GOALS = ("language", "margin")
 _NOISE_SEED = 0x5EED  # tells the noise of the defence from the random starts of one seed
 
 
@@ -43,8 +43,8 @@ class AdaptiveConfig:
 
     def __post_init__(self) -> None:
         """Refuses what cannot be sent through a defence."""
-        if self.search.targeted or self.search.goal not in _OBJECTIVES:
-            raise ValueError(f"untargeted {' and '.join(_OBJECTIVES)} attacks only")
+        if self.search.targeted or self.search.goal not in _GOALS:
+            raise ValueError(f"untargeted {' and '.join(_GOALS)} attacks only")
         if self.num_draws < 1:
             raise ValueError(f"num_draws must be positive, got {self.num_draws}")
 
@@ -74,7 +74,7 @@ def attack_through(
         on_step: called whenever the objective was asked; shows progress.
     """
     through = ThroughDefence(
-        _OBJECTIVES[config.search.goal](victim, truths),
+        language_objective(config.search.goal, victim, truths),
         passage,
         torch.Generator().manual_seed(config.search.seed ^ _NOISE_SEED),
         config.num_draws,

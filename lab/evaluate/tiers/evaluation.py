@@ -1,4 +1,4 @@
-"""The tiers beyond T0, one after another; what several need is made once and kept."""
+"""The attack suite, then the tiers beyond T0; what several need is made once and kept."""
 
 from __future__ import annotations
 
@@ -9,25 +9,35 @@ from lab.attacks.query.service import ServiceClient
 from lab.evaluate.report import Row
 from lab.evaluate.tiers.assess import Assessor
 from lab.evaluate.tiers.bench import Bench
+from lab.evaluate.tiers.families import family_rows
 from lab.evaluate.tiers.query import query_rows
 from lab.evaluate.tiers.resubmission import resubmission_rows
+from lab.evaluate.tiers.suite import Variant
 from lab.evaluate.tiers.transfer import transfer_rows
 from lab.evaluate.tiers.uploads import Uploader
 from lab.evaluate.tiers.white_box import curve_rows, white_box_rows
+from lab.victims.victim import Victim
 
 __all__ = ["tier_rows"]
 
 
 def tier_rows(
-    bench: Bench, tiers: Collection[Tier], services: Sequence[ServiceClient] = ()
+    bench: Bench,
+    tiers: Collection[Tier],
+    services: Sequence[ServiceClient] = (),
+    *,
+    variants: Sequence[Variant] = (),
+    surrogates: Sequence[Victim] = (),
 ) -> list[Row]:
-    """Every figure of the tiers beyond T0; interrupted, it resumes from the bench's folder.
+    """Every figure of the suite and of the tiers beyond T0; resumes from the bench's folder.
 
     Args:
         bench: victim, scenes, conditions and plans.
         tiers: which of T1 to T4; T4 only where there are services. Without T0 among them, clean
             figures of the first scenes are given too.
         services: running services for T4.
+        variants: of the attack suite, which T0 runs beside its own attacks.
+        surrogates: further models of the ensemble's attacker.
     """
     uploader, assessor = Uploader(bench), Assessor.of(bench)
     rows: list[Row] = []
@@ -36,6 +46,8 @@ def tier_rows(
         for condition in bench.conditions:
             marks = assessor.marks(condition, uploads)
             rows += assessor.rows(condition, uploads.threat, marks)
+    if Tier.OBLIVIOUS in tiers:
+        rows += family_rows(bench, variants, surrogates)
     if Tier.TRANSFER in tiers:
         rows += transfer_rows(uploader, assessor)
     if Tier.WHITE_BOX in tiers:

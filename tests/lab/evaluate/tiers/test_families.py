@@ -1,0 +1,98 @@
+"""The attack suite in the evaluation: every variant makes uploads, once, and rows of its own."""
+
+import dataclasses
+
+import pytest
+
+import lab.evaluate.outcomes
+import lab.evaluate.tiers.suite
+from lab.attacks.registry import Family
+from lab.baselines.compression import jpeg
+from lab.baselines.defence import NO_DEFENCE
+from lab.errors import LabError
+from lab.evaluate.outcomes import Condition
+from lab.evaluate.run import Plan
+from lab.evaluate.tier_tables import suite_table
+from lab.evaluate.tiers.bench import Bench, Surrogate
+from lab.evaluate.tiers.families import family_rows, labels_of
+from lab.evaluate.tiers.plan import TierPlan
+from lab.evaluate.tiers.suite import VARIANTS, variants_named
+
+NUM_SCENES = 2
+
+
+@pytest.fixture
+def bench(victim, scenes, tmp_path):
+    return Bench(
+        victim=victim,
+        attacker=victim,
+        scenes=scenes,
+        conditions=[Condition("none", NO_DEFENCE), Condition("jpeg", jpeg(50))],
+        oblivious=Plan(steps=1, num_scenes_other=NUM_SCENES, seeds=1),
+        plan=TierPlan(num_scenes={}, num_scenes_diffpure=1, num_scenes_curve=1),
+        surrogate=Surrogate("none", NO_DEFENCE.apply),
+        out=tmp_path,
+    )
+
+
+def test_every_variant_has_rows_and_is_made_once(bench, victim, monkeypatch):
+    rows = family_rows(bench, VARIANTS, [victim])
+    attacks = {row.attack for row in rows}
+    assert attacks == {variant.label for variant in VARIANTS} | {"joint-words"}
+    asked = {(row.attack, row.defence): row for row in rows if row.metric == "accuracy"}
+    assert len(asked) == 2 * len(attacks)
+    assert {row.tier for row in rows} == {"t0"}
+    assert {row.family for row in rows if row.held_out} >= set(Family) - {
+        Family.LANGUAGE_LOSS,
+        Family.ENCODER_FEATURES,
+        Family.RANDOM_NOISE,
+    }
+
+    def refuse(*_, **__):
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(lab.evaluate.tiers.suite, "attack_uploads", refuse)
+    assert family_rows(bench, VARIANTS, [victim]) == rows
+
+
+def test_scenes_that_were_written_on_are_not_asked_for_their_sign(bench):
+    first = bench.scenes[0].questions[0]
+    sign = dataclasses.replace(first, question="what does the sign say?", kind="sign")
+    signed = [
+        dataclasses.replace(scene, questions=(*scene.questions, sign)) for scene in bench.scenes
+    ]
+    rows = family_rows(
+        dataclasses.replace(bench, scenes=signed), variants_named("typographic,low_frequency")
+    )
+    asked = {row.attack for row in rows if row.metric == "accuracy:sign"}
+    assert asked == {"low_frequency"}
+
+
+def test_the_joint_attack_is_asked_in_its_own_words(bench, monkeypatch):
+    heard = []
+    generate = lab.evaluate.outcomes.generate
+
+    def listen(victim, images, prompts, **options):
+        heard.extend(text for texts in prompts for text in texts)
+        return generate(victim, images, prompts, **options)
+
+    monkeypatch.setattr(lab.evaluate.outcomes, "generate", listen)
+    family_rows(
+        dataclasses.replace(bench, conditions=bench.conditions[:1]), variants_named("joint")
+    )
+    written = {q.question for scene in bench.scenes for q in scene.questions}
+    assert any(text not in written and "describe" not in text for text in heard)
+
+
+def test_the_suite_is_one_table(bench):
+    variants = variants_named("patch,pgd-encoder-towards")
+    (table,) = suite_table(family_rows(bench, variants), labels_of(variants))
+    cells = [line.split(" | ") for line in table.splitlines() if line.startswith("| p")]
+    held_out = {line[0].removeprefix("| "): line[2] for line in cells}
+    assert held_out == {"patch": "yes", "pgd-encoder-towards": "no"}
+
+
+def test_an_unknown_variant_is_refused():
+    assert variants_named("none") == ()
+    with pytest.raises(LabError, match="low_frequency"):
+        variants_named("patch,nothing")
