@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from lab.baselines.defence import Defence
-from lab.baselines.gradients import straight_through
+from lab.baselines.gradients import straight_through, with_gradient_of
+from lab.baselines.smooth_jpeg import smooth_jpeg
 from models.quantise import dequantise, quantise
 
 __all__ = ["bit_depth", "jpeg"]
@@ -30,7 +31,13 @@ def jpeg(quality: int) -> Defence:
     if not 1 <= quality <= 95:
         raise ValueError(f"quality must be in 1..95, got {quality}")
     apply = partial(_per_image, partial(_jpeg, quality))
-    passages = {"bpda": straight_through(apply)}
+
+    def surrogate(images: Tensor, generator: Generator) -> Tensor:
+        with torch.no_grad():
+            decoded = apply(images.detach(), generator)
+        return with_gradient_of(decoded, smooth_jpeg(images, quality))
+
+    passages = {"bpda": straight_through(apply), "surrogate": surrogate}
     return Defence("jpeg", f"quality={quality}", apply, passages=passages)
 
 

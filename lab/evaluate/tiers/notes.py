@@ -24,8 +24,10 @@ def tier_notes(bench: Bench, tiers: Collection[Tier], *, num_services: int) -> s
         Tier.WHITE_BOX: f"T2: {search}, through each defence and its prompt, "
         f"{plan.num_draws} draws averaged at every step where it draws noise. Every gradient that "
         "a defence has (exact with each step's noise replayed, BPDA, a surrogate step) makes its "
-        "own images; worst-of-all counts an answer that any of these, of T0's or of T1's images "
-        "spoils. Rows with -curve repeat the exact attack with other numbers of steps on fewer "
+        f"own images; {plan.num_focused} further rounds (-left) attack alone the answers that all "
+        "before left standing. worst-of-all counts an answer that any of these, of T0's or of T1's "
+        "images spoils: the attacker chooses the upload by the answer. Rows with -curve repeat the "
+        "exact attack of every answer at once with other numbers of steps on fewer "
         "scenes. accuracy_lost is in points, paired by scene.",
         Tier.RESUBMISSION: f"T3: each upload is sent {plan.num_repeats} times and purified anew. "
         "accuracy is the mean, worst counts an answer that is ever wrong, majority takes the most "

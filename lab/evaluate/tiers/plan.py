@@ -33,6 +33,8 @@ class TierPlan:
         num_draws_transfer: draws of the surrogate's noise averaged at every step of T1.
         num_draws: draws of the defence's noise averaged at every step of T2.
         gradients: ways through a defence, of those that it has; each makes its own images.
+        num_focused: further rounds of T2, each at the answers that all before left standing: one
+            perturbation of all answers settles where the gain in one is the loss in another.
         curve_steps: steps of the curve.
         num_repeats: how often T3 sends each upload.
         num_queries: budgets of T4 for each image, in HTTP requests.
@@ -49,6 +51,7 @@ class TierPlan:
     num_draws_transfer: int = 10
     num_draws: int = 16
     gradients: tuple[str, ...] = ("exact", "bpda", "surrogate")
+    num_focused: int = 2
     curve_steps: tuple[int, ...] = (50, 100, 200, 400)
     num_repeats: int = 10
     num_queries: tuple[int, ...] = (1_000, 10_000)

@@ -16,6 +16,7 @@ from lab.evaluate.attacked import AttackedImages
 from lab.evaluate.checks import CURVE_SUFFIX, NOISE, UNION
 from lab.evaluate.files import digest_of
 from lab.evaluate.kept import are_kept, kept_images
+from lab.evaluate.marks import Marks
 from lab.evaluate.outcomes import Condition
 from lab.evaluate.report import Threat
 from lab.evaluate.tiers.bench import Bench
@@ -52,6 +53,11 @@ class _Through:
     passage: Passage
     setting: str
 
+    @classmethod
+    def of(cls, condition: Condition, gradient: str) -> _Through:
+        defence = condition.defence
+        return cls(defence.passages[gradient], f"{defence.name} {defence.setting}")
+
 
 @dataclass(frozen=True, slots=True)
 class Uploader:
@@ -79,12 +85,12 @@ class Uploader:
     def transferred(self, num: int) -> list[Uploads]:
         """T1's images, one set for each goal; the same for every defence."""
         plan, surrogate = self.bench.plan, self.bench.surrogate
-        undefended = self.bench.conditions[0]
+        asked = [_truths(scene, self.bench.conditions[0]) for scene in self.bench.scenes[:num]]
         uploads = []
         for goal in plan.goals:
             config = self._config(goal, "transfer", plan.num_draws_transfer, plan.steps)
             through = _Through(surrogate.passage, f"surrogate {surrogate.setting}")
-            uploads.append(self._through(Tier.TRANSFER, config, through, undefended, num))
+            uploads.append(self._through(Tier.TRANSFER, config, through, asked, "all"))
         return uploads
 
     def white_box(
@@ -99,15 +105,43 @@ class Uploader:
             goal: what is moved.
             steps: another number of steps than the plan's: a point of the step curve.
         """
-        plan, defence = self.bench.plan, condition.defence
-        num_draws = plan.num_draws if defence.is_random else 1
-        config = self._config(goal, gradient, num_draws, steps or plan.steps)
-        through = _Through(defence.passages[gradient], f"{defence.name} {defence.setting}")
-        uploads = self._through(Tier.WHITE_BOX, config, through, condition, num)
-        if steps is None:
-            return uploads
-        label = uploads.threat.attack + CURVE_SUFFIX
-        return replace(uploads, threat=replace(uploads.threat, attack=label))
+        config = self._white_box_config(condition, gradient, goal, steps)
+        asked = [_truths(scene, condition) for scene in self.bench.scenes[:num]]
+        uploads = self._through(
+            Tier.WHITE_BOX, config, _Through.of(condition, gradient), asked, condition.name
+        )
+        return uploads if steps is None else _renamed(uploads, CURVE_SUFFIX)
+
+    def focused(self, condition: Condition, left: Marks, gradient: str, number: int) -> Uploads:
+        """T2's images that go at what earlier attacks left standing, by the plan's last goal.
+
+        Args:
+            condition: what is deployed.
+            left: marks of their union; answers right for any seed are attacked again.
+            gradient: one of the defence's passages.
+            number: of the round, from 1.
+        """
+        num = left.cider.shape[1]
+        config = self._white_box_config(condition, gradient, self.bench.plan.goals[-1])
+        search = replace(config.search, seed=config.search.seed + 1000 * number)
+        standing = left.right.max(axis=0) > 0
+        asked = []
+        for index, scene in enumerate(self.bench.scenes[:num]):
+            caption, *answers = _truths(scene, condition)
+            kept = standing[left.scene_of == index]
+            asked.append([a for a, stands in zip(answers, kept, strict=True) if stands])
+            asked[-1] = asked[-1] or [caption]
+        through = _Through.of(condition, gradient)
+        config = replace(config, search=search)
+        uploads = self._through(Tier.WHITE_BOX, config, through, asked, condition.name)
+        return _renamed(uploads, f"-left{number}")
+
+    def _white_box_config(
+        self, condition: Condition, gradient: str, goal: Goal, steps: int | None = None
+    ) -> AdaptiveConfig:
+        plan = self.bench.plan
+        num_draws = plan.num_draws if condition.defence.is_random else 1
+        return self._config(goal, gradient, num_draws, steps or plan.steps)
 
     def _oblivious(self, config: AttackConfig, num: int, tier: Tier) -> Uploads:
         attacked = AttackedImages(self.bench.attacker, self.bench.out / "attacked")
@@ -130,46 +164,47 @@ class Uploader:
         tier: Tier,
         config: AdaptiveConfig,
         through: _Through,
-        condition: Condition,
-        num: int,
+        asked: Sequence[Sequence[Dialogue]],
+        shown_as: str,
     ) -> Uploads:
+        """Attacks the scenes that ``asked`` holds the right answers of, chunk by chunk."""
         threat = Threat.of(config.search, tier=tier, label=config.search.label)
         threat = replace(threat, eot=config.num_draws, gradient=config.gradient)
-        scenes, size = self.bench.scenes[:num], self.bench.plan.batch_size
-        chunks = [scenes[start : start + size] for start in range(0, num, size)]
+        size = self.bench.plan.batch_size
+        starts = range(0, len(asked), size)
         label = f"{tier}-{config.search.label}-{config.gradient}-{config.search.steps}"
         images: list[np.ndarray] = []
-        total = len(chunks) * config.num_evaluations
-        with tqdm(total=total, desc=f"{label} {condition.name}", unit="step", disable=None) as bar:
-            for number, chunk in enumerate(chunks):
-                images += self._chunk(config, through, condition, chunk, number, label, bar.update)
+        total = len(starts) * config.num_evaluations
+        with tqdm(total=total, desc=f"{label} {shown_as}", unit="step", disable=None) as bar:
+            for number, start in enumerate(starts):
+                chunk = asked[start : start + size]
+                scenes = self.bench.scenes[start : start + len(chunk)]
+                seed = 1_000_003 * config.search.seed + number
+                seeded = replace(config, search=replace(config.search, seed=seed))
+                images += self._chunk(seeded, through, scenes, chunk, label, bar.update)
         return Uploads(threat, images)
 
     def _chunk(
         self,
         config: AdaptiveConfig,
         through: _Through,
-        condition: Condition,
         scenes: Sequence[TrueScene],
-        number: int,
+        asked: Sequence[Sequence[Dialogue]],
         label: str,
         advance: Callable[[int], object],
     ) -> list[np.ndarray]:
-        asked = [_truths(scene, condition) for scene in scenes]
         key = digest_of(
             asdict(config),
             through.setting,
             self.bench.attacker.sha256,
             str(self.bench.attacker.dtype),
-            number,
             scene_digest(scenes),
             [[asdict(dialogue) for dialogue in dialogues] for dialogues in asked],
         )
-        seeded = replace(config.search, seed=1_000_003 * config.search.seed + number)
 
         def make() -> list[bytes]:
             return attack_through(
-                replace(config, search=seeded),
+                config,
                 self.bench.attacker,
                 through.passage,
                 [scene.image for scene in scenes],
@@ -181,6 +216,10 @@ class Uploader:
         if are_kept(folder, len(scenes)):
             advance(config.num_evaluations)
         return kept_images(folder, len(scenes), make)
+
+
+def _renamed(uploads: Uploads, suffix: str) -> Uploads:
+    return replace(uploads, threat=replace(uploads.threat, attack=uploads.threat.attack + suffix))
 
 
 def _truths(scene: TrueScene, condition: Condition) -> list[Dialogue]:

@@ -45,6 +45,12 @@ def white_box_rows(uploader: Uploader, assessor: Assessor) -> list[Row]:
         others = [*uploader.oblivious(num), *uploader.transferred(num)]
         marks += [assessor.marks(condition, uploads) for uploads in others]
         unions[condition.name] = worst(marks)
+        for number in range(1, bench.plan.num_focused + 1):
+            left = unions[condition.name]
+            uploads = uploader.focused(condition, left, _sharpest(condition), number)
+            found = assessor.marks(condition, uploads)
+            rows += assessor.rows(condition, uploads.threat, found)
+            unions[condition.name] = worst([left, found])
         threats[condition.name] = union_threat([*own, *others], Tier.WHITE_BOX)
     for condition in bench.conditions:
         name = condition.name
@@ -64,6 +70,11 @@ def curve_rows(uploader: Uploader, assessor: Assessor) -> list[Row]:
         uploads = uploader.white_box(ours, num, "exact", bench.plan.goals[0], steps)
         rows += assessor.rows(ours, uploads.threat, assessor.marks(ours, uploads))
     return rows
+
+
+def _sharpest(condition: Condition) -> str:
+    """The gradient that is nearest to the defence's own derivative, of those that it has."""
+    return next(g for g in ("exact", "surrogate", "bpda") if g in condition.defence.passages)
 
 
 def _noise_rows(uploader: Uploader, assessor: Assessor) -> list[Row]:

@@ -7,6 +7,7 @@ from lab.baselines.blur import blur, median
 from lab.baselines.compression import bit_depth, jpeg
 from lab.baselines.gradients import recomputed_step, straight_through, with_gradient_of
 from lab.baselines.purifiers import load_purifier, purifying
+from lab.baselines.smooth_jpeg import smooth_jpeg
 from lab.baselines.smoothing import gaussian_noise
 from models.purifier.denoiser import denoise
 from models.purifier.pipeline import PurificationPipeline
@@ -57,6 +58,30 @@ def test_bpda_passes_the_gradient_of_the_identity(defence, images):
     seen = defence.passages["bpda"](leaf, seeded())
     (gradient,) = torch.autograd.grad((seen * weights).sum(), leaf)
     assert torch.equal(gradient, weights)
+
+
+def test_smooth_jpeg_is_nearly_jpeg():
+    coarse = torch.rand(2, 3, 6, 8, generator=seeded())
+    images = torch.nn.functional.interpolate(coarse, size=(41, 60), mode="bicubic").clamp(0, 1)
+    real = jpeg(40).apply(images, seeded())
+    near = (smooth_jpeg(images, 40) - real).abs().mean()
+    assert near < 0.5 * (images - real).abs().mean()
+    assert near < 2 / 255
+
+
+def test_smooth_jpeg_gradient_knows_what_survives():
+    """A chequerboard is lost at low quality, a slow ramp is not: so are their slopes."""
+    images = torch.rand(1, 3, 32, 32, generator=seeded()) * 0.02 + 0.5
+    leaf = images.clone().requires_grad_(True)
+    rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    fast = (1.0 - 2.0 * ((rows + columns) % 2)).expand(1, 3, -1, -1)
+    slow = torch.cos(columns / 32 * torch.pi).expand(1, 3, -1, -1)
+    kept = []
+    for pattern in (fast, slow):
+        seen = smooth_jpeg(leaf, 20)
+        (gradient,) = torch.autograd.grad((seen * pattern).sum(), leaf)
+        kept.append(((gradient * pattern).sum() / pattern.square().sum()).abs())
+    assert kept[0] < 0.1 * kept[1]
 
 
 def test_value_and_gradient_come_from_where_they_should(images):

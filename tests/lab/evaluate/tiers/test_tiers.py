@@ -26,6 +26,7 @@ from lab.evaluate.defences import served_prompt
 from lab.evaluate.outcomes import Condition
 from lab.evaluate.run import Evaluation, Plan
 from lab.evaluate.tier_tables import tier_tables
+from lab.evaluate.tiers.assess import Assessor
 from lab.evaluate.tiers.bench import Bench, Surrogate
 from lab.evaluate.tiers.evaluation import tier_rows
 from lab.evaluate.tiers.notes import check_notes, tier_notes
@@ -47,6 +48,7 @@ PLAN = TierPlan(
     steps=2,
     num_draws=2,
     num_draws_transfer=2,
+    num_focused=1,
     curve_steps=(1, 2),
     num_repeats=3,
     num_queries=(60,),
@@ -166,6 +168,28 @@ def test_interrupted_white_box_makes_only_what_is_missing(build, tmp_path, monke
     assert len(calls) == 1
 
 
+def test_focus_attacks_what_is_left_standing(build, tmp_path, monkeypatch):
+    uploader = Uploader(build(tmp_path))
+    asked = []
+
+    def recorded(config, victim, passage, images, truths, **options):
+        asked.extend([[dialogue.prompt for dialogue in dialogues] for dialogues in truths])
+        return [encode_image(image) for image in images]
+
+    monkeypatch.setattr(lab.evaluate.tiers.uploads, "attack_through", recorded)
+    condition = uploader.bench.conditions[5]
+    marks = Assessor.of(uploader.bench).clean(condition, 3)
+    # The first question of scene 0 stands for one seed of two, both of scene 1, none of scene 2.
+    right = np.array([[1, 0, 1, 1, 0, 0], [0, 0, 1, 1, 0, 0]], dtype=float)
+    uploads = uploader.focused(condition, dataclasses.replace(marks, right=right), "exact", 1)
+    assert asked == [
+        ["what is at the top?"],
+        ["what is at the top?", "is there a car?"],
+        ["describe the image."],
+    ]
+    assert uploads.threat.attack == "apgd-margin-left1"
+
+
 def test_all_images_stay_in_the_ball(finished, scenes):
     out, _, _ = finished
     sources = [scene.image.astype(int) for scene in scenes]
@@ -201,6 +225,7 @@ def test_white_box_rows(finished):
         ),
         *(("diffpure", gradient, 2) for gradient in ("exact", "bpda", "surrogate")),
         ("jpeg", "bpda", 1),
+        ("jpeg", "surrogate", 1),
         ("blur", "exact", 1),
         ("noise", "exact", 2),
     }
@@ -221,8 +246,11 @@ def test_union_is_below_every_attack(finished):
             own = select(rows, tier="t2", defence=defence, metric=metric)
             (union,) = select(own, attack="worst-of-all")
             assert union.gradient == "union"
-            others = [row.value for row in own if row.attack == "apgd-margin"]
-            assert union.value <= min(others)
+            others = [row.value for row in own if row.attack.startswith("apgd-margin")]
+            assert len(others) >= 2  # its own, and a round at what was left
+            if defence == "codefend":
+                assert len(others) == 3 + 1 + 2  # gradients, rounds, points of the curve
+            assert union.value <= min(row.value for row in own if "curve" not in row.attack)
 
 
 def test_leads_are_paired_on_the_scenes_of_both(finished):
