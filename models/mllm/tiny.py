@@ -22,7 +22,7 @@ _CORPUS = (
 
 
 def tiny_mllm(
-    seed: int = 0, *, tower: Literal["vit", "levit"] = "vit"
+    seed: int = 0, *, tower: Literal["vit", "levit"] = "levit"
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """A model and its processor, in eval mode; answers are noise, the same for the same seed."""
     architecture = Architecture(

@@ -20,6 +20,7 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 
 from lab.victims.processors import StillQwen2VLProcessor
 from lab.victims.victim import Victim
+from models.mllm.architecture import ARCHITECTURES
 from models.mllm.processor import build_processor
 
 CORPUS = ("what is at the top left?", "describe the image.", "a red car to the left of a cat")
@@ -45,7 +46,7 @@ PATCH_TOKENS = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_
 
 
 def _tokenizer(tokens):
-    tokenizer = build_processor(CORPUS, vocab_size=300).tokenizer
+    tokenizer = build_processor(CORPUS, ARCHITECTURES["vit"], vocab_size=300).tokenizer
     tokenizer.add_tokens(tokens, special_tokens=True)
     return tokenizer
 
