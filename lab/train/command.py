@@ -61,7 +61,9 @@ def mllm(
     batch_size: Batch = 64,
     num_workers: Workers = DEFAULT_WORKERS,
     seed: Seed = 0,
-    architecture: Annotated[str, typer.Option(help=f"One of {', '.join(ARCHITECTURES)}.")] = "levit",
+    architecture: Annotated[
+        str, typer.Option(help=f"One of {', '.join(ARCHITECTURES)}.")
+    ] = "levit",
     num_scenes: Annotated[
         int | None,
         typer.Option(help="Train on so many scenes over and over, not on ever new ones."),
