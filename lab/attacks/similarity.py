@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -43,7 +46,15 @@ def local_deviation(images: Tensor) -> Tensor:
 
 def _local_mean(images: Tensor) -> Tensor:
     """Gaussian means over the windows that lie within the image."""
-    kernel = gaussian_kernel(_SIGMA_PX, _RADIUS_PX).to(images)
-    channels = images.shape[1]
-    rows = F.conv2d(images, kernel.view(1, 1, 1, -1).expand(channels, -1, -1, -1), groups=channels)
-    return F.conv2d(rows, kernel.view(1, 1, -1, 1).expand(channels, -1, -1, -1), groups=channels)
+    rows, columns = (_window(length).to(images) for length in images.shape[-2:])
+    return rows @ images @ columns.T
+
+
+@cache
+def _window(length: int) -> Tensor:
+    """(length - 10, length): the Gaussian window along one axis as a banded matrix."""
+    kernel = gaussian_kernel(_SIGMA_PX, _RADIUS_PX).double()
+    rows = torch.zeros(length - len(kernel) + 1, length, dtype=torch.float64)
+    for offset, weight in enumerate(kernel):
+        rows.diagonal(offset)[: len(rows)].fill_(weight)
+    return rows
