@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from lab.attacks.adaptive.expectation import ThroughDefence
-from lab.attacks.interface import Attack, Objective
 from lab.attacks.objectives import language_objective
 from lab.attacks.pixels import attack_pixels
 from lab.attacks.registry import AttackConfig
@@ -80,29 +79,17 @@ def attack_through(
         config.num_draws,
         getattr(torch, config.autocast) if config.autocast else None,
     )
+
+    def counted(candidates: Tensor) -> Tensor:
+        losses = through(candidates)
+        on_step()
+        return losses
+
     return attack_pixels(
-        _OnDevice(config.search.build(), victim.device, on_step),
+        config.search.build(),
         images,
-        through,
+        counted,
         epsilon=config.search.epsilon,
         generator=torch.Generator().manual_seed(config.search.seed),
+        device=victim.device,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _OnDevice:
-    """An attack run where the victim is, so that no draw of the noise crosses the bus."""
-
-    attack: Attack
-    device: torch.device
-    on_step: Callable[[], object]
-
-    def __call__(
-        self, images: Tensor, objective: Objective, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        def counted(candidates: Tensor) -> Tensor:
-            losses = objective(candidates)
-            self.on_step()
-            return losses
-
-        return self.attack(images.to(self.device), counted, generator=generator)
