@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from lab.attacks.interface import Tier
+from lab.evaluate.labels import OURS, UNION
 from lab.evaluate.report import Row
 
 __all__ = [
     "CONTROLS",
     "CURVE_SUFFIX",
     "NOISE",
-    "UNION",
     "Check",
     "banner",
     "check_black_box",
@@ -30,7 +30,6 @@ __all__ = [
 
 CONTROLS = {"blur": "exact", "jpeg": "bpda", "noise": "exact"}
 """Defences that the white-box attacker must break, and the gradient that it needs for each."""
-UNION = "worst-of-all"
 NOISE = "uniform_noise"
 CURVE_SUFFIX = "-curve"
 
@@ -39,7 +38,6 @@ _NOISE_COST = 0.02  # of accuracy, at most
 _RADIUS = 8 / 255
 _CURVE_STEPS = (50, 100, 200, 400)
 _LEAST_DRAWS = 16
-_OURS = ("codefend", "purifier")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ def check_report(rows: Sequence[Row], tiers: Collection[str]) -> list[Check]:
         # A look at one radius alone is no claim; a white-box report is.
         if Tier.WHITE_BOX in tiers or len(_oblivious_curve(rows)) > 1:
             checks.append(check_epsilons(rows))
-    ours = next((name for name in _OURS if any(row.defence == name for row in rows)), None)
+    ours = next((name for name in OURS if any(row.defence == name for row in rows)), None)
     if Tier.WHITE_BOX in tiers:
         checks += [check_controls(rows, control) for control in CONTROLS]
     if ours is None:

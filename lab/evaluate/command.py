@@ -20,11 +20,12 @@ from lab.errors import LabError
 from lab.evaluate import options
 from lab.evaluate.checks import CONTROLS, banner, check_report
 from lab.evaluate.defences import CONDITIONS, Roster
+from lab.evaluate.labels import UNION
 from lab.evaluate.outcomes import Condition
 from lab.evaluate.prior import QuestionPrior
 from lab.evaluate.provenance import provenance
 from lab.evaluate.report import Row, rows_of, write_report
-from lab.evaluate.run import WORST, Evaluation, Plan, prior_measures
+from lab.evaluate.run import Evaluation, Plan, prior_measures
 from lab.evaluate.tier_tables import suite_table, tier_tables
 from lab.evaluate.tiers.bench import Bench, Surrogate
 from lab.evaluate.tiers.evaluation import tier_rows
@@ -254,7 +255,7 @@ def _notes(conditions: list[Condition], trials: list[Trial], plan: Plan) -> str:
         "undefended model, rounded to whole levels and re-read from PNG. Without a suffix the "
         "cross-entropy of the right caption and answers is moved (of the target caption, where "
         "targeted), with -margin their capped margin, with -encoder the features. Each image is "
-        f"attacked once for all its answers; {WORST} counts an answer that any of the untargeted "
+        f"attacked once for all its answers; {UNION} counts an answer that any of the untargeted "
         "attacks at the radius spoils. Random defences drew their noise anew for "
         f"{plan.seeds} seeds, deterministic ones give the same for every seed.",
         "Brackets are 95 % intervals: Wilson's for rates, a bootstrap over scenes for the rest. "

@@ -13,7 +13,7 @@ from lab.attacks.registry import AttackConfig
 from lab.evaluate.files import write_atomically
 from lab.evaluate.measures import Measure
 
-__all__ = ["Row", "Threat", "rows_of", "rows_under", "write_report"]
+__all__ = ["Row", "Threat", "cell", "rows_of", "rows_under", "write_report"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,15 +200,16 @@ def _table(rows: Sequence[Row]) -> str:
         cells = []
         for column in columns:
             found = (row for row in rows if row.defence == defence and column.matches(row))
-            cells.append(_cell(next(found, None)))
+            cells.append(cell(next(found, None)))
         lines.append(f"| {defence} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _cell(row: Row | None) -> str:
+def cell(row: Row | None) -> str:
+    """A figure with its interval, as tables show it; empty where there is none."""
     if row is None:
         return ""
-    if row.metric in {"cider", "ssim"}:
+    if row.metric.startswith(("cider", "ssim")):
         return f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
     if row.metric == "psnr_db":
         return f"{row.value:.1f} [{row.low:.1f}, {row.high:.1f}]"

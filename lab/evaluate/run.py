@@ -12,6 +12,7 @@ from tqdm import tqdm
 from lab.attacks.interface import Tier
 from lab.attacks.registry import AttackConfig, Goal
 from lab.evaluate.attacked import AttackedImages
+from lab.evaluate.labels import OURS, UNION
 from lab.evaluate.marks import Marks, mark, worst
 from lab.evaluate.measures import (
     Measure,
@@ -29,10 +30,7 @@ from lab.evaluate.truth import TrueScene
 from lab.victims.answers import is_match
 from lab.victims.victim import Victim
 
-__all__ = ["WORST", "Evaluation", "Plan", "prior_measures"]
-
-OURS = ("codefend", "purifier")
-WORST = "worst-of-all"
+__all__ = ["Evaluation", "Plan", "prior_measures"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +170,7 @@ class Evaluation:
         if len(rivals) < 2:
             return []
         images = [scene.image for scene in self._scenes]
-        image_set = _ImageSet(self._plan.main_attack, images, label_of_attack=WORST)
+        image_set = _ImageSet(self._plan.main_attack, images, label_of_attack=UNION)
         marks = {name: worst([rival[name] for rival in rivals]) for name in rivals[0]}
         return [
             row

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from lab.attacks.interface import Tier
-from lab.evaluate.report import Row
+from lab.evaluate.report import Row, cell
 
 __all__ = ["suite_table", "tier_tables"]
 
@@ -45,7 +45,7 @@ def suite_table(rows: Sequence[Row], attacks: Collection[str]) -> list[str]:
         found = {row.defence: row for row in own if row.attack == attack}
         first = next(iter(found.values()))
         about = [attack, first.family, "yes" if first.held_out else "no"]
-        cells = [_cell(found.get(defence)) for defence in defences]
+        cells = [cell(found.get(defence)) for defence in defences]
         lines.append("| " + " | ".join([*about, *cells, str(first.n)]) + " |")
     return ["## T0: the attack suite, answers right\n\n" + "\n".join(lines)]
 
@@ -71,15 +71,7 @@ def _table(rows: Sequence[Row]) -> str:
         )
         groups.setdefault(key, {})[row.metric] = row
     for key, found in groups.items():
-        cells = [_cell(found.get(metric)) for metric in metrics]
+        cells = [cell(found.get(metric)) for metric in metrics]
         num = found["accuracy"].n if "accuracy" in found else max(row.n for row in found.values())
         lines.append("| " + " | ".join([*key, *cells, str(num)]) + " |")
     return "\n".join(lines)
-
-
-def _cell(row: Row | None) -> str:
-    if row is None:
-        return ""
-    if row.metric.startswith("cider"):
-        return f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
-    return f"{row.value:.1%} [{row.low:.1%}, {row.high:.1%}]"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lab.evaluate.labels import UNION
 from lab.plots.files import new_figure
 from lab.plots.palette import FAINT, INK, arranged, color_of, name_of
 from lab.plots.rows import PlotRow, select
-from lab.plots.tiers import UNION, accuracies, main_attack, tier_title, worst_rows
+from lab.plots.tiers import accuracies, main_attack, tier_title, worst_rows
 
 __all__ = ["draw_epsilon", "spread"]
 

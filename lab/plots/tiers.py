@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lab.evaluate.labels import UNION
 from lab.plots.rows import PlotRow, select
 
-__all__ = ["MAIN_LEVELS", "UNION", "accuracies", "main_attack", "tier_title", "worst_rows"]
+__all__ = ["MAIN_LEVELS", "accuracies", "main_attack", "tier_title", "worst_rows"]
 
-UNION = "worst-of-all"
 """The pseudo-attack that counts an answer which any attack spoils."""
 
 MAIN_LEVELS = 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from lab.evaluate.labels import OURS
 from lab.evaluate.marks import Marks, mark
 from lab.evaluate.measures import (
     Measure,
@@ -19,8 +20,6 @@ from lab.evaluate.tiers.bench import Bench
 from lab.evaluate.tiers.uploads import Uploads
 
 __all__ = ["Assessor", "attack_measures"]
-
-OURS = ("codefend", "purifier")
 
 
 @dataclass(frozen=True, slots=True)

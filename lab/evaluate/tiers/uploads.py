@@ -13,9 +13,10 @@ from lab.attacks.interface import Tier
 from lab.attacks.registry import AttackConfig, Goal
 from lab.baselines.defence import Passage
 from lab.evaluate.attacked import AttackedImages
-from lab.evaluate.checks import CURVE_SUFFIX, NOISE, UNION
+from lab.evaluate.checks import CURVE_SUFFIX, NOISE
 from lab.evaluate.files import digest_of
 from lab.evaluate.kept import are_kept, kept_images
+from lab.evaluate.labels import UNION
 from lab.evaluate.marks import Marks
 from lab.evaluate.outcomes import Condition
 from lab.evaluate.report import Threat
