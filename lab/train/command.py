@@ -19,8 +19,9 @@ from lab.train.mllm import train_mllm
 from lab.train.pairs import load_pairs, make_pairs
 from lab.train.photo_pairs import make_photo_pairs
 from lab.train.publish import publish_mllm, publish_purifier
-from lab.train.purifier import Course, train_purifier
+from lab.train.purifier import Course, PurifierOptions, train_purifier
 from lab.train.vision import SceneNumbers, train_vision
+from lab.victims.classifier import ClassifierVictim
 from lab.victims.efficientnet import SURROGATE, load_classifier
 from lab.victims.victim import Victim, load_victim
 from lab.world.compose import World
@@ -46,7 +47,6 @@ DEFAULT_WORKERS = default_workers()
 WORLD_FILE = Path("work/world.npz")
 RUNS = Path("work/runs")
 CLASSIFIERS = SURROGATE.rstrip("0123456789")
-PHOTO_WEIGHT = 0.35
 
 
 @app.command("mllm")
@@ -165,7 +165,7 @@ def pairs(
         "seed": seed,
     }
     if victim.startswith(CLASSIFIERS):
-        make_photo_pairs(World(world), load_classifier(victim, device=_device()), out, **what)
+        make_photo_pairs(World(world), _classifier(victim), out, **what)
     else:
         make_pairs(World(world), _load(victim), out, **what)
 
@@ -184,13 +184,17 @@ def purifier(
     minutes: Minutes = math.inf,
     batch_size: Batch = 16,
     feature_weight: Annotated[float, typer.Option(help="0 leaves the feature loss out.")] = 0.1,
-    photo_pairs: Annotated[
-        Path | None, typer.Option(help="Pairs of photos made on efficientnet-lite0, beside.")
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(help="Learn from these pairs too: VICTIM=FOLDER,BATCH; may be repeated."),
     ] = None,
     through_share: Annotated[
         float, typer.Option(help="Share of a batch attacked through the purifier itself.")
     ] = 0.0,
     through_steps: Annotated[int, typer.Option(help="Gradient steps of that attack.")] = 5,
+    compiled: Annotated[
+        bool, typer.Option(help="Compile the network first; pays on a GPU.")
+    ] = False,
     num_workers: Workers = DEFAULT_WORKERS,
     noise_level: Annotated[float, typer.Option(help="Default of the finished pipeline.")] = 0.05,
     version: Annotated[str, typer.Option(help="Name of this training.")] = "1",
@@ -207,31 +211,17 @@ def purifier(
         max_minutes=minutes,
         num_workers=num_workers,
     )
-    courses = [
-        Course(
-            pairs=load_pairs(pairs_from),
-            guide=_load(victim),
-            batch_size=batch_size,
-            through_share=through_share,
-        )
-    ]
-    if photo_pairs is not None:
-        courses.append(
-            Course(
-                pairs=load_pairs(photo_pairs),
-                guide=load_classifier(SURROGATE, device=_device()),
-                batch_size=max(8, batch_size // 8),
-                weight=PHOTO_WEIGHT,
-            )
-        )
+    sources = [f"{victim}={pairs_from},{batch_size}", *(beside or [])]
+    courses = [_course(source, batch_size, through_share) for source in sources]
     network = train_purifier(
         PurificationPipeline.from_pretrained(base_from, torch_dtype=torch.float32).unet,
         courses,
         World(world),
         runs,
         settings,
-        feature_weight=feature_weight,
-        through_steps=through_steps,
+        options=PurifierOptions(
+            feature_weight=feature_weight, through_steps=through_steps, compiled=compiled
+        ),
         seed=seed,
     )
     publish_purifier(
@@ -250,6 +240,28 @@ def _device() -> str:
 
 def _load(source: str) -> Victim:
     return load_victim(source, device=_device()).astype(compute_dtype(torch.device(_device())))
+
+
+def _course(source: str, main_batch_size: int, through_share: float) -> Course:
+    """Every image weighs alike, whichever course it comes from."""
+    victim, _, rest = source.partition("=")
+    folder, _, number = rest.rpartition(",")
+    if not (victim and folder and number.isdecimal() and int(number) > 0):
+        raise LabError(f"--beside must be VICTIM=FOLDER,BATCH, not {source}")
+    return Course(
+        pairs=load_pairs(Path(folder)),
+        guide=_classifier(victim) if victim.startswith(CLASSIFIERS) else _load(victim),
+        batch_size=int(number),
+        through_share=through_share,
+        weight=int(number) / main_batch_size,
+    )
+
+
+def _classifier(name: str) -> ClassifierVictim:
+    """The one that pairs may come from; never the one that is held out."""
+    if name != SURROGATE:
+        raise LabError(f"purifiers learn from {SURROGATE} alone, not from {name}")
+    return load_classifier(name, device=_device(), resized=False)
 
 
 def _share(text: str) -> tuple[int, int]:

@@ -85,7 +85,8 @@ def train_loop(
             the moving average where one was asked for.
         batches: Made in ``settings.num_workers`` processes beside the training.
         settings: How long and how fast.
-        loss_of: Gives the loss of a batch and figures for the progress bar.
+        loss_of: Gives the loss of a batch and figures for the progress bar; a loss without a graph
+            has already left its gradients in the parameters.
         checkpoint: Written every two minutes and at the end or interruption.
         label: Name on the progress bar.
     """
@@ -143,9 +144,10 @@ class _State:
         rate = settings.learning_rate * warmup * (0.51 + 0.49 * math.cos(math.pi * share))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=False)  # a captured step writes where they were
         loss, figures = loss_of(batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.trained, settings.clip_norm)
         self.optimizer.step()
         self.step += 1

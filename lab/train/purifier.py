@@ -17,6 +17,7 @@ from diffusers import UNet2DModel
 from torch import Tensor
 
 from lab.precision import compute_dtype
+from lab.train.capture import Step, captured
 from lab.train.crops import clean_crops
 from lab.train.loop import LoopSettings, train_loop
 from lab.train.pairs import EPSILON_RANGE, Pairs
@@ -24,7 +25,7 @@ from lab.train.through import attack_through
 from lab.world.compose import World
 from models.purifier.denoiser import denoise
 
-__all__ = ["Course", "Guide", "PurifierLoss", "train_purifier"]
+__all__ = ["Course", "Guide", "PurifierLoss", "PurifierOptions", "train_purifier"]
 
 NOISE_RANGE = (0.01, 0.12)
 CLEAN_SHARE = 0.25
@@ -101,6 +102,21 @@ class _CourseBatches:
         return [course.batch(self.world, rng) for course in self.courses]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PurifierOptions:
+    """What is minimised, and how it is computed.
+
+    Attributes:
+        feature_weight: Weight of the features beside the pixels; 0 leaves them out.
+        through_steps: Gradient steps of attacks through the network.
+        compiled: Compile the network: one graph for training and one for attacks, of each size.
+    """
+
+    feature_weight: float = 0.1
+    through_steps: int = 5
+    compiled: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class PurifierLoss:
     """L1 distance in pixels plus the distance of features.
@@ -108,39 +124,56 @@ class PurifierLoss:
     Attributes:
         network: In training.
         dtype: In which it computes.
-        feature_weight: Weight of the features beside the pixels; 0 leaves them out.
-        through_steps: Gradient steps of attacks through the network.
+        options: What is minimised.
     """
 
     network: UNet2DModel
     dtype: torch.dtype
-    feature_weight: float
-    through_steps: int
+    options: PurifierOptions
 
     def __call__(
         self, course: Course, clean: Tensor, attacked: Tensor
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one course's batch (B, 3, H, W) float in [0, 1], and its figures."""
         guide, through = course.guide, course.through
         with torch.no_grad():
             wanted = guide.encoder_features(clean).float()
         if through.stop > through.start:
-            radius = torch.empty(through.stop - through.start, device=clean.device)
-            attacked[through] = attack_through(
-                clean[through],
-                attacked[through],
-                radius.uniform_(*EPSILON_RANGE),
-                lambda images: _feature_distance(guide, self._purify(images), wanted[through]),
-                steps=self.through_steps,
-            )
+            attacked[through] = self._attack(course, clean, attacked, wanted)
         purified = self._purify(attacked)
         distances = _feature_distance(guide, purified, wanted)
         pixels = (purified - clean).abs().mean()
         psnr = -10 * torch.log10((purified.clamp(0, 1) - clean).square().mean())
-        figures = {"psnr": float(psnr.detach()), "features": float(distances.detach().mean())}
+        figures = {"psnr": psnr.detach(), "features": distances.detach().mean()}
         if through.stop > through.start:
-            figures["through"] = float(distances[through].detach().mean())
-        return pixels + self.feature_weight * distances.mean(), figures
+            figures["through"] = distances[through].detach().mean()
+        return pixels + self.options.feature_weight * distances.mean(), figures
+
+    def step_of(self, course: Course) -> Step:
+        """What leaves one course's gradients, from its images (B, 3, H, W) uint8."""
+
+        def step(clean: Tensor, attacked: Tensor) -> dict[str, Tensor]:
+            loss, figures = self(course, clean.float() / 255, attacked.float() / 255)
+            (course.weight * loss).backward()  # type: ignore[no-untyped-call]
+            return {"loss": loss.detach(), **figures}
+
+        return step
+
+    def _attack(self, course: Course, clean: Tensor, start: Tensor, wanted: Tensor) -> Tensor:
+        """The rows that are attacked through the network, which takes no gradients meanwhile."""
+        rows, guide = course.through, course.guide
+        radius = torch.empty(rows.stop - rows.start, device=clean.device)
+        self.network.requires_grad_(False)
+        try:
+            return attack_through(
+                clean[rows],
+                start[rows],
+                radius.uniform_(*EPSILON_RANGE),
+                lambda images: _feature_distance(guide, self._purify(images), wanted[rows]),
+                steps=self.options.through_steps,
+            )
+        finally:
+            self.network.requires_grad_(True)
 
     def _purify(self, images: Tensor) -> Tensor:
         """One step from a noise level drawn for every image; not clamped."""
@@ -158,8 +191,7 @@ def train_purifier(
     folder: Path,
     settings: LoopSettings,
     *,
-    feature_weight: float = 0.1,
-    through_steps: int = 5,
+    options: PurifierOptions = PurifierOptions(),
     seed: int = 0,
 ) -> UNet2DModel:
     """Fine-tune ``network`` (the base) in place; the noise level is drawn anew for every image.
@@ -170,26 +202,33 @@ def train_purifier(
         world: For crops that nobody attacked.
         folder: Where the checkpoint goes.
         settings: Length and rates.
-        feature_weight: See ``PurifierLoss``.
-        through_steps: See ``PurifierLoss``.
+        options: What the loss is, and how it is computed.
         seed: Of data and noise.
     """
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device, memory_format=torch.channels_last)
-    loss = PurifierLoss(network, compute_dtype(device), feature_weight, through_steps)
+    if options.compiled:
+        network.compile(dynamic=False)
+    loss = PurifierLoss(network, compute_dtype(device), options)
+
+    batches = _CourseBatches(world, courses, seed)
+    torch.backends.cudnn.benchmark = True  # before the steps are captured
+    steps = [
+        captured(loss.step_of(course), [images.to(device) for images in example])
+        for course, example in zip(courses, batches[0], strict=True)
+    ]
 
     def loss_of(batch: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, dict[str, float]]:
         total = torch.zeros((), device=device)
         figures: dict[str, float] = {}
-        for number, (course, images) in enumerate(zip(courses, batch, strict=True)):
-            clean, attacked = (share.to(device).float() / 255 for share in images)
-            value, its_figures = loss(course, clean, attacked)
-            total = total + course.weight * value
-            figures |= {f"{name}{number or ''}": figure for name, figure in its_figures.items()}
+        for number, (step, images) in enumerate(zip(steps, batch, strict=True)):
+            found = step(*(share.to(device) for share in images))
+            total = total + courses[number].weight * found["loss"]
+            named = {name: float(value) for name, value in found.items() if name != "loss"}
+            figures |= {f"{name}{number or ''}": value for name, value in named.items()}
         return total, figures
 
-    batches = _CourseBatches(world, courses, seed)
     checkpoint = folder / "purifier.pt"
     train_loop(network, batches, loss_of, settings, checkpoint=checkpoint, label="purifier")
     return network

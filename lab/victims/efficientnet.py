@@ -33,6 +33,7 @@ _CROP_PADDING_PX = 32
 # The network was trained on (level - 127) / 128; the package's README shows ImageNet's mean and
 # deviation, left over from another network.
 _SCALE = PixelScale(rescale_factor=1.0, mean=(127.0,) * 3, std=(128.0,) * 3)
+_AS_IT_IS = Preprocess(ResizeCrop(resample=Resampling.BICUBIC, crop=None, scale=_SCALE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +69,14 @@ _RELEASES = {
 }
 
 
-def load_classifier(name: str, *, device: str = "cpu") -> ClassifierVictim:
+def load_classifier(name: str, *, device: str = "cpu", resized: bool = True) -> ClassifierVictim:
     """Loads an ImageNet classifier of 1,000 classes.
 
     Args:
         name: ``SURROGATE`` or ``HELD_OUT``.
         device: torch device.
+        resized: whether images are resized as for the published accuracy, by Pillow; or read at
+            their own size, which training does: no step then leaves the device.
 
     Raises:
         ValueError: where there is no classifier of that name.
@@ -89,7 +92,8 @@ def load_classifier(name: str, *, device: str = "cpu") -> ClassifierVictim:
         raise LabError(f"{name} needs the lab's packages: pip install 'codefend[lab]'") from error
     network.load_state_dict(_read(Path(path), release.sha256))
     network.eval().requires_grad_(False).to(device)
-    return ClassifierVictim(name, network, _evaluation(release.side_px), release.sha256)
+    preprocess = _evaluation(release.side_px) if resized else _AS_IT_IS
+    return ClassifierVictim(name, network, preprocess, release.sha256)
 
 
 def feature_maps(classifier: ClassifierVictim, images: Tensor) -> list[Tensor]:

@@ -32,12 +32,14 @@ class AdaptiveConfig:
         gradient: which of a defence's passages: ``exact``, ``bpda``, ``surrogate``; or
             ``transfer`` through a purifier of the attacker's own.
         num_draws: draws of noise averaged at every step.
+        draws_at_once: how many of them are one batch.
         autocast: torch dtype of the purifier's multiplications by name; single precision if empty.
     """
 
     search: AttackConfig
     gradient: str
     num_draws: int = 16
+    draws_at_once: int = 1
     autocast: str = ""
 
     def __post_init__(self) -> None:
@@ -73,10 +75,11 @@ def attack_through(
         on_step: called whenever the objective was asked; shows progress.
     """
     through = ThroughDefence(
-        language_objective(config.search.goal, victim, truths),
+        language_objective(config.search.goal, victim, list(truths) * config.draws_at_once),
         passage,
         torch.Generator().manual_seed(config.search.seed ^ _NOISE_SEED),
         config.num_draws,
+        config.draws_at_once,
         getattr(torch, config.autocast) if config.autocast else None,
     )
 

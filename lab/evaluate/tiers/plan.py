@@ -32,6 +32,7 @@ class TierPlan:
         steps: gradient steps of T1 and T2.
         num_draws_transfer: draws of the surrogate's noise averaged at every step of T1.
         num_draws: draws of the defence's noise averaged at every step of T2.
+        draws_at_once: how many of T2's are one batch, at most.
         gradients: ways through a defence, of those that it has; each makes its own images.
         num_focused: further rounds of T2, each at the answers that all before left standing: one
             perturbation of all answers settles where the gain in one is the loss in another.
@@ -50,6 +51,7 @@ class TierPlan:
     steps: int = 100
     num_draws_transfer: int = 10
     num_draws: int = 16
+    draws_at_once: int = 1
     gradients: tuple[str, ...] = ("exact", "bpda", "surrogate")
     num_focused: int = 2
     curve_steps: tuple[int, ...] = (50, 100, 200, 400)
@@ -81,6 +83,7 @@ _PLANS = {
         num_scenes_diffpure=64,
         num_scenes_curve=64,
         goals=("language", "margin"),
+        draws_at_once=16,
         batch_size=64,
         batch_size_queried=16,
     ),

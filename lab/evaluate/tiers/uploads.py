@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import gcd
 
 import numpy as np
 from tqdm import tqdm
@@ -152,12 +153,14 @@ class Uploader:
         return Uploads(Threat.of(config, tier=tier, label=config.label), images)
 
     def _config(self, goal: Goal, gradient: str, num_draws: int, steps: int) -> AdaptiveConfig:
-        plan = self.bench.oblivious
+        plan, oblivious = self.bench.plan, self.bench.oblivious
         return AdaptiveConfig(
-            search=replace(plan.config(plan.epsilon, goal), steps=steps),
+            search=replace(oblivious.config(oblivious.epsilon, goal), steps=steps),
             gradient=gradient,
             num_draws=num_draws,
-            autocast=self.bench.plan.autocast,
+            # A surrogate's draws differ in their noise level, one level a batch.
+            draws_at_once=1 if gradient == "transfer" else gcd(num_draws, plan.draws_at_once),
+            autocast=plan.autocast,
         )
 
     def _through(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -38,6 +39,13 @@ class PixelScale:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """(..., 3, h, w) levels in [0, 255] to the network's numbers, same shape and dtype."""
-        mean = torch.tensor(self.mean, dtype=pixels.dtype, device=pixels.device)[:, None, None]
-        std = torch.tensor(self.std, dtype=pixels.dtype, device=pixels.device)[:, None, None]
-        return (pixels * self.rescale_factor - mean) / std
+        mean = _per_channel(self.mean, pixels.dtype, pixels.device)
+        return (pixels * self.rescale_factor - mean) / _per_channel(
+            self.std, pixels.dtype, pixels.device
+        )
+
+
+@lru_cache(maxsize=64)
+def _per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(3, 1, 1); kept, because a copy to a GPU at every step would make the attack wait."""
+    return torch.tensor(values, dtype=dtype, device=device)[:, None, None]

@@ -16,7 +16,7 @@ from lab.train.mllm import train_mllm
 from lab.train.pairs import GOALS, Pairs, load_pairs, make_pairs
 from lab.train.photo_pairs import make_photo_pairs
 from lab.train.publish import publish_mllm, publish_purifier, record_figures
-from lab.train.purifier import Course, train_purifier
+from lab.train.purifier import Course, PurifierOptions, train_purifier
 from lab.train.through import attack_through
 from lab.train.vision import SceneNumbers, patch_labels, train_vision
 from lab.victims.efficientnet import HELD_OUT, SURROGATE, load_classifier
@@ -190,7 +190,9 @@ def test_base_and_purifier_are_trained_and_published(
         ),
         Course(pairs=load_pairs(tmp_path / "photos"), guide=classifier, batch_size=8, weight=0.5),
     ]
-    network = train_purifier(base, courses, world, tmp_path, TINY, through_steps=1)
+    network = train_purifier(
+        base, courses, world, tmp_path, TINY, options=PurifierOptions(through_steps=1)
+    )
     assert not torch.equal(before, network.conv_out.weight)
     weights = tmp_path / "weights"
     weights.mkdir()
