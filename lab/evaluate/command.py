@@ -86,7 +86,8 @@ def evaluate(
     tier_scenes: options.TierScenes = "",
     families: options.Families = "all",
     surrogate_models: options.SurrogateModels = str(WEIGHTS_DIRECTORY / "surrogate"),
-    eot: options.Eot = 16,
+    family_scenes: options.FamilyScenes = 0,
+    eot: options.Eot = 0,
     gradients: options.Gradients = "",
     curve_steps: options.CurveSteps = "",
     curve_scenes: options.CurveScenes = 0,
@@ -111,7 +112,13 @@ def evaluate(
         curve_steps=curve_steps,
         queries=queries,
         autocast="" if purifier_dtype is options.Precision.FLOAT32 else purifier_dtype.value,
-        numbers={"steps": tier_steps, "num_draws": eot, "num_scenes_curve": curve_scenes},
+        numbers={
+            "steps": tier_steps,
+            "num_draws": eot,
+            "num_draws_network": eot,
+            "num_scenes_curve": curve_scenes,
+            "num_scenes_families": family_scenes,
+        },
     )
     plan = Plan(
         tier=Tier.OBLIVIOUS if Tier.OBLIVIOUS in tiers else Tier.CLEAN,

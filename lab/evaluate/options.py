@@ -25,6 +25,7 @@ __all__ = [
     "Eot",
     "Epsilons",
     "Families",
+    "FamilyScenes",
     "Gradients",
     "MainEpsilon",
     "NumOther",
@@ -102,7 +103,8 @@ Families = Annotated[
 SurrogateModels = Annotated[
     str, typer.Option(help="MLLMs of the ensemble's attacker, comma-separated.")
 ]
-Eot = Annotated[int, typer.Option(help="Draws of noise averaged at each step of T2.")]
+FamilyScenes = Annotated[int, typer.Option(help="Scenes of the suite; the budget's where 0.")]
+Eot = Annotated[int, typer.Option(help="Draws averaged at each step of T2; the budget's if 0.")]
 Gradients = Annotated[str, typer.Option(help="Of T2: exact, bpda, surrogate.")]
 CurveSteps = Annotated[str, typer.Option(help="Steps of T2's curve.")]
 CurveScenes = Annotated[int, typer.Option(help="Scenes of T2's curve; the budget's where 0.")]

@@ -214,7 +214,7 @@ def purifier(
     sources = [f"{victim}={pairs_from},{batch_size}", *(beside or [])]
     courses = [_course(source, batch_size, through_share) for source in sources]
     network = train_purifier(
-        PurificationPipeline.from_pretrained(base_from, torch_dtype=torch.float32).unet,
+        PurificationPipeline.from_pretrained(base_from, dtype=torch.float32).unet,
         courses,
         World(world),
         runs,

@@ -10,6 +10,7 @@ from lab.attacks.pgd import PGD
 from lab.attacks.pixels import decode_png
 from lab.attacks.registry import AttackConfig
 from lab.attacks.scenes import attack_scenes
+from lab.train.capture import captured
 from lab.victims.dialogue import CAPTION_REQUEST, Dialogue
 from lab.victims.victim import load_victim
 from models.manifest import WEIGHTS_DIRECTORY
@@ -37,7 +38,7 @@ def test_half_precision_purifies_as_single_precision(pixels: np.ndarray) -> None
     images = dequantise(torch.from_numpy(pixels))
     purified = []
     for device, dtype in (("cpu", torch.float32), ("cuda", torch.float16)):
-        pipeline = PurificationPipeline.from_pretrained(PURIFIER, torch_dtype=dtype).to(device)
+        pipeline = PurificationPipeline.from_pretrained(PURIFIER, dtype=dtype).to(device)
         batch = images.to(device, dtype)
         purified.append(pipeline.purify(batch, noise_level=1e-4).float().cpu())
     assert (purified[0] - purified[1]).abs().max() < 2 / 255
@@ -59,6 +60,27 @@ def test_attacks_keep_their_bound_on_the_device(pixels: np.ndarray) -> None:
     files = attack_scenes(config, victim, list(pixels), truths)
     moved = np.stack([decode_png(file) for file in files]).astype(int) - pixels
     assert 1 <= abs(moved).max() <= 8
+
+
+def test_a_captured_step_leaves_the_gradients_of_a_plain_one() -> None:
+    layer = torch.nn.Linear(8, 1).cuda()
+
+    def step(batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        loss = layer(batch).square().mean()
+        loss.backward()
+        return {"loss": loss.detach()}
+
+    replay = captured(step, [torch.rand(4, 8, device="cuda")])
+    assert replay is not step
+    for _ in range(2):
+        batch = torch.rand(4, 8, device="cuda")
+        found = []
+        for run in (step, replay):
+            layer.zero_grad(set_to_none=False)
+            loss = float(run(batch)["loss"])
+            found.append((loss, layer.weight.grad.clone()))
+        assert found[0][0] == pytest.approx(found[1][0])
+        torch.testing.assert_close(found[0][1], found[1][1])
 
 
 def test_a_search_on_the_device_climbs(pixels: np.ndarray) -> None:

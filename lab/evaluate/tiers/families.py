@@ -40,7 +40,7 @@ def family_rows(
     images are a row of their own.
 
     Args:
-        bench: victim, scenes, conditions and T0's plan; as many scenes as at its other radii.
+        bench: victim, scenes, conditions and plans.
         variants: what is run.
         surrogates: further models of the ensemble's attacker.
     """
@@ -59,7 +59,7 @@ def _variant_rows(assessor: Assessor, variant: Variant, suite: Suite) -> list[Ro
     bench = assessor.bench
     plan = bench.oblivious
     config = variant.config(plan.epsilon / 255, plan.steps, plan.seed)
-    num = min(plan.num_scenes_other, len(bench.scenes))
+    num = min(bench.plan.num_scenes_families, len(bench.scenes))
     images, wordings = suite(config, bench.scenes[:num])
     threat = Threat.of(config, tier=Tier.OBLIVIOUS, label=variant.label)
     sets = [Uploads(threat, images)]

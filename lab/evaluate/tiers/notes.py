@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from lab.attacks.interface import Tier
 from lab.evaluate.checks import Check
 from lab.evaluate.tiers.bench import Bench
+from lab.evaluate.tiers.plan import TierPlan
 
 __all__ = ["check_notes", "tier_notes"]
 
@@ -22,13 +23,14 @@ def tier_notes(bench: Bench, tiers: Collection[Tier], *, num_services: int) -> s
         "same images for every defence. A defence with the surrogate's own weights is no stranger "
         "to it.",
         Tier.WHITE_BOX: f"T2: {search}, through each defence and its prompt, "
-        f"{plan.num_draws} draws averaged at every step where it draws noise. Every gradient that "
-        "a defence has (exact with each step's noise replayed, BPDA, a surrogate step) makes its "
-        f"own images; {plan.num_focused} further rounds (-left) attack alone the answers that all "
-        "before left standing. worst-of-all counts an answer that any of these, of T0's or of T1's "
+        f"{_draws(plan)} averaged at every step where it draws noise. Every gradient of "
+        f"{', '.join(plan.gradients)} that a defence has makes its own images (exact replays each "
+        f"step's noise); {plan.num_focused} further rounds (-left; DiffPure "
+        f"{plan.num_focused_diffpure}) attack alone the answers that all before left standing. "
+        f"Not attacked here: {', '.join(plan.not_attacked) or 'none'}. worst-of-all counts an answer that any of these, of T0's or of T1's "
         "images spoils: the attacker chooses the upload by the answer. Rows with -curve repeat the "
-        "exact attack of every answer at once with other numbers of steps on fewer "
-        "scenes. accuracy_lost is in points, paired by scene.",
+        "exact attack of every answer at once with other numbers of steps and "
+        f"{plan.num_draws_curve} draws on fewer scenes. accuracy_lost is in points, paired by scene.",
         Tier.RESUBMISSION: f"T3: each upload is sent {plan.num_repeats} times and purified anew. "
         "accuracy is the mean, worst counts an answer that is ever wrong, majority takes the most "
         "frequent text; clean images (attack none) lose by it too. Draws of noise are no defence "
@@ -42,6 +44,12 @@ def tier_notes(bench: Bench, tiers: Collection[Tier], *, num_services: int) -> s
     if Tier.QUERY in tiers and num_services == 0:
         told.append("**T4 was not run: no --defence-url was given.**")
     return "\n\n".join(told)
+
+
+def _draws(plan: TierPlan) -> str:
+    if plan.num_draws == plan.num_draws_network:
+        return f"{plan.num_draws} draws"
+    return f"{plan.num_draws} draws ({plan.num_draws_network} of a network's)"
 
 
 def check_notes(checks: Sequence[Check]) -> str:

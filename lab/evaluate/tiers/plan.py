@@ -30,10 +30,15 @@ class TierPlan:
         num_scenes_curve: how many of T2's the step curve is drawn on.
         goals: what the attacks through a defence move.
         steps: gradient steps of T1 and T2.
+        num_scenes_families: how many scenes the attack suite of T0 is run on.
         num_draws_transfer: draws of the surrogate's noise averaged at every step of T1.
         num_draws: draws of the defence's noise averaged at every step of T2.
+        num_draws_network: likewise through a defence that is a network, whose every draw costs.
+        num_draws_curve: likewise for the step curve.
+        not_attacked: defences that T2 leaves out; a part of ours costs as much as the whole.
         draws_at_once: how many of T2's are one batch, at most.
         gradients: ways through a defence, of those that it has; each makes its own images.
+        num_focused_diffpure: likewise for DiffPure; fewer rounds flatter it.
         num_focused: further rounds of T2, each at the answers that all before left standing: one
             perturbation of all answers settles where the gain in one is the loss in another.
         curve_steps: steps of the curve.
@@ -47,13 +52,18 @@ class TierPlan:
     num_scenes: Mapping[Tier, int]
     num_scenes_diffpure: int
     num_scenes_curve: int
+    num_scenes_families: int
     goals: tuple[Goal, ...] = ("margin",)
     steps: int = 100
     num_draws_transfer: int = 10
     num_draws: int = 16
+    num_draws_network: int = 16
+    num_draws_curve: int = 16
+    not_attacked: tuple[str, ...] = ()
     draws_at_once: int = 1
     gradients: tuple[str, ...] = ("exact", "bpda", "surrogate")
     num_focused: int = 2
+    num_focused_diffpure: int = 2
     curve_steps: tuple[int, ...] = (50, 100, 200, 400)
     num_repeats: int = 10
     num_queries: tuple[int, ...] = (1_000, 10_000)
@@ -72,9 +82,18 @@ _PLANS = {
         num_scenes=MappingProxyType(
             {Tier.TRANSFER: 64, Tier.WHITE_BOX: 32, Tier.RESUBMISSION: 64, Tier.QUERY: 16}
         ),
-        num_scenes_diffpure=32,
+        num_scenes_diffpure=8,
         num_scenes_curve=8,
+        num_scenes_families=32,
         steps=50,
+        num_draws_transfer=5,
+        num_draws_network=8,
+        num_draws_curve=4,
+        not_attacked=("purifier",),
+        gradients=("exact", "bpda"),
+        num_focused=1,
+        num_focused_diffpure=0,
+        num_queries=(1_000,),
     ),
     Budget.GPU: TierPlan(
         num_scenes=MappingProxyType(
@@ -82,6 +101,7 @@ _PLANS = {
         ),
         num_scenes_diffpure=64,
         num_scenes_curve=64,
+        num_scenes_families=128,
         goals=("language", "margin"),
         draws_at_once=16,
         batch_size=64,

@@ -141,9 +141,13 @@ class Uploader:
     def _white_box_config(
         self, condition: Condition, gradient: str, goal: Goal, steps: int | None = None
     ) -> AdaptiveConfig:
-        plan = self.bench.plan
-        num_draws = plan.num_draws if condition.defence.is_random else 1
-        return self._config(goal, gradient, num_draws, steps or plan.steps)
+        plan, defence = self.bench.plan, condition.defence
+        num_draws = plan.num_draws_network if "surrogate" in defence.passages else plan.num_draws
+        if steps is not None:
+            num_draws = plan.num_draws_curve
+        return self._config(
+            goal, gradient, num_draws if defence.is_random else 1, steps or plan.steps
+        )
 
     def _oblivious(self, config: AttackConfig, num: int, tier: Tier) -> Uploads:
         attacked = AttackedImages(self.bench.attacker, self.bench.out / "attacked")

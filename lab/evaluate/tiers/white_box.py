@@ -37,7 +37,8 @@ def white_box_rows(uploader: Uploader, assessor: Assessor) -> list[Row]:
     unions: dict[str, Marks] = {}
     rows: list[Row] = []
     threats: dict[str, Threat] = {}
-    for condition in bench.conditions:
+    attacked = [c for c in bench.conditions if c.name not in bench.plan.not_attacked]
+    for condition in attacked:
         num = num_white_box(uploader, condition)
         own = white_box_uploads(uploader, condition, num)
         marks = [assessor.marks(condition, uploads) for uploads in own]
@@ -46,14 +47,14 @@ def white_box_rows(uploader: Uploader, assessor: Assessor) -> list[Row]:
         others = [*uploader.oblivious(num), *uploader.transferred(num)]
         marks += [assessor.marks(condition, uploads) for uploads in others]
         unions[condition.name] = worst(marks)
-        for number in range(1, bench.plan.num_focused + 1):
+        for number in range(1, _num_focused(uploader, condition) + 1):
             left = unions[condition.name]
             uploads = uploader.focused(condition, left, _sharpest(condition), number)
             found = assessor.marks(condition, uploads)
             rows += assessor.rows(condition, uploads.threat, found)
             unions[condition.name] = worst([left, found])
         threats[condition.name] = union_threat([*own, *others], Tier.WHITE_BOX)
-    for condition in bench.conditions:
+    for condition in attacked:
         name = condition.name
         rows += assessor.rows(condition, threats[name], unions[name], unions)
     return rows + _noise_rows(uploader, assessor)
@@ -71,6 +72,11 @@ def curve_rows(uploader: Uploader, assessor: Assessor) -> list[Row]:
         uploads = uploader.white_box(ours, num, "exact", bench.plan.goals[0], steps)
         rows += assessor.rows(ours, uploads.threat, assessor.marks(ours, uploads))
     return rows
+
+
+def _num_focused(uploader: Uploader, condition: Condition) -> int:
+    plan = uploader.bench.plan
+    return plan.num_focused_diffpure if condition.name == "diffpure" else plan.num_focused
 
 
 def _sharpest(condition: Condition) -> str:

@@ -10,6 +10,8 @@ from torch import nn
 import lab.train.pairs
 from lab.errors import LabError
 from lab.train.base import train_base
+from lab.train.capture import captured
+from lab.train.command import purifier
 from lab.train.crops import text_crops
 from lab.train.loop import LoopSettings, train_loop
 from lab.train.mllm import train_mllm
@@ -39,6 +41,19 @@ class _Line:
     def __getitem__(self, step: int) -> torch.Tensor:
         self.asked.append(step)
         return torch.full((4, 1), float(step % 7 - 3))
+
+
+def test_the_loop_takes_gradients_that_are_already_there(tmp_path: Path) -> None:
+    model = nn.Linear(1, 1)
+
+    def loss_of(batch: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+        loss = (model(batch) - 2 * batch).square().mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach(), {}
+
+    settings = LoopSettings(num_steps=150, learning_rate=0.05, warmup_steps=1, num_workers=0)
+    train_loop(model, _Line(), loss_of, settings, checkpoint=tmp_path / "x.pt", label="line")
+    assert abs(float(model.weight.detach()) - 2) < 0.1
 
 
 def _fit(model: nn.Module, batches: _Line, checkpoint: Path, num_steps: int) -> None:
@@ -131,6 +146,39 @@ def test_a_course_keeps_its_shares_of_clean_images(world: World, victim: Victim)
     assert moved[:4].tolist() == [0] * 4
     assert torch.all((moved[4:14] >= 5) & (moved[4:14] <= 11))
     assert moved[14:].tolist() == [0] * 2
+
+
+@pytest.mark.parametrize(
+    ("beside", "complaint"),
+    [
+        ("models/weights/surrogate", "VICTIM=FOLDER,BATCH"),
+        ("models/weights/surrogate=pairs", "VICTIM=FOLDER,BATCH"),
+        ("models/weights/surrogate=pairs,0", "VICTIM=FOLDER,BATCH"),
+        (f"{HELD_OUT}=pairs,8", SURROGATE),
+    ],
+)
+def test_a_course_beside_that_cannot_be_is_refused(
+    world: World, victim: Victim, tmp_path: Path, beside: str, complaint: str
+) -> None:
+    for folder in ("own", "pairs"):
+        make_pairs(world, victim, tmp_path / folder, num_pairs=2, steps=1, batch_size=2)
+    beside = beside.replace("=pairs", f"={tmp_path}/pairs")
+    with pytest.raises(LabError, match=complaint):
+        purifier(pairs_from=tmp_path / "own", beside=[beside], runs=tmp_path)
+
+
+def test_a_classifier_in_training_reads_images_at_their_own_size() -> None:
+    classifier = load_classifier(SURROGATE, resized=False)
+    images = torch.rand(1, 3, 96, 64, generator=torch.Generator().manual_seed(0))
+    assert classifier.encoder_features(images).shape[1] == 3 * 2
+    assert load_classifier(SURROGATE).encoder_features(images).shape[1] == 7 * 7
+
+
+def test_a_step_without_a_gpu_is_left_as_it_is() -> None:
+    def step(values: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"sum": values.sum()}
+
+    assert captured(step, [torch.ones(2)]) is step
 
 
 def test_nothing_is_trained_on_the_held_out_classifier(world: World, tmp_path: Path) -> None:

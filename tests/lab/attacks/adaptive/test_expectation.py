@@ -55,6 +55,30 @@ def test_every_call_draws_anew(images):
     assert not torch.equal(objective(images), objective(images))
 
 
+def test_draws_at_once_are_the_same_mean(images):
+    """Each copy of the batch gets its own noise: here, its place in a counted sequence."""
+
+    def numbered(batch, generator):
+        first = int(torch.randint(9, (), generator=generator))
+        copies = len(batch) // len(images)
+        steps = torch.arange(first, first + copies).repeat_interleave(len(images)) / 10
+        return batch * steps.view(-1, 1, 1, 1)
+
+    objective = ThroughDefence(brightness, numbered, torch.Generator().manual_seed(3), 6, 3)
+    losses, gradients = ascent(objective, images)
+    replay = torch.Generator().manual_seed(3)
+    firsts = [int(torch.randint(9, (), generator=replay)) for _ in range(2)]
+    scales = [(first + step) / 10 for first in firsts for step in range(3)]
+    draws = [ascent(lambda x, scale=scale: brightness(x * scale), images) for scale in scales]
+    torch.testing.assert_close(losses, torch.stack([loss for loss, _ in draws]).mean(dim=0))
+    torch.testing.assert_close(gradients, torch.stack([grad for _, grad in draws]).mean(dim=0))
+
+
+def test_draws_that_do_not_fill_their_batches_are_refused():
+    with pytest.raises(ValueError, match="at once"):
+        ThroughDefence(brightness, shifted, torch.Generator(), 6, 4)
+
+
 def test_an_empty_average_is_refused():
     with pytest.raises(ValueError, match="at least one"):
         ThroughDefence(brightness, shifted, torch.Generator(), 0)

@@ -29,7 +29,9 @@ def bench(victim, scenes, tmp_path):
         scenes=scenes,
         conditions=[Condition("none", NO_DEFENCE), Condition("jpeg", jpeg(50))],
         oblivious=Plan(steps=1, num_scenes_other=NUM_SCENES, seeds=1),
-        plan=TierPlan(num_scenes={}, num_scenes_diffpure=1, num_scenes_curve=1),
+        plan=TierPlan(
+            num_scenes={}, num_scenes_diffpure=1, num_scenes_curve=1, num_scenes_families=NUM_SCENES
+        ),
         surrogate=Surrogate("none", NO_DEFENCE.apply),
         out=tmp_path,
     )
