@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from lab.attacks.interface import Tier
-from lab.evaluate.labels import OURS, UNION
 from lab.evaluate.report import Row
+from lab.labels import OURS, UNION
 
 __all__ = [
     "CONTROLS",

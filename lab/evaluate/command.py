@@ -20,8 +20,9 @@ from lab.errors import LabError
 from lab.evaluate import options
 from lab.evaluate.checks import CONTROLS, banner, check_report
 from lab.evaluate.defences import CONDITIONS, Roster
-from lab.evaluate.labels import UNION
+from lab.evaluate.findings import findings
 from lab.evaluate.outcomes import Condition
+from lab.evaluate.pictures import draw_examples
 from lab.evaluate.prior import QuestionPrior
 from lab.evaluate.provenance import provenance
 from lab.evaluate.report import Row, rows_of, write_report
@@ -37,6 +38,8 @@ from lab.evaluate.tiers.suite import variants_named
 from lab.evaluate.truth import TrueScene
 from lab.evaluate.tune import SettingChooser
 from lab.evaluate.worlds import training_questions, world_scenes
+from lab.labels import UNION
+from lab.plots.report import plot_report
 from lab.victims.victim import Victim, load_victim
 from lab.world.compose import World
 from models.manifest import WEIGHTS_DIRECTORY
@@ -148,9 +151,9 @@ def evaluate(
         rows += Evaluation(asked, tested, conditions, plan, out, attacker=attacker).rows()
     notes = [_notes(conditions, roster.trials, plan)]
     variants = variants_named(families) if Tier.OBLIVIOUS in tiers else ()
+    own = _surrogate(surrogate, surrogate_noise_level, roster)
+    bench = _bench(asked, attacker, tested, conditions, plan, tier_plan, own, out)
     if variants or set(tiers) - {Tier.CLEAN, Tier.OBLIVIOUS}:
-        own = _surrogate(surrogate, surrogate_noise_level, roster)
-        bench = _bench(asked, attacker, tested, conditions, plan, tier_plan, own, out)
         models = [load_victim(name, device=device) for name in surrogate_models.split(",") if name]
         joined = [model.astype(attacker.dtype) for model in models]
         rows += tier_rows(bench, tiers, services, variants=variants, surrogates=joined)
@@ -159,6 +162,7 @@ def evaluate(
     meta = provenance(
         seed=seed, weights={asked.name: asked.sha256, **roster.weights}, device=device
     )
+    draw_examples(bench, tiers, out / "examples.png")
     _finish(out, meta, rows, notes, tiers, labels_of(variants))
 
 
@@ -232,11 +236,13 @@ def _finish(
             rows,
             "\n\n".join([*notes, check_notes(checks)]).rstrip(),
             banner=warning,
-            tables=[*suite_table(rows, suite), *tier_tables(rows)],
+            tables=[*suite_table(rows, suite), *tier_tables(rows), findings(rows)],
             told_apart=suite,
             checks=[asdict(check) for check in checks],
         )
     )
+    if any(row.tier != Tier.CLEAN for row in rows):
+        plot_report(out / "report.json", out)
     if warning:
         typer.echo(warning, err=True)
         raise typer.Exit(1)

@@ -12,7 +12,6 @@ from tqdm import tqdm
 from lab.attacks.interface import Tier
 from lab.attacks.registry import AttackConfig, Goal
 from lab.evaluate.attacked import AttackedImages
-from lab.evaluate.labels import OURS, UNION
 from lab.evaluate.marks import Marks, mark, worst
 from lab.evaluate.measures import (
     Measure,
@@ -27,6 +26,7 @@ from lab.evaluate.report import Row, rows_of
 from lab.evaluate.statistics import wilson
 from lab.evaluate.targets import target_captions
 from lab.evaluate.truth import TrueScene
+from lab.labels import OURS, UNION
 from lab.victims.answers import is_match
 from lab.victims.victim import Victim
 

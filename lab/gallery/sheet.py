@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from lab.attacks.pixels import decode_png
 from lab.errors import LabError
-from lab.evaluate.fidelity import fidelity
-from lab.plots.sheet import SheetPanel, SheetRow, difference_image, draw_sheet
+from lab.evaluate.pictures import difference_panel
+from lab.plots.sheet import SheetPanel, SheetRow, draw_sheet
 from lab.victims.answers import is_match
 from lab.victims.generate import generate
 from lab.victims.victim import Victim
@@ -87,10 +86,4 @@ def _row(
         )
         for (title, image), answers in zip(images.items(), said, strict=True)
     ]
-    return SheetRow(tuple(questions), (*panels, _difference(purified, clean)))
-
-
-def _difference(purified: np.ndarray, clean: np.ndarray) -> SheetPanel:
-    (psnr_db,), _ = fidelity([purified], [clean])
-    image = difference_image(purified, clean)
-    return SheetPanel("purified - clean, ×8", image, note=f"PSNR {psnr_db:.1f} dB")
+    return SheetRow(tuple(questions), (*panels, difference_panel(purified, clean)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lab.evaluate.labels import UNION
+from lab.labels import UNION
 from lab.plots.files import new_figure
 from lab.plots.palette import FAINT, INK, arranged, color_of, name_of
 from lab.plots.rows import PlotRow, select

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lab.evaluate.labels import UNION
+from lab.labels import UNION
 from lab.plots.rows import PlotRow, select
 
 __all__ = ["MAIN_LEVELS", "accuracies", "main_attack", "tier_title", "worst_rows"]

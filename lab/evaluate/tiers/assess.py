@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lab.evaluate.labels import OURS
 from lab.evaluate.marks import Marks, mark
 from lab.evaluate.measures import (
     Measure,
@@ -18,6 +17,7 @@ from lab.evaluate.outcomes import Condition, Interviewer, Outcome
 from lab.evaluate.report import Row, Threat, rows_under
 from lab.evaluate.tiers.bench import Bench
 from lab.evaluate.tiers.uploads import Uploads
+from lab.labels import OURS
 
 __all__ = ["Assessor", "attack_measures"]
 

@@ -17,12 +17,12 @@ from lab.evaluate.attacked import AttackedImages
 from lab.evaluate.checks import CURVE_SUFFIX, NOISE
 from lab.evaluate.files import digest_of
 from lab.evaluate.kept import are_kept, kept_images
-from lab.evaluate.labels import UNION
 from lab.evaluate.marks import Marks
 from lab.evaluate.outcomes import Condition
 from lab.evaluate.report import Threat
 from lab.evaluate.tiers.bench import Bench
 from lab.evaluate.truth import TrueScene, scene_digest
+from lab.labels import UNION
 from lab.victims.dialogue import Dialogue
 
 __all__ = ["Uploader", "Uploads", "union_threat"]

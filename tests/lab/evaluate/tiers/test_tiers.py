@@ -21,9 +21,10 @@ from lab.baselines.compression import jpeg
 from lab.baselines.defence import NO_DEFENCE
 from lab.baselines.purifiers import purifying
 from lab.baselines.smoothing import gaussian_noise
-from lab.evaluate.checks import check_report
+from lab.evaluate.checks import NOISE, check_report
 from lab.evaluate.defences import served_prompt
 from lab.evaluate.outcomes import Condition
+from lab.evaluate.pictures import draw_examples
 from lab.evaluate.run import Evaluation, Plan
 from lab.evaluate.tier_tables import tier_tables
 from lab.evaluate.tiers.assess import Assessor
@@ -370,3 +371,26 @@ def test_same_text_is_marked_alike_behind_service_and_victim(finished, scenes):
     assert clean[0].value == right / 4
     (psnr,) = select(rows, tier="t4", attack="none-full", metric="psnr_db")
     assert psnr.value == 100.0
+
+
+def test_examples_are_drawn_from_what_was_kept(build, finished, tmp_path, monkeypatch):
+    out, _, _ = finished
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError("done again")
+
+    monkeypatch.setattr(lab.evaluate.tiers.uploads, "attack_through", forbidden)
+    draw_examples(build(out), ALL, tmp_path / "examples.png")
+    height, width, _ = decode_png((tmp_path / "examples.png").read_bytes()).shape
+    assert width > height  # two scenes, seven panels each
+    draw_examples(build(out), [Tier.TRANSFER], tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_a_defence_may_be_left_out_of_white_box(build, tmp_path):
+    plan = dataclasses.replace(PLAN, not_attacked=("jpeg",), num_focused=0)
+    conditions = [Condition("none", NO_DEFENCE), Condition("jpeg", jpeg(50))]
+    bench = build(tmp_path, plan=plan, conditions=conditions)
+    rows = tier_rows(bench, [Tier.OBLIVIOUS, Tier.WHITE_BOX])
+    assert {row.defence for row in rows if row.tier == "t2" and row.attack != NOISE} == {"none"}
+    assert "Not attacked here: jpeg." in tier_notes(bench, [Tier.WHITE_BOX], num_services=0)

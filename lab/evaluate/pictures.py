@@ -1,0 +1,82 @@
+"""Pictures for a report: the first scenes clean, attacked, purified, and what was said of each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lab.attacks.interface import Tier
+from lab.baselines.defence import defend
+from lab.evaluate.fidelity import fidelity
+from lab.evaluate.outcomes import MAX_ANSWER_TOKENS, Condition
+from lab.evaluate.tiers.bench import Bench
+from lab.evaluate.tiers.uploads import Uploader, Uploads
+from lab.evaluate.tiers.white_box import num_white_box, white_box_uploads
+from lab.evaluate.truth import TrueScene
+from lab.labels import OURS
+from lab.plots.sheet import SheetPanel, SheetRow, difference_image, draw_sheet
+from lab.victims.answers import is_match
+from lab.victims.generate import generate
+from lab.victims.victim import Victim
+
+__all__ = ["difference_panel", "draw_examples"]
+
+_NUM_SCENES, _NUM_QUESTIONS = 4, 4
+
+
+def draw_examples(bench: Bench, tiers: Collection[Tier], out: Path) -> None:
+    """Draws the first scenes as they come, saved or not, behind the first of our defences.
+
+    Args:
+        bench: what was evaluated; the attacked images are those that it kept.
+        tiers: which were; T0's last objective is shown, and T2's first gradient.
+        out: PNG to write; none where no defence of ours, or neither tier, was evaluated.
+    """
+    ours = next((c for name in OURS for c in bench.conditions if c.name == name), None)
+    if ours is None:
+        return
+    uploader = Uploader(bench)
+    num = min(_NUM_SCENES, num_white_box(uploader, ours))
+    shown: list[Uploads] = []
+    if Tier.OBLIVIOUS in tiers:
+        shown.append(uploader.oblivious(num)[-1])
+    if Tier.WHITE_BOX in tiers and ours.name not in bench.plan.not_attacked:
+        shown.append(white_box_uploads(uploader, ours, num_white_box(uploader, ours))[0])
+    if shown:
+        scenes = bench.scenes[:num]
+        rows = [_row(bench.victim, ours, scene, i, shown) for i, scene in enumerate(scenes)]
+        draw_sheet(rows, out)
+
+
+def difference_panel(purified: np.ndarray, clean: np.ndarray) -> SheetPanel:
+    """What purification left changed, eightfold, and in decibels."""
+    (psnr_db,), _ = fidelity([purified], [clean])
+    image = difference_image(purified, clean)
+    return SheetPanel("purified - clean, ×8", image, note=f"PSNR {psnr_db:.1f} dB")
+
+
+def _row(
+    victim: Victim, condition: Condition, scene: TrueScene, number: int, shown: Sequence[Uploads]
+) -> SheetRow:
+    asked = scene.questions[:_NUM_QUESTIONS]
+    plain = [question.question for question in asked]
+    prompts = [condition.prompt("vqa", question) for question in plain]
+
+    def panel(title: str, image: np.ndarray, questions: list[str]) -> SheetPanel:
+        (said,) = generate(victim, [image], [questions], max_new_tokens=MAX_ANSWER_TOKENS)
+        right = tuple(is_match(a, q.answer) for a, q in zip(said, asked, strict=True))
+        return SheetPanel(title, image, tuple(said), right)
+
+    panels = [panel("clean", scene.image, plain)]
+    for uploads in shown:
+        threat, attacked = uploads.threat, uploads.images[number]
+        (purified,) = defend(condition.defence, [attacked], seed=number)
+        title = f"{threat.tier.upper()}, {round(threat.epsilon * 255)}/255"
+        panels += [
+            panel(title, attacked, plain),
+            panel("purified", purified, prompts),
+            difference_panel(purified, scene.image),
+        ]
+    return SheetRow(tuple(plain), tuple(panels))
