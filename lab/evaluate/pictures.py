@@ -42,7 +42,7 @@ def draw_examples(bench: Bench, tiers: Collection[Tier], out: Path) -> None:
     shown: list[Uploads] = []
     if Tier.OBLIVIOUS in tiers:
         shown.append(uploader.oblivious(num)[-1])
-    if Tier.WHITE_BOX in tiers and ours.name not in bench.plan.not_attacked:
+    if Tier.WHITE_BOX in tiers:
         shown.append(white_box_uploads(uploader, ours, num_white_box(uploader, ours))[0])
     if shown:
         scenes = bench.scenes[:num]

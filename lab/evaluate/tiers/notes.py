@@ -27,7 +27,6 @@ def tier_notes(bench: Bench, tiers: Collection[Tier], *, num_services: int) -> s
         f"{', '.join(plan.gradients)} that a defence has makes its own images (exact replays each "
         f"step's noise); {plan.num_focused} further rounds (-left; DiffPure "
         f"{plan.num_focused_diffpure}) attack alone the answers that all before left standing. "
-        f"Not attacked here: {', '.join(plan.not_attacked) or 'none'}. "
         "worst-of-all counts an answer that any of these, of T0's or of T1's images spoils: the "
         "attacker chooses the upload by the answer. Rows with -curve repeat the exact attack of "
         f"every answer at once with other numbers of steps and {plan.num_draws_curve} draws on "

@@ -35,7 +35,6 @@ class TierPlan:
         num_draws: draws of the defence's noise averaged at every step of T2.
         num_draws_network: likewise through a defence that is a network, whose every draw costs.
         num_draws_curve: likewise for the step curve.
-        not_attacked: defences that T2 leaves out; a part of ours costs as much as the whole.
         draws_at_once: how many of T2's are one batch, at most.
         gradients: ways through a defence, of those that it has; each makes its own images.
         num_focused_diffpure: likewise for DiffPure; fewer rounds flatter it.
@@ -59,7 +58,6 @@ class TierPlan:
     num_draws: int = 16
     num_draws_network: int = 16
     num_draws_curve: int = 16
-    not_attacked: tuple[str, ...] = ()
     draws_at_once: int = 1
     gradients: tuple[str, ...] = ("exact", "bpda", "surrogate")
     num_focused: int = 2
@@ -89,7 +87,6 @@ _PLANS = {
         num_draws_transfer=5,
         num_draws_network=8,
         num_draws_curve=4,
-        not_attacked=("purifier",),
         gradients=("exact", "bpda"),
         num_focused=1,
         num_focused_diffpure=0,

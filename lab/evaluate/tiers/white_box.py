@@ -37,8 +37,7 @@ def white_box_rows(uploader: Uploader, assessor: Assessor) -> list[Row]:
     unions: dict[str, Marks] = {}
     rows: list[Row] = []
     threats: dict[str, Threat] = {}
-    attacked = [c for c in bench.conditions if c.name not in bench.plan.not_attacked]
-    for condition in attacked:
+    for condition in bench.conditions:
         num = num_white_box(uploader, condition)
         own = white_box_uploads(uploader, condition, num)
         marks = [assessor.marks(condition, uploads) for uploads in own]
@@ -54,7 +53,7 @@ def white_box_rows(uploader: Uploader, assessor: Assessor) -> list[Row]:
             rows += assessor.rows(condition, uploads.threat, found)
             unions[condition.name] = worst([left, found])
         threats[condition.name] = union_threat([*own, *others], Tier.WHITE_BOX)
-    for condition in attacked:
+    for condition in bench.conditions:
         name = condition.name
         rows += assessor.rows(condition, threats[name], unions[name], unions)
     return rows + _noise_rows(uploader, assessor)

@@ -21,7 +21,7 @@ from lab.baselines.compression import jpeg
 from lab.baselines.defence import NO_DEFENCE
 from lab.baselines.purifiers import purifying
 from lab.baselines.smoothing import gaussian_noise
-from lab.evaluate.checks import NOISE, check_report
+from lab.evaluate.checks import check_report
 from lab.evaluate.defences import served_prompt
 from lab.evaluate.outcomes import Condition
 from lab.evaluate.pictures import draw_examples
@@ -385,12 +385,3 @@ def test_examples_are_drawn_from_what_was_kept(build, finished, tmp_path, monkey
     assert width > height  # two scenes, seven panels each
     draw_examples(build(out), [Tier.TRANSFER], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
-
-
-def test_a_defence_may_be_left_out_of_white_box(build, tmp_path):
-    plan = dataclasses.replace(PLAN, not_attacked=("jpeg",), num_focused=0)
-    conditions = [Condition("none", NO_DEFENCE), Condition("jpeg", jpeg(50))]
-    bench = build(tmp_path, plan=plan, conditions=conditions)
-    rows = tier_rows(bench, [Tier.OBLIVIOUS, Tier.WHITE_BOX])
-    assert {row.defence for row in rows if row.tier == "t2" and row.attack != NOISE} == {"none"}
-    assert "Not attacked here: jpeg." in tier_notes(bench, [Tier.WHITE_BOX], num_services=0)
