@@ -7,6 +7,7 @@ import sys
 import typer
 
 from lab.attacks.command import register as register_attack
+from lab.classification.command import register as register_classify
 from lab.errors import LabError
 from lab.evaluate.command import register as register_evaluate
 from lab.fidelity.command import register as register_fidelity
@@ -26,6 +27,7 @@ app.add_typer(data, name="data")
 app.add_typer(train, name="train")
 register_attack(app)
 register_evaluate(app)
+register_classify(app)
 register_fidelity(app)
 register_plot(app)
 

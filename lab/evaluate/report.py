@@ -143,7 +143,7 @@ def write_report(
         for row in rows
         if row.tier in {Tier.CLEAN, Tier.OBLIVIOUS} and row.attack not in told_apart
     ]
-    parts = [banner, _table(oblivious) if oblivious else "", *tables, notes]
+    parts = [banner, _table(oblivious), *tables, notes]
     markdown = "\n\n".join(part for part in parts if part) + "\n"
     write_atomically(folder / "report.md", markdown.encode())
     return markdown
@@ -190,8 +190,10 @@ def _columns(rows: Sequence[Row]) -> list[_Column]:
 
 
 def _table(rows: Sequence[Row]) -> str:
-    """One line a defence; a cell is the value and its 95 % interval."""
+    """One line a defence; a cell is the value and its 95 % interval. Empty without columns."""
     columns = _columns(rows)
+    if not columns:
+        return ""
     lines = [
         "| defence | " + " | ".join(column.title for column in columns) + " |",
         "|---" * (len(columns) + 1) + "|",

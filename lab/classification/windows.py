@@ -1,0 +1,95 @@
+"""What a classifier is asked about: windows of photos that it is sure of before any attack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lab.errors import LabError
+from lab.evaluate.specimens import Specimen
+from lab.victims.classifier import ClassifierVictim
+from models.quantise import dequantise
+
+__all__ = ["SIDE_PX", "Windows", "confident_windows"]
+
+SIDE_PX = 224
+LEAST_CONFIDENCE = 0.5
+_BATCH_SIZE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Windows of photos, all of one size.
+
+    Attributes:
+        images: (224, 224, 3) uint8 each.
+        labels: (N,) int64, what the classifier makes of them.
+        photos: (N,) the photo of each; windows of one photo are one cluster.
+        num_tried: how many were looked at.
+    """
+
+    images: list[np.ndarray]
+    labels: torch.Tensor
+    photos: np.ndarray
+    num_tried: int
+
+    @property
+    def coverage(self) -> str:
+        """How much of what was looked at is asked about, in words."""
+        num_photos = len(np.unique(self.photos))
+        return f"{len(self.images)} of {self.num_tried} windows, of {num_photos} photos"
+
+
+def confident_windows(
+    photos: Sequence[Specimen], classifier: ClassifierVictim, *, per_photo: int, seed: int
+) -> Windows:
+    """Square windows at scales from 224 pixels to the whole, where the likeliest class has half.
+
+    The filter looks at clean images alone, so that no attack or defence can move it.
+
+    Args:
+        photos: where they are cut from; those with a side below 224 pixels are passed over.
+        classifier: who must be sure.
+        per_photo: windows looked at in each photo.
+        seed: of places and scales.
+
+    Raises:
+        LabError: The classifier is sure of none.
+    """
+    rng = np.random.default_rng(seed)
+    looked: list[tuple[int, np.ndarray]] = [
+        (number, _window(photo.image, rng))
+        for number, photo in enumerate(photos)
+        if min(photo.image.shape[:2]) >= SIDE_PX
+        for _ in range(per_photo)
+    ]
+    kept: list[int] = []
+    labels: list[int] = []
+    for start in range(0, len(looked), _BATCH_SIZE):
+        batch = np.stack([image for _, image in looked[start : start + _BATCH_SIZE]])
+        with torch.no_grad():
+            chances = classifier.logits(dequantise(torch.from_numpy(batch))).softmax(dim=1)
+        highest, classes = chances.max(dim=1)
+        sure = (highest >= LEAST_CONFIDENCE).nonzero()[:, 0].tolist()
+        kept += [start + index for index in sure]
+        labels += classes[sure].tolist()
+    if not kept:
+        raise LabError(f"{classifier.name} is sure of none of {len(looked)} windows")
+    return Windows(
+        [looked[index][1] for index in kept],
+        torch.tensor(labels),
+        np.array([looked[index][0] for index in kept]),
+        len(looked),
+    )
+
+
+def _window(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    height, width = image.shape[:2]
+    side = round(float(np.exp(rng.uniform(np.log(SIDE_PX), np.log(min(height, width))))))
+    top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+    window = Image.fromarray(image[top : top + side, left : left + side])
+    return np.asarray(window.resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC))
