@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lab.victims.dialogue import Dialogue
 
-__all__ = ["OBJECT_WORDS", "absent_words", "misleading_words"]
+__all__ = ["OBJECT_WORDS", "absent_words", "misleading_words", "names_any"]
 
 OBJECT_WORDS: tuple[str, ...] = (
     *("dog", "cat", "bear", "lion", "frog", "pig", "cow", "owl", "fish", "rabbit", "turtle"),
@@ -44,6 +44,11 @@ def misleading_words(truths: Sequence[Dialogue]) -> tuple[str, ...]:
     in_vain = {w for d in truths if d.answer == "no" for w in _words(d.prompt)}
     absent = absent_words(truths)
     return tuple(word for word in absent if word in in_vain) or absent
+
+
+def names_any(text: str, words: Sequence[str]) -> bool:
+    """Whether a text says any of these words."""
+    return not set(_words(text)).isdisjoint(words)
 
 
 def _words(text: str) -> list[str]:

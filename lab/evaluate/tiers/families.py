@@ -9,13 +9,17 @@ import numpy as np
 
 from lab.attacks.interface import Tier
 from lab.attacks.registry import ATTACKS, Family
+from lab.attacks.words import absent_words, names_any
 from lab.evaluate.marks import Marks
+from lab.evaluate.measures import Measure
+from lab.evaluate.outcomes import Condition
 from lab.evaluate.report import Row, Threat
+from lab.evaluate.statistics import wilson
 from lab.evaluate.tiers.assess import Assessor
 from lab.evaluate.tiers.bench import Bench
 from lab.evaluate.tiers.suite import Suite, Variant
 from lab.evaluate.tiers.uploads import Uploads
-from lab.evaluate.truth import AskedQuestion, TrueScene
+from lab.evaluate.truth import AskedQuestion, TrueScene, truths
 from lab.victims.victim import Victim
 
 __all__ = ["family_rows", "labels_of"]
@@ -63,6 +67,7 @@ def _variant_rows(assessor: Assessor, variant: Variant, suite: Suite) -> list[Ro
     images, wordings = suite(config, bench.scenes[:num])
     threat = Threat.of(config, tier=Tier.OBLIVIOUS, label=variant.label)
     sets = [Uploads(threat, images)]
+    is_written = ATTACKS[variant.name].family is Family.TYPOGRAPHIC
     asked = assessor
     if variant.name == "joint":
         scenes = [_reworded(s, w) for s, w in zip(bench.scenes, wordings, strict=False)]
@@ -74,7 +79,24 @@ def _variant_rows(assessor: Assessor, variant: Variant, suite: Suite) -> list[Ro
         marks: dict[str, Marks] = {c.name: asked.marks(c, uploads) for c in bench.conditions}
         for condition in bench.conditions:
             rows += assessor.rows(condition, uploads.threat, marks[condition.name], marks)
+            if is_written:
+                measures = [_wrong_words(assessor, condition, uploads)]
+                rows += assessor.row_list(condition.name, uploads.threat, measures)
     return rows
+
+
+def _wrong_words(assessor: Assessor, condition: Condition, uploads: Uploads) -> Measure:
+    """How many captions name an absent thing, of those that are written on images."""
+    bench = assessor.bench
+    absent = [absent_words(truths(scene)) for scene in bench.scenes[: len(uploads.images)]]
+    named = [
+        [names_any(caption, words) for caption, words in zip(captions, absent, strict=True)]
+        for captions in (
+            outcome.captions
+            for outcome in assessor.outcomes(condition, uploads, bench.oblivious.seeds)
+        )
+    ]
+    return "caption", "wrong_word_rate", wilson(float(np.mean(named)), len(absent))
 
 
 @dataclass(frozen=True, slots=True)

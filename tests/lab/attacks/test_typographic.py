@@ -9,7 +9,7 @@ import lab.attacks.typographic
 from lab.attacks.figstep import TextPage
 from lab.attacks.lettering import board
 from lab.attacks.typographic import TypographicAttack
-from lab.attacks.words import OBJECT_WORDS, absent_words, misleading_words
+from lab.attacks.words import OBJECT_WORDS, absent_words, misleading_words, names_any
 from lab.victims.dialogue import Dialogue
 
 GRAY = torch.full((2, 3, 128, 128), 0.5)
@@ -101,3 +101,8 @@ def test_words_are_for_each_image(attack):
         attack(words=[["bus"]])(GRAY, mean)
     with pytest.raises(ValueError, match="at least one word"):
         attack(words=[["bus"], []])
+
+
+def test_only_whole_words_count_as_named():
+    assert names_any("A dog, at the top.", ["cat", "dog"])
+    assert not names_any("a dogfish", ["dog"])

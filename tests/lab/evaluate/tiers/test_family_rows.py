@@ -70,6 +70,17 @@ def test_scenes_that_were_written_on_are_not_asked_for_their_sign(bench):
     assert asked == {"low_frequency"}
 
 
+def test_captions_that_name_what_is_not_there_are_counted(bench, monkeypatch):
+    def caption(victim, images, prompts, **options):
+        return [["a guitar"] * len(texts) for texts in prompts]
+
+    monkeypatch.setattr(lab.evaluate.outcomes, "generate", caption)
+    rows = family_rows(bench, variants_named("typographic,low_frequency"))
+    wrong = [row for row in rows if row.metric == "wrong_word_rate"]
+    assert {(row.attack, row.task, row.value) for row in wrong} == {("typographic", "caption", 1.0)}
+    assert {row.defence for row in wrong} == {"none", "jpeg"}
+
+
 def test_the_joint_attack_is_asked_in_its_own_words(bench, monkeypatch):
     heard = []
     generate = lab.evaluate.outcomes.generate
