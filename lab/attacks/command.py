@@ -10,12 +10,12 @@ import numpy as np
 import torch
 import typer
 from PIL import Image
-from tqdm import tqdm
 
 from lab.attacks.interface import Goal
 from lab.attacks.registry import ATTACKS, AttackConfig
 from lab.attacks.scenes import attack_scenes
 from lab.errors import LabError
+from lab.progress import progress
 from lab.victims.dialogue import CAPTION_REQUEST, Dialogue
 from lab.victims.generate import generate
 from lab.victims.victim import Victim, load_victim
@@ -66,7 +66,7 @@ def attack(
     paths, truths = _read_gallery(source) if source.is_file() else (_images_below(source), None)
     loaded = load_victim(victim, device="cuda" if torch.cuda.is_available() else "cpu")
     out.mkdir(parents=True, exist_ok=True)
-    for index, path in enumerate(tqdm(paths, desc=config.name, unit="image", disable=None)):
+    for index, path in enumerate(progress(paths, desc=config.name, unit="image")):
         written = out / f"{path.stem}.png"
         if written.exists():
             continue

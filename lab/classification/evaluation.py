@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from lab.attacks.classification import class_loss, class_margin
 from lab.attacks.interface import Goal, Objective, Tier
@@ -22,6 +21,7 @@ from lab.evaluate.kept import kept_images
 from lab.evaluate.report import Row, Threat, rows_under
 from lab.evaluate.statistics import Estimate, bootstrap
 from lab.labels import UNION
+from lab.progress import progress
 from lab.victims.classifier import ClassifierVictim
 from models.quantise import dequantise
 
@@ -122,7 +122,7 @@ def _attacked(
     label = f"{victim.name}-{config.label}-{round(config.epsilon * 255)}"
     images: list[np.ndarray] = []
     starts = range(0, len(windows.images), _BATCH_SIZE)
-    for number, start in enumerate(tqdm(starts, desc=label, unit="batch", disable=None)):
+    for number, start in enumerate(progress(starts, desc=label, unit="batch")):
         chunk = windows.images[start : start + _BATCH_SIZE]
         labels = windows.labels[start : start + _BATCH_SIZE].to(victim.device)
         seeded = replace(config, seed=1_000_003 * config.seed + number)

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from lab.attacks.registry import AttackConfig
 from lab.attacks.scenes import attack_scenes
 from lab.evaluate.files import digest_of
 from lab.evaluate.kept import kept_images
 from lab.evaluate.truth import TrueScene, scene_digest, truths
+from lab.progress import progress
 from lab.victims.victim import Victim
 
 __all__ = ["AttackedImages"]
@@ -53,7 +53,7 @@ class AttackedImages:
         label = f"{config.label}-{goal}-{round(config.epsilon * 255)}"
         images: list[np.ndarray] = []
         starts = range(0, len(scenes), self.batch_size)
-        for number, start in enumerate(tqdm(starts, desc=label, unit="batch", disable=None)):
+        for number, start in enumerate(progress(starts, desc=label, unit="batch")):
             chunk = scenes[start : start + self.batch_size]
             wanted = list(targets[start : start + self.batch_size]) if targets else []
             key = digest_of(

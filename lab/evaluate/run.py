@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from lab.attacks.interface import Tier
 from lab.attacks.registry import AttackConfig, Goal
@@ -27,6 +26,7 @@ from lab.evaluate.statistics import wilson
 from lab.evaluate.targets import target_captions
 from lab.evaluate.truth import TrueScene
 from lab.labels import OURS, UNION
+from lab.progress import progress
 from lab.victims.answers import is_match
 from lab.victims.victim import Victim
 
@@ -148,7 +148,7 @@ class Evaluation:
         for image_set in sets:
             marks = {
                 condition.name: self._marks(condition, image_set)
-                for condition in tqdm(self._conditions, desc=image_set.label, disable=None)
+                for condition in progress(self._conditions, desc=image_set.label)
                 if self._is_asked(condition, image_set)
             }
             if image_set.attack is None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from lab.attacks.registry import AttackConfig
 from lab.baselines.choose import Trial, choose_settings
@@ -14,6 +13,7 @@ from lab.baselines.defence import NO_DEFENCE, Defence
 from lab.evaluate.attacked import AttackedImages
 from lab.evaluate.outcomes import Condition, Interviewer
 from lab.evaluate.truth import TrueScene
+from lab.progress import progress
 from lab.victims.answers import is_match
 from lab.victims.victim import Victim
 
@@ -56,7 +56,7 @@ class SettingChooser:
             clean_share: of the undefended clean accuracy, what a setting must keep.
         """
         whole = self._accuracy(NO_DEFENCE, self._clean)
-        trials = tqdm(defences, desc="settings", disable=None)
+        trials = progress(defences, desc="settings")
         return choose_settings(trials, self._score, least_clean=clean_share * whole)
 
     def _score(self, defence: Defence) -> tuple[float, float]:

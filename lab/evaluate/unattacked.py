@@ -7,7 +7,6 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from lab.attacks.interface import Tier
 from lab.baselines.defence import NO_DEFENCE, Defence
@@ -15,6 +14,7 @@ from lab.evaluate.observe import Observation, Observer
 from lab.evaluate.report import Row
 from lab.evaluate.specimens import Specimen
 from lab.evaluate.statistics import Estimate, bootstrap
+from lab.progress import progress
 
 __all__ = ["unattacked_rows"]
 
@@ -44,13 +44,13 @@ def unattacked_rows(
     num_seeds = [seeds if defence.is_random else 1 for defence in conditions]
     total = len(specimens) * sum(num_seeds)
     rows: list[Row] = []
-    with tqdm(total=total, desc="fidelity", unit="image", disable=None) as progress:
+    with progress(total=total, desc="fidelity", unit="image") as bar:
         undefended: list[Observation] = []
         for defence, num in zip(conditions, num_seeds, strict=True):
             seen: list[list[Observation]] = [[] for _ in range(num)]
             for seed, specimen in product(range(num), specimens):
                 seen[seed].append(observe(specimen, defence, seed=seed))
-                progress.update()
+                bar.update()
             undefended = undefended or seen[0]
             rows += _rows(defence.name, specimens, seen, undefended, seeds)
     return rows

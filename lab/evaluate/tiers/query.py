@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from lab.attacks.interface import Attack, Tier
 from lab.attacks.pixels import attack_pixels
@@ -25,6 +24,7 @@ from lab.evaluate.tiers.assess import Assessor, attack_measures
 from lab.evaluate.tiers.bench import Bench
 from lab.evaluate.tiers.served import ServedInterviewer
 from lab.evaluate.truth import TrueScene, scene_digest
+from lab.progress import progress
 from models.codec import encode_image
 
 __all__ = ["query_rows"]
@@ -105,7 +105,7 @@ class _Siege:
         starts = range(0, len(self.scenes), size)
         label = f"t4-{name}-{self.disclosure}-{budget}"
         looks = sum(self._truths(start)[1] for start in starts) * budget
-        with tqdm(total=looks, desc=label, unit="query", disable=None) as bar:
+        with progress(total=looks, desc=label, unit="query") as bar:
             for number, start in enumerate(starts):
                 images += self._chunk(name, budget, start, number, label, bar.update)
         return images

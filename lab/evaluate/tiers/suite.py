@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from lab.attacks.registry import ATTACKS, AttackConfig, Goal
 from lab.attacks.scenes import attack_uploads
@@ -17,6 +16,7 @@ from lab.errors import LabError
 from lab.evaluate.files import digest_of, write_atomically
 from lab.evaluate.kept import kept_images
 from lab.evaluate.truth import TrueScene, scene_digest, truths
+from lab.progress import progress
 from lab.victims.victim import Victim
 
 __all__ = ["VARIANTS", "Suite", "Variant", "variants_named"]
@@ -118,7 +118,7 @@ class Suite:
         images: list[np.ndarray] = []
         wordings: list[list[str]] = []
         starts = range(0, len(scenes), size)
-        for number, start in enumerate(tqdm(starts, desc=config.label, disable=None)):
+        for number, start in enumerate(progress(starts, desc=config.label)):
             chunk = scenes[start : start + size]
             following = [scenes[(start + size + i) % len(scenes)].image for i in range(len(chunk))]
             folder = self._folder(config, chunk, number)

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from math import gcd
 
 import numpy as np
-from tqdm import tqdm
 
 from lab.attacks.adaptive.scenes import AdaptiveConfig, attack_through
 from lab.attacks.interface import Tier
@@ -23,6 +22,7 @@ from lab.evaluate.report import Threat
 from lab.evaluate.tiers.bench import Bench
 from lab.evaluate.truth import TrueScene, scene_digest
 from lab.labels import UNION
+from lab.progress import progress
 from lab.victims.dialogue import Dialogue
 
 __all__ = ["Uploader", "Uploads", "union_threat"]
@@ -183,7 +183,7 @@ class Uploader:
         label = f"{tier}-{config.search.label}-{config.gradient}-{config.search.steps}"
         images: list[np.ndarray] = []
         total = len(starts) * config.num_evaluations
-        with tqdm(total=total, desc=f"{label} {shown_as}", unit="step", disable=None) as bar:
+        with progress(total=total, desc=f"{label} {shown_as}", unit="step") as bar:
             for number, start in enumerate(starts):
                 chunk = asked[start : start + size]
                 scenes = self.bench.scenes[start : start + len(chunk)]
