@@ -7,6 +7,7 @@ import sys
 import typer
 
 from lab.attacks.command import register as register_attack
+from lab.classification.command import collages
 from lab.classification.command import register as register_classify
 from lab.errors import LabError
 from lab.evaluate.command import register as register_evaluate
@@ -23,6 +24,7 @@ data.command("gallery")(gallery)
 data.command("picture")(picture)
 data.command("sheet")(sheet)
 data.command("ask")(ask)
+data.command("collages")(collages)
 app.add_typer(data, name="data")
 app.add_typer(train, name="train")
 register_attack(app)

@@ -13,6 +13,7 @@ from lab.baselines.compression import bit_depth, jpeg
 from lab.baselines.defence import NO_DEFENCE
 from lab.baselines.grid import diffpure_grid
 from lab.baselines.purifiers import load_purifier, purifying
+from lab.classification.collages import build_collages
 from lab.classification.evaluation import ClassificationPlan, evaluate_classifier
 from lab.classification.windows import LEAST_CONFIDENCE, SIDE_PX, confident_windows
 from lab.errors import LabError
@@ -24,12 +25,22 @@ from lab.victims.efficientnet import HELD_OUT, SURROGATE, load_classifier
 from lab.world.compose import World
 from models.manifest import WEIGHTS_DIRECTORY
 
-__all__ = ["register"]
+__all__ = ["collages", "register"]
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command to ``codefend-lab``."""
     app.command("classify")(classify)
+
+
+def collages(
+    out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("work/collages"),
+    packages: Annotated[Path, typer.Option(help="Folder of the packages.")] = Path("work/packages"),
+    seed: Annotated[int, typer.Option(help="Of windows and places.")] = 0,
+) -> None:
+    """Lay photographed things on photographed places, for `classify --photos`."""
+    num = build_collages(packages, out, seed=seed)
+    typer.echo(f"wrote {num} pictures to {out}")
 
 
 def classify(

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from lab.errors import LabError
 from lab.world.kinds import KINDS, SIGN_WORDS
 
-__all__ = ["build_world_file", "fetch_packages"]
+__all__ = ["build_world_file", "fetch_debian_package", "fetch_packages", "photo_paths"]
 
 PHOTO_PACKAGES = (
     "plasma-workspace-wallpapers",
@@ -48,17 +48,30 @@ def fetch_packages(into: Path) -> tuple[Path, Path]:
     photos, sprites = into / "photos", into / "sprites"
     photos.mkdir(parents=True, exist_ok=True)
     for package in tqdm(PHOTO_PACKAGES, desc="photos", unit="package"):
-        if not (photos / package).exists():
-            _run(["apt-get", "download", package], into)
-            archive = next(into.glob(f"{package}_*.deb"))
-            _run(["dpkg-deb", "-x", str(archive), str(photos / package)], into)
-            archive.unlink()
+        fetch_debian_package(package, photos / package)
     if not sprites.exists():
         _run(["npm", "pack", "--silent", SPRITE_PACKAGE], into)
         archive = next(into.glob("*.tgz"))
         _unpack_files(archive, sprites)
         archive.unlink()
     return photos, sprites
+
+
+def fetch_debian_package(package: str, into: Path) -> None:
+    """Download a Debian package and unpack it as the folder ``into``, unless that is there.
+
+    Raises:
+        LabError: A package client is missing or failed.
+    """
+    if into.exists():
+        return
+    folder = into.resolve().parent
+    _run(["apt-get", "download", package], folder)
+    archive = next(folder.glob(f"{package}_*.deb"))
+    partial = folder / f"{package}.partial"
+    _run(["dpkg-deb", "-x", str(archive), str(partial)], folder)
+    partial.rename(into)
+    archive.unlink()
 
 
 def _unpack_files(archive: Path, into: Path) -> None:
@@ -105,7 +118,7 @@ def build_world_file(photos: Path, sprites: Path, out: Path) -> None:
         for face, font in enumerate(_FONT_FACES)
     }
     kept: list[tuple[imagehash.ImageHash, Path]] = []
-    largest_first = sorted(_photo_paths(photos), key=lambda path: (-path.stat().st_size, str(path)))
+    largest_first = sorted(photo_paths(photos), key=lambda path: (-path.stat().st_size, str(path)))
     for path in tqdm(largest_first, desc="reading photos", unit="photo"):
         image = _open_photo(path)
         fingerprint = imagehash.phash(image)
@@ -122,7 +135,8 @@ def build_world_file(photos: Path, sprites: Path, out: Path) -> None:
     partial.rename(out)
 
 
-def _photo_paths(folder: Path) -> Iterator[Path]:
+def photo_paths(folder: Path) -> Iterator[Path]:
+    """Every picture below a folder, without screenshots and previews."""
     for path in folder.rglob("*"):
         is_photo = path.suffix.lower() in _SUFFIXES and path.is_file() and not path.is_symlink()
         if is_photo and path.stem not in {"screenshot", "preview"}:
