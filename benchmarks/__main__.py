@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.gradients import measure_gradients
 from benchmarks.latency import measure_latency
 from benchmarks.report import print_rows, write_results
 from benchmarks.service_load import measure_load
@@ -18,6 +19,7 @@ class Benchmark(enum.StrEnum):
 
     LATENCY = "latency"
     SERVICE = "service"
+    GRADIENTS = "gradients"
 
 
 def main(
@@ -26,13 +28,15 @@ def main(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda:0")] = "auto",
     clients: Annotated[int, typer.Option(help="Clients at once (service).")] = 32,
     seconds: Annotated[float, typer.Option(help="How long they send (service).")] = 60.0,
-    requests: Annotated[int, typer.Option(help="Requests of each size (latency).")] = 20,
+    requests: Annotated[int, typer.Option(help="Of each size (latency, gradients).")] = 20,
 ) -> None:
     """Measures, prints, and writes benchmarks/results/NAME-DEVICE.json."""
     weights = purifier or Settings().purifier
     for name in names or list(Benchmark):
         if name is Benchmark.LATENCY:
             rows, measured_on = measure_latency(weights, device, requests)
+        elif name is Benchmark.GRADIENTS:
+            rows, measured_on = measure_gradients(weights, device, requests)
         else:
             rows, measured_on = measure_load(weights, device, clients, seconds)
         typer.echo(f"\n{name.value} on {measured_on}")

@@ -37,7 +37,6 @@ class TierPlan:
         num_draws_curve: likewise for the step curve.
         draws_at_once: how many of T2's are one batch, at most.
         gradients: ways through a defence, of those that it has; each makes its own images.
-        num_focused_diffpure: likewise for DiffPure; fewer rounds flatter it.
         num_focused: further rounds of T2, each at the answers that all before left standing: one
             perturbation of all answers settles where the gain in one is the loss in another.
         curve_steps: steps of the curve.
@@ -61,7 +60,6 @@ class TierPlan:
     draws_at_once: int = 1
     gradients: tuple[str, ...] = ("exact", "bpda", "surrogate")
     num_focused: int = 2
-    num_focused_diffpure: int = 2
     curve_steps: tuple[int, ...] = (50, 100, 200, 400)
     num_repeats: int = 10
     num_queries: tuple[int, ...] = (1_000, 10_000)
@@ -81,15 +79,13 @@ _PLANS = {
             {Tier.TRANSFER: 64, Tier.WHITE_BOX: 32, Tier.RESUBMISSION: 64, Tier.QUERY: 16}
         ),
         num_scenes_diffpure=8,
-        num_scenes_curve=8,
+        num_scenes_curve=4,
         num_scenes_families=32,
         steps=50,
         num_draws_transfer=5,
         num_draws_network=8,
         num_draws_curve=4,
         gradients=("exact", "bpda"),
-        num_focused=1,
-        num_focused_diffpure=0,
         num_queries=(1_000,),
     ),
     Budget.GPU: TierPlan(

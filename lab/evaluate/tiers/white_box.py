@@ -46,7 +46,7 @@ def white_box_rows(uploader: Uploader, assessor: Assessor) -> list[Row]:
         others = [*uploader.oblivious(num), *uploader.transferred(num)]
         marks += [assessor.marks(condition, uploads) for uploads in others]
         unions[condition.name] = worst(marks)
-        for number in range(1, _num_focused(uploader, condition) + 1):
+        for number in range(1, bench.plan.num_focused + 1):
             left = unions[condition.name]
             uploads = uploader.focused(condition, left, _sharpest(condition), number)
             found = assessor.marks(condition, uploads)
@@ -71,11 +71,6 @@ def curve_rows(uploader: Uploader, assessor: Assessor) -> list[Row]:
         uploads = uploader.white_box(ours, num, "exact", bench.plan.goals[0], steps)
         rows += assessor.rows(ours, uploads.threat, assessor.marks(ours, uploads))
     return rows
-
-
-def _num_focused(uploader: Uploader, condition: Condition) -> int:
-    plan = uploader.bench.plan
-    return plan.num_focused_diffpure if condition.name == "diffpure" else plan.num_focused
 
 
 def _sharpest(condition: Condition) -> str:
