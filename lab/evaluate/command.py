@@ -162,7 +162,7 @@ def evaluate(
     meta = provenance(
         seed=seed, weights={asked.name: asked.sha256, **roster.weights}, device=device
     )
-    draw_examples(bench, tiers, out / "examples.png")
+    draw_examples(bench, tiers, out / "examples.webp")
     _finish(out, meta, rows, notes, tiers, labels_of(variants))
 
 
