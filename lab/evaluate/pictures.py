@@ -32,7 +32,7 @@ def draw_examples(bench: Bench, tiers: Collection[Tier], out: Path) -> None:
     Args:
         bench: what was evaluated; the attacked images are those that it kept.
         tiers: which were; T0's last objective is shown, and T2's first gradient.
-        out: PNG, JPEG or WebP to write; none where no defence of ours, or neither tier, was evaluated.
+        out: PNG, JPEG or WebP to write; none without a defence of ours, or without either tier.
     """
     ours = next((c for name in OURS for c in bench.conditions if c.name == name), None)
     if ours is None:
