@@ -193,7 +193,7 @@ def purifier(
     ] = 0.0,
     through_steps: Annotated[int, typer.Option(help="Gradient steps of that attack.")] = 5,
     compiled: Annotated[
-        bool, typer.Option(help="Compile the network first; pays on a GPU.")
+        bool, typer.Option(help="Compile the network first: minutes.")
     ] = False,
     num_workers: Workers = DEFAULT_WORKERS,
     noise_level: Annotated[float, typer.Option(help="Default of the finished pipeline.")] = 0.05,

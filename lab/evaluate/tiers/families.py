@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lab.attacks.interface import Tier
-from lab.attacks.registry import ATTACKS, Family
 from lab.attacks.words import absent_words, names_any
 from lab.evaluate.marks import Marks
 from lab.evaluate.measures import Measure
@@ -53,8 +52,7 @@ def family_rows(
     signless = Assessor.of(replace(bench, scenes=[_without_sign(s) for s in bench.scenes]))
     rows: list[Row] = []
     for variant in variants:
-        is_written = ATTACKS[variant.name].family is Family.TYPOGRAPHIC
-        asker = signless if is_written else plain
+        asker = signless if variant.is_written else plain
         rows += _variant_rows(asker, variant, suite)
     return rows
 
@@ -67,7 +65,6 @@ def _variant_rows(assessor: Assessor, variant: Variant, suite: Suite) -> list[Ro
     images, wordings = suite(config, bench.scenes[:num])
     threat = Threat.of(config, tier=Tier.OBLIVIOUS, label=variant.label)
     sets = [Uploads(threat, images)]
-    is_written = ATTACKS[variant.name].family is Family.TYPOGRAPHIC
     asked = assessor
     if variant.name == "joint":
         scenes = [_reworded(s, w) for s, w in zip(bench.scenes, wordings, strict=False)]
@@ -79,7 +76,7 @@ def _variant_rows(assessor: Assessor, variant: Variant, suite: Suite) -> list[Ro
         marks: dict[str, Marks] = {c.name: asked.marks(c, uploads) for c in bench.conditions}
         for condition in bench.conditions:
             rows += assessor.rows(condition, uploads.threat, marks[condition.name], marks)
-            if is_written:
+            if variant.is_written:
                 measures = [_wrong_words(assessor, condition, uploads)]
                 rows += assessor.row_list(condition.name, uploads.threat, measures)
     return rows

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lab.attacks.registry import ATTACKS, AttackConfig, Goal
+from lab.attacks.registry import ATTACKS, AttackConfig, Family, Goal
 from lab.attacks.scenes import attack_uploads
 from lab.errors import LabError
 from lab.evaluate.files import digest_of, write_atomically
@@ -38,6 +38,11 @@ class Variant:
     name: str
     goal: Goal = "margin"
     is_targeted: bool = False
+
+    @property
+    def is_written(self) -> bool:
+        """Whether it writes words on images."""
+        return ATTACKS[self.name].family is Family.TYPOGRAPHIC
 
     @property
     def label(self) -> str:
