@@ -192,9 +192,7 @@ def purifier(
         float, typer.Option(help="Share of a batch attacked through the purifier itself.")
     ] = 0.0,
     through_steps: Annotated[int, typer.Option(help="Gradient steps of that attack.")] = 5,
-    compiled: Annotated[
-        bool, typer.Option(help="Compile the network first: minutes.")
-    ] = False,
+    compiled: Annotated[bool, typer.Option(help="Compile the network first: minutes.")] = False,
     num_workers: Workers = DEFAULT_WORKERS,
     noise_level: Annotated[float, typer.Option(help="Default of the finished pipeline.")] = 0.05,
     version: Annotated[str, typer.Option(help="Name of this training.")] = "1",
