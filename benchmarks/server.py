@@ -32,7 +32,12 @@ def run_server(**settings: str) -> Iterator[str]:
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    values = {"port": str(port), "upstream_url": NO_UPSTREAM, "log_level": "warning"} | settings
+    values = {
+        "port": str(port),
+        "upstream_url": NO_UPSTREAM,
+        "log_level": "warning",
+        "cache_bytes": "0",  # every image of a benchmark is purified
+    } | settings
     environment = os.environ | {f"CODEFEND_{key.upper()}": text for key, text in values.items()}
     command = [sys.executable, "-m", "service.cli", "serve"]
     process = subprocess.Popen(command, env=environment)  # noqa: S603 - our own command

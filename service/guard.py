@@ -3,6 +3,7 @@
 admit (the gate, before a request comes here), decode, queue, purify, encode, forward, respond.
 """
 
+import asyncio
 import time
 
 from starlette.requests import Request
@@ -19,7 +20,8 @@ from service.forward.completion import Answer, Completion
 from service.forward.embedded import EmbeddedModel
 from service.forward.upstream import AnswerStream, Upstream, make_client
 from service.metrics import Metrics, Stage
-from service.processes.pixels import Picture
+from service.processes.pixels import Picture, read_pixels, write_pixels
+from service.purify.cache import PurifiedCache
 from service.purify.engine import EngineFacts
 from service.purify.stage import PurifyStage
 from service.queueing.costs import BatchCosts, Throughput
@@ -54,6 +56,7 @@ class Guard:
         restarts = metrics.worker_restarts
         self._decode = DecodeStage(settings, restarts.labels("decode").inc)
         self._encode = EncodeStage(settings, restarts.labels("encode").inc)
+        self._cache = PurifiedCache(settings.cache_bytes, settings.cache_lifetime_s)
         self.workers = PurifyStage(settings, self.line, metrics)
         self.embedded = (
             EmbeddedModel(settings.mllm, restarts.labels("mllm").inc)
@@ -129,13 +132,31 @@ class Guard:
         }
         return upload
 
-    async def purify(self, visit: Visit, upload: Upload) -> None:
+    async def purify(self, visit: Visit, upload: Upload) -> bool:
         """Stages queue and purify: fills the upload's second picture.
+
+        Returns:
+            Whether it is a replay of what the same caller's same file was purified to of late.
 
         Raises:
             Overloaded: The line is full.
             PurificationFailed: The picture could not be purified.
         """
+        place = (upload.pixels.name, Picture.PURIFIED)
+        known = self._cache.find(visit.caller, upload.sha256)
+        if known is not None:
+            await asyncio.to_thread(write_pixels, *place, known)
+            if visit.slot is not None:
+                visit.slot.arrive()
+            self.metrics.cached.inc()
+            return True
+        await self._purify_anew(visit, upload)
+        if self.settings.cache_bytes:
+            fresh = await asyncio.to_thread(read_pixels, *place, upload.height, upload.width)
+            self._cache.keep(visit.caller, upload.sha256, fresh)
+        return False
+
+    async def _purify_anew(self, visit: Visit, upload: Upload) -> None:
         now_s = time.monotonic()
         job = Job(upload.pixels, upload.height, upload.width, visit.deadline_s, now_s)
         self.line.join(job)

@@ -41,6 +41,7 @@ class Metrics:
         self.requests = self._counter("requests", "Requests answered.", "endpoint", "outcome")
         self.rejected = self._counter("rejected", "Requests refused before purifying.", "reason")
         self.bypass = self._counter("bypass", "Unpurified images that were forwarded.", "reason")
+        self.cached = self._counter("cached", "Images answered with a purified image of late.")
         self.upstream_errors = self._counter("upstream_errors", "Failures of the model.", "reason")
         self.worker_restarts = self._counter("worker_restarts", "Processes replaced.", "kind")
         self.queue_depth = self._gauge("queue_depth", "Images waiting for the purifier.")

@@ -106,6 +106,13 @@ class Settings(BaseSettings):
     worker_start_timeout_s: float = Field(300.0, gt=0, description="Time for load and warm-up.")
     batch_timeout_s: float = Field(120.0, gt=0, description="Time for a batch; then a new worker.")
 
+    cache_bytes: int = Field(
+        256 * MEBIBYTE, ge=0, description="Memory for purified images that are replayed; 0: none."
+    )
+    cache_lifetime_s: float = Field(
+        600.0, gt=0, description="How long the same bytes of the same key get the same image."
+    )
+
     # forward
     upstream_url: str | None = Field(
         None, description="Base URL of an OpenAI-style API (.../v1); with none, the embedded model."

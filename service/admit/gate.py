@@ -102,7 +102,7 @@ class Gate:
     def _admit(self, scope: Scope, visit: Visit) -> None:
         if visit.endpoint in PROBES:
             return
-        check_caller(Headers(scope=scope), self._settings.api_keys)
+        visit.caller = check_caller(Headers(scope=scope), self._settings.api_keys)
         if scope["method"] == "POST" and visit.endpoint in self._costly_paths:
             if not self._is_warm() and not self._house.is_draining:
                 raise NotReady(retry_after_s=5)

@@ -1,5 +1,6 @@
 """Who may come in: API keys, and for a keyless service, loopback host names."""
 
+import hashlib
 import hmac
 from collections.abc import Sequence
 
@@ -10,15 +11,19 @@ from service.errors import Unauthorized, WrongHost
 
 __all__ = ["check_caller"]
 
+ANYONE = ""
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
-def check_caller(headers: Headers, keys: Sequence[SecretStr]) -> None:
-    """Refuses a caller who may not come in.
+def check_caller(headers: Headers, keys: Sequence[SecretStr]) -> str:
+    """Refuses a caller who may not come in, and names one who may.
 
     Args:
         headers: The request's headers.
         keys: The accepted keys; with none, only loopback is served.
+
+    Returns:
+        What tells this caller from others, and is no key; the same for all where there are none.
 
     Raises:
         Unauthorized: The key is missing or wrong.
@@ -30,10 +35,11 @@ def check_caller(headers: Headers, keys: Sequence[SecretStr]) -> None:
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         if name.lower() not in LOOPBACK_HOSTS:
             raise WrongHost
-        return
+        return ANYONE
     scheme, _, offered = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not _is_known(offered.strip(), keys):
         raise Unauthorized
+    return hashlib.sha256(offered.strip().encode()).hexdigest()
 
 
 def _is_known(offered: str, keys: Sequence[SecretStr]) -> bool:

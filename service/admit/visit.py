@@ -18,6 +18,7 @@ class Visit:
         endpoint: Path, or `other` for paths that are not ours.
         deadline_s: Monotonic time at which the answer is worthless.
         timings: Its stopwatch.
+        caller: Who sent it, as `check_caller` names them.
         slot: Its place in the house; None for requests that take none.
         outcome: `ok`, or the code of the error.
         facts: Hash, sizes and the like, for the log.
@@ -27,6 +28,7 @@ class Visit:
     endpoint: str
     deadline_s: float
     timings: Timings
+    caller: str = ""
     slot: Slot | None = None
     outcome: str = "ok"
     facts: dict[str, Any] = field(default_factory=dict)

@@ -1,5 +1,6 @@
 """POST /v1/caption and /v1/vqa: the model behind the service sees the purified image only."""
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ class _Pictures:
     forwarded: str
     purified: str | None
     bypassed: bool
+    cached: bool
 
 
 _CAPTION = _Kind(
@@ -128,20 +130,19 @@ async def _answer(
 
 async def _purify(guard: Guard, visit: Visit, upload: Upload) -> _Pictures:
     """Purifies, chooses what the model may see, and encodes it once for model and caller."""
-    try:
-        await guard.purify(visit, upload)
+    was_purified = cached = False
+    with contextlib.suppress(PurificationFailed):
+        cached = await guard.purify(visit, upload)
         was_purified = True
-    except PurificationFailed:
-        was_purified = False
     settings = guard.settings
     choice = choose_picture(settings.mode, settings.on_purify_failure, was_purified=was_purified)
     if choice.bypass_reason is not None:
         _note_bypass(guard, visit, choice)
     forwarded = await _as_url(guard, visit, upload, choice.picture)
     if choice.picture is Picture.PURIFIED:
-        return _Pictures(forwarded, forwarded, bypassed=False)
+        return _Pictures(forwarded, forwarded, bypassed=False, cached=cached)
     purified = await _as_url(guard, visit, upload, Picture.PURIFIED) if was_purified else None
-    return _Pictures(forwarded, purified, bypassed=True)
+    return _Pictures(forwarded, purified, bypassed=True, cached=cached)
 
 
 async def _as_url(guard: Guard, visit: Visit, upload: Upload, picture: Picture) -> str:
@@ -167,7 +168,11 @@ def _describe(guard: Guard, kind: _Kind, visit: Visit, pictures: _Pictures) -> d
     """What goes beside the answer."""
     disclose = guard.settings.disclose
     defense = describe_defense(
-        guard.engine_facts, guard.templates[kind.task], disclose, bypassed=pictures.bypassed
+        guard.engine_facts,
+        guard.templates[kind.task],
+        disclose,
+        bypassed=pictures.bypassed,
+        cached=pictures.cached,
     )
     return {
         "purified_image": pictures.purified,

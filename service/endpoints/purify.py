@@ -5,7 +5,6 @@ from fastapi.responses import Response
 
 from models.codec import ImageFormat, data_url
 from service.admit.visit import Visit
-from service.decode.stage import Upload
 from service.endpoints.documentation import error_responses, request_body
 from service.guard import Guard
 from service.processes.pixels import Picture
@@ -49,26 +48,23 @@ async def _answer(guard: Guard, visit: Visit, request: Request, body: bytes) -> 
         fields = parse_fields(PurifyFields, {**request.query_params, **upload.fields})
         raw_format = _raw_format(request.headers.get("accept", ""), fields.output_format)
         image_format = raw_format or fields.output_format
-        await guard.purify(visit, upload)
+        cached = await guard.purify(visit, upload)
         encoded = await guard.encode(visit, upload, Picture.PURIFIED, image_format)
     finally:
         upload.pixels.release()
     visit.timings.begin_response()
     if raw_format is not None:
         return Response(encoded, media_type=raw_format.media_type)
-    answer = _describe(guard, visit, upload, data_url(encoded, image_format))
-    return Response(answer.model_dump_json(), media_type="application/json")
-
-
-def _describe(guard: Guard, visit: Visit, upload: Upload, purified_image: str) -> PurifyResponse:
     disclose = guard.settings.disclose
-    return PurifyResponse(
-        purified_image=purified_image,
+    engine = guard.engine_facts
+    answer = PurifyResponse(
+        purified_image=data_url(encoded, image_format),
         width=upload.width,
         height=upload.height,
-        defense=describe_defense(guard.engine_facts, None, disclose, bypassed=False),
+        defense=describe_defense(engine, None, disclose, bypassed=False, cached=cached),
         timings_ms=visit.timings.milliseconds() if disclose is Disclosure.FULL else None,
     )
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 def _raw_format(accept: str, output_format: ImageFormat) -> ImageFormat | None:

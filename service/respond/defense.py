@@ -9,7 +9,12 @@ __all__ = ["describe_defense"]
 
 
 def describe_defense(
-    engine: EngineFacts, template: Template | None, disclose: Disclosure, *, bypassed: bool
+    engine: EngineFacts,
+    template: Template | None,
+    disclose: Disclosure,
+    *,
+    bypassed: bool,
+    cached: bool,
 ) -> Defense:
     """Builds the `defense` object of a response.
 
@@ -18,6 +23,7 @@ def describe_defense(
         template: The prompt template; None where no model is asked.
         disclose: `minimal` gives names and nothing measured, lest it serve as an oracle.
         bypassed: Whether the model saw the image unpurified.
+        cached: Whether the purified image is a replay.
     """
     full = disclose is Disclosure.FULL
     return Defense(
@@ -30,5 +36,5 @@ def describe_defense(
         suspicion=None,
         flagged=None,
         bypassed=bypassed,
-        cached=False,
+        cached=cached,
     )

@@ -51,6 +51,7 @@ def make_settings(upstream_url="http://127.0.0.1:9/v1", *, engine_options=None, 
         "decode_workers": 1,
         "encode_workers": 1,
         "upstream_url": upstream_url,
+        "cache_bytes": 0,  # most tests send one picture many times, and mean it
     }
     return Settings(**(values | changes))
 

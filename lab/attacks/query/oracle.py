@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -42,9 +43,14 @@ class TextTruth:
             raise ValueError("an attacker needs a caption or a question to ask for")
 
     @property
+    def asked(self) -> list[tuple[str | None, str]]:
+        """Every question with its answer; None asks for a caption."""
+        return [*([(None, "")] if self.captions else []), *self.questions]
+
+    @property
     def num_queries(self) -> int:
         """HTTP requests that it takes to look at one image once."""
-        return bool(self.captions) + len(self.questions)
+        return len(self.asked)
 
 
 class ServiceOracle:
@@ -91,10 +97,14 @@ class ServiceOracle:
                 raise BudgetSpent(f"image {row} has {self._budget - self.spent[row]} queries left")
             self.spent[row] += truth.num_queries
         files = [encode_image(pixels) for pixels in quantise(images.detach().cpu()).numpy()]
+        # Question by question, not image by image: what is sent at once are different images, so
+        # that a service which replays purified images has each by the time that it is sent again.
         jobs = [
             (row, question, truth)
-            for row, known in enumerate(self._truths)
-            for question, truth in [*([(None, "")] if known.captions else []), *known.questions]
+            for asked in zip_longest(*(known.asked for known in self._truths))
+            for row, pair in enumerate(asked)
+            if pair is not None
+            for question, truth in [pair]
         ]
         with ThreadPoolExecutor(self._num_threads) as pool:
             wrong = list(pool.map(lambda job: self._look(files[job[0]], *job), jobs))

@@ -8,9 +8,12 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from lab.attacks.pixels import decode_png
 from lab.attacks.query.service import Reply, ServiceClient
@@ -58,8 +61,9 @@ class ServedInterviewer:
         path = self.folder / f"{key}.json"
         if path.exists():
             return Outcome(**json.loads(path.read_text(encoding="utf-8")))
+        files = [_sent_anew(encode_image(image), repeat) for image in images]
         with ThreadPoolExecutor(self.num_threads) as pool:
-            told = list(pool.map(self._interview, images, scenes))
+            told = list(pool.map(self._interview, files, scenes))
         purified = [_pixels(replies[0].purified) for replies in told]
         shown = [pixels for pixels in purified if pixels is not None]
         references = [scene.image for scene in scenes]
@@ -73,15 +77,23 @@ class ServedInterviewer:
         write_atomically(path, json.dumps(asdict(outcome)).encode())
         return outcome
 
-    def _interview(self, image: np.ndarray, scene: TrueScene) -> list[Reply]:
+    def _interview(self, png: bytes, scene: TrueScene) -> list[Reply]:
         """The caption, then the answer to every question."""
-        png = encode_image(image)
         caption = self.service.ask(png, None, max_tokens=MAX_CAPTION_TOKENS)
         answers = [
             self.service.ask(png, question.question, max_tokens=MAX_ANSWER_TOKENS)
             for question in scene.questions
         ]
         return [caption, *answers]
+
+
+def _sent_anew(png: bytes, repeat: int) -> bytes:
+    """The same pixels in other bytes: a service may replay what it purified of the same bytes."""
+    noted = PngInfo()
+    noted.add_text("repeat", str(repeat))
+    file = BytesIO()
+    Image.open(BytesIO(png)).save(file, "PNG", pnginfo=noted)
+    return file.getvalue()
 
 
 def _pixels(url: str) -> np.ndarray | None:

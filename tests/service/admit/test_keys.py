@@ -10,7 +10,16 @@ KEYS = (SecretStr("one"), SecretStr("two"))
 
 @pytest.mark.parametrize("value", ["Bearer one", "bearer two", "Bearer  one "])
 def test_a_known_key_opens_under_any_host(value):
-    check_caller(Headers({"authorization": value, "host": "any.example"}), KEYS)
+    caller = check_caller(Headers({"authorization": value, "host": "any.example"}), KEYS)
+    assert caller
+    assert not any(key.get_secret_value() in caller for key in KEYS)
+
+
+def test_callers_are_told_apart_by_their_keys():
+    def name(value):
+        return check_caller(Headers({"authorization": value}), KEYS)
+
+    assert name("Bearer one") == name("bearer  one ") != name("Bearer two")
 
 
 @pytest.mark.parametrize("value", ["", "one", "Basic one", "Bearer three", "Bearer öne"])

@@ -1,0 +1,79 @@
+"""Purified pixels of late, so that a client who resends its history pays for each image once.
+
+Two uploads are the same when the same caller sends the same bytes of a file. Nobody is answered
+with what another caller sent: whether an image was seen before is a secret of its own.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["PurifiedCache"]
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    pixels: NDArray[np.uint8]
+    expires_at_s: float
+
+
+class PurifiedCache:
+    """Keeps the most recently used pictures; all methods belong to the event loop's thread."""
+
+    def __init__(
+        self, max_bytes: int, lifetime_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Begins empty.
+
+        Args:
+            max_bytes: Most memory of all pictures together; 0 keeps none.
+            lifetime_s: How long a picture is replayed. Its noise is drawn anew afterwards.
+            clock: Seconds.
+        """
+        self._max_bytes = max_bytes
+        self._lifetime_s = lifetime_s
+        self._clock = clock
+        self._entries: OrderedDict[Key, _Entry] = OrderedDict()
+        self._num_bytes = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all pictures together."""
+        return self._num_bytes
+
+    def find(self, caller: str, sha256: str) -> NDArray[np.uint8] | None:
+        """The purified picture of a caller's file, (H, W, 3) uint8; None where there is none.
+
+        Args:
+            caller: Whose file it is.
+            sha256: Of the file's bytes.
+        """
+        entry = self._entries.get((caller, sha256))
+        if entry is None:
+            return None
+        if entry.expires_at_s <= self._clock():
+            self._drop((caller, sha256))
+            return None
+        self._entries.move_to_end((caller, sha256))
+        return entry.pixels
+
+    def keep(self, caller: str, sha256: str, pixels: NDArray[np.uint8]) -> None:
+        """Keeps a purified picture, (H, W, 3) uint8, at the expense of those unused for longest."""
+        if pixels.nbytes > self._max_bytes:
+            return
+        key = (caller, sha256)
+        if key in self._entries:
+            self._drop(key)
+        self._entries[key] = _Entry(pixels, self._clock() + self._lifetime_s)
+        self._num_bytes += pixels.nbytes
+        while self._num_bytes > self._max_bytes:
+            self._drop(next(iter(self._entries)))
+
+    def _drop(self, key: Key) -> None:
+        self._num_bytes -= self._entries.pop(key).pixels.nbytes

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+
+from service.purify.cache import PurifiedCache
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self):
+        return self.now_s
+
+
+def picture(value, num_bytes=300):
+    return np.full((num_bytes // 3, 1, 3), value, np.uint8)
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def test_a_caller_finds_their_own_pictures_only():
+    cache = PurifiedCache(1000, 10)
+    cache.keep("ann", "hash", picture(1))
+    assert np.array_equal(cache.find("ann", "hash"), picture(1))
+    assert cache.find("bob", "hash") is None
+    assert cache.find("ann", "other") is None
+
+
+def test_a_picture_is_replayed_for_its_lifetime_from_its_purification_on(clock):
+    cache = PurifiedCache(1000, 10, clock)
+    cache.keep("", "hash", picture(1))
+    clock.now_s = 9.9
+    assert cache.find("", "hash") is not None
+    clock.now_s = 10.0
+    assert cache.find("", "hash") is None
+    assert cache.num_bytes == 0
+
+
+def test_the_least_recently_used_makes_room():
+    cache = PurifiedCache(900, 10)
+    for name in "abc":
+        cache.keep("", name, picture(1))
+    cache.find("", "a")
+    cache.keep("", "d", picture(1))
+    assert [cache.find("", name) is not None for name in "abcd"] == [True, False, True, True]
+    assert cache.num_bytes == 900
+
+
+def test_a_newer_picture_of_the_same_file_replaces_the_older():
+    cache = PurifiedCache(1000, 10)
+    cache.keep("", "a", picture(1))
+    cache.keep("", "a", picture(2, 600))
+    assert cache.find("", "a")[0, 0, 0] == 2
+    assert cache.num_bytes == 600
+
+
+@pytest.mark.parametrize("max_bytes", [0, 299])
+def test_what_does_not_fit_is_not_kept(max_bytes):
+    cache = PurifiedCache(max_bytes, 10)
+    cache.keep("", "a", picture(1))
+    assert cache.find("", "a") is None
