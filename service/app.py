@@ -11,6 +11,8 @@ from starlette.exceptions import HTTPException
 
 from service.admit.gate import Gate
 from service.endpoints.ask import build_ask
+from service.endpoints.chat import build_chat
+from service.endpoints.models import build_models
 from service.endpoints.probes import build_probes
 from service.endpoints.purify import build_purify
 from service.errors import InvalidBody, MethodNotAllowed, NotFound
@@ -57,8 +59,8 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.guard = guard
-    for router in (build_purify(guard), build_ask(guard), build_probes(guard)):
-        app.include_router(router)
+    for build in (build_purify, build_ask, build_chat, build_models, build_probes):
+        app.include_router(build(guard))
     app.add_exception_handler(HTTPException, _refuse_path)
     paths = list(app.openapi()["paths"])
     app.add_middleware(

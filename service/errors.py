@@ -8,8 +8,10 @@ CodefendError
 │   ├── InvalidImage 400           ├── MethodNotAllowed 405
 │   ├── AnimatedImage 400          ├── BodyTimeout 408
 │   ├── RemoteImage 400            ├── BodyTooLarge 413
-│   ├── UnsupportedMedia 415       ├── ImageTooLarge 413
-│   └── UnsupportedImage 415       └── ClientLeft 499 (nobody reads it; it is only counted)
+│   ├── TooManyImages 400          ├── ImageTooLarge 413
+│   ├── UnsupportedContent 400     ├── UnsupportedMedia 415
+│   │                              ├── UnsupportedImage 415
+│   │                              └── ClientLeft 499 (nobody reads it; it is only counted)
 ├── Overloaded 429 (with Retry-After)
 ├── InternalError 500
 ├── Unavailable 503 (with Retry-After)
@@ -18,7 +20,13 @@ CodefendError
 │   └── PurificationFailed
 ├── DeadlineExceeded 504
 └── UpstreamError 502
-    └── UpstreamTimeout 504
+    ├── UpstreamTimeout 504
+    ├── UpstreamRefused 400 (what the model refuses is the caller's to mend)
+    ├── UpstreamNotFound 404
+    ├── UpstreamTooLarge 413
+    ├── UpstreamUnprocessable 422
+    ├── UpstreamBusy 429 (with Retry-After)
+    └── UpstreamUnavailable 503 (with Retry-After)
 
 A 5xx message is constant: what went wrong inside is logged and never sent.
 """
@@ -46,12 +54,20 @@ __all__ = [
     "RemoteImage",
     "RequestRefused",
     "ShuttingDown",
+    "TooManyImages",
     "Unauthorized",
     "Unavailable",
+    "UnsupportedContent",
     "UnsupportedImage",
     "UnsupportedMedia",
+    "UpstreamBusy",
     "UpstreamError",
+    "UpstreamNotFound",
+    "UpstreamRefused",
     "UpstreamTimeout",
+    "UpstreamTooLarge",
+    "UpstreamUnavailable",
+    "UpstreamUnprocessable",
     "WrongHost",
     "refusal_from_code",
 ]
@@ -140,6 +156,20 @@ class RemoteImage(RequestRefused):
         "Remote image URLs are refused. Send the image itself: a data: URL, bare base64, "
         "a multipart file, or a raw image body."
     )
+
+
+class TooManyImages(RequestRefused):
+    """The conversation holds more images than are taken."""
+
+    code = "too_many_images"
+    message = "There are too many images in the conversation."
+
+
+class UnsupportedContent(RequestRefused):
+    """A part of a conversation is neither text nor an image that can be purified."""
+
+    code = "unsupported_content"
+    message = "Only text and images are taken; whatever could not be purified is refused."
 
 
 class UnsupportedMedia(RequestRefused):
@@ -307,6 +337,60 @@ class UpstreamTimeout(UpstreamError):
     status = 504
     code = "upstream_timeout"
     message = "The model behind this service did not answer in time."
+
+
+class UpstreamRefused(UpstreamError):
+    """The model refused the request as it was; what it said about it is not passed on."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "upstream_refused"
+    message = "The model behind this service refused the request."
+
+
+class UpstreamNotFound(UpstreamError):
+    """The upstream has no such model."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "model_not_found"
+    message = "The model behind this service is not known by that name. See /v1/models."
+
+
+class UpstreamTooLarge(UpstreamError):
+    """The request is longer than the upstream takes."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "upstream_too_large"
+    message = "The purified request is too large for the model behind this service."
+
+
+class UpstreamUnprocessable(UpstreamError):
+    """The upstream understood the request and cannot process it."""
+
+    status = 422
+    type = "invalid_request_error"
+    code = "upstream_unprocessable"
+    message = "The model behind this service cannot process the request."
+
+
+class UpstreamBusy(_TryLater, UpstreamError):
+    """The upstream's own limit on requests is reached."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "upstream_busy"
+    message = "The model behind this service is at capacity. Retry after the time in Retry-After."
+
+
+class UpstreamUnavailable(_TryLater, UpstreamError):
+    """The upstream says that it cannot answer now."""
+
+    status = 503
+    type = "upstream_error"
+    code = "upstream_unavailable"
+    message = "The model behind this service is not available at the moment."
 
 
 def refusal_from_code(code: str, message: str, param: str | None) -> RequestRefused:

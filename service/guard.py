@@ -5,6 +5,7 @@ admit (the gate, before a request comes here), decode, queue, purify, encode, fo
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 from starlette.requests import Request
 
@@ -13,9 +14,11 @@ from models.prompts.templates import Task, Template, read_templates
 from service.admit.body import read_body
 from service.admit.house import House
 from service.admit.visit import Visit
+from service.decode.chat import Chat, ChatImage, ChatLimits
 from service.decode.stage import DecodeStage, Upload
 from service.encode.stage import EncodeStage
-from service.errors import NotReady
+from service.errors import NotReady, RequestRefused
+from service.forward.chat_body import fill_gaps
 from service.forward.completion import Answer, Completion
 from service.forward.embedded import EmbeddedModel
 from service.forward.upstream import AnswerStream, Upstream, make_client
@@ -30,6 +33,9 @@ from service.queueing.policy import BatchLimits
 from service.settings import Settings
 
 __all__ = ["Guard"]
+
+# The image's own bytes say what it is; a client is not asked.
+IMAGE_FILE = "application/octet-stream"
 
 
 class Guard:
@@ -66,7 +72,7 @@ class Guard:
         socket_path = self.embedded.socket_path if self.embedded else None
         self._upstream = Upstream(
             make_client(settings, socket_path),
-            settings.upstream_model,
+            settings,
             lambda reason: metrics.upstream_errors.labels(reason).inc(),
         )
 
@@ -112,7 +118,7 @@ class Guard:
         """
         settings = self.settings
         body = await read_body(request, settings.max_body_bytes, settings.body_timeout_s)
-        visit.timings.record(Stage.ADMIT, visit.timings.total_s())
+        visit.timings.record_so_far(Stage.ADMIT)
         return body
 
     async def decode(self, visit: Visit, content_type: str, body: bytes) -> Upload:
@@ -123,13 +129,36 @@ class Guard:
         """
         with visit.timings.stage(Stage.DECODE):
             upload = await self._decode.decode(content_type, body)
-        visit.facts |= {
-            "sha256": upload.sha256,
-            "format": upload.format,
-            "width": upload.width,
-            "height": upload.height,
-            "body_bytes": len(body),
-        }
+        visit.facts |= upload.facts | {"body_bytes": len(body)}
+        return upload
+
+    async def open_chat(self, visit: Visit, body: bytes) -> Chat:
+        """Stage decode, its first part for a chat: the images' files, and what is around them.
+
+        Raises:
+            RequestRefused: The body is at fault.
+        """
+        settings = self.settings
+        limits = ChatLimits(settings.max_images, settings.max_answer_tokens, settings.max_choices)
+        with visit.timings.stage(Stage.DECODE):
+            chat = await self._decode.open_chat(body, limits, self.templates[Task.CHAT])
+        visit.facts |= {"body_bytes": len(body), "images": []}
+        if visit.slot is not None and not chat.images:
+            visit.slot.arrive()
+        return chat
+
+    async def decode_image(self, visit: Visit, image: ChatImage) -> Upload:
+        """Stage decode, its second part for a chat; the caller releases the upload's pixels.
+
+        Raises:
+            RequestRefused: The image is at fault; the error names its place.
+        """
+        try:
+            with visit.timings.stage(Stage.DECODE):
+                upload = await self._decode.decode(IMAGE_FILE, image.file)
+        except RequestRefused as refusal:
+            raise type(refusal)(refusal.public_message, image.param) from refusal
+        visit.facts["images"].append(upload.facts)
         return upload
 
     async def purify(self, visit: Visit, upload: Upload) -> bool:
@@ -168,9 +197,9 @@ class Guard:
             self.line.leave(job)
             ended_s = time.monotonic()
             started_s = job.started_at_s or ended_s
-            visit.timings.record(Stage.QUEUE, started_s - job.queued_at_s)
+            visit.timings.record(Stage.QUEUE, job.queued_at_s, started_s)
             if job.started_at_s is not None:
-                visit.timings.record(Stage.PURIFY, ended_s - started_s)
+                visit.timings.record(Stage.PURIFY, started_s, ended_s)
 
     async def encode(
         self, visit: Visit, upload: Upload, picture: Picture, image_format: ImageFormat
@@ -196,3 +225,34 @@ class Guard:
         """
         with visit.timings.stage(Stage.FORWARD):
             return await self._upstream.stream(completion)
+
+    async def relay(self, visit: Visit, chat: Chat, urls: Sequence[str]) -> bytes:
+        """Stage forward for a chat: the whole answer, as the upstream wrote it.
+
+        Args:
+            visit: The request.
+            chat: Taken apart.
+            urls: What goes into its gaps: `data:` URLs.
+
+        Raises:
+            UpstreamError: There is none, or the upstream refused the request.
+        """
+        with visit.timings.stage(Stage.FORWARD):
+            return await self._upstream.relay(await self._fill(chat, urls))
+
+    async def relay_stream(self, visit: Visit, chat: Chat, urls: Sequence[str]) -> AnswerStream:
+        """Stage forward for a chat: an answer that has begun; the rest as in `relay`."""
+        with visit.timings.stage(Stage.FORWARD):
+            return await self._upstream.relay_stream(await self._fill(chat, urls))
+
+    async def list_models(self) -> bytes:
+        """The upstream's models, as it writes them.
+
+        Raises:
+            UpstreamError: It does not say.
+        """
+        return await self._upstream.list_models()
+
+    async def _fill(self, chat: Chat, urls: Sequence[str]) -> bytes:
+        model = None if chat.has_model else await self._upstream.default_model()
+        return fill_gaps(chat.fragments, urls, model)

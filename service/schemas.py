@@ -11,6 +11,7 @@ __all__ = [
     "AskFields",
     "CaptionFields",
     "CaptionResponse",
+    "ChatResponse",
     "Defense",
     "ErrorResponse",
     "NamedVersion",
@@ -76,7 +77,9 @@ class Defense(BaseModel):
     purifier: NamedVersion
     steps: int | None = Field(description="Denoising steps; null under minimal disclosure.")
     noise_level: float | None = Field(description="t*; null under minimal disclosure.")
-    prompt_template: NamedVersion | None = Field(description="null where no model is asked.")
+    prompt_template: NamedVersion | None = Field(
+        description="null where no question was put to a model."
+    )
     suspicion: float | None = Field(
         None,
         description="0 to 1: how much the image looked attacked. null until a detector is set.",
@@ -121,6 +124,32 @@ class VqaResponse(_AnswerResponse):
     """Answer of /v1/vqa."""
 
     answer: str
+
+
+class _ChatImage(BaseModel):
+    param: str = Field(description="The image's place in the request.")
+    width: int
+    height: int
+    defense: Defense
+    purified_image: str | None = Field(
+        None, description="A data: URL; only where codefend.return_image asks for it."
+    )
+
+
+class _ChatReport(BaseModel):
+    images: list[_ChatImage] = Field(description="In the order of the conversation.")
+    timings_ms: dict[str, float] | None = Field(
+        description="Milliseconds by stage, and total; null under minimal disclosure."
+    )
+
+
+class ChatResponse(BaseModel):
+    """Answer of /v1/chat/completions: the upstream's, and one more field."""
+
+    model_config = ConfigDict(extra="allow")
+
+    choices: list[dict[str, Any]]
+    codefend: _ChatReport
 
 
 class _ErrorDetail(BaseModel):

@@ -74,6 +74,10 @@ class Settings(BaseSettings):
     encode_workers: int = Field(2, ge=1, description="Processes that encode.")
     max_pixels: int = Field(25_000_000, ge=1, description="Most pixels of an image.")
     max_side_px: int = Field(10_000, ge=1, description="Longest side of an image.")
+    max_images: int = Field(32, ge=1, description="Most images in one conversation.")
+    max_request_pixels: int = Field(
+        100_000_000, ge=1, description="Most pixels of all images of a conversation together."
+    )
     decode_timeout_s: float = Field(20.0, gt=0, description="Time for one image.")
     decode_memory_bytes: int = Field(
         1536 * MEBIBYTE, ge=256 * MEBIBYTE, description="Its address space."
@@ -124,7 +128,9 @@ class Settings(BaseSettings):
     upstream_write_timeout_s: float = Field(30.0, gt=0, description="Time to send.")
     upstream_max_connections: int = Field(64, ge=1, description="Connections at once.")
     mllm: str = Field(str(WEIGHTS / "mllm"), description="Directory or hub id of the embedded one.")
-    max_answer_tokens: int = Field(1024, ge=1, description="Most tokens a request may ask for.")
+    max_answer_tokens: int = Field(8192, ge=1, description="Most tokens a request may ask for.")
+    max_choices: int = Field(8, ge=1, description="Most answers (n) a request may ask for.")
+    max_answer_bytes: int = Field(16 * MEBIBYTE, ge=1024, description="Longest answer taken.")
 
     # respond
     drain_timeout_s: float = Field(60.0, ge=0, description="Time for accepted requests to finish.")

@@ -3,52 +3,71 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from service.metrics import Metrics, Stage
 
 __all__ = ["Timings"]
 
 
+@dataclass(slots=True)
+class _Span:
+    started_s: float
+    ended_s: float | None = None
+
+
 class Timings:
-    """A stopwatch with seven hands."""
+    """A stopwatch with seven hands; its clock is `time.monotonic`."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._started_s = time.perf_counter()
+        self._started_s = time.monotonic()
         self._responding_since_s: float | None = None
-        self._seconds: dict[Stage, float] = {}
+        self._spans: dict[Stage, list[_Span]] = {}
 
     @contextmanager
     def stage(self, stage: Stage) -> Iterator[None]:
         """Measures what happens inside, whether it succeeds or not."""
-        started_s = time.perf_counter()
+        span = _Span(time.monotonic())
+        self._spans.setdefault(stage, []).append(span)
         try:
             yield
         finally:
-            self.record(stage, time.perf_counter() - started_s)
+            span.ended_s = time.monotonic()
 
-    def record(self, stage: Stage, seconds: float) -> None:
-        """Adds time to a stage; a stage that is entered twice counts once, with its sum."""
-        self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+    def record(self, stage: Stage, started_s: float, ended_s: float) -> None:
+        """Adds a span to a stage; where the spans of several images overlap, time counts once."""
+        self._spans.setdefault(stage, []).append(_Span(started_s, ended_s))
+
+    def record_so_far(self, stage: Stage) -> None:
+        """Adds all the time since the request began."""
+        self.record(stage, self._started_s, time.monotonic())
 
     def begin_response(self) -> None:
         """Starts the last stage, which ends when the response has been sent."""
-        self._responding_since_s = time.perf_counter()
+        self._responding_since_s = time.monotonic()
 
     def publish(self) -> None:
         """Gives the measured stages to the metrics, when the request is over."""
         if self._responding_since_s is not None:
-            self.record(Stage.RESPOND, time.perf_counter() - self._responding_since_s)
-        for stage, seconds in self._seconds.items():
-            self._metrics.stage_duration.labels(stage.value).observe(seconds)
-
-    def total_s(self) -> float:
-        """Seconds since the request began."""
-        return time.perf_counter() - self._started_s
+            self.record(Stage.RESPOND, self._responding_since_s, time.monotonic())
+        for stage, spans in self._spans.items():
+            self._metrics.stage_duration.labels(stage.value).observe(_covered_s(spans))
 
     def milliseconds(self) -> dict[str, float]:
         """The stages so far, and the total, in milliseconds."""
-        stages = {stage.value: self._seconds[stage] for stage in Stage if stage in self._seconds}
-        return {
-            name: round(1000 * s, 3) for name, s in (stages | {"total": self.total_s()}).items()
+        stages = {
+            stage.value: _covered_s(self._spans[stage]) for stage in Stage if stage in self._spans
         }
+        total_s = time.monotonic() - self._started_s
+        return {name: round(1000 * s, 3) for name, s in (stages | {"total": total_s}).items()}
+
+
+def _covered_s(spans: list[_Span]) -> float:
+    """Seconds that lie in at least one span; one that has not ended lasts until now."""
+    covered_s, until_s = 0.0, 0.0
+    for span in sorted(spans, key=lambda span: span.started_s):
+        ended_s = time.monotonic() if span.ended_s is None else span.ended_s
+        covered_s += max(0.0, ended_s - max(span.started_s, until_s))
+        until_s = max(until_s, ended_s)
+    return covered_s

@@ -3,21 +3,19 @@
 Runs in the decode processes, because parsing megabytes of JSON or base64 would block the service.
 """
 
-import binascii
 import json
 from typing import Any
 
-import pybase64
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, FormParser, parse_options_header
 
+from service.decode.inline_image import read_inline_image
+from service.decode.json_object import read_json_object
 from service.errors import (
     CodefendError,
     InvalidBody,
     InvalidField,
-    InvalidImage,
     MissingField,
-    RemoteImage,
     UnsupportedMedia,
 )
 
@@ -73,21 +71,14 @@ def _bounded(image: bytes, fields: dict[str, Any]) -> tuple[bytes, dict[str, Any
 
 
 def _open_json(body: bytes) -> tuple[bytes, dict[str, Any]]:
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        msg = "The body is not valid JSON."
-        raise InvalidBody(msg) from error
-    if not isinstance(document, dict):
-        msg = "The body must be a JSON object."
-        raise InvalidBody(msg)
+    document = read_json_object(body)
     image = document.pop(IMAGE_FIELD, None)
     if image is None:
         raise _no_image()
     if not isinstance(image, str):
         msg = "image must be a string: a data: URL or bare base64."
         raise InvalidField(msg, IMAGE_FIELD)
-    return _image_from_text(image), document
+    return read_inline_image(image, IMAGE_FIELD), document
 
 
 def _open_form(body: bytes, boundary: bytes | None) -> tuple[bytes, dict[str, Any]]:
@@ -120,35 +111,8 @@ def _open_form(body: bytes, boundary: bytes | None) -> tuple[bytes, dict[str, An
         if name in files:
             return files[name], fields
     if IMAGE_FIELD in fields:
-        return _image_from_text(fields.pop(IMAGE_FIELD)), fields
+        return read_inline_image(fields.pop(IMAGE_FIELD), IMAGE_FIELD), fields
     raise _no_image()
-
-
-def _image_from_text(text: str) -> bytes:
-    """Reads a data: URL or bare base64."""
-    text = text.strip()
-    scheme, separator, _ = text[:64].partition(":")
-    if separator and scheme.lower() != "data":
-        raise RemoteImage(param=IMAGE_FIELD)
-    if text.startswith("//"):
-        raise RemoteImage(param=IMAGE_FIELD)
-    if separator:
-        header, comma, text = text.partition(",")
-        if not comma or not header.lower().endswith(";base64"):
-            msg = "image must be a data: URL in base64: data:image/png;base64,..."
-            raise InvalidField(msg, IMAGE_FIELD)
-    return _from_base64(text)
-
-
-def _from_base64(text: str) -> bytes:
-    if not text:
-        msg = "The image is empty."
-        raise InvalidImage(msg, IMAGE_FIELD)
-    try:
-        return bytes(pybase64.b64decode(text, validate=True))
-    except (binascii.Error, ValueError) as error:
-        msg = "image is neither a data: URL nor valid base64."
-        raise InvalidField(msg, IMAGE_FIELD) from error
 
 
 def _no_image() -> CodefendError:

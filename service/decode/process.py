@@ -1,10 +1,15 @@
-"""What runs inside a decode process: bytes in, pixels into shared memory, sizes and fields out."""
+"""What runs inside a decode process: bytes in, pixels into shared memory, sizes and fields out.
+
+Or a whole chat in, and out come its images' files and what stands around them.
+"""
 
 import hashlib
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from models.prompts.templates import Template
+from service.decode.chat import ChatLimits, open_chat
 from service.decode.confinement import allow_cpu_time, confine
 from service.decode.envelope import open_envelope
 from service.decode.picture import PictureLimits, decode_picture
@@ -27,15 +32,16 @@ class DecodeConfig:
 def make_decoder(config: DecodeConfig) -> tuple[Handler, dict[str, Any]]:
     """Confines the present process and returns its message handler."""
     confine(config.memory_bytes)
-    return partial(_decode, config), {}
+    return partial(_handle, config), {}
 
 
-def _decode(config: DecodeConfig, meta: dict[str, Any], body: bytes) -> Message:
+def _handle(config: DecodeConfig, meta: dict[str, Any], body: bytes) -> Message:
     allow_cpu_time(config.cpu_s)
     try:
-        image, fields = open_envelope(meta["content_type"], body)
-        pixels, format_name = decode_picture(image, config.limits)
-        write_pixels(meta["pixels"], Picture.DECODED, pixels)
+        if "chat" in meta:
+            limits, template = ChatLimits(**meta["chat"]), Template(**meta["template"])
+            return open_chat(body, limits, template).pack()
+        return _decode(config, meta, body)
     except RequestRefused as refusal:
         return {
             "refused": refusal.code,
@@ -45,6 +51,12 @@ def _decode(config: DecodeConfig, meta: dict[str, Any], body: bytes) -> Message:
     except FileNotFoundError:
         # The client left, and its memory was freed: nobody reads this.
         return {"refused": "client_left", "message": "", "param": None}, b""
+
+
+def _decode(config: DecodeConfig, meta: dict[str, Any], body: bytes) -> Message:
+    image, fields = open_envelope(meta["content_type"], body)
+    pixels, format_name = decode_picture(image, config.limits)
+    write_pixels(meta["pixels"], Picture.DECODED, pixels)
     return {
         "height": pixels.shape[0],
         "width": pixels.shape[1],

@@ -1,7 +1,5 @@
 """POST /v1/caption and /v1/vqa: the model behind the service sees the purified image only."""
 
-import contextlib
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,16 +7,13 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from models.codec import ImageFormat, data_url
 from models.prompts.templates import Task
 from service.admit.visit import Visit
-from service.decode.stage import Upload
 from service.endpoints.documentation import error_responses, request_body
-from service.errors import InvalidField, PurificationFailed
-from service.forward.choice import Choice, choose_picture
+from service.endpoints.pictures import Pictures, shield_picture
+from service.errors import InvalidField
 from service.forward.completion import Completion
 from service.guard import Guard
-from service.processes.pixels import Picture
 from service.respond.defense import describe_defense
 from service.respond.patience import answer_in_time
 from service.respond.stream import stream_answer
@@ -34,8 +29,6 @@ from service.settings import Disclosure
 
 __all__ = ["build_ask"]
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
@@ -46,16 +39,6 @@ class _Kind:
     fields: type[AskFields]
     response: type[CaptionResponse] | type[VqaResponse]
     question_of: Callable[[Any], str | None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Pictures:
-    """Data URLs: what the model sees, and what the caller gets to see."""
-
-    forwarded: str
-    purified: str | None
-    bypassed: bool
-    cached: bool
 
 
 _CAPTION = _Kind(
@@ -108,7 +91,7 @@ async def _answer(
     try:
         fields = parse_fields(kind.fields, {**request.query_params, **upload.fields})
         _check_length(fields, guard.settings.max_answer_tokens)
-        pictures = await _purify(guard, visit, upload)
+        pictures = await shield_picture(guard, visit, upload)
     finally:
         upload.pixels.release()
     completion = Completion(
@@ -128,43 +111,13 @@ async def _answer(
     return Response(filled.model_dump_json(), media_type="application/json")
 
 
-async def _purify(guard: Guard, visit: Visit, upload: Upload) -> _Pictures:
-    """Purifies, chooses what the model may see, and encodes it once for model and caller."""
-    was_purified = cached = False
-    with contextlib.suppress(PurificationFailed):
-        cached = await guard.purify(visit, upload)
-        was_purified = True
-    settings = guard.settings
-    choice = choose_picture(settings.mode, settings.on_purify_failure, was_purified=was_purified)
-    if choice.bypass_reason is not None:
-        _note_bypass(guard, visit, choice)
-    forwarded = await _as_url(guard, visit, upload, choice.picture)
-    if choice.picture is Picture.PURIFIED:
-        return _Pictures(forwarded, forwarded, bypassed=False, cached=cached)
-    purified = await _as_url(guard, visit, upload, Picture.PURIFIED) if was_purified else None
-    return _Pictures(forwarded, purified, bypassed=True, cached=cached)
-
-
-async def _as_url(guard: Guard, visit: Visit, upload: Upload, picture: Picture) -> str:
-    # Lossless: a lossy codec would add an alteration that no evaluation has scored.
-    encoded = await guard.encode(visit, upload, picture, ImageFormat.PNG)
-    return data_url(encoded, ImageFormat.PNG)
-
-
-def _note_bypass(guard: Guard, visit: Visit, choice: Choice) -> None:
-    guard.metrics.bypass.labels(choice.bypass_reason).inc()
-    visit.facts["bypassed"] = choice.bypass_reason
-    fields = {"request_id": visit.request_id, "reason": choice.bypass_reason}
-    logger.warning("an unpurified image is forwarded", extra={"fields": fields})
-
-
 def _check_length(fields: AskFields, max_answer_tokens: int) -> None:
     if fields.max_tokens is not None and fields.max_tokens > max_answer_tokens:
         msg = f"max_tokens is at most {max_answer_tokens}."
         raise InvalidField(msg, "max_tokens")
 
 
-def _describe(guard: Guard, kind: _Kind, visit: Visit, pictures: _Pictures) -> dict[str, Any]:
+def _describe(guard: Guard, kind: _Kind, visit: Visit, pictures: Pictures) -> dict[str, Any]:
     """What goes beside the answer."""
     disclose = guard.settings.disclose
     defense = describe_defense(

@@ -4,9 +4,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from service.schemas import ErrorResponse
+from service.schemas import ChatResponse, ErrorResponse
 
-__all__ = ["error_responses", "request_body"]
+__all__ = ["chat_body", "chat_responses", "error_responses", "request_body", "upstream_errors"]
 
 _IMAGE = {
     "type": "string",
@@ -33,6 +33,74 @@ def request_body(fields: type[BaseModel]) -> dict[str, Any]:
     }
     content |= {name: {"schema": _FILE} for name in _RAW_TYPES}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def chat_body() -> dict[str, Any]:
+    """Describes OpenAI's chat request, as far as the service understands it."""
+    part = {
+        "type": "object",
+        "required": ["type"],
+        "properties": {
+            "type": {"enum": ["text", "image_url", "refusal"]},
+            "text": {"type": "string"},
+            "image_url": {
+                "type": "object",
+                "required": ["url"],
+                "properties": {"url": _IMAGE, "detail": {"type": "string"}},
+            },
+        },
+    }
+    message = {
+        "type": "object",
+        "required": ["role"],
+        "properties": {
+            "role": {"type": "string"},
+            "content": {
+                "anyOf": [
+                    {"type": "string"},
+                    {"type": "array", "items": {"anyOf": [{"type": "string"}, part]}},
+                    {"type": "null"},
+                ]
+            },
+        },
+        "additionalProperties": True,
+    }
+    own = _object({"return_image": {"type": "boolean", "default": False}}, [])
+    schema = {
+        "type": "object",
+        "required": ["messages"],
+        "properties": {
+            "messages": {"type": "array", "items": message, "minItems": 1},
+            "model": {"type": "string", "description": "The upstream's; it has a default."},
+            "stream": {"type": "boolean", "default": False},
+            "codefend": own | {"description": "Meant for this service, and not passed on."},
+        },
+        "additionalProperties": True,
+        "description": "OpenAI's request; unknown fields go to the upstream as they are.",
+    }
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def chat_responses() -> dict[int | str, dict[str, Any]]:
+    """What /v1/chat/completions may answer with."""
+    description = "The upstream's answer, or its server-sent events, and what the defence did."
+    streamed = {"text/event-stream": {"schema": {"type": "string"}}}
+    answers: dict[int | str, dict[str, Any]] = {
+        200: {"model": ChatResponse, "description": description, "content": streamed},
+        404: {"model": ErrorResponse, "description": "The upstream has no such model."},
+        422: {"model": ErrorResponse, "description": "The upstream cannot process the request."},
+    }
+    return answers | error_responses() | upstream_errors()
+
+
+def upstream_errors() -> dict[int | str, dict[str, Any]]:
+    """What becomes of an upstream that fails."""
+    return {
+        502: {
+            "model": ErrorResponse,
+            "description": "The model behind the service gave no answer.",
+        }
+    }
 
 
 def error_responses() -> dict[int | str, dict[str, Any]]:

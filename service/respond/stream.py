@@ -1,25 +1,29 @@
-"""An answer as server-sent events: the upstream's own chunks, then one that says what was done."""
+"""An answer as server-sent events: the upstream's own chunks, and what was done beside the last."""
 
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from service.admit.visit import Visit
 from service.errors import CodefendError
 from service.forward.upstream import AnswerStream
 from service.metrics import Stage
+from service.respond.splice import StreamSplicer
 
-__all__ = ["stream_answer"]
+__all__ = ["stream_answer", "stream_chat"]
 
-_DONE = "data: [DONE]\n\n"
+_DONE = b"data: [DONE]\n\n"
+# Proxies on the way must not gather chunks.
+_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 def stream_answer(
     visit: Visit, answer: AnswerStream, describe: Callable[[], dict[str, Any]]
 ) -> StreamingResponse:
-    """Passes an answer on as it comes.
+    """Passes the answer to a question on as it comes.
 
     The last chunk before `[DONE]` has no choices and a `codefend` object; clients of OpenAI's
     protocol read past it. If the upstream breaks off, an `error` event takes its place.
@@ -29,22 +33,61 @@ def stream_answer(
         answer: The upstream's stream; closed here, however it ends.
         describe: Makes the `codefend` object, once all stages are over.
     """
-    return StreamingResponse(_events(visit, answer, describe), media_type="text/event-stream")
 
-
-async def _events(
-    visit: Visit, answer: AnswerStream, describe: Callable[[], dict[str, Any]]
-) -> AsyncIterator[str]:
-    try:
-        with visit.timings.stage(Stage.FORWARD):
-            async for payload in answer.payloads():
-                yield f"data: {payload}\n\n"
+    async def events() -> AsyncIterator[bytes]:
+        async for payload in answer.payloads():
+            yield f"data: {payload}\n\n".encode()
         visit.timings.begin_response()
         last = {"object": "chat.completion.chunk", "choices": [], "codefend": describe()}
-        yield f"data: {json.dumps(last)}\n\n"
+        yield f"data: {json.dumps(last)}\n\n".encode()
         yield _DONE
+
+    return _AnswerResponse(visit, answer, events())
+
+
+def stream_chat(
+    visit: Visit, answer: AnswerStream, describe: Callable[[], bytes]
+) -> StreamingResponse:
+    """Passes a chat's answer on, byte for byte; the `codefend` object joins its last chunk.
+
+    If the upstream breaks off, an `error` event is the last.
+
+    Args:
+        visit: The request.
+        answer: The upstream's stream; closed here, however it ends.
+        describe: Makes the `codefend` object, as JSON, once all stages are over.
+    """
+
+    def describe_last() -> bytes:
+        visit.timings.begin_response()
+        return describe()
+
+    splicer = StreamSplicer(describe_last)
+    return _AnswerResponse(visit, answer, answer.passed_through(splicer.feed, splicer.end))
+
+
+class _AnswerResponse(StreamingResponse):
+    """Closes the upstream's stream when the last byte is sent, or when the client has left."""
+
+    def __init__(self, visit: Visit, answer: AnswerStream, events: AsyncIterator[bytes]) -> None:
+        super().__init__(
+            _with_error_event(visit, events), headers=_HEADERS, media_type="text/event-stream"
+        )
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._answer.close()
+
+
+async def _with_error_event(visit: Visit, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    try:
+        with visit.timings.stage(Stage.FORWARD):
+            async for event in events:
+                yield event
     except CodefendError as error:
         visit.outcome = error.code
-        yield f"data: {json.dumps(error.body())}\n\n"
-    finally:
-        await answer.close()
+        # Whatever line was begun before it broke off is over: an event begins after an empty line.
+        yield f"\n\ndata: {json.dumps(error.body())}\n\n".encode()

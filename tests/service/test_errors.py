@@ -11,11 +11,11 @@ def tree(root=CodefendError):
 
 
 def test_every_leaf_has_its_own_code_and_a_public_message():
-    leaves = [
+    leaves = {
         error
         for error in tree()
         if not error.__subclasses__() and error.__name__ != "InternalError"
-    ]
+    }
     codes = [error.code for error in leaves]
     assert len(set(codes)) == len(codes)
     for error in leaves:

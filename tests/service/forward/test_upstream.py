@@ -9,6 +9,7 @@ import pytest
 from service.errors import UpstreamError, UpstreamTimeout
 from service.forward.completion import Completion
 from service.forward.upstream import Upstream
+from service.settings import Settings
 
 QUESTION = Completion(prompt="what?", image_url="data:image/png;base64,AA")
 
@@ -19,7 +20,11 @@ def ask(handler, completion=QUESTION, default_model="m"):
     async def scenario():
         transport = httpx.MockTransport(handler)
         client = httpx.AsyncClient(base_url="http://model/v1", transport=transport)
-        upstream = Upstream(client, default_model, errors.append)
+        upstream = Upstream(
+            client,
+            Settings(upstream_url="http://model/v1", upstream_model=default_model),
+            errors.append,
+        )
         try:
             return await upstream.complete(completion)
         finally:
@@ -98,7 +103,9 @@ def test_a_stream_ends_before_done_and_breaks_with_an_upstream_error():
 
     async def collect(handler):
         client = httpx.AsyncClient(base_url="http://m/v1", transport=httpx.MockTransport(handler))
-        upstream = Upstream(client, "m", lambda _: None)
+        upstream = Upstream(
+            client, Settings(upstream_url="http://m/v1", upstream_model="m"), lambda _: None
+        )
         stream = await upstream.stream(QUESTION)
         try:
             return [payload async for payload in stream.payloads()]

@@ -1,0 +1,122 @@
+"""POST /v1/chat/completions: any conversation, with every image in it purified on the way."""
+
+import asyncio
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from models.prompts.templates import Task
+from service.admit.visit import Visit
+from service.decode.chat import Chat, ChatImage
+from service.decode.stage import Upload
+from service.endpoints.documentation import chat_body, chat_responses
+from service.endpoints.pictures import shield_picture
+from service.errors import ImageTooLarge, UnsupportedMedia
+from service.guard import Guard
+from service.respond.chat_report import ImageReport, describe_chat
+from service.respond.defense import describe_defense
+from service.respond.patience import answer_in_time
+from service.respond.splice import splice_answer
+from service.respond.stream import stream_chat
+from service.settings import Disclosure
+from service.together import run_together
+
+__all__ = ["build_chat"]
+
+
+def build_chat(guard: Guard) -> APIRouter:
+    """Builds /v1/chat/completions."""
+    router = APIRouter(tags=["chat"])
+
+    @router.post(
+        "/v1/chat/completions",
+        response_model=None,
+        responses=chat_responses(),
+        openapi_extra=chat_body(),
+    )
+    async def complete(request: Request) -> Response:
+        """OpenAI's chat: every image is purified, everything else goes to the model as it is.
+
+        What is neither text nor an image that can be purified is refused. The answer is the
+        upstream's, with a `codefend` object beside its choices: the last chunk's when it streams.
+        """
+        visit: Visit = request.state.visit
+        content_type = request.headers.get("content-type", "").partition(";")[0]
+        if content_type.strip().lower() != "application/json":
+            msg = "Send application/json."
+            raise UnsupportedMedia(msg, "content-type")
+        body = await guard.read(visit, request)
+        return await answer_in_time(request, _answer(guard, visit, body), visit.deadline_s)
+
+    return router
+
+
+async def _answer(guard: Guard, visit: Visit, body: bytes) -> Response:
+    chat = await guard.open_chat(visit, body)
+    uploads: dict[str, Upload] = {}
+    try:
+        await _decode(guard, visit, chat, uploads)
+        shielded = await run_together(
+            _shield(guard, visit, chat, image, uploads[image.param]) for image in chat.images
+        )
+    finally:
+        for upload in uploads.values():
+            upload.pixels.release()
+    urls = [url for url, _ in shielded]
+    reports = [report for _, report in shielded]
+
+    def describe() -> bytes:
+        is_full = guard.settings.disclose is Disclosure.FULL
+        timings_ms = visit.timings.milliseconds() if is_full else None
+        return describe_chat(reports, timings_ms, with_images=chat.return_image)
+
+    if chat.stream:
+        return stream_chat(visit, await guard.relay_stream(visit, chat, urls), describe)
+    answer = await guard.relay(visit, chat, urls)
+    visit.timings.begin_response()
+    return Response(splice_answer(answer, describe()), media_type="application/json")
+
+
+async def _decode(guard: Guard, visit: Visit, chat: Chat, uploads: dict[str, Upload]) -> None:
+    """Decodes all images before any is purified: what is refused costs no purification.
+
+    Args:
+        guard: Leads through the stages.
+        visit: The request.
+        chat: Whose images they are.
+        uploads: Filled, by the images' places; the caller releases their pixels, come what may.
+    """
+    # A conversation takes no more decoders than there are: others wait for them too.
+    decoders = asyncio.Semaphore(guard.settings.decode_workers)
+    num_pixels = 0
+
+    async def decode(image: ChatImage) -> None:
+        nonlocal num_pixels
+        async with decoders:
+            upload = await guard.decode_image(visit, image)
+        uploads[image.param] = upload
+        num_pixels += upload.height * upload.width
+        if num_pixels > guard.settings.max_request_pixels:
+            msg = (
+                f"The images have more than {guard.settings.max_request_pixels} pixels together; "
+                "send fewer, or smaller ones."
+            )
+            raise ImageTooLarge(msg, image.param)
+
+    await run_together(decode(image) for image in chat.images)
+
+
+async def _shield(
+    guard: Guard, visit: Visit, chat: Chat, image: ChatImage, upload: Upload
+) -> tuple[str, ImageReport]:
+    """Purifies one image; returns the URL that the model gets, and what to say of it."""
+    pictures = await shield_picture(guard, visit, upload, is_shown=chat.return_image)
+    defense = describe_defense(
+        guard.engine_facts,
+        guard.templates[Task.CHAT] if chat.used_template else None,
+        guard.settings.disclose,
+        bypassed=pictures.bypassed,
+        cached=pictures.cached,
+    )
+    report = ImageReport(image.param, upload.width, upload.height, defense, pictures.purified)
+    return pictures.forwarded, report

@@ -1,0 +1,72 @@
+"""Purifies one picture and chooses what the model sees of it; every endpoint with a model asks."""
+
+import contextlib
+import logging
+from dataclasses import dataclass
+
+from models.codec import ImageFormat, data_url
+from service.admit.visit import Visit
+from service.decode.stage import Upload
+from service.errors import PurificationFailed
+from service.forward.choice import Choice, choose_picture
+from service.guard import Guard
+from service.processes.pixels import Picture
+
+__all__ = ["Pictures", "shield_picture"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Data URLs: what the model sees, and what the caller gets to see."""
+
+    forwarded: str
+    purified: str | None
+    bypassed: bool
+    cached: bool
+
+
+async def shield_picture(
+    guard: Guard, visit: Visit, upload: Upload, *, is_shown: bool = True
+) -> Pictures:
+    """Purifies a picture, and encodes it once for model and caller.
+
+    Args:
+        guard: Leads through the stages.
+        visit: The request.
+        upload: The picture.
+        is_shown: Whether the caller wants to see the purified picture.
+
+    Raises:
+        PurificationFailed: It failed, and no setting lets the original take its place.
+        Overloaded: The line is full.
+    """
+    was_purified = cached = False
+    with contextlib.suppress(PurificationFailed):
+        cached = await guard.purify(visit, upload)
+        was_purified = True
+    settings = guard.settings
+    choice = choose_picture(settings.mode, settings.on_purify_failure, was_purified=was_purified)
+    if choice.bypass_reason is not None:
+        _note_bypass(guard, visit, choice)
+    forwarded = await _as_url(guard, visit, upload, choice.picture)
+    if choice.picture is Picture.PURIFIED:
+        return Pictures(forwarded, forwarded, bypassed=False, cached=cached)
+    purified = None
+    if was_purified and is_shown:
+        purified = await _as_url(guard, visit, upload, Picture.PURIFIED)
+    return Pictures(forwarded, purified, bypassed=True, cached=cached)
+
+
+async def _as_url(guard: Guard, visit: Visit, upload: Upload, picture: Picture) -> str:
+    # Lossless: a lossy codec would add an alteration that no evaluation has scored.
+    encoded = await guard.encode(visit, upload, picture, ImageFormat.PNG)
+    return data_url(encoded, ImageFormat.PNG)
+
+
+def _note_bypass(guard: Guard, visit: Visit, choice: Choice) -> None:
+    guard.metrics.bypass.labels(choice.bypass_reason).inc()
+    visit.facts["bypassed"] = choice.bypass_reason
+    fields = {"request_id": visit.request_id, "reason": choice.bypass_reason}
+    logger.warning("an unpurified image is forwarded", extra={"fields": fields})
