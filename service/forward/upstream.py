@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -58,12 +58,12 @@ class AnswerStream:
         self._translate_errors = translate_errors
 
     async def passed_through(
-        self, feed: Callable[[bytes], bytes], end: Callable[[], bytes]
+        self, feed: Callable[[bytes], Iterable[bytes]], end: Callable[[], bytes]
     ) -> AsyncIterator[bytes]:
         """Yields what becomes of the upstream's bytes, as they come.
 
         Args:
-            feed: Takes bytes and returns those to pass on; ValueError for what is no answer.
+            feed: Takes bytes and yields those to pass on; ValueError for what is no answer.
             end: Returns the last ones; ValueError for an answer that is not whole.
 
         Raises:
@@ -71,8 +71,11 @@ class AnswerStream:
         """
         with self._translate_errors():
             async for chunk in self._response.aiter_bytes():
-                if passed := feed(chunk):
+                passed, failure = _gather(feed(chunk))
+                if passed:
                     yield passed
+                if failure is not None:
+                    raise failure
             yield end()
 
     async def payloads(self) -> AsyncIterator[str]:
@@ -261,3 +264,14 @@ class Upstream:
 
 def _as_json(body: dict[str, Any]) -> bytes:
     return json.dumps(body).encode()
+
+
+def _gather(pieces: Iterable[bytes]) -> tuple[bytes, Exception | None]:
+    """Joins what comes before a failure, which is to be passed on before it is told of."""
+    gathered: list[bytes] = []
+    try:
+        for piece in pieces:
+            gathered.append(piece)
+    except _NONSENSE as failure:
+        return b"".join(gathered), failure
+    return b"".join(gathered), None

@@ -1,7 +1,7 @@
 """Puts the `codefend` object into an upstream's answer, and leaves every other byte as it came."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 __all__ = ["StreamSplicer", "splice_answer"]
@@ -20,7 +20,7 @@ def splice_answer(answer: bytes, told: bytes) -> bytes:
         told: JSON.
     """
     end = answer.rindex(b"}")
-    return b"".join((answer[:end].rstrip(), b",", OWN_FIELD, told, answer[end:]))
+    return b"".join((answer[:end], b",", OWN_FIELD, told, answer[end:]))
 
 
 class StreamSplicer:
@@ -45,8 +45,8 @@ class StreamSplicer:
         self._has_reasons = False
         self._is_done = False
 
-    def feed(self, chunk: bytes) -> bytes:
-        """Takes bytes of the upstream; returns what can be passed on by now.
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """Takes bytes of the upstream; yields what can be passed on by now.
 
         Raises:
             ValueError: It sent an error, or something that is no chunk.
@@ -55,7 +55,8 @@ class StreamSplicer:
         if len(self._unfinished) > MAX_LINE_BYTES:
             msg = "a line without an end"
             raise ValueError(msg)
-        return b"".join(self._pass(line + b"\n") for line in lines)
+        for line in lines:
+            yield self._pass(line + b"\n")
 
     def end(self) -> bytes:
         """Takes the end of the upstream's stream; returns what is still to be passed on.

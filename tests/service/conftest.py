@@ -23,6 +23,7 @@ def upstream(session_upstream):
     session_upstream.bodies.clear()
     session_upstream.headers.clear()
     session_upstream.status = 200
+    session_upstream.reply = None
     return session_upstream
 
 

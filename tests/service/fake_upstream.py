@@ -13,6 +13,7 @@ class FakeUpstream:
         self.headers = []
         self.status = 200
         self.answer = "a red car"
+        self.reply = None  # takes the handler and the request: answers in another way
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -22,28 +23,41 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        self._send(json.dumps({"data": [{"id": "first-model"}]}).encode(), "application/json")
+        self.upstream.headers.append(dict(self.headers))
+        self.send(json.dumps({"data": [{"id": "first-model"}]}).encode(), "application/json")
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["content-length"]))
         self.upstream.bodies.append(body)
         self.upstream.headers.append(dict(self.headers))
-        if json.loads(body)["stream"]:
+        document = json.loads(body)
+        if self.upstream.reply is not None:
+            self.upstream.reply(self, document)
+            return
+        if document.get("stream"):
             words = self.upstream.answer.split()
             chunks = [{"choices": [{"delta": {"content": word}}]} for word in words]
             events = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
-            self._send(f"{events}data: [DONE]\n\n".encode(), "text/event-stream")
+            self.send(f"{events}data: [DONE]\n\n".encode(), "text/event-stream")
             return
         message = {"role": "assistant", "content": self.upstream.answer}
         document = {"choices": [{"message": message}], "usage": {"total_tokens": 7}}
-        self._send(json.dumps(document).encode(), "application/json")
+        self.send(json.dumps(document).encode(), "application/json")
 
-    def _send(self, content, media_type):
-        self.send_response(self.upstream.status)
+    def send(self, content, media_type, status=None, headers=()):
+        self.send_response(status or self.upstream.status)
         self.send_header("content-type", media_type)
         self.send_header("content-length", str(len(content)))
+        for name, value in headers:
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
+
+    def begin_stream(self):
+        """Without a length: the answer ends when the connection does."""
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream; charset=utf-8")
+        self.end_headers()
 
 
 @contextmanager

@@ -6,7 +6,16 @@ import json
 import httpx
 import pytest
 
-from service.errors import UpstreamError, UpstreamTimeout
+from service.errors import (
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamNotFound,
+    UpstreamRefused,
+    UpstreamTimeout,
+    UpstreamTooLarge,
+    UpstreamUnavailable,
+    UpstreamUnprocessable,
+)
 from service.forward.completion import Completion
 from service.forward.upstream import Upstream
 from service.settings import Settings
@@ -116,3 +125,102 @@ def test_a_stream_ends_before_done_and_breaks_with_an_upstream_error():
     assert asyncio.run(collect(lambda _: events(["a", "b", "[DONE]", "c"]))) == ["a", "b"]
     with pytest.raises(UpstreamError):
         asyncio.run(collect(lambda _: httpx.Response(500)))
+
+
+def relay(handler, method="relay", **settings):
+    """Sends a body of a client's own."""
+    errors = []
+
+    async def scenario():
+        transport = httpx.MockTransport(handler)
+        client = httpx.AsyncClient(base_url="http://model/v1", transport=transport)
+        values = {"upstream_url": "http://model/v1"} | settings
+        upstream = Upstream(client, Settings(**values), errors.append)
+        try:
+            work = getattr(upstream, method)
+            return await (work() if method == "list_models" else work(b"{}"))
+        finally:
+            await upstream.close()
+
+    return lambda: asyncio.run(scenario()), errors
+
+
+SECRET = {"error": {"message": "model at /srv/secret", "param": "secret", "code": "secret"}}
+
+
+@pytest.mark.parametrize("method", ["relay", "relay_stream"])
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, UpstreamRefused),
+        (404, UpstreamNotFound),
+        (413, UpstreamTooLarge),
+        (415, UpstreamRefused),
+        (422, UpstreamUnprocessable),
+        (429, UpstreamBusy),
+        (503, UpstreamUnavailable),
+        # The upstream's quarrel with our key is no affair of the client's.
+        (401, UpstreamError),
+        (403, UpstreamError),
+        (500, UpstreamError),
+        (302, UpstreamError),
+        (418, UpstreamError),
+    ],
+)
+def test_a_status_becomes_the_error_of_its_class_and_none_of_its_words(method, status, error):
+    headers = {"location": "http://secret/"}
+    run, errors = relay(lambda _: httpx.Response(status, json=SECRET, headers=headers), method)
+    with pytest.raises(UpstreamError) as raised:
+        run()
+    assert type(raised.value) is error
+    assert "secret" not in json.dumps(raised.value.body())
+    assert errors == [f"status_{status}"]
+
+
+def test_the_embedded_models_own_words_are_passed_on():
+    said = {"error": {"message": "The messages are over 512 tokens long.", "param": "messages"}}
+    run, _ = relay(lambda _: httpx.Response(400, json=said), upstream_url=None)
+    with pytest.raises(UpstreamRefused) as raised:
+        run()
+    assert raised.value.public_message == "The messages are over 512 tokens long."
+    assert raised.value.param == "messages"
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("7", 7), ("0.2", 1), ("-5", 1), ("9999", 600), ("inf", 5), ("nan", 5), ("so", 5), (None, 5)],
+)
+def test_the_upstreams_retry_after_is_passed_on_within_reason(header, seconds):
+    headers = {} if header is None else {"retry-after": header}
+    run, _ = relay(lambda _: httpx.Response(429, headers=headers))
+    with pytest.raises(UpstreamBusy) as raised:
+        run()
+    assert raised.value.headers() == {"Retry-After": str(seconds)}
+
+
+@pytest.mark.parametrize(
+    ("method", "content"),
+    [
+        ("relay", b"hello"),
+        ("relay", b"[1]"),
+        ("relay", b'{"choices": []}'),
+        ("relay", b"\xff"),
+        ("relay", b"[" * 100_000),
+        ("relay", b'{"choices": [1], "x": "' + b"x" * 2000 + b'"}'),
+        ("relay_stream", b'{"choices": [1]}'),
+        ("list_models", b'{"models": []}'),
+    ],
+)
+def test_an_answer_that_lies_is_an_upstream_error(method, content):
+    run, errors = relay(
+        lambda _: httpx.Response(200, content=content), method, max_answer_bytes=1500
+    )
+    with pytest.raises(UpstreamError) as raised:
+        run()
+    assert type(raised.value) is UpstreamError
+    assert errors == ["nonsense"]
+
+
+def test_an_answer_is_returned_as_it_was_written():
+    answer = b'{ "choices":[ {"x": 1.50} ] }\n'
+    assert relay(lambda _: httpx.Response(200, content=answer))[0]() == answer

@@ -1,0 +1,126 @@
+"""The codefend object joins an answer, and no other byte of it changes."""
+
+import itertools
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.respond.splice import MAX_LINE_BYTES, StreamSplicer, splice_answer
+
+TOLD = b'{"images":[]}'
+ADDED = b',"codefend":' + TOLD
+
+
+def chunk(content=None, reason=None, **fields):
+    choice = {"index": 0, "delta": {"content": content}, "finish_reason": reason}
+    return {"id": "c1", "created": 3, "model": "m", "choices": [choice], **fields}
+
+
+def events(*payloads, done=True, separator="\n\n"):
+    lines = [p if isinstance(p, str) else json.dumps(p) for p in payloads]
+    return "".join(f"data: {p}{separator}" for p in [*lines, *(["[DONE]"] if done else [])])
+
+
+def run(stream, pieces=None):
+    splicer = StreamSplicer(lambda: TOLD)
+    stream = stream.encode() if isinstance(stream, str) else stream
+    passed = [part for piece in pieces or [stream] for part in splicer.feed(piece)]
+    return b"".join(passed) + splicer.end()
+
+
+def told_in(passed):
+    """The events that hold the object."""
+    lines = [line.removeprefix(b"data:").strip() for line in passed.splitlines() if line]
+    return [json.loads(line) for line in lines if b"codefend" in line]
+
+
+STREAMS = {
+    "ends with a reason": events(chunk("a"), chunk("b"), chunk(reason="stop")),
+    "ends with usage": events(
+        chunk("a"), chunk(reason="length"), {"id": "c1", "choices": [], "usage": {"t": 1}}
+    ),
+    "has no [DONE]": events(chunk("a"), chunk(reason="stop"), done=False),
+    "two answers": events(chunk("a"), chunk(reason="stop"), chunk("b"), chunk(reason="stop")),
+    "carriage returns": events(chunk("a"), chunk(reason="stop"), separator="\r\n\r\n"),
+    "comments and ids": ": hello}\n\n"
+    + events(chunk("a"), done=False)
+    + "id: 7\nevent: message\n"
+    + events(chunk(reason="stop"), done=False)
+    + ": {ping}\n\n"
+    + events(),
+    "a first chunk without choices": events({"choices": []}, chunk("a"), chunk(reason="stop")),
+    "no space after the colon": 'data:{"choices":[{"finish_reason":"stop"}]}\n\ndata:[DONE]\n\n',
+}
+
+
+@pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS.keys())
+def test_the_last_chunk_tells_and_all_else_is_untouched(stream):
+    passed = run(stream)
+    assert passed.replace(ADDED, b"") == stream.encode()
+    (last,) = told_in(passed)
+    assert last["codefend"] == {"images": []}
+    payloads = [line for line in passed.splitlines() if line.startswith(b"data")]
+    ends = [line for line in payloads if b"[DONE]" not in line]
+    assert b"codefend" in ends[-1]
+
+
+@pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS.keys())
+@given(cuts=st.lists(st.integers(0, 700)))
+def test_it_does_not_matter_how_the_network_cuts_the_stream(stream, cuts):
+    data = stream.encode()
+    edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+    pieces = [data[a:b] for a, b in itertools.pairwise(edges)]
+    assert run(data, pieces) == run(data)
+
+
+def test_without_a_chunk_to_hold_a_chunk_of_its_own_tells():
+    passed = run(events(chunk("a"), chunk("b")))
+    (last,) = told_in(passed)
+    assert last["choices"] == []
+    assert (last["id"], last["model"]) == ("c1", "m")
+    assert passed.endswith(b"data: [DONE]\n\n")
+    assert passed.startswith(events(chunk("a"), chunk("b"), done=False).encode())
+
+
+def test_a_chunk_is_passed_on_before_the_next_one_comes():
+    splicer = StreamSplicer(lambda: TOLD)
+    for word in ("a", "b"):
+        event = events(chunk(word), done=False).encode()
+        assert b"".join(splicer.feed(event)) == event
+    last = events(chunk(reason="stop"), done=False).encode()
+    assert b"".join(splicer.feed(last)) == b""
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        events({"error": {"message": "secret"}}),
+        events({"object": "error", "message": "secret"}),
+        "event: error\n" + events({"message": "secret"}),
+        events(chunk("a"), "not json"),
+        events(chunk("a"), "7"),
+        events(chunk("a"), '{"choices": [7]}'),
+        events(chunk("a"), "[" * 100_000),
+        events(chunk("a"), done=False),
+        "",
+        "data: " + "x" * (MAX_LINE_BYTES + 1),
+    ],
+)
+def test_what_is_no_answer_and_what_is_half_of_one_is_an_error(stream):
+    with pytest.raises((ValueError, AttributeError, RecursionError)) as raised:
+        run(stream)
+    assert "secret" not in str(raised.value)
+
+
+def test_nothing_is_read_after_the_end():
+    stream = events(chunk(reason="stop"))
+    assert (
+        run(stream + events(chunk("more"))).replace(ADDED, b"").strip() == stream.strip().encode()
+    )
+
+
+def test_an_answer_keeps_its_bytes():
+    answer = b'{"choices": [{}], "x": "}"  \n}\n'
+    assert splice_answer(answer, TOLD) == b'{"choices": [{}], "x": "}"  \n' + ADDED + b"}\n"
