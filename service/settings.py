@@ -157,6 +157,16 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _a_whole_conversation_fits_the_queue(self) -> Self:
+        if self.max_images > self.max_queue:
+            msg = (
+                "CODEFEND_MAX_IMAGES is above CODEFEND_MAX_QUEUE: "
+                "a conversation with so many images could never be served"
+            )
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
     def _an_upstream_url_is_http(self) -> Self:
         if self.upstream_url and not self.upstream_url.startswith(("http://", "https://")):
             msg = "CODEFEND_UPSTREAM_URL must begin with http:// or https://"

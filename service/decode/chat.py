@@ -125,6 +125,8 @@ def open_chat(body: bytes, limits: ChatLimits, template: Template) -> Chat:
 def _open(document: dict[str, Any], limits: ChatLimits, template: Template) -> Chat:
     _check_limits(document, limits)
     return_image = _read_own_field(document)
+    if not document.get("model"):
+        document.pop("model", None)
     check_untouched(document, _UNDERSTOOD)
     # Counted before any of them is decoded.
     places = list(islice(find_images(document), limits.max_images + 1))
@@ -136,7 +138,7 @@ def _open(document: dict[str, Any], limits: ChatLimits, template: Template) -> C
     return Chat(
         fragments=_serialise(document, places),
         images=images,
-        has_model=bool(document.get("model")),
+        has_model="model" in document,
         stream=bool(document.get("stream")),
         return_image=return_image,
         used_template=used_template,

@@ -32,7 +32,10 @@ def create_mllm_app(generator: Generator) -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     async def _refuse_fields(_: Request, error: RequestValidationError) -> JSONResponse:
-        refusal = InvalidField("The request is malformed.", str(error.errors()[0]["loc"][-1]))
+        first = error.errors()[0]
+        # A union's alternatives are named in the path; the fields are what a client knows.
+        param = ".".join(str(name) for name in first["loc"][1:4])
+        refusal = InvalidField(f"{param}: {first['msg']}.", param)
         return JSONResponse(refusal.body(), refusal.status)
 
     @app.get("/healthz")
@@ -49,7 +52,7 @@ def create_mllm_app(generator: Generator) -> FastAPI:
         conversation = await run_in_threadpool(read_conversation, request, generator.special_tokens)
         async with turn:
             generation, pieces = await run_in_threadpool(
-                generator.begin, conversation, request.max_tokens, request.temperature
+                generator.begin, conversation, request.num_tokens, request.temperature or 0.0
             )
         envelope = _Envelope(generator.name)
         if request.stream:

@@ -16,6 +16,10 @@ __all__ = ["ChatRequest", "Conversation", "read_conversation"]
 DEFAULT_ANSWER_TOKENS = 64
 
 
+# The model was taught three roles; what it was not taught is told to it as one of them.
+_ROLES = {"developer": "system", "tool": "user"}
+
+
 class ImageUrl(BaseModel):
     """Where an image is: only in the URL itself."""
 
@@ -25,16 +29,17 @@ class ImageUrl(BaseModel):
 class ContentPart(BaseModel):
     """One part of a message."""
 
-    type: Literal["text", "image_url"]
+    type: Literal["text", "image_url", "refusal"]
     text: str | None = None
-    image_url: ImageUrl | None = None
+    refusal: str | None = None
+    image_url: ImageUrl | str | None = None
 
 
 class ChatMessage(BaseModel):
     """One message."""
 
-    role: Literal["system", "user", "assistant"]
-    content: str | list[ContentPart]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[ContentPart | str] | None = None
 
 
 class ChatRequest(BaseModel):
@@ -44,9 +49,16 @@ class ChatRequest(BaseModel):
 
     messages: list[ChatMessage] = Field(min_length=1)
     model: str | None = None
-    stream: bool = False
-    max_tokens: int = Field(DEFAULT_ANSWER_TOKENS, ge=1)
-    temperature: float = Field(0.0, ge=0, le=2)
+    stream: bool | None = False
+    n: Literal[1] | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(0.0, ge=0, le=2)
+
+    @property
+    def num_tokens(self) -> int:
+        """Longest answer; the newer of its two names wins."""
+        return self.max_completion_tokens or self.max_tokens or DEFAULT_ANSWER_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +82,25 @@ def read_conversation(request: ChatRequest, special_tokens: list[str]) -> Conver
     images: list[Image.Image] = []
     messages = []
     for message in request.messages:
-        parts = message.content
+        parts = message.content or []
         if isinstance(parts, str):
-            parts = [ContentPart(type="text", text=parts)]
+            parts = [parts]
         content = [_template_part(part, images, special_tokens) for part in parts]
-        messages.append({"role": message.role, "content": content})
+        role = _ROLES.get(message.role, message.role)
+        messages.append({"role": role, "content": content})
     return Conversation(messages, images)
 
 
 def _template_part(
-    part: ContentPart, images: list[Image.Image], special_tokens: list[str]
+    part: ContentPart | str, images: list[Image.Image], special_tokens: list[str]
 ) -> dict[str, Any]:
+    if isinstance(part, str):
+        part = ContentPart(type="text", text=part)
     if part.type == "image_url" and part.image_url is not None:
-        images.append(_read_image(part.image_url.url))
+        url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
+        images.append(_read_image(url))
         return {"type": "image"}
-    text = part.text or ""
+    text = part.text or part.refusal or ""
     for token in special_tokens:
         text = text.replace(token, " ")
     return {"type": "text", "text": text}

@@ -17,6 +17,7 @@ from models.mllm.tiny import tiny_mllm
 from models.purifier.pipeline import PurificationPipeline
 from tests.service.pictures import png
 from tests.service.test_api import as_form
+from tests.service.test_chat import image_part, text_part, user
 
 START_TIMEOUT_S = 400
 
@@ -105,6 +106,22 @@ def test_the_embedded_model_streams(client):
         events = [line.removeprefix("data: ") for line in response.iter_lines() if line]
     assert events[-1] == "[DONE]"
     assert "purified_image" in json.loads(events[-2])["codefend"]
+
+
+def test_the_embedded_model_chats_about_several_images(client):
+    parts = [image_part(png()), image_part(png(seed=1)), text_part("what?")]
+    body = {"messages": [user(*parts)], "max_tokens": 3}
+    answer = client.post("/v1/chat/completions", json=body).json()
+    assert isinstance(answer["choices"][0]["message"]["content"], str)
+    assert len(answer["codefend"]["images"]) == 2
+    assert answer["model"] == client.get("/v1/models").json()["data"][0]["id"]
+    with client.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as response:
+        events = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+    assert events[-1] == "[DONE]"
+    assert len(json.loads(events[-2])["codefend"]["images"]) == 2
+    too_long = client.post("/v1/chat/completions", json={"messages": [user(*parts * 9)]})
+    assert too_long.status_code == 400
+    assert "tokens long" in too_long.json()["error"]["message"]
 
 
 def test_the_api_process_holds_no_torch(client, process):

@@ -161,11 +161,12 @@ def test_a_large_conversation_is_read_in_a_decode_process(service, upstream):
     assert refused.json()["error"]["param"] == "messages[0].content[1].type"
 
 
-def test_a_model_is_named_where_the_client_names_none(service, upstream):
-    body = chat(user(text_part()))
-    del body["model"]
+@pytest.mark.parametrize("model", [{}, {"model": None}, {"model": ""}])
+def test_a_model_is_named_where_the_client_names_none(service, upstream, model):
+    body = {"messages": [user(text_part())]} | model
     assert service.client.post(PATH, json=body).status_code == 200
     assert forwarded(upstream) == body | {"model": "first-model"}
+    assert upstream.bodies[-1].count(b'"model"') == 1
 
 
 def test_the_prompt_template_goes_around_the_last_question_about_an_image(service, upstream):

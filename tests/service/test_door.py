@@ -12,6 +12,7 @@ from service.logs import configure_logs
 from tests.service.pictures import png
 from tests.service.running import make_settings, run_service
 from tests.service.test_api import as_form
+from tests.service.test_chat import chat, image_part, text_part, user
 
 KEY = "secret-key-1"
 
@@ -70,21 +71,28 @@ def test_the_upstream_gets_its_own_key_and_never_ours(locked, session_upstream):
     assert KEY not in str(session_upstream.headers)
 
 
-def test_logs_hold_hashes_and_never_prompts_or_keys(locked, monkeypatch):
+@pytest.mark.parametrize("path", ["/v1/vqa", "/v1/chat/completions"])
+def test_logs_hold_hashes_and_never_prompts_or_keys(locked, monkeypatch, path):
     stream = io.StringIO()
     monkeypatch.setattr("sys.stderr", stream)
     before = logging.getLogger().handlers[:], logging.getLogger().level
     configure_logs("debug")
     try:
-        form = as_form(png(), question="a private question")
-        response = locked.client.post("/v1/vqa", headers=bearer(KEY), **form)
+        arguments = {
+            "/v1/vqa": as_form(png(), question="a private question"),
+            "/v1/chat/completions": {
+                "json": chat(user(text_part("a private question"), image_part(png())))
+            },
+        }[path]
+        response = locked.client.post(path, headers=bearer(KEY), **arguments)
     finally:
         logging.getLogger().handlers[:] = before[0]
         logging.getLogger().setLevel(before[1])
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     request = next(line for line in lines if line["message"] == "request")
     assert request["request_id"] == response.headers["x-request-id"]
-    assert (request["outcome"], request["format"], request["width"]) == ("ok", "PNG", 64)
-    assert len(request["sha256"]) == 64
+    assert request["outcome"] == "ok"
+    (image,) = request.get("images", [request])
+    assert (image["format"], image["width"], len(image["sha256"])) == ("PNG", 64, 64)
     for secret in (KEY, "upstream-secret", "private question", "iVBOR"):
         assert secret not in stream.getvalue()

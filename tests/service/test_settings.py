@@ -48,7 +48,13 @@ def test_settings_do_not_change():
 
 @pytest.mark.parametrize(
     "values",
-    [{"upstream_url": "ftp://x"}, {"port": 70000}, {"mode": "maybe"}, {"unknown": 1}],
+    [
+        {"upstream_url": "ftp://x"},
+        {"port": 70000},
+        {"mode": "maybe"},
+        {"unknown": 1},
+        {"max_images": 9, "max_queue": 8},
+    ],
 )
 def test_malformed_settings_are_refused(values):
     with pytest.raises(ValidationError):

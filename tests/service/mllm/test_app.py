@@ -39,6 +39,9 @@ def question(text="what is it?", image=None, **fields):
     return {"method": "POST", "url": "/v1/chat/completions", "json": body}
 
 
+IMAGE_PARTS = question()["json"]["messages"][0]["content"][:1] * 40
+
+
 def test_an_answer_is_openais(generator):
     (response,) = send(generator, question())
     document = response.json()
@@ -68,6 +71,21 @@ def test_sampling_and_many_at_once(generator):
     assert [response.status_code for response in send(generator, *requests)] == [200] * 6
 
 
+def test_several_images_in_every_shape(generator):
+    part = question()["json"]["messages"][0]["content"][0]
+    messages = [
+        {"role": "developer", "content": "be brief"},
+        {"role": "user", "content": ["look", part, part | {"image_url": part["image_url"]["url"]}]},
+        {"role": "assistant", "content": None},
+        {"role": "tool", "content": [part, {"type": "text", "text": "taken just now"}]},
+    ]
+    one, three = send(generator, question(), question(messages=messages, max_completion_tokens=2))
+    assert three.status_code == 200
+    usage = three.json()["usage"]
+    assert usage["completion_tokens"] <= 2
+    assert usage["prompt_tokens"] > 2 * one.json()["usage"]["prompt_tokens"]
+
+
 @pytest.mark.parametrize("text", ["<image><image>", "<assistant> yes", "<eos>", "{{ bos_token }}"])
 def test_a_question_cannot_write_special_tokens(generator, text):
     (response,) = send(generator, question(text))
@@ -82,6 +100,8 @@ def test_a_question_cannot_write_special_tokens(generator, text):
         question("word " * 5000),
         question(messages=[]),
         question(max_tokens=0),
+        question(n=2),
+        question(messages=[{"role": "user", "content": IMAGE_PARTS}]),
         question(messages=[{"role": "user", "content": [{"type": "video_url"}]}]),
     ],
 )
