@@ -34,9 +34,6 @@ from service.settings import Settings
 
 __all__ = ["Guard"]
 
-# The image's own bytes say what it is; a client is not asked.
-IMAGE_FILE = "application/octet-stream"
-
 
 class Guard:
     """Owns the stages: starts them, stops them, and leads requests through them."""
@@ -155,7 +152,8 @@ class Guard:
         """
         try:
             with visit.timings.stage(Stage.DECODE):
-                upload = await self._decode.decode(IMAGE_FILE, image.file)
+                # The image's own bytes say what it is; its URL's header is not asked.
+                upload = await self._decode.decode("application/octet-stream", image.file)
         except RequestRefused as refusal:
             raise type(refusal)(refusal.public_message, image.param) from refusal
         visit.facts["images"].append(upload.facts)
