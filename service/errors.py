@@ -19,7 +19,7 @@ CodefendError
 │   ├── NotReady
 │   └── PurificationFailed
 ├── DeadlineExceeded 504
-└── UpstreamError 502
+└── UpstreamError 502 (it and its kind: service/forward/errors.py)
     ├── UpstreamTimeout 504
     ├── UpstreamRefused 400 (what the model refuses is the caller's to mend)
     ├── UpstreamNotFound 404
@@ -28,6 +28,7 @@ CodefendError
     ├── UpstreamBusy 429 (with Retry-After)
     └── UpstreamUnavailable 503 (with Retry-After)
 
+All that send Retry-After are a TryLater, too.
 A 5xx message is constant: what went wrong inside is logged and never sent.
 """
 
@@ -55,21 +56,13 @@ __all__ = [
     "RequestRefused",
     "ShuttingDown",
     "TooManyImages",
+    "TryLater",
     "Unauthorized",
     "Unavailable",
     "UnsupportedContent",
     "UnsupportedImage",
     "UnsupportedMedia",
-    "UpstreamBusy",
-    "UpstreamError",
-    "UpstreamNotFound",
-    "UpstreamRefused",
-    "UpstreamTimeout",
-    "UpstreamTooLarge",
-    "UpstreamUnavailable",
-    "UpstreamUnprocessable",
     "WrongHost",
-    "refusal_from_code",
 ]
 
 
@@ -258,8 +251,8 @@ class ClientLeft(RequestRefused):
     message = "The client closed the connection."
 
 
-class _TryLater(CodefendError):
-    """Adds Retry-After to the errors that pass by themselves."""
+class TryLater(CodefendError):
+    """Adds Retry-After to the errors that pass by themselves; none is of this class alone."""
 
     def __init__(self, message: str | None = None, retry_after_s: int = 1) -> None:
         """Takes the whole seconds after which another try is likely to succeed."""
@@ -271,7 +264,7 @@ class _TryLater(CodefendError):
         return {"Retry-After": str(self.retry_after_s)}
 
 
-class Overloaded(_TryLater):
+class Overloaded(TryLater):
     """The house is full."""
 
     status = 429
@@ -284,7 +277,7 @@ class InternalError(CodefendError):
     """Anything unforeseen; the log has the rest, under the request's id."""
 
 
-class Unavailable(_TryLater):
+class Unavailable(TryLater):
     """The service cannot do this now."""
 
     status = 503
@@ -320,85 +313,3 @@ class DeadlineExceeded(CodefendError):
     type = "timeout_error"
     code = "deadline_exceeded"
     message = "The request could not be answered within its deadline."
-
-
-class UpstreamError(CodefendError):
-    """The model behind the service refused, failed, or spoke nonsense."""
-
-    status = 502
-    type = "upstream_error"
-    code = "upstream_error"
-    message = "The model behind this service did not give an answer."
-
-
-class UpstreamTimeout(UpstreamError):
-    """The model behind the service took too long."""
-
-    status = 504
-    code = "upstream_timeout"
-    message = "The model behind this service did not answer in time."
-
-
-class UpstreamRefused(UpstreamError):
-    """The model refused the request as it was; what it said about it is not passed on."""
-
-    status = 400
-    type = "invalid_request_error"
-    code = "upstream_refused"
-    message = "The model behind this service refused the request."
-
-
-class UpstreamNotFound(UpstreamError):
-    """The upstream has no such model."""
-
-    status = 404
-    type = "invalid_request_error"
-    code = "model_not_found"
-    message = "The model behind this service is not known by that name. See /v1/models."
-
-
-class UpstreamTooLarge(UpstreamError):
-    """The request is longer than the upstream takes."""
-
-    status = 413
-    type = "invalid_request_error"
-    code = "upstream_too_large"
-    message = "The purified request is too large for the model behind this service."
-
-
-class UpstreamUnprocessable(UpstreamError):
-    """The upstream understood the request and cannot process it."""
-
-    status = 422
-    type = "invalid_request_error"
-    code = "upstream_unprocessable"
-    message = "The model behind this service cannot process the request."
-
-
-class UpstreamBusy(_TryLater, UpstreamError):
-    """The upstream's own limit on requests is reached."""
-
-    status = 429
-    type = "rate_limit_error"
-    code = "upstream_busy"
-    message = "The model behind this service is at capacity. Retry after the time in Retry-After."
-
-
-class UpstreamUnavailable(_TryLater, UpstreamError):
-    """The upstream says that it cannot answer now."""
-
-    status = 503
-    type = "upstream_error"
-    code = "upstream_unavailable"
-    message = "The model behind this service is not available at the moment."
-
-
-def refusal_from_code(code: str, message: str, param: str | None) -> RequestRefused:
-    """Rebuilds a refusal that a child process reported by its code.
-
-    An unknown code, which only a child gone bad could send, becomes a plain refusal.
-    """
-    for refusal in RequestRefused.__subclasses__():
-        if refusal.code == code:
-            return refusal(message, param)
-    return InvalidImage()

@@ -13,7 +13,8 @@ from service.decode.chat import ChatLimits, open_chat
 from service.decode.confinement import allow_cpu_time, confine
 from service.decode.envelope import open_envelope
 from service.decode.picture import PictureLimits, decode_picture
-from service.errors import RequestRefused
+from service.decode.refusals import report_refusal
+from service.errors import ClientLeft, RequestRefused
 from service.processes.messages import Handler, Message
 from service.processes.pixels import Picture, write_pixels
 
@@ -43,14 +44,10 @@ def _handle(config: DecodeConfig, meta: dict[str, Any], body: bytes) -> Message:
             return open_chat(body, limits, template).pack()
         return _decode(config, meta, body)
     except RequestRefused as refusal:
-        return {
-            "refused": refusal.code,
-            "message": refusal.public_message,
-            "param": refusal.param,
-        }, b""
+        return report_refusal(refusal), b""
     except FileNotFoundError:
         # The client left, and its memory was freed: nobody reads this.
-        return {"refused": "client_left", "message": "", "param": None}, b""
+        return report_refusal(ClientLeft()), b""
 
 
 def _decode(config: DecodeConfig, meta: dict[str, Any], body: bytes) -> Message:

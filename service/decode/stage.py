@@ -9,13 +9,8 @@ from models.prompts.templates import Template
 from service.decode.chat import Chat, ChatLimits, open_chat
 from service.decode.picture import PictureLimits
 from service.decode.process import DecodeConfig, make_decoder
-from service.errors import (
-    ImageTooLarge,
-    InvalidBody,
-    InvalidImage,
-    Unavailable,
-    refusal_from_code,
-)
+from service.decode.refusals import refusal_from_report
+from service.errors import ImageTooLarge, InvalidBody, InvalidImage, Unavailable
 from service.processes.child import Child, ChildDied, ChildTimeout
 from service.processes.messages import Message
 from service.processes.pixels import PixelLease, lease_pixels
@@ -131,6 +126,7 @@ class DecodeStage:
 
     async def _ask(self, meta: dict[str, Any], body: bytes) -> Message:
         answer, blob = await self._pool.run(meta, body, self._timeout_s)
-        if "refused" in answer:
-            raise refusal_from_code(answer["refused"], answer["message"], answer["param"])
+        refusal = refusal_from_report(answer)
+        if refusal is not None:
+            raise refusal
         return answer, blob

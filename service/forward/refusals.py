@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any
 
-from service.errors import (
+from service.forward.errors import (
     UpstreamBusy,
     UpstreamError,
     UpstreamNotFound,

@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 
-from service.errors import UpstreamError, UpstreamTimeout
 from service.forward.completion import Answer, Completion, read_answer
+from service.forward.errors import UpstreamError, UpstreamTimeout
 from service.forward.refusals import refusal_from_status
 from service.settings import Settings
 

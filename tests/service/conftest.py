@@ -20,11 +20,16 @@ def session_service(session_upstream):
 
 @pytest.fixture
 def upstream(session_upstream):
-    session_upstream.bodies.clear()
-    session_upstream.headers.clear()
-    session_upstream.status = 200
-    session_upstream.reply = None
-    return session_upstream
+    reset(session_upstream)
+    yield session_upstream
+    reset(session_upstream)
+
+
+def reset(upstream):
+    upstream.bodies.clear()
+    upstream.headers.clear()
+    upstream.status = 200
+    upstream.reply = None
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import json
 import httpx
 import pytest
 
-from service.errors import (
+from service.forward.completion import Completion
+from service.forward.errors import (
     UpstreamBusy,
     UpstreamError,
     UpstreamNotFound,
@@ -16,7 +17,6 @@ from service.errors import (
     UpstreamUnavailable,
     UpstreamUnprocessable,
 )
-from service.forward.completion import Completion
 from service.forward.upstream import Upstream
 from service.settings import Settings
 

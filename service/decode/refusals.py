@@ -1,0 +1,29 @@
+"""Refusals on their way out of a decode process, which may send no objects."""
+
+from typing import Any
+
+from service.errors import InvalidImage, RequestRefused
+
+__all__ = ["refusal_from_report", "report_refusal"]
+
+
+def report_refusal(refusal: RequestRefused) -> dict[str, Any]:
+    """What a decode process answers instead of its work."""
+    return {
+        "refused": refusal.code,
+        "message": refusal.public_message,
+        "param": refusal.param,
+    }
+
+
+def refusal_from_report(report: dict[str, Any]) -> RequestRefused | None:
+    """Rebuilds a refusal; None if the answer reports none.
+
+    An unknown code, which only a process gone bad could send, becomes a plain refusal.
+    """
+    if "refused" not in report:
+        return None
+    for refusal in RequestRefused.__subclasses__():
+        if refusal.code == report["refused"]:
+            return refusal(report["message"], report["param"])
+    return InvalidImage()
