@@ -54,13 +54,18 @@ class Timings:
         for stage, spans in self._spans.items():
             self._metrics.stage_duration.labels(stage.value).observe(_covered_s(spans))
 
+    def total_s(self) -> float:
+        """Seconds since the request began."""
+        return time.monotonic() - self._started_s
+
     def milliseconds(self) -> dict[str, float]:
         """The stages so far, and the total, in milliseconds."""
         stages = {
             stage.value: _covered_s(self._spans[stage]) for stage in Stage if stage in self._spans
         }
-        total_s = time.monotonic() - self._started_s
-        return {name: round(1000 * s, 3) for name, s in (stages | {"total": total_s}).items()}
+        return {
+            name: round(1000 * s, 3) for name, s in (stages | {"total": self.total_s()}).items()
+        }
 
 
 def _covered_s(spans: list[_Span]) -> float:

@@ -125,6 +125,28 @@ def test_a_client_that_leaves_ends_the_upstreams_stream(service, upstream):
     service.wait_until(lambda: service.guard.house.num_inside == 0)
 
 
+def test_a_client_that_leaves_before_the_answer_ends_the_upstreams_work(service, upstream):
+    asked, ended = threading.Event(), threading.Event()
+
+    def reply(handler, _):
+        asked.set()
+        if select.select([handler.connection], [], [], WAIT_S)[0]:
+            ended.set()
+
+    upstream.reply = reply
+    body = json.dumps(chat(user(text_part()))).encode()
+    head = (
+        f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    host, port = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head.encode() + body)
+        assert asked.wait(WAIT_S)
+    assert ended.wait(WAIT_S)
+    service.wait_until(lambda: service.guard.house.num_inside == 0)
+
+
 @pytest.mark.parametrize(
     "events",
     [

@@ -1,6 +1,7 @@
 """A chat taken apart: what is refused, by name; and that what is put together again is the same."""
 
 import base64
+import contextlib
 import json
 
 import pytest
@@ -236,6 +237,27 @@ def test_what_is_taken_apart_goes_together_again(messages, fields):
     assert json.loads(body) == document
     named = json.loads(fill_gaps(again.fragments, [URL] * len(again.images), 'm"'))
     assert named == {"model": 'm"'} | document
+
+
+NAMES = st.sampled_from(
+    ["messages", "role", "content", "type", "text", "image_url", "url", "detail", "codefend",
+     "stream", "n", "prediction", "images", "return_image", "cache_control", "Messages"]
+)  # fmt: skip
+VALUES = st.sampled_from(["user", "text", "image_url", "refusal", URL, "", "https://a.b/c.png"])
+NEARLY = st.recursive(
+    VALUES | st.none() | st.booleans() | st.integers(-1, 3) | st.floats(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
+)
+
+
+@given(st.dictionaries(NAMES, NEARLY, max_size=4), st.lists(NEARLY, max_size=2))
+def test_whatever_comes_is_taken_apart_or_refused_and_nothing_else(fields, messages):
+    for document in (fields, fields | {"messages": messages}, {"messages": [fields]}):
+        with contextlib.suppress(RequestRefused):
+            chat = opened(document)
+            assert len(chat.fragments) == len(chat.images) + 1
+            # An image leaves through a gap, or as a text that nobody takes for one.
+            assert b'"url":"data:' not in b"".join(chat.fragments)
 
 
 def test_nothing_but_a_data_url_fills_a_gap():
