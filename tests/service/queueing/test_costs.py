@@ -16,7 +16,18 @@ def test_estimates_follow_measurements_and_scale_with_pixels_elsewhere():
     costs.record(SMALL, 2, 5.0)
     assert 4 < costs.estimate_s(SMALL, 2) < 5
     assert costs.estimate_s(SMALL, 1) > 1, "slower than supposed, and so for other batches too"
-    assert costs.backlog_s(SMALL.num_pixels, 2) == pytest.approx(costs.estimate_s(SMALL, 1) / 2)
+    halved = costs.estimate_s(SMALL, 1) / 2
+    assert SMALL.num_pixels * costs.seconds_per_pixel(2) == pytest.approx(halved)
+
+
+def test_a_batch_is_hung_when_it_takes_many_times_what_such_batches_take():
+    costs = BatchCosts()
+    assert costs.hung_after_s(SMALL, 1, (2, 50)) == 50, "nothing is known yet"
+    costs.record(SMALL, 1, 1.0)
+    assert costs.hung_after_s(SMALL, 1, (2, 50)) == pytest.approx(10)
+    assert costs.hung_after_s(LARGE, 1, (2, 50)) == pytest.approx(40)
+    assert costs.hung_after_s(LARGE, 2, (2, 50)) == 50
+    assert costs.hung_after_s(SMALL, 1, (30, 50)) == 30
 
 
 def test_throughput_forgets():
