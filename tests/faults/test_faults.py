@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.faults.loads import head_of
 from tests.service.fake_engine import KILL, KILL_ONCE, marked
 from tests.service.pictures import encode, picture, png
 from tests.service.running import make_settings, run_service
@@ -73,14 +74,9 @@ def test_a_decoder_that_dies_costs_its_own_request_alone(service):
 
 def test_a_client_that_leaves_frees_its_place(service):
     image = png()
-    host, port = service.url.removeprefix("http://").split(":")
-    head = (
-        f"POST /v1/purify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\n"
-        f"Content-Length: {len(image)}\r\n\r\n"
-    )
     for _ in range(3):
-        with socket.create_connection((host, int(port))) as connection:
-            connection.sendall(head.encode() + image)
+        with socket.create_connection(service.address) as connection:
+            connection.sendall(head_of(image) + image)
             service.wait_until(lambda: service.guard.house.num_inside > 0)
     service.wait_until(lambda: service.guard.house.num_inside == 0, timeout_s=5)
     assert len(service.guard.line) == 0
@@ -94,6 +90,10 @@ def test_a_passed_deadline_is_a_504(upstream):
         response = service.client.post("/v1/purify", **as_form(png()))
         assert response.status_code == 504
         assert response.json()["error"]["code"] == "deadline_exceeded"
+        with socket.create_connection(service.address) as connection:
+            # The deadline counts from the arrival, and so while a body dawdles.
+            connection.sendall(head_of(png()))
+            assert b"408" in connection.recv(64)
 
 
 @pytest.mark.parametrize("path", ["/readyz", "/v1/purify"])
