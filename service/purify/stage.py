@@ -18,7 +18,6 @@ from service.purify.engine import EngineFacts, EngineOptions
 from service.purify.remote import Outcome, RemoteWorker
 from service.purify.worker import WorkerConfig
 from service.queueing.line import Batch, Line
-from service.queueing.recovery import Failure
 from service.settings import Settings
 
 __all__ = ["PurifyStage"]
@@ -141,10 +140,12 @@ class PurifyStage:
     async def _run(self, worker: RemoteWorker, batch: Batch) -> bool:
         """Runs one batch; returns whether the worker can take another."""
         self._begin(batch)
-        outcome = Outcome(failure=Failure.DIED)
+        running = asyncio.create_task(worker.run(batch, self._timeout_s(batch)))
         try:
-            outcome = await worker.run(batch, self._timeout_s(batch))
+            await asyncio.shield(running)
         finally:
+            # Also if the service stops: the process has the pixels in use until the batch is over.
+            outcome = await running
             self._settle(batch, outcome)
         return outcome.failure is None or not outcome.failure.ended_worker
 

@@ -5,7 +5,7 @@ Pure: fed with measured times, read as estimates by the batching policy and by a
 
 from collections import deque
 from collections.abc import Callable
-from math import ceil
+from math import ceil, inf
 
 from models.buckets import Bucket
 
@@ -52,6 +52,10 @@ class BatchCosts:
         least_s, most_s = limits_s
         usual_s = self.estimate_s(bucket, num_images)
         return min(most_s, max(least_s, HANG_FACTOR * usual_s)) if usual_s else most_s
+
+    def pixels_within(self, seconds: float) -> float:
+        """Padded pixels that one worker purifies in so long; infinite while nothing is known."""
+        return seconds / self._seconds_per_pixel if self._seconds_per_pixel else inf
 
     def seconds_per_pixel(self, num_workers: int) -> float:
         """Seconds that a padded pixel takes, spread over the workers; 0 while nothing is known."""

@@ -21,6 +21,9 @@ __all__ = ["Batch", "Job", "Line"]
 
 # What an image is taken to have before it is decoded, until there were some to learn from.
 PIXELS_BEFORE_ANY = 512 * 512
+# A batch takes this part of its images' time at most: all of them wait for its end, and so do those
+# that come while it runs.
+BATCH_FRACTION = 0.15
 # How far one image moves what the next are taken to have.
 SMOOTHING = 0.1
 
@@ -225,7 +228,7 @@ class Line:
         plan = plan_batch(
             waiting,
             self._clock(),
-            replace(self._limits, max_pixels=self._allowance.num_pixels),
+            replace(self._limits, max_pixels=self._most_pixels()),
             self.costs.estimate_s,
             self._count_arriving(),
             self._turns.tag_of,
@@ -235,6 +238,12 @@ class Line:
         if plan.wait_s > 0:
             return None, plan.wait_s
         return Batch(plan.bucket, tuple(self._jobs.pop(key) for key in plan.keys)), None
+
+    def _most_pixels(self) -> int:
+        """Most padded pixels of a batch, by its device's memory and by its images' time."""
+        given_s = min((job.deadline_s - job.queued_at_s for job in self._jobs.values()), default=0)
+        in_time = self.costs.pixels_within(BATCH_FRACTION * given_s)
+        return int(min(self._allowance.num_pixels, in_time))
 
     def _add(self, job: Job) -> None:
         self._jobs[next(self._keys)] = job

@@ -1,3 +1,5 @@
+from math import inf
+
 import pytest
 
 from models.buckets import Bucket
@@ -9,6 +11,7 @@ SMALL, LARGE = Bucket(64, 64), Bucket(128, 128)
 def test_estimates_follow_measurements_and_scale_with_pixels_elsewhere():
     costs = BatchCosts()
     assert costs.estimate_s(SMALL, 1) == 0
+    assert costs.pixels_within(1) == inf
     costs.suppose(1 / SMALL.num_pixels)
     assert costs.estimate_s(LARGE, 2) == pytest.approx(8)
     costs.record(SMALL, 2, 4.0)
@@ -16,6 +19,7 @@ def test_estimates_follow_measurements_and_scale_with_pixels_elsewhere():
     costs.record(SMALL, 2, 5.0)
     assert 4 < costs.estimate_s(SMALL, 2) < 5
     assert costs.estimate_s(SMALL, 1) > 1, "slower than supposed, and so for other batches too"
+    assert costs.pixels_within(6 * costs.seconds_per_pixel(1)) == pytest.approx(6)
     halved = costs.estimate_s(SMALL, 1) / 2
     assert SMALL.num_pixels * costs.seconds_per_pixel(2) == pytest.approx(halved)
 

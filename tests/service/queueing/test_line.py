@@ -86,7 +86,7 @@ def test_a_worker_that_waits_for_company_is_woken_when_nobody_comes():
     async def scenario():
         arriving = 1
         line = make_line(arriving=lambda: arriving)
-        line.costs.suppose(100)
+        line.costs.suppose(1e-3)
         line.join(make_job())
         waiting = asyncio.create_task(line.next_batch())
         await asyncio.sleep(0.01)
@@ -166,6 +166,19 @@ def test_batches_become_smaller_when_memory_was_lacking_and_larger_again():
             line.finish(batch, seconds=0.0)
         assert set(sizes[:-1]) == {2}
         assert sizes[-1] == 4
+
+    asyncio.run(scenario())
+
+
+def test_batches_are_smaller_where_they_take_long():
+    async def scenario():
+        line = make_line()
+        for _ in range(4):
+            line.join(make_job(deadline_s=30))
+        line.costs.suppose(2 / (64 * 64))
+        assert len((await line.next_batch()).jobs) == 2, "two seconds each, and four and a half"
+        line.costs.suppose(60 / (64 * 64))
+        assert len((await line.next_batch()).jobs) == 1
 
     asyncio.run(scenario())
 
