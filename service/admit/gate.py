@@ -20,6 +20,7 @@ from service.admit.visit import Visit
 from service.errors import (
     ClientLeft,
     CodefendError,
+    DeadlineExceeded,
     InternalError,
     NotReady,
     Overloaded,
@@ -128,6 +129,9 @@ class Gate:
 
     def _see_out(self, visit: Visit, reply: "_Reply") -> None:
         if visit.slot is not None:
+            if visit.outcome in {"ok", DeadlineExceeded.code}:
+                was_late = visit.outcome == DeadlineExceeded.code
+                self._house.learn(visit.timings.total_s(), was_late=was_late)
             visit.slot.leave()
         if visit.endpoint in PROBES:
             return

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil
 
+from service.admit.ceiling import Ceiling
 from service.errors import KeyBusy, Overloaded, ShuttingDown
 from service.queueing.backlog import Ahead
 from service.queueing.costs import retry_after_s
@@ -83,6 +84,7 @@ class House:
         self.left = asyncio.Event()
         self.on_change: Callable[[], None] = lambda: None
         self._limits = limits
+        self._ceiling = Ceiling(limits.max_requests, limits.deadline_s)
         self._images_per_second = images_per_second
         self._measure_ahead = measure_ahead
 
@@ -109,7 +111,7 @@ class House:
         """
         if self.is_draining:
             raise ShuttingDown
-        if self.num_inside >= self._limits.max_requests:
+        if self.num_inside >= self._ceiling.num_requests:
             raise Overloaded(retry_after_s=self._wait_s(self.num_inside))
         if self.inside[caller] >= self._most_slots():
             raise KeyBusy(retry_after_s=self._wait_s(self.inside[caller]))
@@ -121,6 +123,18 @@ class House:
         self.on_change()
         return Slot(self, caller)
 
+    def learn(self, seconds: float, *, was_late: bool) -> None:
+        """Learns from a request that is about to leave how many may be inside.
+
+        Args:
+            seconds: What it took.
+            was_late: Whether its deadline passed before its answer came.
+        """
+        if was_late:
+            self._ceiling.note_late()
+        else:
+            self._ceiling.note_answer(seconds, self.num_inside)
+
     async def wait_until_empty(self) -> None:
         """Waits until the last request has left."""
         while self.num_inside:
@@ -129,11 +143,10 @@ class House:
 
     def _most_slots(self) -> int:
         """How many slots one caller may hold at present."""
-        limits = self._limits
-        most = limits.max_requests
-        if limits.is_shared:
-            most = SLOTS_PER_FREE_SLOT * (limits.max_requests - self.num_inside)
-        return min(most, limits.max_per_caller or most)
+        most = self._ceiling.num_requests
+        if self._limits.is_shared:
+            most = SLOTS_PER_FREE_SLOT * (most - self.num_inside)
+        return min(most, self._limits.max_per_caller or most)
 
     def _wait_s(self, depth: int) -> int:
         return retry_after_s(depth, self._images_per_second())

@@ -90,6 +90,8 @@ def test_a_passed_deadline_is_a_504(upstream):
         response = service.client.post("/v1/purify", **as_form(png()))
         assert response.status_code == 504
         assert response.json()["error"]["code"] == "deadline_exceeded"
+        post_many(service, [png(seed=seed) for seed in range(4)])
+        assert service.guard.house._ceiling.num_requests < 64, "so many are too much for it"
         with socket.create_connection(service.address) as connection:
             # The deadline counts from the arrival, and so while a body dawdles.
             connection.sendall(head_of(png()))

@@ -96,3 +96,13 @@ def test_a_bound_for_every_key():
     assert refusal.value.headers()["Retry-After"] == "6"
     assert refusal.value.body()["error"]["code"] == "concurrency_limit_exceeded"
     house.enter("bob").leave()
+
+
+def test_it_takes_in_fewer_after_answers_came_late_and_more_again():
+    house = make_house(64)
+    for _ in range(4):
+        house.learn(30.0, was_late=True)
+    assert flood(house, "") == {"": 1}
+    for _ in range(2):
+        house.learn(1.0, was_late=False)
+    assert flood(house, "") == {"": 1}
