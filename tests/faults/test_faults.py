@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.faults.loads import head_of
-from tests.service.fake_engine import KILL, KILL_ONCE, marked
+from tests.service.fake_engine import HANG_ONCE, KILL, KILL_ONCE, marked
 from tests.service.pictures import encode, picture, png
 from tests.service.running import make_settings, run_service
 from tests.service.test_api import as_form, as_raw
@@ -84,18 +84,23 @@ def test_a_client_that_leaves_frees_its_place(service):
     assert left >= 1
 
 
-def test_a_passed_deadline_is_a_504(upstream):
-    settings = make_settings(upstream.url, engine_options={"seconds": 1.0}, deadline_s=0.5)
+def test_passed_deadlines_are_504s_and_after_several_fewer_are_let_in(upstream, tmp_path):
+    options = {"flag": str(tmp_path / "hung")}
+    settings = make_settings(
+        upstream.url, engine_options=options, deadline_s=2, batch_timeout_floor_s=4
+    )
     with run_service(settings) as service:
-        response = service.client.post("/v1/purify", **as_form(png()))
-        assert response.status_code == 504
-        assert response.json()["error"]["code"] == "deadline_exceeded"
-        post_many(service, [png(seed=seed) for seed in range(4)])
-        assert service.guard.house._ceiling.num_requests < 64, "so many are too much for it"
-        with socket.create_connection(service.address) as connection:
-            # The deadline counts from the arrival, and so while a body dawdles.
-            connection.sendall(head_of(png()))
-            assert b"408" in connection.recv(64)
+        responses = post_many(service, [encode(marked(picture(), HANG_ONCE))] * 6)
+        assert {response.status_code for response in responses} == {504}
+        assert responses[0].json()["error"]["code"] == "deadline_exceeded"
+        service.wait_until(lambda: service.guard.house._ceiling.num_requests == 1, timeout_s=20)
+
+
+def test_the_deadline_counts_from_the_arrival_and_so_while_a_body_dawdles(upstream):
+    settings = make_settings(upstream.url, deadline_s=0.5)
+    with run_service(settings) as service, socket.create_connection(service.address) as connection:
+        connection.sendall(head_of(png()))
+        assert b"408" in connection.recv(64)
 
 
 @pytest.mark.parametrize("path", ["/readyz", "/v1/purify"])
