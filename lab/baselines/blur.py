@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from lab.baselines.defence import Defence
-from lab.baselines.gradients import straight_through
+from lab.baselines.gradients import straight_through, with_gradient_of
 
 __all__ = ["blur", "gaussian_kernel", "median"]
+
+NEAR = 4 / 255  # how far from the median a level may lie and still be moved towards its place
 
 
 def gaussian_kernel(sigma_px: float, radius_px: int) -> Tensor:
@@ -55,12 +59,30 @@ def median(size_px: int) -> Defence:
         raise ValueError(f"the window must be odd and at least 3, got {size_px}")
     radius = size_px // 2
 
-    def apply(images: Tensor, generator: Generator) -> Tensor:
+    def windows_of(images: Tensor) -> Iterator[Tensor]:
+        """One image at a time: the windows take size_px squared times its memory."""
         padded = F.pad(images, (radius,) * 4, mode="reflect")
-        windows = padded.unfold(2, size_px, 1).unfold(3, size_px, 1)
-        # One image at a time: the windows take size_px squared times its memory.
-        return torch.stack([image.flatten(3).median(dim=3).values for image in windows])
+        for image in padded.unfold(2, size_px, 1).unfold(3, size_px, 1):
+            yield image.flatten(3)
 
-    # The median passes its gradient to one pixel of a window; the identity reaches all of them.
-    passages = {"exact": apply, "bpda": straight_through(apply)}
+    def apply(images: Tensor, generator: Generator) -> Tensor:
+        return torch.stack([windows.median(dim=3).values for windows in windows_of(images)])
+
+    def surrogate(images: Tensor, generator: Generator) -> Tensor:
+        with torch.no_grad():
+            medians = apply(images.detach(), generator)
+        near = [_mean_near(*pair) for pair in zip(windows_of(images), medians, strict=True)]
+        return with_gradient_of(medians, torch.stack(near))
+
+    # The median passes its gradient to one pixel of a window, the identity to its middle, and the
+    # surrogate to all that a small change may make the median.
+    passages = {"exact": apply, "surrogate": surrogate, "bpda": straight_through(apply)}
     return Defence("median", f"size_px={size_px}", apply, passages=passages)
+
+
+def _mean_near(windows: Tensor, medians: Tensor) -> Tensor:
+    """The mean of each window (..., K), by weights that fall off with the distance from (...,)."""
+    with torch.no_grad():
+        distances = (windows - medians[..., None]).abs()
+        weights = torch.softmax(-distances / NEAR, dim=-1)
+    return (weights * windows).sum(dim=-1)

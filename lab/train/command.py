@@ -11,14 +11,18 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from lab.baselines.purifiers import load_purifier, purifying
+from lab.detection.calibration import calibrate
+from lab.detection.scoring import Scorer
 from lab.errors import LabError
 from lab.precision import compute_dtype
 from lab.train.base import train_base
+from lab.train.detector import calibration_images, make_examples, train_detector
 from lab.train.loop import LoopSettings, default_workers
 from lab.train.mllm import train_mllm
 from lab.train.pairs import load_pairs, make_pairs
 from lab.train.photo_pairs import make_photo_pairs
-from lab.train.publish import publish_mllm, publish_purifier
+from lab.train.publish import publish_detector, publish_mllm, publish_purifier
 from lab.train.purifier import Course, PurifierOptions, train_purifier
 from lab.train.vision import SceneNumbers, train_vision
 from lab.victims.classifier import ClassifierVictim
@@ -230,6 +234,50 @@ def purifier(
         command=_this_command(),
         weights=weights,
     )
+
+
+@app.command("detector")
+def detector(
+    world: WorldFile = WORLD_FILE,
+    runs: Runs = RUNS,
+    weights: Weights = WEIGHTS_DIRECTORY,
+    pairs_from: Annotated[
+        list[Path] | None, typer.Option("--pairs", help="Folder of pairs; may be repeated.")
+    ] = None,
+    purifier_from: Annotated[
+        Path, typer.Option("--purifier", help="The purifier that it will stand behind.")
+    ] = WEIGHTS_DIRECTORY / "purifier",
+    num_crops: Annotated[int, typer.Option(help="Crops of photos and text beside them.")] = 1024,
+    num_calibration: Annotated[int, typer.Option(help="Clean images of the calibration.")] = 600,
+    steps: Steps = 2000,
+    minutes: Minutes = math.inf,
+    batch_size: Batch = 64,
+    num_workers: Workers = DEFAULT_WORKERS,
+    seed: Seed = 0,
+) -> None:
+    """Train the detector that stands behind a purifier, and calibrate it on clean images."""
+    pipeline, sha256 = load_purifier(purifier_from, device=_device())
+    defence = purifying("purifier", pipeline, sha256)
+    scenes = World(world)
+    examples = make_examples(
+        pairs_from or [RUNS / "pairs"],
+        scenes,
+        defence,
+        runs / f"detector-examples-{sha256[:12]}",
+        num_crops=num_crops,
+        seed=seed,
+    )
+    settings = LoopSettings(
+        num_steps=steps,
+        learning_rate=1e-3,
+        ema_decay=0.99,
+        max_minutes=minutes,
+        num_workers=num_workers,
+    )
+    network = train_detector(examples, runs, settings, batch_size=batch_size, seed=seed)
+    scorer = Scorer(network, defence)
+    calibrate(scorer, calibration_images(scenes, num_calibration, seed=seed), seed=seed)
+    publish_detector(network, command=_this_command(), weights=weights)
 
 
 def _device() -> str:

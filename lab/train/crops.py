@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from lab.world.compose import World
 from lab.world.kinds import KINDS, SIGN_WORDS
+from lab.world.layout import Split
 
 __all__ = ["clean_crops", "photo_crops", "text_crops"]
 
@@ -29,9 +30,11 @@ def clean_crops(world: World, num: int, size_px: int, rng: np.random.Generator) 
     return torch.cat([text_crops(num_text, size_px, rng), photos])
 
 
-def photo_crops(world: World, num: int, size_px: int, rng: np.random.Generator) -> Tensor:
-    """(num, 3, size, size) uint8 windows of training photos, at scales from 1:1 to the whole."""
-    photos = world.photos["train"]
+def photo_crops(
+    world: World, num: int, size_px: int, rng: np.random.Generator, split: Split = "train"
+) -> Tensor:
+    """(num, 3, size, size) uint8 windows of a split's photos, at scales from 1:1 to the whole."""
+    photos = world.photos[split]
     crops = torch.empty(num, 3, size_px, size_px, dtype=torch.uint8)
     for crop in crops:
         photo = photos[int(rng.integers(len(photos)))]

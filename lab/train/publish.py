@@ -9,10 +9,12 @@ import torch
 from diffusers import UNet2DModel
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
+from lab.detection.calibration import save_detector
+from models.detector.network import SuspicionDetector
 from models.manifest import WEIGHTS_DIRECTORY, describe_weights, read_manifest, write_manifest
 from models.purifier.pipeline import PurificationPipeline
 
-__all__ = ["publish_mllm", "publish_purifier", "record_figures"]
+__all__ = ["publish_detector", "publish_mllm", "publish_purifier", "record_figures"]
 
 LICENCE = "Apache-2.0"
 
@@ -51,6 +53,14 @@ def publish_purifier(
     )
     pipeline.save_pretrained(weights / name)
     _list(name, command, weights)
+
+
+def publish_detector(
+    detector: SuspicionDetector, *, command: str, weights: Path = WEIGHTS_DIRECTORY
+) -> None:
+    """Save a calibrated detector in half precision and list it."""
+    save_detector(detector, weights / "detector")
+    _list("detector", command, weights)
 
 
 def record_figures(name: str, figures: dict[str, Any], weights: Path = WEIGHTS_DIRECTORY) -> None:

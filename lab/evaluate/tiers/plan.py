@@ -36,9 +36,11 @@ class TierPlan:
         num_draws_network: likewise through a defence that is a network, whose every draw costs.
         num_draws_curve: likewise for the step curve.
         draws_at_once: how many of T2's are one batch, at most.
-        gradients: ways through a defence, of those that it has; each makes its own images.
+        gradients: ways through a defence that draws noise, of those that it has; each makes its own
+            images. Others are cheap, and attacked in every way that they have.
         num_focused: further rounds of T2, each at the answers that all before left standing: one
             perturbation of all answers settles where the gain in one is the loss in another.
+        num_focused_still: likewise through a defence that draws no noise.
         curve_steps: steps of the curve.
         num_repeats: how often T3 sends each upload.
         num_queries: budgets of T4 for each image, in HTTP requests.
@@ -60,6 +62,7 @@ class TierPlan:
     draws_at_once: int = 1
     gradients: tuple[str, ...] = ("exact", "bpda", "surrogate")
     num_focused: int = 2
+    num_focused_still: int = 4
     curve_steps: tuple[int, ...] = (50, 100, 200, 400)
     num_repeats: int = 10
     num_queries: tuple[int, ...] = (1_000, 10_000)
@@ -79,7 +82,7 @@ _PLANS = {
             {Tier.TRANSFER: 64, Tier.WHITE_BOX: 32, Tier.RESUBMISSION: 64, Tier.QUERY: 16}
         ),
         num_scenes_diffpure=8,
-        num_scenes_curve=4,
+        num_scenes_curve=8,
         num_scenes_families=32,
         steps=50,
         num_draws_transfer=5,

@@ -7,10 +7,13 @@ from lab.evaluate.marks import Marks, worst
 from lab.evaluate.outcomes import Condition
 from lab.evaluate.report import Row, Threat
 from lab.evaluate.tiers.assess import Assessor
+from lab.evaluate.tiers.plan import TierPlan
 from lab.evaluate.tiers.uploads import Uploader, Uploads, union_threat
 from lab.labels import OURS
 
 __all__ = ["curve_rows", "num_white_box", "white_box_rows", "white_box_uploads"]
+
+_NEAREST_FIRST = ("exact", "surrogate", "bpda")
 
 
 def num_white_box(uploader: Uploader, condition: Condition) -> int:
@@ -26,8 +29,7 @@ def white_box_uploads(uploader: Uploader, condition: Condition, num: int) -> lis
     return [
         uploader.white_box(condition, num, gradient, goal)
         for goal in plan.goals
-        for gradient in plan.gradients
-        if gradient in condition.defence.passages
+        for gradient in _gradients(condition, plan)
     ]
 
 
@@ -46,9 +48,9 @@ def white_box_rows(uploader: Uploader, assessor: Assessor) -> list[Row]:
         others = [*uploader.oblivious(num), *uploader.transferred(num)]
         marks += [assessor.marks(condition, uploads) for uploads in others]
         unions[condition.name] = worst(marks)
-        for number in range(1, bench.plan.num_focused + 1):
+        for number, gradient in enumerate(_focused_gradients(condition, bench.plan), start=1):
             left = unions[condition.name]
-            uploads = uploader.focused(condition, left, _sharpest(condition), number)
+            uploads = uploader.focused(condition, left, gradient, number)
             found = assessor.marks(condition, uploads)
             rows += assessor.rows(condition, uploads.threat, found)
             unions[condition.name] = worst([left, found])
@@ -73,9 +75,19 @@ def curve_rows(uploader: Uploader, assessor: Assessor) -> list[Row]:
     return rows
 
 
-def _sharpest(condition: Condition) -> str:
-    """The gradient that is nearest to the defence's own derivative, of those that it has."""
-    return next(g for g in ("exact", "surrogate", "bpda") if g in condition.defence.passages)
+def _gradients(condition: Condition, plan: TierPlan) -> list[str]:
+    """The plan's that the defence has; all that it has where a step costs a single draw."""
+    passages = condition.defence.passages
+    wanted = plan.gradients if condition.defence.is_random else _NEAREST_FIRST
+    return [gradient for gradient in wanted if gradient in passages]
+
+
+def _focused_gradients(condition: Condition, plan: TierPlan) -> list[str]:
+    """One for each further round: the nearest to the derivative; of a still defence all in turn."""
+    own = [gradient for gradient in _NEAREST_FIRST if gradient in condition.defence.passages]
+    if condition.defence.is_random:
+        return own[:1] * plan.num_focused
+    return [own[number % len(own)] for number in range(plan.num_focused_still)]
 
 
 def _noise_rows(uploader: Uploader, assessor: Assessor) -> list[Row]:

@@ -84,6 +84,22 @@ def test_smooth_jpeg_gradient_knows_what_survives():
     assert kept[0] < 0.1 * kept[1]
 
 
+def test_smooth_median_moves_all_that_lies_near_the_median():
+    """The median itself moves one pixel of a window."""
+    images = 0.5 + torch.rand(1, 3, 16, 16, generator=seeded()) * 4 / 255
+    images[..., 8, 8] = 1.0
+    moved = {}
+    for name in ("exact", "surrogate"):
+        leaf = images.clone().requires_grad_(True)
+        seen = median(5).passages[name](leaf, seeded())
+        (gradient,) = torch.autograd.grad(seen[..., 8, 8].sum(), leaf)
+        moved[name] = gradient
+    assert (moved["exact"] != 0).sum() == 3
+    assert ((moved["surrogate"] > 0.005).sum(dim=(1, 2, 3)) == 3 * 24).all()
+    assert (moved["surrogate"][..., 8, 8].abs() < 1e-6).all()
+    torch.testing.assert_close(moved["surrogate"].sum(dim=(2, 3)), torch.ones(1, 3))
+
+
 def test_value_and_gradient_come_from_where_they_should(images):
     leaf = images.clone().requires_grad_(True)
     seen = with_gradient_of(images.round(), leaf.square())

@@ -53,6 +53,7 @@ PLAN = TierPlan(
     num_draws_curve=2,
     num_draws_transfer=2,
     num_focused=1,
+    num_focused_still=1,
     curve_steps=(1, 2),
     num_repeats=3,
     num_queries=(60,),

@@ -1,0 +1,1 @@
+"""How well attacks are noticed: benign alterations, calibration, evaluation."""

@@ -1,0 +1,31 @@
+"""Calibration: a detector's scores of clean images, kept in its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lab.detection.scoring import Scorer
+from models.detector.calibration import clean_quantiles
+from models.detector.network import SuspicionDetector
+
+__all__ = ["calibrate", "save_detector"]
+
+
+def calibrate(scorer: Scorer, images: Sequence[np.ndarray], *, seed: int = 0) -> None:
+    """Sets the detector's quantiles by clean images, (H, W, 3) uint8 each.
+
+    Raises:
+        ValueError: there are fewer than 100.
+    """
+    quantiles = clean_quantiles(scorer.scores(images, seed=seed))
+    scorer.detector.register_to_config(clean_quantiles=quantiles)
+
+
+def save_detector(detector: SuspicionDetector, directory: Path) -> None:
+    """Saves a detector in half precision, with its configuration."""
+    detector.to(torch.float16).save_pretrained(directory)
+    detector.to(torch.float32)

@@ -1,0 +1,111 @@
+"""AUROC, the rate caught at 1 % false alarms, and what is flagged, attack by attack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lab.detection.scoring import Scorer
+from lab.evaluate.measures import Measure
+from lab.evaluate.report import Row, Threat, rows_under
+from lab.evaluate.statistics import Estimate, wilson
+from lab.progress import progress
+from models.detector.calibration import is_flagged, suspicions_of
+
+__all__ = ["Sample", "auroc", "detection_rows"]
+
+FALSE_ALARMS = 0.01
+_NUM_RESAMPLES = 1000
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Uploads of one kind, and the clean images that they are told from.
+
+    Attributes:
+        threat: who made them; tier ``clean`` where nobody attacks.
+        images: (H, W, 3) uint8 each.
+        clean: what each was before; empty where there is nothing to tell them from.
+    """
+
+    threat: Threat
+    images: Sequence[np.ndarray]
+    clean: Sequence[np.ndarray] = ()
+
+
+def detection_rows(
+    samples: Sequence[Sample], scorer: Scorer, *, victim: str, seeds: int
+) -> list[Row]:
+    """Rows of task None: ``flagged`` of every sample, ``auroc`` and ``tpr_at_1fpr`` of attacks.
+
+    ``flagged`` is at the threshold that ships; ``tpr_at_1fpr`` at that which flags 1 % of the very
+    clean images of the sample. Means over seeds of the purifier's noise.
+
+    Args:
+        samples: what is scored.
+        scorer: the detector that is asked.
+        victim: name of the model that attacks are on.
+        seeds: how often the purifier's noise is drawn.
+    """
+    rows: list[Row] = []
+    for sample in progress(samples, desc="detection", unit="sample"):
+        attacked = _scored(scorer, sample.images, seeds)
+        quantiles = scorer.detector.config.clean_quantiles
+        flags = [[is_flagged(s) for s in suspicions_of(scores, quantiles)] for scores in attacked]
+        measures: list[Measure] = [
+            (None, "flagged", wilson(float(np.mean(flags)), len(sample.images)))
+        ]
+        if len(sample.clean):
+            clean = _scored(scorer, sample.clean, seeds)
+            for metric, statistic in _STATISTICS.items():
+                measures.append((None, metric, _estimate(statistic, attacked, clean)))
+        rows += rows_under(sample.threat, measures, defence="codefend", victim=victim, seeds=seeds)
+    return rows
+
+
+def auroc(attacked: Floats, clean: Floats) -> float:
+    """The probability that an attacked image scores above a clean one; ties count half.
+
+    Mann & Whitney 1947, "On a Test of Whether one of Two Random Variables Is…".
+    """
+    rising = np.sort(clean)
+    below = [np.searchsorted(rising, attacked, side) for side in ("left", "right")]
+    return float(np.mean(below) / len(clean))
+
+
+def _caught(attacked: Floats, clean: Floats) -> float:
+    return float((attacked > np.quantile(clean, 1 - FALSE_ALARMS)).mean())
+
+
+_STATISTICS: Mapping[str, Callable[[Floats, Floats], float]] = {
+    "auroc": auroc,
+    "tpr_at_1fpr": _caught,
+}
+
+
+def _scored(scorer: Scorer, images: Sequence[np.ndarray], seeds: int) -> Floats:
+    """(S, N), a row for each seed."""
+    return np.stack([scorer.scores(images, seed=seed) for seed in range(seeds)])
+
+
+def _estimate(
+    statistic: Callable[[Floats, Floats], float], attacked: Floats, clean: Floats
+) -> Estimate:
+    """Mean over seeds; whole scenes are drawn, each clean image with its attacked one."""
+    num = attacked.shape[1]
+    everything = np.arange(num)
+
+    def mean_of(rows: NDArray[np.intp]) -> float:
+        pairs = zip(attacked[:, rows], clean[:, rows], strict=True)
+        return float(np.mean([statistic(*pair) for pair in pairs]))
+
+    rng = np.random.default_rng(0)
+    resampled = [mean_of(rng.choice(everything, num)) for _ in range(_NUM_RESAMPLES)]
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    value = mean_of(everything)
+    return Estimate(value, min(value, float(low)), max(value, float(high)), num)

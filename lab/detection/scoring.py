@@ -1,0 +1,66 @@
+"""A detector behind its purifier: scores and suspicions of uploads, as in the service."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lab.baselines.defence import Defence, defend
+from lab.errors import LabError
+from lab.victims.fingerprint import weights_sha256
+from models.detector.calibration import suspicions_of
+from models.detector.network import SuspicionDetector
+from models.quantise import dequantise
+
+__all__ = ["Scorer", "load_detector"]
+
+Floats = NDArray[np.float64]
+
+
+def load_detector(directory: Path, *, device: str = "cpu") -> tuple[SuspicionDetector, str]:
+    """A detector in single precision, and the hash of its weights.
+
+    Raises:
+        LabError: the directory holds no detector.
+    """
+    if not (directory / SuspicionDetector.config_name).exists():
+        raise LabError(f"{directory} holds no detector; make it with: codefend-lab train detector")
+    detector = SuspicionDetector.from_pretrained(directory, torch_dtype=torch.float32)
+    detector.requires_grad_(False).eval().to(device)
+    return detector, weights_sha256(directory)
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """Purifies, then scores what was taken out.
+
+    Attributes:
+        detector: on any device.
+        purifier: at the setting that is served.
+    """
+
+    detector: SuspicionDetector
+    purifier: Defence
+
+    @torch.no_grad()
+    def scores(self, images: Sequence[np.ndarray], *, seed: int) -> Floats:
+        """(N,) scores of uploads, (H, W, 3) uint8 each; ``seed`` is of the purifier's noise."""
+        purified = defend(self.purifier, images, seed=seed)
+        found = [
+            self.detector(*(_tensor(pixels).to(self.detector.device) for pixels in pair)).item()
+            for pair in zip(images, purified, strict=True)
+        ]
+        return np.asarray(found, np.float64)
+
+    def suspicions(self, images: Sequence[np.ndarray], *, seed: int) -> Floats:
+        """(N,) in [0, 1], by the detector's own calibration."""
+        return suspicions_of(self.scores(images, seed=seed), self.detector.config.clean_quantiles)
+
+
+def _tensor(pixels: np.ndarray) -> torch.Tensor:
+    return dequantise(torch.from_numpy(np.array(pixels))[None])

@@ -1,0 +1,45 @@
+"""From a detector's score to a suspicion: the share of clean images that scored less."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["FLAG_ABOVE", "clean_quantiles", "is_flagged", "suspicions_of"]
+
+FLAG_ABOVE = 0.99
+"""Suspicion above which an image is flagged: 1 % of the clean images that calibration saw."""
+
+_LEVELS = np.linspace(0.0, 1.0, 201)
+
+
+def clean_quantiles(scores: Sequence[float] | NDArray[np.floating]) -> tuple[float, ...]:
+    """What a calibration is kept as: 201 quantiles of clean images' scores, rising.
+
+    Args:
+        scores: of clean images; their largest hundredth decides what is flagged.
+
+    Raises:
+        ValueError: there are fewer than 100: a hundredth of them would be nobody.
+    """
+    if len(scores) < 100:
+        raise ValueError(f"a calibration takes at least 100 clean images, not {len(scores)}")
+    return tuple(float(q) for q in np.quantile(np.asarray(scores, np.float64), _LEVELS))
+
+
+def suspicions_of(scores: NDArray[np.floating], quantiles: Sequence[float]) -> NDArray[np.float64]:
+    """Scores (N,) to suspicions (N,) in [0, 1], linear between the quantiles.
+
+    Raises:
+        ValueError: the quantiles are none of ``clean_quantiles``.
+    """
+    if len(quantiles) != len(_LEVELS):
+        raise ValueError("the detector is not calibrated")
+    return np.interp(np.asarray(scores, np.float64), quantiles, _LEVELS)
+
+
+def is_flagged(suspicion: float) -> bool:
+    """Whether an image of this suspicion is flagged."""
+    return suspicion > FLAG_ABOVE

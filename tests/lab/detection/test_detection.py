@@ -1,0 +1,140 @@
+"""The rows of detection, from a detector whose verdicts are known."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from typer.testing import CliRunner
+
+from lab.attacks.interface import Tier
+from lab.baselines.defence import Defence
+from lab.baselines.purifiers import purifying
+from lab.cli import app
+from lab.detection.calibration import calibrate
+from lab.detection.evading import Evading
+from lab.detection.evaluation import Sample, auroc, detection_rows
+from lab.detection.report import detection_table
+from lab.detection.scoring import Scorer, load_detector
+from lab.errors import LabError
+from lab.evaluate.report import Threat
+from models.detector.calibration import clean_quantiles
+from models.detector.network import SuspicionDetector
+from models.purifier.pipeline import PurificationPipeline
+
+NOTHING = Defence("nothing", "", lambda images, generator: images)
+
+
+class Brightness(SuspicionDetector):
+    """Scores an upload by its mean level, in levels of 255."""
+
+    def forward(self, images, purified):
+        return images.mean(dim=(1, 2, 3)) * 255
+
+
+@pytest.fixture
+def scorer():
+    return Scorer(Brightness(widths=(8,), clean_quantiles=clean_quantiles(range(101))), NOTHING)
+
+
+def grey(level):
+    return np.full((8, 8, 3), level, np.uint8)
+
+
+def test_auroc_counts_pairs_in_order_and_ties_half():
+    assert auroc(np.array([3.0, 4.0]), np.array([1.0, 2.0])) == 1.0
+    assert auroc(np.array([1.0, 2.0]), np.array([3.0, 4.0])) == 0.0
+    assert auroc(np.array([2.0, 2.0]), np.array([2.0, 2.0])) == 0.5
+    assert auroc(np.array([2.0, 5.0]), np.array([1.0, 3.0])) == 0.75
+
+
+def test_suspicion_follows_the_calibration(scorer):
+    images = [grey(0), grey(50), grey(200)]
+    assert scorer.suspicions(images, seed=0) == pytest.approx([0, 0.5, 1])
+
+
+def test_rows_tell_what_is_caught_and_what_is_flagged(scorer):
+    clean = [grey(level) for level in range(20, 60)]
+    attacked = [grey(level) for level in range(50, 130, 2)]
+    threat = Threat(tier=Tier.OBLIVIOUS, attack="apgd", epsilon=8 / 255, family="language_loss")
+    benign = Sample(Threat(tier=Tier.CLEAN, attack="scene"), clean)
+    rows = detection_rows([benign, Sample(threat, attacked, clean)], scorer, victim="v", seeds=2)
+    found = {(row.attack, row.metric): row for row in rows}
+    assert set(found) == {
+        ("scene", "flagged"), ("apgd", "flagged"), ("apgd", "auroc"), ("apgd", "tpr_at_1fpr")
+    }  # fmt: skip
+    assert found["scene", "flagged"].value == 0
+    assert found["apgd", "flagged"].value == pytest.approx(np.mean(np.arange(50, 130, 2) > 99))
+    caught = found["apgd", "tpr_at_1fpr"]
+    assert caught.value == pytest.approx(np.mean(np.arange(50, 130, 2) > 58.61))
+    assert caught.low < caught.value < caught.high
+    assert 0.9 < found["apgd", "auroc"].value < 1
+    assert all(row.defence == "codefend" and row.n == 40 and row.seeds == 2 for row in rows)
+    table = detection_table(rows)
+    assert "| t0 | apgd | language_loss | no | 8/255 |" in table
+    assert len(table.splitlines()) == 4
+
+
+def test_calibration_makes_a_hundredth_of_the_clean_images_suspicious(scorer):
+    calibrate(scorer, [grey(level) for level in range(100, 200)])
+    assert scorer.suspicions([grey(100), grey(199)], seed=0) == pytest.approx([0, 1])
+    with pytest.raises(ValueError, match="at least 100"):
+        calibrate(scorer, [grey(1)])
+
+
+class Sum(nn.Module):
+    def forward(self, images):
+        return images.sum(dim=(1, 2, 3))
+
+
+@pytest.mark.parametrize("sees_purified", [True, False])
+def test_an_evader_trades_harm_against_excess_suspicion(scorer, sees_purified):
+    def halved(images, generator):
+        return images / 2
+
+    evading = Evading(
+        harm=Sum(),
+        detector=scorer.detector,
+        purify=halved,
+        usual_score=100.0,
+        generator=torch.Generator().manual_seed(0),
+        sees_purified=sees_purified,
+        weight=2.0,
+        num_draws=3,
+    )
+    dark, light = torch.full((1, 3, 4, 4), 0.2), torch.full((1, 3, 4, 4), 0.8)
+    share = 0.5 if sees_purified else 1.0
+    assert evading(dark).item() == pytest.approx(48 * 0.2 * share)
+    assert evading(light).item() == pytest.approx(48 * 0.8 * share - 2 * (204 - 100))
+
+
+def test_commands_calibrate_on_a_folder_and_refuse_a_small_one(tmp_path):
+    SuspicionDetector.tiny().save_pretrained(tmp_path / "detector")
+    PurificationPipeline.tiny().save_pretrained(tmp_path / "purifier")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(100):
+        pixels = rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(photos / f"{number}.png")
+    arguments = ["detect", "calibrate", "--photos", str(photos), "--out", str(tmp_path / "mine")]
+    arguments += ["--detector", str(tmp_path / "detector")]
+    arguments += ["--purifier", str(tmp_path / "purifier")]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert "CODEFEND_DETECTOR" in result.output
+    config = json.loads((tmp_path / "mine" / "config.json").read_text())
+    assert len(config["clean_quantiles"]) == 201
+    detector, _ = load_detector(tmp_path / "mine")
+    purifier = purifying("purifier", PurificationPipeline.tiny(), "0" * 64)
+    fresh = [rng.integers(0, 256, (16, 16, 3)).astype(np.uint8) for _ in range(50)]
+    assert 0.2 < Scorer(detector, purifier).suspicions(fresh, seed=1).mean() < 0.8
+    (photos / "0.png").unlink()
+    with pytest.raises(LabError, match="100 or more"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_a_folder_without_a_detector_is_named(tmp_path):
+    with pytest.raises(LabError, match="codefend-lab train detector"):
+        load_detector(tmp_path)
