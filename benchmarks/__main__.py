@@ -7,6 +7,7 @@ import typer
 
 from benchmarks.gradients import measure_gradients
 from benchmarks.latency import measure_latency
+from benchmarks.overload import measure_overload
 from benchmarks.report import print_rows, write_results
 from benchmarks.service_load import measure_load
 from service.settings import Settings
@@ -19,6 +20,7 @@ class Benchmark(enum.StrEnum):
 
     LATENCY = "latency"
     SERVICE = "service"
+    OVERLOAD = "overload"
     GRADIENTS = "gradients"
 
 
@@ -27,7 +29,7 @@ def main(
     purifier: Annotated[str | None, typer.Option(help="Directory or hub id.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda:0")] = "auto",
     clients: Annotated[int, typer.Option(help="Clients at once (service).")] = 32,
-    seconds: Annotated[float, typer.Option(help="How long they send (service).")] = 60.0,
+    seconds: Annotated[float, typer.Option(help="How long they send (service, overload).")] = 60.0,
     requests: Annotated[int, typer.Option(help="Of each size (latency, gradients).")] = 20,
 ) -> None:
     """Measures, prints, and writes benchmarks/results/NAME-DEVICE.json."""
@@ -37,6 +39,8 @@ def main(
             rows, measured_on = measure_latency(weights, device, requests)
         elif name is Benchmark.GRADIENTS:
             rows, measured_on = measure_gradients(weights, device, requests)
+        elif name is Benchmark.OVERLOAD:
+            rows, measured_on = measure_overload(weights, device, seconds)
         else:
             rows, measured_on = measure_load(weights, device, clients, seconds)
         typer.echo(f"\n{name.value} on {measured_on}")

@@ -28,8 +28,9 @@ def measure_latency(purifier: str, device: str, num_requests: int) -> tuple[list
         The rows, and the device as the engine names it.
     """
     pictures = [make_picture(side_px, side_px) for side_px in SIZES_PX]
-    with run_server(purifier=purifier, devices=device) as url, httpx.Client(timeout=300) as client:
-        whole = [_time_requests(client, url, picture, num_requests) for picture in pictures]
+    running = run_server(purifier=purifier, devices=device)
+    with running as server, httpx.Client(timeout=300) as client:
+        whole = [_time_requests(client, server.url, picture, num_requests) for picture in pictures]
     engine = load_warm_engine(purifier, device, pictures)
     alone = [time_pictures(engine, [picture] * num_requests) for picture in pictures]
     rows = [

@@ -7,25 +7,34 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import httpx
 
-__all__ = ["run_server"]
+__all__ = ["RunningServer", "run_server"]
 
 READY_TIMEOUT_S = 300
 # Only purification is measured: an upstream that is never asked keeps the model out of the way.
 NO_UPSTREAM = "http://127.0.0.1:9/v1"
 
 
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """Where it listens, and its process."""
+
+    url: str
+    pid: int
+
+
 @contextmanager
-def run_server(**settings: str) -> Iterator[str]:
+def run_server(**settings: str) -> Iterator[RunningServer]:
     """Serves on a free loopback port.
 
     Args:
         **settings: CODEFEND_* by their short names, such as `purifier`.
 
     Yields:
-        The base URL, once the service is ready.
+        The service, once it is ready.
 
     Raises:
         RuntimeError: It did not become ready, or did not end with 0.
@@ -44,7 +53,7 @@ def run_server(**settings: str) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     try:
         _wait_until_ready(process, url)
-        yield url
+        yield RunningServer(url, process.pid)
     finally:
         process.terminate()
         exit_code = process.wait()

@@ -44,9 +44,9 @@ def measure_load(
     Returns:
         The rows, and the device as the engine names it.
     """
-    with run_server(purifier=purifier, devices=device) as url:
-        tally = asyncio.run(_load(url, num_clients, duration_s))
-        batches = _read_batches(url)
+    with run_server(purifier=purifier, devices=device) as server:
+        tally = asyncio.run(_load(server.url, num_clients, duration_s))
+        batches = _read_batches(server.url)
     engine = load_warm_engine(purifier, device, [make_picture(*size) for size in SIZES])
     engine_images, engine_pixels, engine_s = 0, 0, 0.0
     trace = mixed_trace()

@@ -1,9 +1,9 @@
-"""The images that benchmarks send: four sizes, evenly mixed, the same for service and engine."""
+"""The images that benchmarks send: sizes evenly mixed, the same for service and engine."""
 
 import io
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -44,8 +44,8 @@ def make_picture(height: int, width: int) -> Picture:
     return Picture(pixels, buffer.getvalue())
 
 
-def mixed_trace(seed: int = 0) -> Iterator[Picture]:
-    """Endless pictures: every four in a row hold each size once, in random order."""
+def mixed_trace(seed: int = 0, sizes: Sequence[tuple[int, int]] = SIZES) -> Iterator[Picture]:
+    """Endless pictures: as many in a row as there are sizes hold each once, in random order."""
     chance = random.Random(seed)  # noqa: S311 - a reproducible order, not a secret
     for _ in itertools.count():
-        yield from (make_picture(*size) for size in chance.sample(SIZES, len(SIZES)))
+        yield from (make_picture(*size) for size in chance.sample(sizes, len(sizes)))

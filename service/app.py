@@ -68,7 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
         settings=settings,
         metrics=metrics,
         house=guard.house,
-        is_warm=lambda: guard.is_warm,
+        closed_for_s=guard.closed_for_s,
         paths=[*paths, "/docs", "/openapi.json"],
         costly_paths=[path for path in paths if path.startswith("/v1/")],
     )

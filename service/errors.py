@@ -13,11 +13,14 @@ CodefendError
 │   │                              ├── UnsupportedImage 415
 │   │                              └── ClientLeft 499 (nobody reads it; it is only counted)
 ├── Overloaded 429 (with Retry-After)
+│   ├── RateLimited
+│   └── KeyBusy
 ├── InternalError 500
 ├── Unavailable 503 (with Retry-After)
 │   ├── ShuttingDown
 │   ├── NotReady
 │   └── PurificationFailed
+│       └── PoisonousImage
 ├── DeadlineExceeded 504
 └── UpstreamError 502 (it and its kind: service/forward/errors.py)
     ├── UpstreamTimeout 504
@@ -46,12 +49,15 @@ __all__ = [
     "InvalidBody",
     "InvalidField",
     "InvalidImage",
+    "KeyBusy",
     "MethodNotAllowed",
     "MissingField",
     "NotFound",
     "NotReady",
     "Overloaded",
+    "PoisonousImage",
     "PurificationFailed",
+    "RateLimited",
     "RemoteImage",
     "RequestRefused",
     "ShuttingDown",
@@ -273,6 +279,20 @@ class Overloaded(TryLater):
     message = "The service is at capacity. Retry after the time in Retry-After."
 
 
+class RateLimited(Overloaded):
+    """The key has sent as many requests as it may a minute."""
+
+    code = "rate_limit_exceeded"
+    message = "This key has sent its requests of a minute. Retry after the time in Retry-After."
+
+
+class KeyBusy(Overloaded):
+    """The key has as many requests under way as it may."""
+
+    code = "concurrency_limit_exceeded"
+    message = "This key has too many requests under way. Retry when some of them are answered."
+
+
 class InternalError(CodefendError):
     """Anything unforeseen; the log has the rest, under the request's id."""
 
@@ -304,6 +324,14 @@ class PurificationFailed(Unavailable):
 
     code = "purification_failed"
     message = "The image could not be purified, so it was not forwarded."
+
+
+class PoisonousImage(PurificationFailed):
+    """The purifier failed on this image again and again, and on this one alone."""
+
+    def headers(self) -> dict[str, str]:
+        """Tells OpenAI's clients, which send a 503 again by themselves, that this is of no use."""
+        return super().headers() | {"X-Should-Retry": "false"}
 
 
 class DeadlineExceeded(CodefendError):

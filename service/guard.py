@@ -12,7 +12,7 @@ from starlette.requests import Request
 from models.codec import ImageFormat
 from models.prompts.templates import Task, Template, read_templates
 from service.admit.body import read_body
-from service.admit.house import House
+from service.admit.house import House, HouseLimits
 from service.admit.visit import Visit
 from service.decode.chat import Chat, ChatImage, ChatLimits
 from service.decode.stage import DecodeStage, Upload
@@ -34,6 +34,9 @@ from service.settings import Settings
 
 __all__ = ["Guard"]
 
+# When to come back to a service that is not warm yet: how long that takes is not known then.
+WARM_UP_S = 5.0
+
 
 class Guard:
     """Owns the stages: starts them, stops them, and leads requests through them."""
@@ -43,7 +46,6 @@ class Guard:
         self.metrics = metrics
         self.templates: dict[Task, Template] = read_templates()
         throughput = Throughput(time.monotonic)
-        self.house = House(settings.max_requests, throughput.per_second)
         limits = BatchLimits(
             settings.max_batch,
             settings.max_batch_pixels,
@@ -53,6 +55,13 @@ class Guard:
         self.line = Line(
             limits, BatchCosts(), settings.max_queue, lambda: self.house.num_arriving, throughput
         )
+        house_limits = HouseLimits(
+            settings.max_requests,
+            settings.max_requests_per_key,
+            is_shared=len(settings.api_keys) > 1,
+            deadline_s=settings.deadline_s,
+        )
+        self.house = House(house_limits, throughput.per_second, self.line.measure_ahead)
         self.house.on_change = self.line.wake
         metrics.queue_depth.set_function(lambda: len(self.line))
         metrics.in_flight.set_function(lambda: self.house.num_inside)
@@ -89,6 +98,16 @@ class Guard:
             raise NotReady
         return self.workers.facts
 
+    def closed_for_s(self) -> float | None:
+        """Seconds for which no request can be served; None if one can, now or after waiting.
+
+        Requests wait while a worker is replaced, but not for one that has yet to start at all.
+        """
+        embedded_is_warm = self.embedded is None or self.embedded.is_warm
+        if self.workers.warm_in_s is not None and embedded_is_warm:
+            return None
+        return WARM_UP_S
+
     async def start(self) -> None:
         """Starts every process; models load in the background."""
         self.workers.start()
@@ -114,7 +133,9 @@ class Guard:
             BodyTimeout: It did not arrive in time.
         """
         settings = self.settings
-        body = await read_body(request, settings.max_body_bytes, settings.body_timeout_s)
+        left_s = max(0.0, visit.deadline_s - time.monotonic())
+        timeout_s = min(settings.body_timeout_s, left_s)
+        body = await read_body(request, settings.max_body_bytes, timeout_s)
         visit.timings.record_so_far(Stage.ADMIT)
         return body
 
@@ -185,7 +206,8 @@ class Guard:
 
     async def _purify_anew(self, visit: Visit, upload: Upload) -> None:
         now_s = time.monotonic()
-        job = Job(upload.pixels, upload.height, upload.width, visit.deadline_s, now_s)
+        size = (upload.height, upload.width)
+        job = Job(upload.pixels, *size, visit.deadline_s, now_s, visit.caller)
         self.line.join(job)
         if visit.slot is not None:
             visit.slot.arrive()

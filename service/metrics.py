@@ -44,6 +44,7 @@ class Metrics:
         self.cached = self._counter("cached", "Images answered with a purified image of late.")
         self.upstream_errors = self._counter("upstream_errors", "Failures of the model.", "reason")
         self.worker_restarts = self._counter("worker_restarts", "Processes replaced.", "kind")
+        self.batch_failures = self._counter("batch_failures", "Batches that failed.", "reason")
         self.queue_depth = self._gauge("queue_depth", "Images waiting for the purifier.")
         self.in_flight = self._gauge("requests_in_flight", "Requests in the house.")
         self.batch_size = Histogram(

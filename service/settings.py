@@ -64,10 +64,20 @@ class Settings(BaseSettings):
     )
 
     # admit
-    max_requests: int = Field(64, ge=1, description="Requests in the house at once; then 429.")
+    max_requests: int = Field(
+        64, ge=1, description="Requests in the house at once; then, or if it would be late, 429."
+    )
+    max_requests_per_key: int | None = Field(
+        None, ge=1, description="Those of one key; with several keys none ever gets all of them."
+    )
+    max_requests_per_minute: int | None = Field(
+        None, ge=1, description="Requests of one key a minute; then 429."
+    )
     max_body_bytes: int = Field(32 * MEBIBYTE, ge=1024, description="Longest request body.")
     body_timeout_s: float = Field(30.0, gt=0, description="Time for a body to arrive.")
-    deadline_s: float = Field(60.0, gt=0, description="Time for a whole request; then 504.")
+    deadline_s: float = Field(
+        30.0, gt=0, description="Time for a whole request from its arrival; then 504."
+    )
 
     # decode and encode
     decode_workers: int = Field(2, ge=1, description="Processes that decode.")
@@ -108,7 +118,17 @@ class Settings(BaseSettings):
         description="Import path of the function that loads the purifying engine.",
     )
     worker_start_timeout_s: float = Field(300.0, gt=0, description="Time for load and warm-up.")
-    batch_timeout_s: float = Field(120.0, gt=0, description="Time for a batch; then a new worker.")
+    worker_silence_s: float = Field(
+        15.0, ge=2, description="Time without a heartbeat; then a new worker."
+    )
+    batch_timeout_s: float = Field(
+        120.0, gt=0, description="Most time for a batch; then a new worker."
+    )
+    batch_timeout_floor_s: float = Field(
+        15.0,
+        gt=0,
+        description="Least time for a batch; between the two it is ten times what such ones take.",
+    )
 
     cache_bytes: int = Field(
         256 * MEBIBYTE, ge=0, description="Memory for purified images that are replayed; 0: none."

@@ -7,6 +7,7 @@ when the response is sent it gives the slot back, counts, and writes the log lin
 import logging
 import time
 from collections.abc import Callable, Collection
+from math import ceil
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -14,10 +15,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.admit.house import House
 from service.admit.keys import check_caller
+from service.admit.quota import Quota
 from service.admit.visit import Visit
 from service.errors import (
     ClientLeft,
     CodefendError,
+    DeadlineExceeded,
     InternalError,
     NotReady,
     Overloaded,
@@ -49,7 +52,7 @@ class Gate:
         settings: Settings,
         metrics: Metrics,
         house: House,
-        is_warm: Callable[[], bool],
+        closed_for_s: Callable[[], float | None],
         paths: Collection[str],
         costly_paths: Collection[str],
     ) -> None:
@@ -57,10 +60,10 @@ class Gate:
 
         Args:
             app: The application.
-            settings: Keys and deadline.
+            settings: Keys, deadline and rate.
             metrics: Where requests are counted.
             house: Where costly requests take a slot.
-            is_warm: Whether costly requests can be served yet.
+            closed_for_s: Seconds for which costly requests cannot be served; None if they can.
             paths: All paths that exist; others are counted together.
             costly_paths: Those whose POST needs a slot.
         """
@@ -68,7 +71,8 @@ class Gate:
         self._settings = settings
         self._metrics = metrics
         self._house = house
-        self._is_warm = is_warm
+        self._closed_for_s = closed_for_s
+        self._quota = Quota(settings.max_requests_per_minute)
         self._paths = frozenset(paths)
         self._costly_paths = frozenset(costly_paths)
 
@@ -104,9 +108,15 @@ class Gate:
             return
         visit.caller = check_caller(Headers(scope=scope), self._settings.api_keys)
         if scope["method"] == "POST" and visit.endpoint in self._costly_paths:
-            if not self._is_warm() and not self._house.is_draining:
-                raise NotReady(retry_after_s=5)
-            visit.slot = self._house.enter()
+            self._let_in(visit)
+
+    def _let_in(self, visit: Visit) -> None:
+        closed_for_s = self._closed_for_s()
+        if closed_for_s is not None and not self._house.is_draining:
+            raise NotReady(retry_after_s=max(1, ceil(closed_for_s)))
+        self._quota.check(visit.caller)
+        visit.slot = self._house.enter(visit.caller)
+        self._quota.spend(visit.caller)
 
     async def _refuse(
         self, error: CodefendError, visit: Visit, scope: Scope, receive: Receive, reply: "_Reply"
@@ -119,6 +129,9 @@ class Gate:
 
     def _see_out(self, visit: Visit, reply: "_Reply") -> None:
         if visit.slot is not None:
+            if visit.outcome in {"ok", DeadlineExceeded.code}:
+                was_late = visit.outcome == DeadlineExceeded.code
+                self._house.learn(visit.timings.total_s(), was_late=was_late)
             visit.slot.leave()
         if visit.endpoint in PROBES:
             return

@@ -1,19 +1,47 @@
 """How many requests are inside; a slot is reserved before a body is even read."""
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import ceil
 
-from service.errors import Overloaded, ShuttingDown
+from service.admit.ceiling import Ceiling
+from service.errors import KeyBusy, Overloaded, ShuttingDown
+from service.queueing.backlog import Ahead
 from service.queueing.costs import retry_after_s
 
-__all__ = ["House", "Slot"]
+__all__ = ["House", "HouseLimits", "Slot"]
+
+# Where callers share the house, each may hold this many times the slots that are still free: one
+# alone at most three quarters of all, two that flood it three sevenths each, and so on. However
+# many flood it, one that comes anew finds room.
+SLOTS_PER_FREE_SLOT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class HouseLimits:
+    """How many may be inside.
+
+    Attributes:
+        max_requests: Most requests at once.
+        max_per_caller: Most of one caller; None for no bound of its own.
+        is_shared: Whether there is more than one caller who could come.
+        deadline_s: What a newcomer has, all in all.
+    """
+
+    max_requests: int
+    max_per_caller: int | None = None
+    is_shared: bool = False
+    deadline_s: float = 30.0
 
 
 class Slot:
     """One request's place in the house; it is on the way until its image joins the line."""
 
-    def __init__(self, house: "House") -> None:
+    def __init__(self, house: "House", caller: str) -> None:
         self._house = house
+        self._caller = caller
         self._arriving = True
         self._inside = True
 
@@ -21,7 +49,7 @@ class Slot:
         """Says that the image is in line, or that none will come."""
         if self._arriving:
             self._arriving = False
-            self._house.num_arriving -= 1
+            self._house.arriving[self._caller] -= 1
             self._house.on_change()
 
     def leave(self) -> None:
@@ -29,7 +57,7 @@ class Slot:
         if self._inside:
             self._inside = False
             self.arrive()
-            self._house.num_inside -= 1
+            self._house.inside[self._caller] -= 1
             self._house.left.set()
             self._house.on_change()
 
@@ -37,40 +65,88 @@ class Slot:
 class House:
     """Counts requests, refuses when full or closing; all methods belong to the event loop."""
 
-    def __init__(self, max_requests: int, images_per_second: Callable[[], float]) -> None:
-        """Takes the bound.
+    def __init__(
+        self,
+        limits: HouseLimits,
+        images_per_second: Callable[[], float],
+        measure_ahead: Callable[[str, Mapping[str, int]], Ahead],
+    ) -> None:
+        """Takes the bounds.
 
         Args:
-            max_requests: Most requests inside.
+            limits: How many may be inside.
             images_per_second: The measured rate, for Retry-After.
+            measure_ahead: Measures the work ahead of a caller, given who is on the way.
         """
-        self.num_inside = 0
-        self.num_arriving = 0
+        self.inside: Counter[str] = Counter()
+        self.arriving: Counter[str] = Counter()
         self.is_draining = False
         self.left = asyncio.Event()
         self.on_change: Callable[[], None] = lambda: None
-        self._max_requests = max_requests
+        self._limits = limits
+        self._ceiling = Ceiling(limits.max_requests, limits.deadline_s)
         self._images_per_second = images_per_second
+        self._measure_ahead = measure_ahead
 
-    def enter(self) -> Slot:
+    @property
+    def num_inside(self) -> int:
+        """Requests inside."""
+        return self.inside.total()
+
+    @property
+    def num_arriving(self) -> int:
+        """Those of them whose image is not in line yet."""
+        return self.arriving.total()
+
+    def enter(self, caller: str) -> Slot:
         """Takes a place.
+
+        Args:
+            caller: Who comes.
 
         Raises:
             ShuttingDown: No new requests are taken.
-            Overloaded: The house is full.
+            Overloaded: The house is full, or so much is ahead that the answer would be late.
+            KeyBusy: The caller holds as many places as it may.
         """
         if self.is_draining:
             raise ShuttingDown
-        if self.num_inside >= self._max_requests:
-            wait_s = retry_after_s(self.num_inside, self._images_per_second())
-            raise Overloaded(retry_after_s=wait_s)
-        self.num_inside += 1
-        self.num_arriving += 1
+        if self.num_inside >= self._ceiling.num_requests:
+            raise Overloaded(retry_after_s=self._wait_s(self.num_inside))
+        if self.inside[caller] >= self._most_slots():
+            raise KeyBusy(retry_after_s=self._wait_s(self.inside[caller]))
+        ahead = self._measure_ahead(caller, self.arriving)
+        if ahead.bars_arrival(self._limits.deadline_s):
+            raise Overloaded(retry_after_s=max(1, ceil(ahead.fair_s)))
+        self.inside[caller] += 1
+        self.arriving[caller] += 1
         self.on_change()
-        return Slot(self)
+        return Slot(self, caller)
+
+    def learn(self, seconds: float, *, was_late: bool) -> None:
+        """Learns from a request that is about to leave how many may be inside.
+
+        Args:
+            seconds: What it took.
+            was_late: Whether its deadline passed before its answer came.
+        """
+        if was_late:
+            self._ceiling.note_late()
+        else:
+            self._ceiling.note_answer(seconds, self.num_inside)
 
     async def wait_until_empty(self) -> None:
         """Waits until the last request has left."""
         while self.num_inside:
             self.left.clear()
             await self.left.wait()
+
+    def _most_slots(self) -> int:
+        """How many slots one caller may hold at present."""
+        most = self._ceiling.num_requests
+        if self._limits.is_shared:
+            most = SLOTS_PER_FREE_SLOT * (most - self.num_inside)
+        return min(most, self._limits.max_per_caller or most)
+
+    def _wait_s(self, depth: int) -> int:
+        return retry_after_s(depth, self._images_per_second())

@@ -1,11 +1,13 @@
 """One spawned process that answers one message at a time; the codec pool and the workers use it."""
 
+import contextlib
 import multiprocessing
 import signal
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from service.processes.heartbeat import Counter, start_beating
 from service.processes.messages import Handler, Message, receive_message, send_message
 
 __all__ = ["Child", "ChildDied", "ChildTimeout"]
@@ -29,11 +31,16 @@ class Child:
     """A process built from `make_handler(config)`, where both travel to the process by spawn.
 
     The methods block: call them from a thread, never from the event loop, and from one thread at
-    a time.
+    a time. Only `kill`, `has_ended` and `count_beats` may be called from anywhere at any time.
     """
 
     def __init__(
-        self, name: str, make_handler: Callable[[Any], tuple[Handler, dict[str, Any]]], config: Any
+        self,
+        name: str,
+        make_handler: Callable[[Any], tuple[Handler, dict[str, Any]]],
+        config: Any,
+        *,
+        beats: bool = False,
     ) -> None:
         """Takes what the process is to run; nothing starts yet.
 
@@ -41,8 +48,11 @@ class Child:
             name: For logs.
             make_handler: Module-level function; returns the handler and what `start` returns.
             config: Its only argument; picklable.
+            beats: Whether it has a heartbeat, once its handler is made.
         """
         self.name = name
+        self._beats = beats
+        self._counter: Counter | None = None
         self._make_handler = make_handler
         self._config = config
         self._process: multiprocessing.process.BaseProcess | None = None
@@ -53,13 +63,26 @@ class Child:
         """Process id, while there is a process."""
         return self._process.pid if self._process else None
 
+    def has_ended(self) -> bool:
+        """Whether there is no process, or one that has ended and was not reaped yet."""
+        process = self._process
+        try:
+            return process is None or bool(wait([process.sentinel], 0))
+        except (OSError, ValueError):  # reaped in this very moment
+            return True
+
+    def count_beats(self) -> int:
+        """How often its heart has beaten; stands still if the process does."""
+        return self._counter.value if self._counter is not None else 0
+
     def launch(self) -> None:
         """Starts the process and returns at once."""
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
+        self._counter = context.Value("Q", 0, lock=False) if self._beats else None
         process = context.Process(
             target=_run_child,
-            args=(theirs, self._make_handler, self._config),
+            args=(theirs, self._make_handler, self._config, self._counter),
             name=self.name,
             daemon=True,
         )
@@ -103,8 +126,10 @@ class Child:
 
     def kill(self) -> None:
         """Ends the process at once."""
-        if self._process is not None:
-            self._process.kill()
+        process = self._process
+        if process is not None:
+            with contextlib.suppress(ValueError):  # reaped in this very moment
+                process.kill()
 
     def _receive(self, timeout_s: float) -> Message:
         if self._connection is None:
@@ -139,12 +164,15 @@ def _run_child(
     connection: Connection,
     make_handler: Callable[[Any], tuple[Handler, dict[str, Any]]],
     config: Any,
+    counter: Counter | None,
 ) -> None:
     """Runs in the process until the other end of the pipe is closed."""
     # The service decides when its children end: it must be able to drain after a group's SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     handler, description = make_handler(config)
+    if counter is not None:
+        start_beating(counter)
     try:
         send_message(connection, description)
         while True:

@@ -8,7 +8,11 @@ from typing import Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Engine", "EngineFacts", "EngineOptions", "find_engine_loader"]
+__all__ = ["Engine", "EngineFacts", "EngineOptions", "OutOfMemory", "find_engine_loader"]
+
+
+class OutOfMemory(Exception):
+    """The device has too little memory for this batch; a smaller one may fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,9 @@ class Engine(Protocol):
 
         Returns:
             The same shape and type.
+
+        Raises:
+            OutOfMemory: The device has too little memory for so large a batch.
         """
 
 

@@ -1,23 +1,22 @@
-"""The service's side of the purify stage: workers that take batches from the line.
+"""The service's side of the purify stage: supervised workers that take batches from the line.
 
-A worker that dies is replaced. The jobs of a failed batch run once more, each by itself; a job that
-fails again is answered with PurificationFailed. None is lost.
+A worker that dies, hangs, falls silent or ends itself is replaced while the requests wait. The jobs
+of a failed batch are tried again as `recovery` says; an image at fault is answered with
+PoisonousImage. None is lost.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
-from service.errors import PurificationFailed
+from service.errors import PoisonousImage, PurificationFailed
 from service.metrics import Metrics
-from service.processes.child import Child, ChildDied
+from service.processes.child import ChildDied
 from service.purify.devices import resolve_devices
 from service.purify.engine import EngineFacts, EngineOptions
-from service.purify.worker import WorkerConfig, make_worker
+from service.purify.remote import Outcome, RemoteWorker
+from service.purify.worker import WorkerConfig
 from service.queueing.line import Batch, Line
 from service.settings import Settings
 
@@ -25,9 +24,8 @@ __all__ = ["PurifyStage"]
 
 logger = logging.getLogger(__name__)
 
-RESTART_PAUSE_S = 2.0
-
-T = TypeVar("T")
+# Between starts that fail: the pause doubles from one to the next.
+RESTART_PAUSE_LIMITS_S = (2.0, 60.0)
 
 
 class PurifyStage:
@@ -37,18 +35,33 @@ class PurifyStage:
         self._settings = settings
         self._line = line
         self._metrics = metrics
-        devices = resolve_devices(settings.devices)
-        line.num_workers = len(devices)
         self._workers = [
-            _Worker(index, self._config(device), settings) for index, device in enumerate(devices)
+            RemoteWorker(
+                f"purify-{index}",
+                self._config(device),
+                settings.worker_start_timeout_s,
+                settings.worker_silence_s,
+            )
+            for index, device in enumerate(resolve_devices(settings.devices))
         ]
         self._tasks: list[asyncio.Task[None]] = []
         self.facts: EngineFacts | None = None
+        line.num_workers = len(self._workers)
+        line.pause_s = lambda: self.warm_in_s or 0.0
 
     @property
     def is_warm(self) -> bool:
         """Whether at least one worker has run a batch of its own and waits for more."""
         return any(worker.is_warm for worker in self._workers)
+
+    @property
+    def warm_in_s(self) -> float | None:
+        """Seconds until a worker should take batches, 0 if one does; None if that is unknown.
+
+        It is unknown before the first start, and from a start that failed until one succeeds.
+        """
+        known = [worker.warm_in_s for worker in self._workers]
+        return min((seconds for seconds in known if seconds is not None), default=None)
 
     @property
     def worker_pids(self) -> list[int]:
@@ -72,45 +85,75 @@ class PurifyStage:
         options = EngineOptions(settings.purifier, device, settings.cpu_threads)
         return WorkerConfig(settings.engine, options)
 
-    async def _supervise(self, worker: "_Worker") -> None:
+    async def _supervise(self, worker: RemoteWorker) -> None:
         """Keeps one worker alive and fed, for ever."""
+        pause_s, longest_pause_s = RESTART_PAUSE_LIMITS_S
         while True:
             try:
                 description = await worker.start()
             except ChildDied as error:
                 logger.error("%s did not start: %s", worker.name, error)
                 self._give_up_waiting()
-                await asyncio.sleep(RESTART_PAUSE_S)
+                await asyncio.sleep(pause_s)
+                pause_s = min(longest_pause_s, 2 * pause_s)
                 continue
+            pause_s, _ = RESTART_PAUSE_LIMITS_S
             self._learn(description)
             logger.info("%s is warm", worker.name)
-            with contextlib.suppress(ChildDied):
-                while True:
-                    await self._run_next(worker)
+            await self._feed(worker)
             self._metrics.worker_restarts.labels("purify").inc()
-            logger.error("%s died and is replaced", worker.name)
+            logger.error("%s is replaced", worker.name)
+            await worker.clear_away()
+            self._count_workers()
 
     def _learn(self, description: dict[str, Any]) -> None:
         seconds_per_pixel = description.pop("seconds_per_pixel")
         self.facts = EngineFacts(**description)
         self._line.costs.suppose(seconds_per_pixel)
+        self._count_workers()
 
-    async def _run_next(self, worker: "_Worker") -> None:
-        """Runs one batch.
+    def _count_workers(self) -> None:
+        self._line.num_workers = max(1, sum(worker.is_warm for worker in self._workers))
 
-        Raises:
-            ChildDied: The worker is gone; its jobs are already taken care of.
-        """
-        batch = await self._line.next_batch()
-        self._measure(batch)
-        seconds: float | None = None
+    async def _feed(self, worker: RemoteWorker) -> None:
+        """Gives a worker one batch after another, until its process is gone."""
+        ending = asyncio.create_task(worker.watch())
         try:
-            seconds = await worker.run(batch)
+            batch = await self._take_batch(ending)
+            while batch is not None:
+                if not await self._run(worker, batch):
+                    return
+                batch = await self._take_batch(ending)
         finally:
-            self._line.finish(batch, seconds)
-            self._settle(batch, succeeded=seconds is not None)
+            ending.cancel()
 
-    def _measure(self, batch: Batch) -> None:
+    async def _take_batch(self, ending: asyncio.Task[None]) -> Batch | None:
+        """The next batch; None if the worker ends before there is one."""
+        taking = asyncio.create_task(self._line.next_batch())
+        try:
+            await asyncio.wait({taking, ending}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not taking.done():
+                taking.cancel()
+        return taking.result() if taking.done() else None
+
+    async def _run(self, worker: RemoteWorker, batch: Batch) -> bool:
+        """Runs one batch; returns whether the worker can take another."""
+        self._begin(batch)
+        running = asyncio.create_task(worker.run(batch, self._timeout_s(batch)))
+        try:
+            await asyncio.shield(running)
+        finally:
+            # Also if the service stops: the process has the pixels in use until the batch is over.
+            outcome = await running
+            self._settle(batch, outcome)
+        return outcome.failure is None or not outcome.failure.ended_worker
+
+    def _timeout_s(self, batch: Batch) -> float:
+        limits_s = (self._settings.batch_timeout_floor_s, self._settings.batch_timeout_s)
+        return self._line.costs.hung_after_s(batch.bucket, len(batch.jobs), limits_s)
+
+    def _begin(self, batch: Batch) -> None:
         now_s = time.monotonic()
         for job in batch.jobs:
             job.started_at_s = now_s
@@ -120,81 +163,23 @@ class PurifyStage:
         self._metrics.batch_shapes.observe(len({(job.height, job.width) for job in batch.jobs}))
         self._metrics.padding.observe(batch.padding_ratio)
 
-    def _settle(self, batch: Batch, *, succeeded: bool) -> None:
+    def _settle(self, batch: Batch, outcome: Outcome) -> None:
         for job in batch.jobs:
             job.pixels.release()
-            if job.done.done():
-                continue
-            if succeeded:
-                job.done.set_result(None)
-            elif job.alone:
-                job.done.set_exception(PurificationFailed())
-            else:
-                self._line.rejoin(job)
+        if outcome.failure is not None:
+            self._metrics.batch_failures.labels(outcome.failure.value).inc()
+            for job in self._line.retry(batch, outcome.failure):
+                job.done.set_exception(PoisonousImage())
+        elif outcome.seconds is not None:
+            self._line.finish(batch, outcome.seconds)
+            for job in batch.jobs:
+                if not job.done.done():
+                    job.done.set_result(None)
 
     def _give_up_waiting(self) -> None:
-        """Answers everyone in line when no worker is left that could."""
-        if self.is_warm:
+        """Answers everyone in line, unless a worker is there or on its way that could."""
+        if self.warm_in_s is not None:
             return
         for job in self._line.take_all():
             if not job.done.done():
                 job.done.set_exception(PurificationFailed())
-
-
-class _Worker:
-    """One child process and the thread that talks to it."""
-
-    def __init__(self, index: int, config: WorkerConfig, settings: Settings) -> None:
-        self.name = f"purify-{index}"
-        self.is_warm = False
-        self._child = Child(self.name, make_worker, config)
-        self._start_timeout_s = settings.worker_start_timeout_s
-        self._batch_timeout_s = settings.batch_timeout_s
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=self.name)
-
-    @property
-    def pid(self) -> int | None:
-        return self._child.pid
-
-    async def start(self) -> dict[str, Any]:
-        """Starts the process and waits until it is warm.
-
-        Raises:
-            ChildDied: It did not become warm.
-        """
-        description = await self._in_thread(self._start_blocking)
-        self.is_warm = True
-        return description
-
-    async def run(self, batch: Batch) -> float | None:
-        """Runs one batch; returns its seconds, or None if the engine failed.
-
-        Raises:
-            ChildDied: The process is gone.
-        """
-        meta = {
-            "bucket": [batch.bucket.height, batch.bucket.width],
-            "images": [
-                {"pixels": job.pixels.name, "height": job.height, "width": job.width}
-                for job in batch.jobs
-            ],
-        }
-        call = self._child.call
-        try:
-            answer = await self._in_thread(lambda: call(meta, b"", self._batch_timeout_s)[0])
-        except ChildDied:
-            self.is_warm = False
-            raise
-        return answer.get("seconds")
-
-    async def stop(self) -> None:
-        self.is_warm = False
-        await self._in_thread(self._child.stop)
-        self._thread.shutdown(wait=False)
-
-    def _start_blocking(self) -> dict[str, Any]:
-        self._child.launch()
-        return self._child.wait_until_ready(self._start_timeout_s)
-
-    async def _in_thread(self, function: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from models.purifier.pipeline import PurificationPipeline
 from models.quantise import dequantise, quantise
-from service.purify.engine import EngineFacts, EngineOptions
+from service.purify.engine import EngineFacts, EngineOptions, OutOfMemory
 
 __all__ = ["TorchEngine", "load_engine"]
 
@@ -49,7 +49,6 @@ class TorchEngine:
             device=str(self._device),
         )
 
-    @torch.inference_mode()
     def purify(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Purifies one batch, with fresh noise for every image.
 
@@ -58,7 +57,21 @@ class TorchEngine:
 
         Returns:
             The same shape and type.
+
+        Raises:
+            OutOfMemory: The device has too little memory for so large a batch.
         """
+        try:
+            return self._purify(images)
+        except torch.OutOfMemoryError as error:
+            reason = str(error)
+        # Out here the error is gone, and with it the frames that held the batch: only now can what
+        # it took be given back.
+        torch.cuda.empty_cache()
+        raise OutOfMemory(reason)
+
+    @torch.inference_mode()
+    def _purify(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         # Torch starts every process with one and the same seed: noise that an attacker can replay
         # protects little, so each batch takes its seed from the system.
         self._generator.manual_seed(secrets.randbits(SEED_BITS))

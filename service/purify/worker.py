@@ -1,24 +1,28 @@
 """What runs inside a worker process: batches of shared pixels in, purified pixels back in place."""
 
 import logging
+import os
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.buckets import Bucket, crop_from_bucket, pad_to_bucket
 from service.processes.messages import Handler, Message
 from service.processes.pixels import Picture, read_pixels, write_pixels
-from service.purify.engine import Engine, EngineOptions, find_engine_loader
+from service.purify.engine import Engine, EngineOptions, OutOfMemory, find_engine_loader
+from service.queueing.recovery import Failure
 
-__all__ = ["WorkerConfig", "make_worker"]
+__all__ = ["SICK_EXIT_CODE", "WorkerConfig", "make_worker"]
 
 logger = logging.getLogger(__name__)
 
 # The small shape warms everything up quickly; the larger one measures the cost of a pixel.
 WARM_UP_BUCKETS = (Bucket(128, 128), Bucket(256, 256))
+SICK_EXIT_CODE = 70
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ def _warm_up(engine: Engine) -> float:
     """Runs each warm-up shape twice; returns the seconds per pixel of the last run."""
     seconds_per_pixel = 0.0
     for bucket in WARM_UP_BUCKETS:
-        grey = np.full((1, bucket.height, bucket.width, 3), 128, np.uint8)
+        grey = _grey(bucket)
         for _ in range(2):
             started_s = time.perf_counter()
             purified = engine.purify(grey)
@@ -56,8 +60,12 @@ def _warm_up(engine: Engine) -> float:
     return seconds_per_pixel
 
 
+def _grey(bucket: Bucket) -> NDArray[np.uint8]:
+    return np.full((1, bucket.height, bucket.width, 3), 128, np.uint8)
+
+
 def _run_batch(engine: Engine, meta: dict[str, Any], _: bytes) -> Message:
-    """Runs one batch; a failure of the engine is an answer, not the end of the worker."""
+    """Runs one batch; a failure is an answer, and the worker's end only if the engine is sick."""
     started_s = time.perf_counter()
     bucket = Bucket(*meta["bucket"])
     places = [(image["pixels"], image["height"], image["width"]) for image in meta["images"]]
@@ -67,7 +75,25 @@ def _run_batch(engine: Engine, meta: dict[str, Any], _: bytes) -> Message:
         purified = engine.purify(batch)
         for (name, height, width), pixels in zip(places, purified, strict=True):
             write_pixels(name, Picture.PURIFIED, crop_from_bucket(pixels, height, width))
+    except (OutOfMemory, MemoryError):
+        logger.warning("a batch of %d in %s needs more memory than there is", len(places), bucket)
+        return _failed(engine, Failure.OUT_OF_MEMORY)
     except Exception:  # the worker's loop: whatever the engine raised, the next batch may succeed
         logger.exception("a batch of %d in %s failed", len(places), bucket)
-        return {"failed": True}, b""
+        return _failed(engine, Failure.RAISED)
     return {"seconds": time.perf_counter() - started_s}, b""
+
+
+def _failed(engine: Engine, failure: Failure) -> Message:
+    """Answers that a batch failed, if the engine still works.
+
+    Some errors of CUDA stay with a process: every later call fails as well. An engine that cannot
+    purify a plain grey picture any more is taken to be in such a state, whatever it raised.
+    """
+    try:
+        engine.purify(_grey(WARM_UP_BUCKETS[0]))
+    except Exception:
+        logger.exception("the engine is beyond use, and this worker ends")
+        # At once: an orderly exit would ask a device that does not answer.
+        os._exit(SICK_EXIT_CODE)
+    return {"failure": failure.value}, b""

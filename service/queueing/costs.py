@@ -5,7 +5,7 @@ Pure: fed with measured times, read as estimates by the batching policy and by a
 
 from collections import deque
 from collections.abc import Callable
-from math import ceil
+from math import ceil, inf
 
 from models.buckets import Bucket
 
@@ -14,6 +14,8 @@ __all__ = ["BatchCosts", "Throughput", "retry_after_s"]
 # How far one measurement moves an estimate.
 SMOOTHING = 0.3
 RETRY_AFTER_LIMITS_S = (1, 120)
+# A batch that takes this many times what such batches take is hung and not slow.
+HANG_FACTOR = 10.0
 
 
 class BatchCosts:
@@ -39,9 +41,25 @@ class BatchCosts:
         fallback = self._seconds_per_pixel * bucket.num_pixels * num_images
         return self._seconds.get((bucket, num_images), fallback)
 
-    def backlog_s(self, num_pixels: int, num_workers: int) -> float:
-        """Seconds that so many padded pixels will take, spread over the workers."""
-        return self._seconds_per_pixel * num_pixels / max(1, num_workers)
+    def hung_after_s(self, bucket: Bucket, num_images: int, limits_s: tuple[float, float]) -> float:
+        """Seconds after which a batch counts as hung.
+
+        Args:
+            bucket: Its shape.
+            num_images: Its size.
+            limits_s: The least time, however fast such batches are, and the most.
+        """
+        least_s, most_s = limits_s
+        usual_s = self.estimate_s(bucket, num_images)
+        return min(most_s, max(least_s, HANG_FACTOR * usual_s)) if usual_s else most_s
+
+    def pixels_within(self, seconds: float) -> float:
+        """Padded pixels that one worker purifies in so long; infinite while nothing is known."""
+        return seconds / self._seconds_per_pixel if self._seconds_per_pixel else inf
+
+    def seconds_per_pixel(self, num_workers: int) -> float:
+        """Seconds that a padded pixel takes, spread over the workers; 0 while nothing is known."""
+        return self._seconds_per_pixel / max(1, num_workers)
 
 
 def _blend(old: float | None, new: float) -> float:

@@ -3,20 +3,29 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from models.buckets import Bucket, choose_bucket
 from service.errors import Overloaded
 from service.processes.pixels import PixelLease
+from service.queueing.allowance import PixelAllowance
+from service.queueing.backlog import Ahead, measure_ahead
 from service.queueing.costs import BatchCosts, Throughput, retry_after_s
 from service.queueing.policy import BatchLimits, Waiting, plan_batch
+from service.queueing.recovery import Failure, regroup
+from service.queueing.turns import Turns
 
 __all__ = ["Batch", "Job", "Line"]
 
-# The largest bucket goes first, not the earliest arrival: an image may wait about twice as long as
-# the work ahead of it takes. Only what fits with that margin is let in.
-BACKLOG_FRACTION = 0.5
+# What an image is taken to have before it is decoded, until there were some to learn from.
+PIXELS_BEFORE_ANY = 512 * 512
+# A batch takes this part of its images' time at most: all of them wait for its end, and so do those
+# that come while it runs.
+BATCH_FRACTION = 0.15
+# How far one image moves what the next are taken to have.
+SMOOTHING = 0.1
 
 
 @dataclass(slots=True, eq=False)
@@ -29,8 +38,10 @@ class Job:
         width: Columns.
         deadline_s: Time at which its answer is worthless.
         queued_at_s: Time at which it joined the line.
+        caller: Whose it is.
         started_at_s: Time at which its last batch began.
-        alone: Its first batch failed; it runs once more, by itself.
+        num_failures: Batches with it that failed.
+        group: Names those that it runs with after a failure, and nobody else.
         done: Completed when it is purified; fails with PurificationFailed.
     """
 
@@ -39,8 +50,10 @@ class Job:
     width: int
     deadline_s: float
     queued_at_s: float
+    caller: str = ""
     started_at_s: float | None = None
-    alone: bool = False
+    num_failures: int = 0
+    group: int | None = None
     done: asyncio.Future[None] = field(default_factory=asyncio.Future)
 
     @property
@@ -91,7 +104,13 @@ class Line:
         """
         self.costs = costs
         self.num_workers = 1
+        # Replaced by whoever replaces workers: seconds until one is there to take a batch.
+        self.pause_s: Callable[[], float] = lambda: 0.0
         self._limits = limits
+        self._allowance = PixelAllowance(limits.max_pixels)
+        self._turns = Turns()
+        self._usual_pixels: float | None = None
+        self._groups = itertools.count()
         self._max_length = max_length
         self._count_arriving = count_arriving
         self._throughput = throughput
@@ -104,22 +123,36 @@ class Line:
     def __len__(self) -> int:
         return len(self._jobs)
 
+    def measure_ahead(self, caller: str, arriving: Mapping[str, int]) -> Ahead:
+        """Measures the work ahead of a request that would come now.
+
+        Args:
+            caller: Whose it is.
+            arriving: Requests that were admitted and are not yet in line, by caller.
+        """
+        pixels = self._waiting_pixels()
+        for other, number in arriving.items():
+            pixels[other] += number * (self._usual_pixels or PIXELS_BEFORE_ANY)
+        per_pixel_s = self.costs.seconds_per_pixel(self.num_workers)
+        ahead = measure_ahead(pixels, caller, self._running_pixels, per_pixel_s)
+        pause_s = self.pause_s()
+        return Ahead(ahead.fair_s + pause_s, ahead.total_s + pause_s)
+
     def join(self, job: Job) -> None:
         """Puts a job in line.
 
         Raises:
             Overloaded: The line is full, or so long that the job would miss its deadline.
         """
-        ahead_s = self.costs.backlog_s(self._pixels_ahead(), self.num_workers)
-        left_s = BACKLOG_FRACTION * (job.deadline_s - self._clock())
-        if len(self._jobs) >= self._max_length or ahead_s > left_s:
+        ahead = self.measure_ahead(job.caller, {})
+        if len(self._jobs) >= self._max_length or ahead.bars_joining(
+            job.deadline_s - self._clock()
+        ):
             wait_s = retry_after_s(len(self._jobs), self._throughput.per_second())
             raise Overloaded(retry_after_s=wait_s)
-        self._add(job)
-
-    def rejoin(self, job: Job) -> None:
-        """Puts a job whose batch failed in line again, to run by itself; it is never refused."""
-        job.alone = True
+        self._note_size(job.bucket.num_pixels)
+        if all(other.caller != job.caller for other in self._jobs.values()):
+            self._turns.arrive(job.caller)
         self._add(job)
 
     def leave(self, job: Job) -> None:
@@ -144,17 +177,42 @@ class Line:
                 batch, wait_s = self._plan()
                 if batch is not None:
                     self._running_pixels += batch.num_pixels
+                    self._turns.spend((job.caller, batch.bucket.num_pixels) for job in batch.jobs)
                     return batch
                 await _wait(waker, wait_s)
         finally:
             self._wakers.discard(waker)
 
-    def finish(self, batch: Batch, seconds: float | None) -> None:
-        """Ends a batch; `seconds` is what it took, None if it failed."""
+    def finish(self, batch: Batch, seconds: float) -> None:
+        """Ends a batch that took so long."""
         self._running_pixels -= batch.num_pixels
-        if seconds is not None:
-            self.costs.record(batch.bucket, len(batch.jobs), seconds)
-            self._throughput.record(len(batch.jobs))
+        self.costs.record(batch.bucket, len(batch.jobs), seconds)
+        self._throughput.record(len(batch.jobs))
+        self._allowance.note_success()
+
+    def retry(self, batch: Batch, failure: Failure) -> list[Job]:
+        """Ends a batch that failed; its jobs are in line again, but for those that are given up.
+
+        Jobs that are done by now, as their clients left, are neither.
+
+        Returns:
+            The jobs that are given up.
+        """
+        self._running_pixels -= batch.num_pixels
+        if failure is Failure.OUT_OF_MEMORY:
+            self._allowance.lower(batch.num_pixels)
+        jobs = [job for job in batch.jobs if not job.done.done()]
+        if not jobs:
+            return []
+        for job in jobs:
+            job.num_failures += 1
+        groups = regroup(len(jobs), max(job.num_failures for job in jobs), failure)
+        for indices in groups:
+            group = next(self._groups)
+            for index in indices:
+                jobs[index].group = group
+                self._add(jobs[index])
+        return [] if groups else jobs
 
     def take_all(self) -> list[Job]:
         """Empties the line, for when there is no worker that could serve it."""
@@ -164,15 +222,16 @@ class Line:
 
     def _plan(self) -> tuple[Batch | None, float | None]:
         waiting = [
-            Waiting(key, job.bucket, job.queued_at_s, job.deadline_s, job.alone)
+            Waiting(key, job.bucket, job.queued_at_s, job.deadline_s, job.caller, job.group)
             for key, job in self._jobs.items()
         ]
         plan = plan_batch(
             waiting,
             self._clock(),
-            self._limits,
+            replace(self._limits, max_pixels=self._most_pixels()),
             self.costs.estimate_s,
             self._count_arriving(),
+            self._turns.tag_of,
         )
         if plan is None:
             return None, None
@@ -180,13 +239,25 @@ class Line:
             return None, plan.wait_s
         return Batch(plan.bucket, tuple(self._jobs.pop(key) for key in plan.keys)), None
 
+    def _most_pixels(self) -> int:
+        """Most padded pixels of a batch, by its device's memory and by its images' time."""
+        given_s = min((job.deadline_s - job.queued_at_s for job in self._jobs.values()), default=0)
+        in_time = self.costs.pixels_within(BATCH_FRACTION * given_s)
+        return int(min(self._allowance.num_pixels, in_time))
+
     def _add(self, job: Job) -> None:
         self._jobs[next(self._keys)] = job
         self.wake()
 
-    def _pixels_ahead(self) -> int:
-        waiting = sum(job.bucket.num_pixels for job in self._jobs.values())
-        return waiting + self._running_pixels
+    def _note_size(self, num_pixels: int) -> None:
+        usual = num_pixels if self._usual_pixels is None else self._usual_pixels
+        self._usual_pixels = usual + SMOOTHING * (num_pixels - usual)
+
+    def _waiting_pixels(self) -> dict[str, float]:
+        pixels: dict[str, float] = defaultdict(float)
+        for job in self._jobs.values():
+            pixels[job.caller] += job.bucket.num_pixels
+        return pixels
 
 
 async def _wait(waker: asyncio.Event, timeout_s: float | None) -> None:

@@ -1,10 +1,13 @@
 """When to run which batch: a pure function of who waits, the time and the measured costs.
 
-The largest ready bucket goes first. A batch never waits for company longer than a fraction of its
+Callers take turns: the next batch is of a shape that the caller whose turn it is has images of, the
+one with most company, and the others fill it up, in turns too. So one caller's flood costs another
+little more than the batch that runs. A batch never waits for company longer than a fraction of its
 own time, nor at all when nobody is on the way. Images of a smaller bucket fill up a larger one's
 batch where that pads them little, so that uploads of different sizes share batches.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,8 +15,8 @@ from models.buckets import Bucket
 
 __all__ = ["BatchLimits", "Plan", "Waiting", "plan_batch"]
 
-# Whoever has waited this part of its time is served before any larger bucket.
-URGENT_FRACTION = 0.4
+# Whoever has waited this part of its time is served before any larger bucket and out of turn.
+URGENT_FRACTION = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +54,16 @@ class Waiting:
         bucket: The smallest bucket that holds it.
         queued_at_s: When it began to wait.
         deadline_s: When its answer is worthless.
-        alone: It was in a batch that failed, and may not share another.
+        caller: Whose it is.
+        group: It was in a batch that failed, and runs with those of this group and nobody else.
     """
 
     key: int
     bucket: Bucket
     queued_at_s: float
     deadline_s: float
-    alone: bool = False
+    caller: str = ""
+    group: int | None = None
 
     def is_urgent(self, now_s: float) -> bool:
         """Whether it has waited so long that larger buckets no longer go first."""
@@ -81,6 +86,7 @@ def plan_batch(
     limits: BatchLimits,
     estimate_s: Callable[[Bucket, int], float],
     num_arriving: int,
+    turn_of: Callable[[str], float] = lambda _: 0,
 ) -> Plan | None:
     """Chooses the next batch.
 
@@ -90,35 +96,59 @@ def plan_batch(
         limits: Bounds on a batch.
         estimate_s: Expected seconds of a batch of so many images of one bucket.
         num_arriving: Requests that were admitted and are not yet in line.
+        turn_of: Orders callers; the lowest leads. Among equals it is the earliest arrival.
 
     Returns:
         The batch to run after `wait_s`, unless something changes before; None when nobody waits.
     """
-    # 1. An image whose batch failed is run again by itself: it may be what made it fail.
-    for image in waiting:
-        if image.alone:
-            return Plan(image.bucket, (image.key,))
     if not waiting:
         return None
-    # 2. Whoever has waited too long goes first; otherwise the largest group, then the oldest.
+    # 1. Images of a failed batch are tried again first, and by themselves: one may be at fault.
+    group = next((image.group for image in waiting if image.group is not None), None)
+    if group is not None:
+        together = [image for image in waiting if image.group == group]
+        return _plan_of(together, _holding_all(together))
+    # 2. Whoever has waited too long goes first.
     urgent = next((image for image in waiting if image.is_urgent(now_s)), None)
     if urgent is not None:
         return _plan_of(_gather(urgent.bucket, waiting, limits), urgent.bucket)
-    bucket, group = _largest_group(waiting, limits)
-    # 3. Hold it back only while someone may still come, and only for a part of its own time.
-    full = len(group) == limits.capacity(bucket)
+    # 3. Otherwise the largest group with an image of the caller whose turn it is, then the oldest.
+    bucket, images = _largest_group(_in_turns(waiting, turn_of), limits)
+    # 4. Hold it back only while someone may still come, and only for a part of its own time.
+    full = len(images) == limits.capacity(bucket)
     if full or num_arriving == 0:
-        return _plan_of(group, bucket)
-    patience_s = limits.wait_fraction * estimate_s(bucket, len(group))
-    waited_s = now_s - min(image.queued_at_s for image in group)
-    return _plan_of(group, bucket, max(0.0, patience_s - waited_s))
+        return _plan_of(images, bucket)
+    patience_s = limits.wait_fraction * estimate_s(bucket, len(images))
+    waited_s = now_s - min(image.queued_at_s for image in images)
+    return _plan_of(images, bucket, max(0.0, patience_s - waited_s))
 
 
-def _largest_group(waiting: Sequence[Waiting], limits: BatchLimits) -> tuple[Bucket, list[Waiting]]:
+def _in_turns(waiting: Sequence[Waiting], turn_of: Callable[[str], float]) -> list[list[Waiting]]:
+    """The images of each caller, by age; first those of the caller whose turn it is."""
+    callers = dict.fromkeys(image.caller for image in waiting)
+    return [
+        [image for image in waiting if image.caller == caller]
+        for caller in sorted(callers, key=turn_of)
+    ]
+
+
+def _largest_group(
+    by_caller: Sequence[Sequence[Waiting]], limits: BatchLimits
+) -> tuple[Bucket, list[Waiting]]:
     # Dictionaries keep order: among groups of one size the bucket of the earliest arrival wins.
-    buckets = dict.fromkeys(image.bucket for image in waiting)
-    groups = {bucket: _gather(bucket, waiting, limits) for bucket in buckets}
+    buckets = dict.fromkeys(image.bucket for image in by_caller[0])
+    groups = {bucket: _deal(bucket, by_caller, limits) for bucket in buckets}
     return max(groups.items(), key=lambda item: len(item[1]))
+
+
+def _deal(
+    bucket: Bucket, by_caller: Sequence[Sequence[Waiting]], limits: BatchLimits
+) -> list[Waiting]:
+    """The batch for one bucket, to which callers add one image after another in turns."""
+    hands = [_gather(bucket, images, limits) for images in by_caller]
+    rounds = itertools.zip_longest(*hands)
+    dealt = [image for images in rounds for image in images if image is not None]
+    return dealt[: limits.capacity(bucket)]
 
 
 def _gather(bucket: Bucket, waiting: Sequence[Waiting], limits: BatchLimits) -> list[Waiting]:
@@ -130,6 +160,11 @@ def _gather(bucket: Bucket, waiting: Sequence[Waiting], limits: BatchLimits) -> 
         if image.bucket != bucket and limits.may_join(image.bucket, bucket)
     ]
     return (own + joining)[: limits.capacity(bucket)]
+
+
+def _holding_all(images: Sequence[Waiting]) -> Bucket:
+    buckets = [image.bucket for image in images]
+    return Bucket(max(bucket.height for bucket in buckets), max(bucket.width for bucket in buckets))
 
 
 def _plan_of(group: list[Waiting], bucket: Bucket, wait_s: float = 0.0) -> Plan:

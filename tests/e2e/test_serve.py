@@ -46,9 +46,15 @@ def environment(weights):
 
 
 @pytest.fixture(scope="session")
-def process(environment):
+def log(tmp_path_factory):
+    return tmp_path_factory.mktemp("log") / "service.jsonl"
+
+
+@pytest.fixture(scope="session")
+def process(environment, log):
     command = [sys.executable, "-m", "service.cli", "serve"]
-    process = subprocess.Popen(command, env=environment)
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, env=environment, stderr=file)
     yield process
     if process.poll() is None:
         process.kill()
@@ -145,26 +151,60 @@ def test_an_embedded_model_that_dies_is_replaced(client, process):
     assert client.post("/v1/caption", **as_form(png(), max_tokens=2)).status_code == 200
 
 
-def num_admitted(client):
-    prefix = 'codefend_stage_duration_seconds_count{stage="admit"} '
-    lines = client.get("/metrics").text.splitlines()
-    return next(float(line.removeprefix(prefix)) for line in lines if line.startswith(prefix))
+def requests_of(log):
+    """Outcomes of all requests so far, as the service logged them."""
+    lines = [line for line in log.read_text().splitlines() if line.startswith("{")]
+    entries = [json.loads(line) for line in lines]
+    return [entry["outcome"] for entry in entries if entry["message"] == "request"]
 
 
-def test_sigterm_answers_what_was_accepted_and_ends_with_0(client, process, environment):
+class Caller(threading.Thread):
+    """Sends one request after another until one is not answered with 200."""
+
+    def __init__(self, client, path, **fields):
+        super().__init__()
+        self._client = client
+        self._path = path
+        self._request = as_form(png(300, 300), **fields)
+        self.statuses = []
+        self.last = None
+        self.last_sent_s = 0.0
+
+    def run(self):
+        while not self.statuses or self.statuses[-1] == 200:
+            self.last_sent_s = time.monotonic()
+            try:
+                self.last = self._client.post(self._path, **self._request)
+            except httpx.TransportError:
+                self.last = None
+                return
+            self.statuses.append(self.last.status_code)
+
+
+def test_sigterm_under_load_answers_what_was_accepted_and_ends_with_0(
+    client, process, environment, log
+):
     model = embedded_model_of(process)
-    statuses = []
-
-    def post():
-        statuses.append(client.post("/v1/purify", **as_form(png(300, 300))).status_code)
-
-    before = num_admitted(client)
-    thread = threading.Thread(target=post)
-    thread.start()
-    while num_admitted(client) == before:
+    num_before = len(requests_of(log))
+    callers = [Caller(client, "/v1/purify") for _ in range(6)]
+    callers += [Caller(client, "/v1/vqa", question="what?", max_tokens=3) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    while not all(caller.statuses for caller in callers):
         time.sleep(0.01)
+    signalled_s = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 0
-    thread.join()
-    assert statuses == [200]
+    assert process.wait(timeout=120) == 0
+    for caller in callers:
+        caller.join()
     assert not Path(f"/proc/{model}").exists(), "nothing outlives the service"
+    for caller in callers:
+        if caller.last is None:
+            assert caller.last_sent_s > signalled_s, "what was sent before has an answer"
+        else:
+            assert caller.last.json()["error"]["code"] == "shutting_down"
+            assert int(caller.last.headers["retry-after"]) >= 1
+    answered = sum(caller.statuses.count(200) for caller in callers)
+    outcomes = requests_of(log)[num_before:]
+    assert set(outcomes) <= {"ok", "shutting_down"}
+    assert outcomes.count("ok") == answered > 8, "all that was accepted was answered"

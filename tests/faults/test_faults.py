@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.service.fake_engine import KILL, KILL_ONCE, marked
+from tests.faults.loads import head_of
+from tests.service.fake_engine import HANG_ONCE, KILL, KILL_ONCE, marked
 from tests.service.pictures import encode, picture, png
 from tests.service.running import make_settings, run_service
 from tests.service.test_api import as_form, as_raw
@@ -73,14 +74,9 @@ def test_a_decoder_that_dies_costs_its_own_request_alone(service):
 
 def test_a_client_that_leaves_frees_its_place(service):
     image = png()
-    host, port = service.url.removeprefix("http://").split(":")
-    head = (
-        f"POST /v1/purify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\n"
-        f"Content-Length: {len(image)}\r\n\r\n"
-    )
     for _ in range(3):
-        with socket.create_connection((host, int(port))) as connection:
-            connection.sendall(head.encode() + image)
+        with socket.create_connection(service.address) as connection:
+            connection.sendall(head_of(image) + image)
             service.wait_until(lambda: service.guard.house.num_inside > 0)
     service.wait_until(lambda: service.guard.house.num_inside == 0, timeout_s=5)
     assert len(service.guard.line) == 0
@@ -88,12 +84,23 @@ def test_a_client_that_leaves_frees_its_place(service):
     assert left >= 1
 
 
-def test_a_passed_deadline_is_a_504(upstream):
-    settings = make_settings(upstream.url, engine_options={"seconds": 1.0}, deadline_s=0.5)
+def test_passed_deadlines_are_504s_and_after_several_fewer_are_let_in(upstream, tmp_path):
+    options = {"flag": str(tmp_path / "hung")}
+    settings = make_settings(
+        upstream.url, engine_options=options, deadline_s=2, batch_timeout_floor_s=4
+    )
     with run_service(settings) as service:
-        response = service.client.post("/v1/purify", **as_form(png()))
-        assert response.status_code == 504
-        assert response.json()["error"]["code"] == "deadline_exceeded"
+        responses = post_many(service, [encode(marked(picture(), HANG_ONCE))] * 6)
+        assert {response.status_code for response in responses} == {504}
+        assert responses[0].json()["error"]["code"] == "deadline_exceeded"
+        service.wait_until(lambda: service.guard.house._ceiling.num_requests == 1, timeout_s=20)
+
+
+def test_the_deadline_counts_from_the_arrival_and_so_while_a_body_dawdles(upstream):
+    settings = make_settings(upstream.url, deadline_s=0.5)
+    with run_service(settings) as service, socket.create_connection(service.address) as connection:
+        connection.sendall(head_of(png()))
+        assert b"408" in connection.recv(64)
 
 
 @pytest.mark.parametrize("path", ["/readyz", "/v1/purify"])

@@ -10,23 +10,29 @@ from pathlib import Path
 
 import numpy as np
 
-from service.purify.engine import EngineFacts
+from service.purify.engine import EngineFacts, OutOfMemory
 
 IMPORT_PATH = "tests.service.fake_engine:load_engine"
 
 KILL = (255, 0, 1)
 KILL_ONCE = (255, 0, 2)
 FAIL = (255, 0, 3)
+HANG_ONCE = (255, 0, 4)
+SICKEN_ONCE = (255, 0, 5)
 
 
 class FakeEngine:
     facts = EngineFacts("fake", "1", steps=1, noise_level=0.1, device="cpu")
 
-    def __init__(self, seconds=0.0, flag=None):
+    def __init__(self, seconds=0.0, flag=None, memory_pixels=None):
         self._seconds = seconds
         self._flag = Path(flag) if flag else None
+        self._memory_pixels = memory_pixels
+        self._is_sick = False
 
     def purify(self, images):
+        if self._memory_pixels and images[..., 0].size > self._memory_pixels:
+            raise OutOfMemory
         for image in images:
             self._misbehave(tuple(image[0, 0]))
         time.sleep(self._seconds)
@@ -35,10 +41,14 @@ class FakeEngine:
     def _misbehave(self, colour):
         if colour == KILL:
             os._exit(9)
-        if colour == KILL_ONCE and not self._flag.exists():
+        if colour in {KILL_ONCE, HANG_ONCE, SICKEN_ONCE} and not self._flag.exists():
             self._flag.touch()
-            os._exit(9)
-        if colour == FAIL:
+            if colour == KILL_ONCE:
+                os._exit(9)
+            if colour == HANG_ONCE:
+                time.sleep(3600)
+            self._is_sick = True
+        if colour == FAIL or self._is_sick:
             raise RuntimeError("told to fail")
 
 

@@ -22,6 +22,12 @@ class RunningService:
         self.url = url
         self.client = client
 
+    @property
+    def address(self):
+        """Host and port, for tests that speak HTTP by hand."""
+        host, port = self.url.removeprefix("http://").split(":")
+        return host, int(port)
+
     @contextmanager
     def changed(self, **changes):
         """Other settings for a while; for those that are read anew for every request."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.purifier.pipeline import PurificationPipeline
-from service.purify.engine import EngineOptions, find_engine_loader
+from service.purify.engine import EngineOptions, OutOfMemory, find_engine_loader
 from service.purify.torch_engine import load_engine
 from tests.service.pictures import picture
 
@@ -40,6 +40,21 @@ def test_a_fresh_process_starts_with_fresh_noise(engine):
     first = engine.purify(images)
     torch.manual_seed(0)
     assert not np.array_equal(first, engine.purify(images))
+
+
+def test_a_lack_of_memory_is_told_from_other_failures(engine, monkeypatch):
+    import torch
+
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    images = picture(64, 64)[np.newaxis]
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._pipeline, "purify", fail)
+        with pytest.raises(OutOfMemory, match="Tried to allocate") as caught:
+            engine.purify(images)
+        assert caught.value.__context__ is None, "nothing holds the batch that did not fit"
+    assert engine.purify(images).shape == images.shape
 
 
 @pytest.mark.parametrize("path", ["nonsense", "service.nothing:x", "service.purify.engine:x"])

@@ -1,3 +1,5 @@
+from math import inf
+
 import pytest
 
 from models.buckets import Bucket
@@ -9,6 +11,7 @@ SMALL, LARGE = Bucket(64, 64), Bucket(128, 128)
 def test_estimates_follow_measurements_and_scale_with_pixels_elsewhere():
     costs = BatchCosts()
     assert costs.estimate_s(SMALL, 1) == 0
+    assert costs.pixels_within(1) == inf
     costs.suppose(1 / SMALL.num_pixels)
     assert costs.estimate_s(LARGE, 2) == pytest.approx(8)
     costs.record(SMALL, 2, 4.0)
@@ -16,7 +19,19 @@ def test_estimates_follow_measurements_and_scale_with_pixels_elsewhere():
     costs.record(SMALL, 2, 5.0)
     assert 4 < costs.estimate_s(SMALL, 2) < 5
     assert costs.estimate_s(SMALL, 1) > 1, "slower than supposed, and so for other batches too"
-    assert costs.backlog_s(SMALL.num_pixels, 2) == pytest.approx(costs.estimate_s(SMALL, 1) / 2)
+    assert costs.pixels_within(6 * costs.seconds_per_pixel(1)) == pytest.approx(6)
+    halved = costs.estimate_s(SMALL, 1) / 2
+    assert SMALL.num_pixels * costs.seconds_per_pixel(2) == pytest.approx(halved)
+
+
+def test_a_batch_is_hung_when_it_takes_many_times_what_such_batches_take():
+    costs = BatchCosts()
+    assert costs.hung_after_s(SMALL, 1, (2, 50)) == 50, "nothing is known yet"
+    costs.record(SMALL, 1, 1.0)
+    assert costs.hung_after_s(SMALL, 1, (2, 50)) == pytest.approx(10)
+    assert costs.hung_after_s(LARGE, 1, (2, 50)) == pytest.approx(40)
+    assert costs.hung_after_s(LARGE, 2, (2, 50)) == 50
+    assert costs.hung_after_s(SMALL, 1, (30, 50)) == 30
 
 
 def test_throughput_forgets():

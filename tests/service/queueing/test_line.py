@@ -3,9 +3,11 @@ import asyncio
 import pytest
 
 from service.errors import Overloaded
+from service.queueing.allowance import BATCHES_UNTIL_RAISED
 from service.queueing.costs import BatchCosts, Throughput
 from service.queueing.line import Job, Line
 from service.queueing.policy import BatchLimits
+from service.queueing.recovery import Failure
 
 LIMITS = BatchLimits(max_images=4, max_pixels=1 << 22, wait_fraction=1.0, join_waste=0)
 
@@ -22,8 +24,8 @@ def make_line(max_length=8, arriving=lambda: 0):
     return Line(LIMITS, BatchCosts(), max_length, arriving, Throughput(clock), clock)
 
 
-def make_job(side=64, deadline_s=60.0):
-    return Job(pixels=None, height=side, width=side, deadline_s=deadline_s, queued_at_s=0.0)
+def make_job(side=64, deadline_s=60.0, caller=""):
+    return Job(None, side, side, deadline_s=deadline_s, queued_at_s=0.0, caller=caller)
 
 
 def test_jobs_leave_in_batches_and_in_order():
@@ -84,7 +86,7 @@ def test_a_worker_that_waits_for_company_is_woken_when_nobody_comes():
     async def scenario():
         arriving = 1
         line = make_line(arriving=lambda: arriving)
-        line.costs.suppose(100)
+        line.costs.suppose(1e-3)
         line.join(make_job())
         waiting = asyncio.create_task(line.next_batch())
         await asyncio.sleep(0.01)
@@ -96,13 +98,123 @@ def test_a_worker_that_waits_for_company_is_woken_when_nobody_comes():
     asyncio.run(scenario())
 
 
-def test_a_failed_job_comes_back_alone():
+def test_a_batch_that_raised_is_halved_until_the_one_at_fault_is_given_up():
+    async def scenario():
+        line = make_line(max_length=4)
+        jobs = [make_job() for _ in range(4)]
+        for job in jobs:
+            line.join(job)
+        bad, given_up, batches = jobs[2], [], []
+        while len(line):
+            batch = await line.next_batch()
+            batches.append([jobs.index(job) for job in batch.jobs])
+            if bad in batch.jobs:
+                given_up += line.retry(batch, Failure.RAISED)
+            else:
+                line.finish(batch, seconds=1.0)
+        assert given_up == [bad]
+        assert batches == [[0, 1, 2, 3], [0, 1], [2, 3], [2], [3]]
+
+    asyncio.run(scenario())
+
+
+def test_a_batch_that_killed_its_worker_runs_again_whole_and_then_one_by_one():
+    async def scenario():
+        line = make_line()
+        jobs = [make_job() for _ in range(3)]
+        for job in jobs:
+            line.join(job)
+        for _ in range(2):
+            batch = await line.next_batch()
+            line.join(make_job())
+            assert list(batch.jobs) == jobs
+            assert line.retry(batch, Failure.DIED) == []
+        for job in jobs:
+            batch = await line.next_batch()
+            assert batch.jobs == (job,)
+            if job is jobs[0]:
+                assert line.retry(batch, Failure.DIED) == [job]
+        assert len((await line.next_batch()).jobs) == 2, "the others were not drawn in"
+
+    asyncio.run(scenario())
+
+
+def test_jobs_whose_clients_left_are_not_tried_again():
     async def scenario():
         line = make_line(max_length=1)
         line.join(make_job())
-        failed = make_job()
-        line.rejoin(failed)
-        assert (await line.next_batch()).jobs == (failed,)
-        assert failed.alone
+        batch = await line.next_batch()
+        batch.jobs[0].done.cancel()
+        assert line.retry(batch, Failure.DIED) == []
+        assert len(line) == 0
 
     asyncio.run(scenario())
+
+
+def test_batches_become_smaller_when_memory_was_lacking_and_larger_again():
+    async def scenario():
+        line = make_line(max_length=400)
+        for _ in range(4):
+            line.join(make_job())
+        line.retry(await line.next_batch(), Failure.OUT_OF_MEMORY)
+        sizes = []
+        for _ in range(BATCHES_UNTIL_RAISED + 1):
+            while len(line) < 4:
+                line.join(make_job(deadline_s=1e9))
+            batch = await line.next_batch()
+            sizes.append(len(batch.jobs))
+            line.finish(batch, seconds=0.0)
+        assert set(sizes[:-1]) == {2}
+        assert sizes[-1] == 4
+
+    asyncio.run(scenario())
+
+
+def test_batches_are_smaller_where_they_take_long():
+    async def scenario():
+        line = make_line()
+        for _ in range(4):
+            line.join(make_job(deadline_s=30))
+        line.costs.suppose(2 / (64 * 64))
+        assert len((await line.next_batch()).jobs) == 2, "two seconds each, and four and a half"
+        line.costs.suppose(60 / (64 * 64))
+        assert len((await line.next_batch()).jobs) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_flood_bars_its_own_caller_and_no_other():
+    async def scenario():
+        line = make_line(max_length=100)
+        line.costs.suppose(1 / (64 * 64))
+        for _ in range(11):
+            line.join(make_job(deadline_s=30, caller="flood"))
+        assert not line.measure_ahead("flood", {}).bars_arrival(30)
+        line.join(make_job(deadline_s=30, caller="flood"))
+        arriving = {"flood": 1}
+        assert line.measure_ahead("flood", arriving).bars_arrival(30)
+        assert not line.measure_ahead("other", arriving).bars_arrival(30)
+
+    asyncio.run(scenario())
+
+
+def test_a_caller_who_comes_late_is_in_the_next_batch():
+    async def scenario():
+        line = make_line(max_length=100)
+        for _ in range(20):
+            line.join(make_job(caller="flood"))
+        await line.next_batch()
+        late = make_job(caller="other")
+        line.join(late)
+        assert (await line.next_batch()).jobs[0] is late
+
+    asyncio.run(scenario())
+
+
+def test_those_who_come_while_no_worker_is_there_wait_for_it_too():
+    line = make_line()
+    line.pause_s = lambda: 5.0
+    ahead = line.measure_ahead("", {})
+    assert (ahead.fair_s, ahead.total_s) == (5, 5)
+    assert not ahead.bars_arrival(30)
+    assert ahead.bars_arrival(9)

@@ -26,8 +26,8 @@ def line(*buckets, queued_at_s=0.0, deadline_s=100.0):
     return [Waiting(key, bucket, queued_at_s, deadline_s) for key, bucket in enumerate(buckets)]
 
 
-def plan(waiting, now_s=0.0, num_arriving=0, limits=LIMITS):
-    return plan_batch(waiting, now_s, limits, one_second_per_image, num_arriving)
+def plan(waiting, now_s=0.0, num_arriving=0, limits=LIMITS, turn_of=lambda _: 0):
+    return plan_batch(waiting, now_s, limits, one_second_per_image, num_arriving, turn_of)
 
 
 def test_nobody_waits():
@@ -62,24 +62,57 @@ def test_it_waits_a_part_of_its_own_time_only_while_someone_may_come():
 
 def test_whoever_has_waited_long_goes_before_larger_groups():
     waiting = [Waiting(9, LARGE, 0, 100), *line(SMALL, SMALL, SMALL, queued_at_s=40)]
-    assert plan(waiting, now_s=39).bucket == SMALL
-    assert plan(waiting, now_s=41).keys == (9,)
+    assert plan(waiting, now_s=49).bucket == SMALL
+    assert plan(waiting, now_s=51).keys == (9,)
 
 
-def test_an_image_of_a_failed_batch_runs_alone():
-    waiting = [*line(SMALL, SMALL), Waiting(7, SMALL, 0, 100, alone=True)]
-    assert plan(waiting).keys == (7,)
+def test_whoever_has_waited_long_goes_out_of_turn_too():
+    flood = [Waiting(key, SMALL, 0, 100, "flood") for key in range(4)]
+    waiting = [*flood, Waiting(9, SMALL, 45, 145, "other")]
+    turns = {"flood": 5, "other": 0}.__getitem__
+    assert 9 in plan(waiting, now_s=49, turn_of=turns).keys
+    assert plan(waiting, now_s=51, turn_of=turns).keys == (0, 1, 2, 3)
+
+
+def test_images_of_a_failed_batch_run_with_nobody_else():
+    waiting = [
+        *line(SMALL, MIDDLE),
+        Waiting(7, SMALL, 0, 100, group=1),
+        Waiting(8, SMALL, 0, 100, group=2),
+        Waiting(9, WIDE, 0, 100, group=1),
+    ]
+    chosen = plan(waiting)
+    assert (chosen.keys, chosen.bucket) == ((7, 9), WIDE)
+
+
+def test_callers_fill_a_batch_in_turns():
+    flood = [Waiting(key, SMALL, 0, 100, "flood") for key in range(8)]
+    waiting = [*flood, *(Waiting(key, SMALL, 1, 101, "other") for key in (8, 9, 10))]
+    assert plan(waiting).keys == (0, 8, 1, 9)
+    assert plan(waiting, turn_of={"flood": 1, "other": 0}.__getitem__).keys == (8, 0, 9, 1)
+
+
+def test_whose_turn_it_is_decides_the_shape_even_against_a_larger_group():
+    flood = [Waiting(key, SMALL, 0, 100, "flood") for key in range(8)]
+    waiting = [*flood, Waiting(9, LARGE, 1, 101, "other")]
+    assert plan(waiting, turn_of={"flood": 1, "other": 0}.__getitem__).keys == (9,)
+    assert plan(waiting, turn_of={"flood": 0, "other": 1}.__getitem__).bucket == SMALL
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 1100), st.integers(1, 1100), st.floats(0, 50)), max_size=30),
+    st.lists(
+        st.tuples(
+            st.integers(1, 1100), st.integers(1, 1100), st.floats(0, 50), st.sampled_from("abc")
+        ),
+        max_size=30,
+    ),
     st.floats(50, 120),
     st.integers(0, 3),
 )
 def test_every_plan_keeps_the_bounds(images, now_s, num_arriving):
     waiting = [
-        Waiting(key, choose_bucket(height, width), queued_at_s, queued_at_s + 60)
-        for key, (height, width, queued_at_s) in enumerate(images)
+        Waiting(key, choose_bucket(height, width), queued_at_s, queued_at_s + 60, caller)
+        for key, (height, width, queued_at_s, caller) in enumerate(images)
     ]
     chosen = plan(waiting, now_s, num_arriving)
     if not waiting:

@@ -1,0 +1,92 @@
+"""Kill -9 on the worker, again and again under load: nothing is lost and nothing is mixed up."""
+
+import itertools
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from service.processes.pixels import lease_pixels
+from tests.faults.loads import is_clear_refusal, is_right, post
+from tests.service.pictures import picture
+from tests.service.running import make_settings, run_service
+
+NUM_CLIENTS = 8
+NUM_KILLS = 20
+
+
+class Clients:
+    """Threads that each send one picture after another, none of them twice."""
+
+    def __init__(self, service):
+        self._service = service
+        self._seeds = itertools.count()
+        self._stopped = threading.Event()
+        self._threads = [threading.Thread(target=self._send) for _ in range(NUM_CLIENTS)]
+        self.num_right = 0
+        self.num_refused = 0
+        self.others = []
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _send(self):
+        while not self._stopped.is_set():
+            pixels = picture(seed=next(self._seeds))
+            try:
+                response = post(self._service, pixels)
+                if is_right(response, pixels):
+                    self.num_right += 1
+                elif is_clear_refusal(response):
+                    self.num_refused += 1
+                else:
+                    self.others.append((response.status_code, response.content[:200]))
+            except Exception as error:  # whatever it is, it was no answer
+                self.others.append(error)
+
+
+@pytest.fixture
+def leases(monkeypatch):
+    """The names of all shared memory that was taken for pixels."""
+    names = []
+
+    def lease_and_note(*arguments):
+        lease = lease_pixels(*arguments)
+        names.append(lease.name)
+        return lease
+
+    monkeypatch.setattr("service.decode.stage.lease_pixels", lease_and_note)
+    return names
+
+
+def test_every_accepted_request_is_answered_rightly_or_clearly_refused(upstream, leases):
+    chance = random.Random(0)
+    settings = make_settings(upstream.url, engine_options={"seconds": 0.05}, max_batch=4)
+    with run_service(settings) as service:
+        with Clients(service) as clients:
+            for _ in range(NUM_KILLS):
+                service.wait_until(lambda: service.guard.is_warm)
+                right = clients.num_right
+                service.wait_until(lambda right=right: clients.num_right > right)
+                time.sleep(chance.uniform(0, 0.2))
+                os.kill(service.guard.workers.worker_pids[0], signal.SIGKILL)
+                service.wait_until(lambda: not service.guard.is_warm)
+            service.wait_until(lambda: service.guard.is_warm)
+        assert clients.others == []
+        assert clients.num_right > 10 * clients.num_refused
+        assert service.metric("codefend_worker_restarts_total", kind="purify") == NUM_KILLS
+        assert service.guard.house.num_inside == 0
+        assert len(service.guard.line) == 0
+    assert leases
+    assert not any(Path("/dev/shm", name).exists() for name in leases), "no pixels are left behind"

@@ -1,0 +1,60 @@
+import os
+import signal
+import time
+
+from service.processes.child import Child
+from service.processes.heartbeat import BEAT_S, Listener
+from tests.service.processes.misbehaviour import make_handler
+
+
+def test_silence_counts_only_while_somebody_listens():
+    listener = Listener(patience_s=2 * BEAT_S)
+    assert listener.hears(0)
+    assert listener.hears(0)
+    assert listener.hears(1)
+    assert listener.hears(1)
+    assert not listener.hears(1)
+    assert listener.hears(2)
+
+
+def wait_until(condition):
+    ends_s = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < ends_s
+        time.sleep(0.05)
+
+
+def test_a_heart_beats_while_its_process_runs():
+    child = Child("heart", make_handler, "heart", beats=True)
+    assert child.has_ended()
+    child.launch()
+    child.wait_until_ready(60)
+    try:
+        first = child.count_beats()
+        wait_until(lambda: child.count_beats() > first + 1)
+        os.kill(child.pid, signal.SIGSTOP)
+        wait_until(lambda: stands_still(child))
+        assert not child.has_ended()
+        os.kill(child.pid, signal.SIGCONT)
+        stood_at = child.count_beats()
+        wait_until(lambda: child.count_beats() > stood_at)
+        child.kill()
+        wait_until(child.has_ended)
+    finally:
+        child.stop()
+    assert child.has_ended()
+
+
+def stands_still(child):
+    before = child.count_beats()
+    time.sleep(3 * BEAT_S)
+    return child.count_beats() == before
+
+
+def test_a_child_without_a_heart_never_beats():
+    child = Child("plain", make_handler, "plain")
+    child.launch()
+    child.wait_until_ready(60)
+    time.sleep(2 * BEAT_S)
+    assert child.count_beats() == 0
+    child.stop()
