@@ -10,7 +10,7 @@ CodefendError
 │   ├── RemoteImage 400            ├── BodyTooLarge 413
 │   ├── TooManyImages 400          ├── ImageTooLarge 413
 │   ├── UnsupportedContent 400     ├── UnsupportedMedia 415
-│   │                              ├── UnsupportedImage 415
+│   ├── ImageFlagged 400           ├── UnsupportedImage 415
 │   │                              └── ClientLeft 499 (nobody reads it; it is only counted)
 ├── Overloaded 429 (with Retry-After)
 │   ├── RateLimited
@@ -44,6 +44,7 @@ __all__ = [
     "ClientLeft",
     "CodefendError",
     "DeadlineExceeded",
+    "ImageFlagged",
     "ImageTooLarge",
     "InternalError",
     "InvalidBody",
@@ -145,6 +146,13 @@ class AnimatedImage(RequestRefused):
 
     code = "animated_image"
     message = "Animated images are refused. Send a single frame."
+
+
+class ImageFlagged(RequestRefused):
+    """The image looks attacked, and the service is set to refuse such images."""
+
+    code = "image_flagged"
+    message = "The image was refused: it looks adversarially altered."
 
 
 class RemoteImage(RequestRefused):

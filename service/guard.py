@@ -17,20 +17,21 @@ from service.admit.visit import Visit
 from service.decode.chat import Chat, ChatImage, ChatLimits
 from service.decode.stage import DecodeStage, Upload
 from service.encode.stage import EncodeStage
-from service.errors import NotReady, RequestRefused
+from service.errors import ImageFlagged, NotReady, RequestRefused
 from service.forward.chat_body import fill_gaps
 from service.forward.completion import Answer, Completion
 from service.forward.embedded import EmbeddedModel
 from service.forward.upstream import AnswerStream, Upstream, make_client
 from service.metrics import Metrics, Stage
 from service.processes.pixels import Picture, read_pixels, write_pixels
-from service.purify.cache import PurifiedCache
+from service.purify.cache import PurifiedCache, Replay
 from service.purify.engine import EngineFacts
+from service.purify.purified import Purified
 from service.purify.stage import PurifyStage
 from service.queueing.costs import BatchCosts, Throughput
 from service.queueing.line import Job, Line
 from service.queueing.policy import BatchLimits
-from service.settings import Settings
+from service.settings import Mode, OnFlagged, Settings
 
 __all__ = ["Guard"]
 
@@ -147,7 +148,8 @@ class Guard:
         """
         with visit.timings.stage(Stage.DECODE):
             upload = await self._decode.decode(content_type, body)
-        visit.facts |= upload.facts | {"body_bytes": len(body)}
+        visit.facts["body_bytes"] = len(body)
+        visit.images.append(upload.facts)
         return upload
 
     async def open_chat(self, visit: Visit, body: bytes) -> Chat:
@@ -160,7 +162,7 @@ class Guard:
         limits = ChatLimits(settings.max_images, settings.max_answer_tokens, settings.max_choices)
         with visit.timings.stage(Stage.DECODE):
             chat = await self._decode.open_chat(body, limits, self.templates[Task.CHAT])
-        visit.facts |= {"body_bytes": len(body), "images": []}
+        visit.facts["body_bytes"] = len(body)
         if visit.slot is not None and not chat.images:
             visit.slot.arrive()
         return chat
@@ -177,34 +179,48 @@ class Guard:
                 upload = await self._decode.decode("application/octet-stream", image.file)
         except RequestRefused as refusal:
             raise type(refusal)(refusal.public_message, image.param) from refusal
-        visit.facts["images"].append(upload.facts)
+        visit.images.append(upload.facts)
         return upload
 
-    async def purify(self, visit: Visit, upload: Upload) -> bool:
+    async def purify(self, visit: Visit, upload: Upload) -> Purified:
         """Stages queue and purify: fills the upload's second picture.
 
-        Returns:
-            Whether it is a replay of what the same caller's same file was purified to of late.
+        A replay is what the same caller's same file was purified to of late.
 
         Raises:
             Overloaded: The line is full.
             PurificationFailed: The picture could not be purified.
+            ImageFlagged: It looks attacked, and such pictures are refused.
         """
         place = (upload.pixels.name, Picture.PURIFIED)
-        known = self._cache.find(visit.caller, upload.sha256)
-        if known is not None:
-            await asyncio.to_thread(write_pixels, *place, known)
+        replay = self._cache.find(visit.caller, upload.sha256)
+        if replay is not None:
+            await asyncio.to_thread(write_pixels, *place, replay.pixels)
             if visit.slot is not None:
                 visit.slot.arrive()
             self.metrics.cached.inc()
-            return True
-        await self._purify_anew(visit, upload)
+            return self._judge(upload, Purified(replay.suspicion, cached=True))
+        suspicion = await self._purify_anew(visit, upload)
         if self.settings.cache_bytes:
             fresh = await asyncio.to_thread(read_pixels, *place, upload.height, upload.width)
-            self._cache.keep(visit.caller, upload.sha256, fresh)
-        return False
+            self._cache.keep(visit.caller, upload.sha256, Replay(fresh, suspicion))
+        return self._judge(upload, Purified(suspicion, cached=False))
 
-    async def _purify_anew(self, visit: Visit, upload: Upload) -> None:
+    def _judge(self, upload: Upload, purified: Purified) -> Purified:
+        """Records the suspicion, and refuses what is flagged where the settings say so."""
+        upload.facts["cached"] = purified.cached
+        upload.facts["suspicion"] = purified.suspicion
+        upload.facts["flagged"] = purified.flagged
+        if purified.suspicion is not None:
+            self.metrics.suspicion.observe(purified.suspicion)
+        if purified.flagged:
+            self.metrics.flagged.inc()
+            is_enforced = self.settings.mode is Mode.ENFORCE
+            if is_enforced and self.settings.on_flagged is OnFlagged.REFUSE:
+                raise ImageFlagged(param="image")
+        return purified
+
+    async def _purify_anew(self, visit: Visit, upload: Upload) -> float | None:
         now_s = time.monotonic()
         size = (upload.height, upload.width)
         job = Job(upload.pixels, *size, visit.deadline_s, now_s, visit.caller)
@@ -212,7 +228,7 @@ class Guard:
         if visit.slot is not None:
             visit.slot.arrive()
         try:
-            await job.done
+            return await job.done
         finally:
             self.line.leave(job)
             ended_s = time.monotonic()

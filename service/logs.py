@@ -6,9 +6,10 @@ import sys
 import time
 from typing import Any
 
-__all__ = ["configure_logs", "log_request"]
+__all__ = ["configure_logs", "log_image", "log_request"]
 
 _access = logging.getLogger("codefend.access")
+_audit = logging.getLogger("codefend.audit")
 
 
 class _JsonFormatter(logging.Formatter):
@@ -41,3 +42,8 @@ def configure_logs(level: str) -> None:
 def log_request(fields: dict[str, Any]) -> None:
     """Writes the one line that every request leaves behind."""
     _access.info("request", extra={"fields": fields})
+
+
+def log_image(fields: dict[str, Any]) -> None:
+    """Writes the one line that every image leaves behind: what it was, and what became of it."""
+    _audit.info("image", extra={"fields": fields})

@@ -41,6 +41,13 @@ class Metrics:
         self.requests = self._counter("requests", "Requests answered.", "endpoint", "outcome")
         self.rejected = self._counter("rejected", "Requests refused before purifying.", "reason")
         self.bypass = self._counter("bypass", "Unpurified images that were forwarded.", "reason")
+        self.flagged = self._counter("flagged", "Images that looked attacked.")
+        self.suspicion = Histogram(
+            "codefend_suspicion",
+            "How much images looked attacked, by the calibration on clean images.",
+            buckets=(0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 1.0),
+            registry=self.registry,
+        )
         self.cached = self._counter("cached", "Images answered with a purified image of late.")
         self.upstream_errors = self._counter("upstream_errors", "Failures of the model.", "reason")
         self.worker_restarts = self._counter("worker_restarts", "Processes replaced.", "kind")

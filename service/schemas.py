@@ -82,11 +82,10 @@ class Defense(BaseModel):
     )
     suspicion: float | None = Field(
         None,
-        description="0 to 1: how much the image looked attacked. null until a detector is set.",
+        description="0 to 1: the share of clean images that looked less attacked. null without a "
+        "detector, and under minimal disclosure.",
     )
-    flagged: bool | None = Field(
-        None, description="Suspicion above the threshold. null until a detector is configured."
-    )
+    flagged: bool | None = Field(None, description="Suspicion above 0.99. null where suspicion is.")
     bypassed: bool = Field(description="The model saw the image unpurified.")
     cached: bool = Field(description="The purified image is a replay for the same bytes.")
 

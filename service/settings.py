@@ -9,7 +9,7 @@ from typing import Annotated, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-__all__ = ["Disclosure", "Mode", "OnPurifyFailure", "Settings", "load_settings"]
+__all__ = ["Disclosure", "Mode", "OnFlagged", "OnPurifyFailure", "Settings", "load_settings"]
 
 PREFIX = "CODEFEND_"
 WEIGHTS = Path(__file__).parent.parent / "models" / "weights"
@@ -28,6 +28,13 @@ class OnPurifyFailure(StrEnum):
 
     REFUSE = "refuse"
     PASS = "pass"  # noqa: S105 - the word is a policy, not a password
+
+
+class OnFlagged(StrEnum):
+    """What becomes of an image that looks attacked."""
+
+    PURIFY = "purify"
+    REFUSE = "refuse"
 
 
 class Disclosure(StrEnum):
@@ -58,6 +65,9 @@ class Settings(BaseSettings):
     mode: Mode = Field(Mode.ENFORCE, description="shadow forwards the original and only records.")
     on_purify_failure: OnPurifyFailure = Field(
         OnPurifyFailure.REFUSE, description="pass forwards an image that could not be purified."
+    )
+    on_flagged: OnFlagged = Field(
+        OnFlagged.PURIFY, description="refuse answers 400 to images that look attacked."
     )
     disclose: Disclosure = Field(
         Disclosure.FULL, description="minimal leaves every measured value out of responses."
@@ -109,6 +119,9 @@ class Settings(BaseSettings):
 
     # purify
     purifier: str = Field(str(WEIGHTS / "purifier"), description="Directory or hub id.")
+    detector: str = Field(
+        str(WEIGHTS / "detector"), description="Directory or hub id; none for no suspicion."
+    )
     devices: Annotated[tuple[str, ...], NoDecode] = Field(
         ("auto",), description="One worker each: auto, cpu, cuda:0, ... (comma-separated)."
     )
@@ -158,6 +171,11 @@ class Settings(BaseSettings):
         0.0, ge=0, description="Time to keep listening, unready, for balancers to notice."
     )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Logging.")
+
+    @property
+    def detector_source(self) -> str | None:
+        """Where the detector is; None for none."""
+        return None if self.detector == "none" else self.detector
 
     @field_validator("api_keys", "devices", mode="before")
     @classmethod

@@ -27,7 +27,7 @@ from service.errors import (
     RequestRefused,
     ShuttingDown,
 )
-from service.logs import log_request
+from service.logs import log_image, log_request
 from service.metrics import Metrics
 from service.problems import problem_response
 from service.settings import Settings
@@ -137,16 +137,16 @@ class Gate:
             return
         visit.timings.publish()
         self._metrics.requests.labels(visit.endpoint, visit.outcome).inc()
-        log_request(
-            {
-                "request_id": visit.request_id,
-                "endpoint": visit.endpoint,
-                "status": reply.status,
-                "outcome": visit.outcome,
-                "timings_ms": visit.timings.milliseconds(),
-                **visit.facts,
-            }
-        )
+        common = {
+            "request_id": visit.request_id,
+            "caller": visit.caller,
+            "endpoint": visit.endpoint,
+            "outcome": visit.outcome,
+            "timings_ms": visit.timings.milliseconds(),
+        }
+        for facts in visit.images:
+            log_image(common | facts)
+        log_request(common | {"status": reply.status} | visit.facts)
 
 
 class _Reply:

@@ -21,7 +21,8 @@ class Visit:
         caller: Who sent it, as `check_caller` names them.
         slot: Its place in the house; None for requests that take none.
         outcome: `ok`, or the code of the error.
-        facts: Hash, sizes and the like, for the log.
+        facts: What the log says of the request.
+        images: What the audit says of each of its images: hash, size, suspicion and the like.
         request_id: Given to the client and to the log.
     """
 
@@ -32,4 +33,5 @@ class Visit:
     slot: Slot | None = None
     outcome: str = "ok"
     facts: dict[str, Any] = field(default_factory=dict)
+    images: list[dict[str, Any]] = field(default_factory=list)
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)

@@ -27,20 +27,23 @@ SMALL_CHAT_BYTES = 1 << 14
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A decoded request: pixels in shared memory, and the fields that came beside the image."""
+    """A decoded request.
+
+    Attributes:
+        pixels: In shared memory.
+        height: Rows.
+        width: Columns.
+        sha256: Of the image's file, in hex.
+        fields: What came beside the image.
+        facts: What the audit may say of it; later stages add to it.
+    """
 
     pixels: PixelLease
     height: int
     width: int
-    format: str
     sha256: str
     fields: dict[str, Any]
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What the log may say of it."""
-        names = ("sha256", "format", "width", "height")
-        return {name: getattr(self, name) for name in names}
+    facts: dict[str, Any]
 
 
 class DecodeStage:
@@ -84,8 +87,9 @@ class DecodeStage:
             # The sizes steer reads of shared memory: a process gone bad may not choose them.
             if not 0 < height * width <= self._max_pixels:
                 raise InvalidImage(param="image")
-            fields = dict(answer["fields"])
-            return Upload(pixels, height, width, answer["format"], answer["sha256"], fields)
+            sha256 = answer["sha256"]
+            facts = {"sha256": sha256, "format": answer["format"], "width": width, "height": height}
+            return Upload(pixels, height, width, sha256, dict(answer["fields"]), facts)
         except BaseException:
             pixels.release()
             raise

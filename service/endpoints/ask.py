@@ -125,7 +125,7 @@ def _describe(guard: Guard, kind: _Kind, visit: Visit, pictures: Pictures) -> di
         guard.templates[kind.task],
         disclose,
         bypassed=pictures.bypassed,
-        cached=pictures.cached,
+        purified=pictures.purification,
     )
     return {
         "purified_image": pictures.purified,

@@ -11,7 +11,7 @@ from service.decode.chat import Chat, ChatImage
 from service.decode.stage import Upload
 from service.endpoints.documentation import chat_body, chat_responses
 from service.endpoints.pictures import shield_picture
-from service.errors import ImageTooLarge, UnsupportedMedia
+from service.errors import ImageFlagged, ImageTooLarge, UnsupportedMedia
 from service.guard import Guard
 from service.respond.chat_report import ImageReport, describe_chat
 from service.respond.defense import describe_defense
@@ -110,13 +110,16 @@ async def _shield(
     guard: Guard, visit: Visit, chat: Chat, image: ChatImage, upload: Upload
 ) -> tuple[str, ImageReport]:
     """Purifies one image; returns the URL that the model gets, and what to say of it."""
-    pictures = await shield_picture(guard, visit, upload, is_shown=chat.return_image)
+    try:
+        pictures = await shield_picture(guard, visit, upload, is_shown=chat.return_image)
+    except ImageFlagged as refusal:
+        raise ImageFlagged(param=image.param) from refusal
     defense = describe_defense(
         guard.engine_facts,
         guard.templates[Task.CHAT] if chat.used_template else None,
         guard.settings.disclose,
         bypassed=pictures.bypassed,
-        cached=pictures.cached,
+        purified=pictures.purification,
     )
     report = ImageReport(image.param, upload.width, upload.height, defense, pictures.purified)
     return pictures.forwarded, report

@@ -11,6 +11,7 @@ from service.errors import PurificationFailed
 from service.forward.choice import Choice, choose_picture
 from service.guard import Guard
 from service.processes.pixels import Picture
+from service.purify.purified import Purified
 
 __all__ = ["Pictures", "shield_picture"]
 
@@ -23,8 +24,8 @@ class Pictures:
 
     forwarded: str
     purified: str | None
+    purification: Purified | None
     bypassed: bool
-    cached: bool
 
 
 async def shield_picture(
@@ -41,22 +42,23 @@ async def shield_picture(
     Raises:
         PurificationFailed: It failed, and no setting lets the original take its place.
         Overloaded: The line is full.
+        ImageFlagged: It looks attacked, and such pictures are refused.
     """
-    was_purified = cached = False
+    purification: Purified | None = None
     with contextlib.suppress(PurificationFailed):
-        cached = await guard.purify(visit, upload)
-        was_purified = True
+        purification = await guard.purify(visit, upload)
+    was_purified = purification is not None
     settings = guard.settings
     choice = choose_picture(settings.mode, settings.on_purify_failure, was_purified=was_purified)
     if choice.bypass_reason is not None:
-        _note_bypass(guard, visit, choice)
+        _note_bypass(guard, visit, upload, choice)
     forwarded = await _as_url(guard, visit, upload, choice.picture)
     if choice.picture is Picture.PURIFIED:
-        return Pictures(forwarded, forwarded, bypassed=False, cached=cached)
+        return Pictures(forwarded, forwarded, purification, bypassed=False)
     purified = None
     if was_purified and is_shown:
         purified = await _as_url(guard, visit, upload, Picture.PURIFIED)
-    return Pictures(forwarded, purified, bypassed=True, cached=cached)
+    return Pictures(forwarded, purified, purification, bypassed=True)
 
 
 async def _as_url(guard: Guard, visit: Visit, upload: Upload, picture: Picture) -> str:
@@ -65,8 +67,8 @@ async def _as_url(guard: Guard, visit: Visit, upload: Upload, picture: Picture) 
     return data_url(encoded, ImageFormat.PNG)
 
 
-def _note_bypass(guard: Guard, visit: Visit, choice: Choice) -> None:
+def _note_bypass(guard: Guard, visit: Visit, upload: Upload, choice: Choice) -> None:
     guard.metrics.bypass.labels(choice.bypass_reason).inc()
-    visit.facts["bypassed"] = choice.bypass_reason
+    upload.facts["bypassed"] = choice.bypass_reason
     fields = {"request_id": visit.request_id, "reason": choice.bypass_reason}
     logger.warning("an unpurified image is forwarded", extra={"fields": fields})

@@ -48,7 +48,7 @@ async def _answer(guard: Guard, visit: Visit, request: Request, body: bytes) -> 
         fields = parse_fields(PurifyFields, {**request.query_params, **upload.fields})
         raw_format = _raw_format(request.headers.get("accept", ""), fields.output_format)
         image_format = raw_format or fields.output_format
-        cached = await guard.purify(visit, upload)
+        purified = await guard.purify(visit, upload)
         encoded = await guard.encode(visit, upload, Picture.PURIFIED, image_format)
     finally:
         upload.pixels.release()
@@ -61,7 +61,7 @@ async def _answer(guard: Guard, visit: Visit, request: Request, body: bytes) -> 
         purified_image=data_url(encoded, image_format),
         width=upload.width,
         height=upload.height,
-        defense=describe_defense(engine, None, disclose, bypassed=False, cached=cached),
+        defense=describe_defense(engine, None, disclose, bypassed=False, purified=purified),
         timings_ms=visit.timings.milliseconds() if disclose is Disclosure.FULL else None,
     )
     return Response(answer.model_dump_json(), media_type="application/json")

@@ -12,14 +12,27 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PurifiedCache"]
+__all__ = ["PurifiedCache", "Replay"]
 
 Key = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Replay:
+    """What is replayed.
+
+    Attributes:
+        pixels: (H, W, 3) uint8, purified.
+        suspicion: Of the upload; None where there was no detector.
+    """
+
     pixels: NDArray[np.uint8]
+    suspicion: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    replay: Replay
     expires_at_s: float
 
 
@@ -47,8 +60,8 @@ class PurifiedCache:
         """Memory of all pictures together."""
         return self._num_bytes
 
-    def find(self, caller: str, sha256: str) -> NDArray[np.uint8] | None:
-        """The purified picture of a caller's file, (H, W, 3) uint8; None where there is none.
+    def find(self, caller: str, sha256: str) -> Replay | None:
+        """What a caller's file was purified to; None where there is nothing to replay.
 
         Args:
             caller: Whose file it is.
@@ -61,19 +74,20 @@ class PurifiedCache:
             self._drop((caller, sha256))
             return None
         self._entries.move_to_end((caller, sha256))
-        return entry.pixels
+        return entry.replay
 
-    def keep(self, caller: str, sha256: str, pixels: NDArray[np.uint8]) -> None:
-        """Keeps a purified picture, (H, W, 3) uint8, at the expense of those unused for longest."""
-        if pixels.nbytes > self._max_bytes:
+    def keep(self, caller: str, sha256: str, replay: Replay) -> None:
+        """Keeps a purified picture, at the expense of those unused for longest."""
+        num_bytes = replay.pixels.nbytes
+        if num_bytes > self._max_bytes:
             return
         key = (caller, sha256)
         if key in self._entries:
             self._drop(key)
-        self._entries[key] = _Entry(pixels, self._clock() + self._lifetime_s)
-        self._num_bytes += pixels.nbytes
+        self._entries[key] = _Entry(replay, self._clock() + self._lifetime_s)
+        self._num_bytes += num_bytes
         while self._num_bytes > self._max_bytes:
             self._drop(next(iter(self._entries)))
 
     def _drop(self, key: Key) -> None:
-        self._num_bytes -= self._entries.pop(key).pixels.nbytes
+        self._num_bytes -= self._entries.pop(key).replay.pixels.nbytes

@@ -34,11 +34,13 @@ class EngineOptions:
         purifier: Directory or hub id of the pipeline.
         device: `auto`, `cpu`, `cuda:0`, ...
         cpu_threads: Threads on a CPU; None for all cores.
+        detector: Directory or hub id of the detector; None for no suspicion.
     """
 
     purifier: str
     device: str = "auto"
     cpu_threads: int | None = None
+    detector: str | None = None
 
 
 class Engine(Protocol):
@@ -59,6 +61,17 @@ class Engine(Protocol):
 
         Raises:
             OutOfMemory: The device has too little memory for so large a batch.
+        """
+
+    def suspect(self, upload: NDArray[np.uint8], purified: NDArray[np.uint8]) -> float | None:
+        """How much an upload looks attacked, by what its purification took out.
+
+        Args:
+            upload: (H, W, 3) uint8 RGB, at its own size.
+            purified: The same, purified.
+
+        Returns:
+            Suspicion in [0, 1]; None if there is no detector.
         """
 
 

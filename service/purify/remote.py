@@ -23,9 +23,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a batch: the seconds it took, or how it failed."""
+    """What became of a batch: the seconds it took, or how it failed.
+
+    Attributes:
+        seconds: None if it failed.
+        suspicions: Of each of its images; None where there is no detector.
+        failure: None if it succeeded.
+    """
 
     seconds: float | None = None
+    suspicions: tuple[float | None, ...] = ()
     failure: Failure | None = None
 
 
@@ -114,7 +121,7 @@ class RemoteWorker:
             return Outcome(failure=Failure.DIED)
         if "failure" in answer:
             return Outcome(failure=Failure(answer["failure"]))
-        return Outcome(seconds=float(answer["seconds"]))
+        return Outcome(float(answer["seconds"]), tuple(answer["suspicions"]))
 
     async def clear_away(self) -> None:
         """Ends what is left of a process that is of no more use, so that `start` may follow."""

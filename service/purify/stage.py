@@ -82,7 +82,9 @@ class PurifyStage:
 
     def _config(self, device: str) -> WorkerConfig:
         settings = self._settings
-        options = EngineOptions(settings.purifier, device, settings.cpu_threads)
+        options = EngineOptions(
+            settings.purifier, device, settings.cpu_threads, settings.detector_source
+        )
         return WorkerConfig(settings.engine, options)
 
     async def _supervise(self, worker: RemoteWorker) -> None:
@@ -172,9 +174,9 @@ class PurifyStage:
                 job.done.set_exception(PoisonousImage())
         elif outcome.seconds is not None:
             self._line.finish(batch, outcome.seconds)
-            for job in batch.jobs:
+            for job, suspicion in zip(batch.jobs, outcome.suspicions, strict=True):
                 if not job.done.done():
-                    job.done.set_result(None)
+                    job.done.set_result(suspicion)
 
     def _give_up_waiting(self) -> None:
         """Answers everyone in line, unless a worker is there or on its way that could."""

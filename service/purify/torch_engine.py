@@ -10,6 +10,8 @@ import torch
 from diffusers.utils.logging import disable_progress_bar
 from numpy.typing import NDArray
 
+from models.detector.calibration import suspicions_of
+from models.detector.network import SuspicionDetector
 from models.purifier.pipeline import PurificationPipeline
 from models.quantise import dequantise, quantise
 from service.purify.engine import EngineFacts, EngineOptions, OutOfMemory
@@ -22,13 +24,20 @@ SEED_BITS = 63
 class TorchEngine:
     """Runs one pipeline on one device."""
 
-    def __init__(self, pipeline: PurificationPipeline, device: torch.device) -> None:
+    def __init__(
+        self,
+        pipeline: PurificationPipeline,
+        device: torch.device,
+        detector: SuspicionDetector | None = None,
+    ) -> None:
         """Moves the pipeline to its device.
 
         Args:
             pipeline: A purification pipeline of any kind and floating point type.
             device: Where it runs.
+            detector: A calibrated detector in single precision; None for no suspicion.
         """
+        self._detector = None if detector is None else detector.eval().to(device)
         self._device = device
         self._dtype = pipeline.dtype
         self._pipeline = pipeline.to(device)
@@ -71,6 +80,27 @@ class TorchEngine:
         raise OutOfMemory(reason)
 
     @torch.inference_mode()
+    def suspect(self, upload: NDArray[np.uint8], purified: NDArray[np.uint8]) -> float | None:
+        """How much an upload looks attacked, by what its purification took out.
+
+        Args:
+            upload: (H, W, 3) uint8 RGB.
+            purified: The same, purified.
+
+        Returns:
+            Suspicion in [0, 1], by the detector's calibration; None if there is no detector.
+        """
+        if self._detector is None:
+            return None
+        # Each image by itself, at its own size: padding and company would shift the calibration.
+        pair = [
+            dequantise(torch.tensor(pixels[np.newaxis], device=self._device))
+            for pixels in (upload, purified)
+        ]
+        scores = self._detector(*pair).cpu().numpy()
+        return float(suspicions_of(scores, self._detector.config.clean_quantiles)[0])
+
+    @torch.inference_mode()
     def _purify(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         # Torch starts every process with one and the same seed: noise that an attacker can replay
         # protects little, so each batch takes its seed from the system.
@@ -82,11 +112,12 @@ class TorchEngine:
 
 
 def load_engine(options: EngineOptions) -> TorchEngine:
-    """Loads the pipeline that the options name.
+    """Loads the pipeline, and the detector, that the options name.
 
     Raises:
         OSError: There is no such pipeline.
         RuntimeError: There is no such device.
+        ValueError: The detector is not calibrated.
     """
     if options.cpu_threads is not None:
         torch.set_num_threads(options.cpu_threads)
@@ -97,7 +128,18 @@ def load_engine(options: EngineOptions) -> TorchEngine:
     device = _device(options)
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     pipeline = PurificationPipeline.from_pretrained(options.purifier, dtype=dtype)
-    return TorchEngine(pipeline, device)
+    return TorchEngine(pipeline, device, _load_detector(options.detector))
+
+
+def _load_detector(source: str | None) -> SuspicionDetector | None:
+    if source is None:
+        return None
+    # Single precision everywhere: it is small, and thresholds are where halves would differ.
+    detector: SuspicionDetector = SuspicionDetector.from_pretrained(
+        source, torch_dtype=torch.float32
+    )
+    suspicions_of(np.zeros(1), detector.config.clean_quantiles)
+    return detector
 
 
 def _device(options: EngineOptions) -> torch.device:

@@ -73,15 +73,18 @@ def _run_batch(engine: Engine, meta: dict[str, Any], _: bytes) -> Message:
         decoded = [read_pixels(name, Picture.DECODED, *size) for name, *size in places]
         batch = np.stack([pad_to_bucket(pixels, bucket) for pixels in decoded])
         purified = engine.purify(batch)
-        for (name, height, width), pixels in zip(places, purified, strict=True):
-            write_pixels(name, Picture.PURIFIED, crop_from_bucket(pixels, height, width))
+        suspicions = []
+        for (name, height, width), upload, pixels in zip(places, decoded, purified, strict=True):
+            cropped = crop_from_bucket(pixels, height, width)
+            suspicions.append(engine.suspect(upload, cropped))
+            write_pixels(name, Picture.PURIFIED, cropped)
     except (OutOfMemory, MemoryError):
         logger.warning("a batch of %d in %s needs more memory than there is", len(places), bucket)
         return _failed(engine, Failure.OUT_OF_MEMORY)
     except Exception:  # the worker's loop: whatever the engine raised, the next batch may succeed
         logger.exception("a batch of %d in %s failed", len(places), bucket)
         return _failed(engine, Failure.RAISED)
-    return {"seconds": time.perf_counter() - started_s}, b""
+    return {"seconds": time.perf_counter() - started_s, "suspicions": suspicions}, b""
 
 
 def _failed(engine: Engine, failure: Failure) -> Message:

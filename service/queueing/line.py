@@ -42,7 +42,7 @@ class Job:
         started_at_s: Time at which its last batch began.
         num_failures: Batches with it that failed.
         group: Names those that it runs with after a failure, and nobody else.
-        done: Completed when it is purified; fails with PurificationFailed.
+        done: Completed with its suspicion when it is purified; fails with PurificationFailed.
     """
 
     pixels: PixelLease
@@ -54,7 +54,7 @@ class Job:
     started_at_s: float | None = None
     num_failures: int = 0
     group: int | None = None
-    done: asyncio.Future[None] = field(default_factory=asyncio.Future)
+    done: asyncio.Future[float | None] = field(default_factory=asyncio.Future)
 
     @property
     def bucket(self) -> Bucket:

@@ -2,6 +2,7 @@
 
 from models.prompts.templates import Template
 from service.purify.engine import EngineFacts
+from service.purify.purified import Purified
 from service.schemas import Defense, NamedVersion
 from service.settings import Disclosure
 
@@ -14,7 +15,7 @@ def describe_defense(
     disclose: Disclosure,
     *,
     bypassed: bool,
-    cached: bool,
+    purified: Purified | None,
 ) -> Defense:
     """Builds the `defense` object of a response.
 
@@ -23,7 +24,7 @@ def describe_defense(
         template: The prompt template; None where no model is asked.
         disclose: `minimal` gives names and nothing measured, lest it serve as an oracle.
         bypassed: Whether the model saw the image unpurified.
-        cached: Whether the purified image is a replay.
+        purified: What purification said of the image; None if it failed.
     """
     full = disclose is Disclosure.FULL
     return Defense(
@@ -33,8 +34,8 @@ def describe_defense(
         prompt_template=(
             None if template is None else NamedVersion(name=template.name, version=template.version)
         ),
-        suspicion=None,
-        flagged=None,
+        suspicion=purified.suspicion if full and purified else None,
+        flagged=purified.flagged if full and purified else None,
         bypassed=bypassed,
-        cached=cached,
+        cached=purified is not None and purified.cached,
     )

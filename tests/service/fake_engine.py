@@ -24,7 +24,8 @@ SICKEN_ONCE = (255, 0, 5)
 class FakeEngine:
     facts = EngineFacts("fake", "1", steps=1, noise_level=0.1, device="cpu")
 
-    def __init__(self, seconds=0.0, flag=None, memory_pixels=None):
+    def __init__(self, seconds=0.0, flag=None, memory_pixels=None, suspects=False):
+        self._suspects = suspects
         self._seconds = seconds
         self._flag = Path(flag) if flag else None
         self._memory_pixels = memory_pixels
@@ -37,6 +38,11 @@ class FakeEngine:
             self._misbehave(tuple(image[0, 0]))
         time.sleep(self._seconds)
         return np.uint8(255) - images
+
+    def suspect(self, upload, purified):
+        """The level of red in the last pixel, if it is to suspect anything."""
+        assert np.array_equal(purified, np.uint8(255) - upload)
+        return float(upload[-1, -1, 0]) / 255 if self._suspects else None
 
     def _misbehave(self, colour):
         if colour == KILL:

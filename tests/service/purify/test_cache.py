@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from service.purify.cache import PurifiedCache
+from service.purify.cache import PurifiedCache, Replay
 
 
 class Clock:
@@ -12,7 +12,7 @@ class Clock:
 
 
 def picture(value, num_bytes=300):
-    return np.full((num_bytes // 3, 1, 3), value, np.uint8)
+    return Replay(np.full((num_bytes // 3, 1, 3), value, np.uint8), value / 10)
 
 
 @pytest.fixture
@@ -23,7 +23,8 @@ def clock():
 def test_a_caller_finds_their_own_pictures_only():
     cache = PurifiedCache(1000, 10)
     cache.keep("ann", "hash", picture(1))
-    assert np.array_equal(cache.find("ann", "hash"), picture(1))
+    assert np.array_equal(cache.find("ann", "hash").pixels, picture(1).pixels)
+    assert cache.find("ann", "hash").suspicion == 0.1
     assert cache.find("bob", "hash") is None
     assert cache.find("ann", "other") is None
 
@@ -52,7 +53,7 @@ def test_a_newer_picture_of_the_same_file_replaces_the_older():
     cache = PurifiedCache(1000, 10)
     cache.keep("", "a", picture(1))
     cache.keep("", "a", picture(2, 600))
-    assert cache.find("", "a")[0, 0, 0] == 2
+    assert cache.find("", "a").pixels[0, 0, 0] == 2
     assert cache.num_bytes == 600
 
 

@@ -1,0 +1,25 @@
+"""What purification says of one upload, beside its pixels."""
+
+from dataclasses import dataclass
+
+from models.detector.calibration import is_flagged
+
+__all__ = ["Purified"]
+
+
+@dataclass(frozen=True, slots=True)
+class Purified:
+    """One upload that was purified.
+
+    Attributes:
+        suspicion: How much it looked attacked, in [0, 1]; None without a detector.
+        cached: Whether its purified picture is a replay.
+    """
+
+    suspicion: float | None
+    cached: bool
+
+    @property
+    def flagged(self) -> bool | None:
+        """Whether its suspicion is above what 1 % of clean images have; None without one."""
+        return None if self.suspicion is None else is_flagged(self.suspicion)
