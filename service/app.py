@@ -66,6 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(
         Gate,
         settings=settings,
+        keys=guard.keys,
         metrics=metrics,
         house=guard.house,
         closed_for_s=guard.closed_for_s,

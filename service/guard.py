@@ -13,6 +13,7 @@ from models.codec import ImageFormat
 from models.prompts.templates import Task, Template, read_templates
 from service.admit.body import read_body
 from service.admit.house import House, HouseLimits
+from service.admit.keys import KeyRing
 from service.admit.visit import Visit
 from service.decode.chat import Chat, ChatImage, ChatLimits
 from service.decode.stage import DecodeStage, Upload
@@ -46,6 +47,9 @@ class Guard:
         self.settings = settings
         self.metrics = metrics
         self.templates: dict[Task, Template] = read_templates()
+        self.keys = KeyRing(
+            (key.get_secret_value() for key in settings.api_keys), settings.api_keys_file
+        )
         throughput = Throughput(time.monotonic)
         limits = BatchLimits(
             settings.max_batch,
@@ -59,7 +63,7 @@ class Guard:
         house_limits = HouseLimits(
             settings.max_requests,
             settings.max_requests_per_key,
-            is_shared=len(settings.api_keys) > 1,
+            is_shared=self.keys.num_callers > 1,
             deadline_s=settings.deadline_s,
         )
         self.house = House(house_limits, throughput.per_second, self.line.measure_ahead)

@@ -9,6 +9,8 @@ from typing import Annotated, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.credentials import hash_key, read_keys
+
 __all__ = ["Disclosure", "Mode", "OnFlagged", "OnPurifyFailure", "Settings", "load_settings"]
 
 PREFIX = "CODEFEND_"
@@ -56,6 +58,9 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to bind; 0 takes any free one.")
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="Comma-separated keys; with none, only loopback is served."
+    )
+    api_keys_file: Path | None = Field(
+        None, description="TOML file of [[keys]], each a name and a sha256 or key; read anew."
     )
     metrics_port: int | None = Field(
         None, ge=1, le=65535, description="Moves /metrics to an open port of its own."
@@ -184,9 +189,22 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
+    @field_validator("api_keys")
+    @classmethod
+    def _keep_hashes_only(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        return tuple(SecretStr(hash_key(key.get_secret_value())) for key in keys)
+
+    @field_validator("api_keys_file")
+    @classmethod
+    def _can_be_read(cls, file: Path | None) -> Path | None:
+        if file is not None:
+            read_keys(file)
+        return file
+
     @model_validator(mode="after")
     def _keyless_means_loopback(self) -> Self:
-        if not self.api_keys and not _is_loopback(self.host):
+        has_keys = self.api_keys or self.api_keys_file
+        if not has_keys and not _is_loopback(self.host):
             msg = (
                 f"refusing to bind {self.host} without an API key: set CODEFEND_API_KEYS, "
                 "or bind a loopback address such as 127.0.0.1"

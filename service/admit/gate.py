@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.admit.house import House
-from service.admit.keys import check_caller
+from service.admit.keys import KeyRing
 from service.admit.quota import Quota
 from service.admit.visit import Visit
 from service.errors import (
@@ -50,6 +50,7 @@ class Gate:
         app: ASGIApp,
         *,
         settings: Settings,
+        keys: KeyRing,
         metrics: Metrics,
         house: House,
         closed_for_s: Callable[[], float | None],
@@ -60,7 +61,8 @@ class Gate:
 
         Args:
             app: The application.
-            settings: Keys, deadline and rate.
+            settings: Deadline and rate.
+            keys: Who may come in.
             metrics: Where requests are counted.
             house: Where costly requests take a slot.
             closed_for_s: Seconds for which costly requests cannot be served; None if they can.
@@ -69,6 +71,7 @@ class Gate:
         """
         self._app = app
         self._settings = settings
+        self._keys = keys
         self._metrics = metrics
         self._house = house
         self._closed_for_s = closed_for_s
@@ -106,7 +109,8 @@ class Gate:
     def _admit(self, scope: Scope, visit: Visit) -> None:
         if visit.endpoint in PROBES:
             return
-        visit.caller = check_caller(Headers(scope=scope), self._settings.api_keys)
+        visit.caller = self._keys.caller_of(Headers(scope=scope))
+        visit.facts["caller"] = visit.caller
         if scope["method"] == "POST" and visit.endpoint in self._costly_paths:
             self._let_in(visit)
 

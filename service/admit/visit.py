@@ -18,7 +18,7 @@ class Visit:
         endpoint: Path, or `other` for paths that are not ours.
         deadline_s: Monotonic time at which the answer is worthless.
         timings: Its stopwatch.
-        caller: Who sent it, as `check_caller` names them.
+        caller: Who sent it, as the key ring names them.
         slot: Its place in the house; None for requests that take none.
         outcome: `ok`, or the code of the error.
         facts: What the log says of the request.

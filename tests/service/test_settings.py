@@ -3,6 +3,7 @@ import os
 import pytest
 from pydantic import ValidationError
 
+from service.credentials import hash_key
 from service.settings import Settings, load_settings
 
 
@@ -31,8 +32,8 @@ def test_secrets_leave_the_environment_and_stay_out_of_sight(monkeypatch):
     monkeypatch.setenv("CODEFEND_DEVICES", "cpu,cuda:0")
     settings = load_settings()
     assert [key.get_secret_value() for key in settings.api_keys] == [
-        "first-secret",
-        "second-secret",
+        hash_key("first-secret"),
+        hash_key("second-secret"),
     ]
     assert settings.devices == ("cpu", "cuda:0")
     assert "CODEFEND_API_KEYS" not in os.environ
@@ -59,3 +60,11 @@ def test_settings_do_not_change():
 def test_malformed_settings_are_refused(values):
     with pytest.raises(ValidationError):
         Settings(**values)
+
+
+def test_a_file_of_keys_is_as_good_as_keys(tmp_path):
+    file = tmp_path / "keys.toml"
+    with pytest.raises(ValidationError, match="cannot be read"):
+        Settings(api_keys_file=file)
+    file.write_text('[[keys]]\nname = "ann"\nkey = "k"\n')
+    assert Settings(host="0.0.0.0", api_keys_file=file).api_keys_file == file

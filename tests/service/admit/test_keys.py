@@ -1,41 +1,134 @@
+import os
+
 import pytest
-from pydantic import SecretStr
 from starlette.datastructures import Headers
 
-from service.admit.keys import check_caller
+from service.admit.keys import KeyRing
+from service.credentials import hash_key, read_keys
 from service.errors import Unauthorized, WrongHost
 
-KEYS = (SecretStr("one"), SecretStr("two"))
+RING = KeyRing(hash_key(key) for key in ("one", "two"))
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self):
+        return self.now_s
+
+
+def caller(value, ring=RING):
+    return ring.caller_of(Headers({"authorization": value, "host": "any.example"}))
 
 
 @pytest.mark.parametrize("value", ["Bearer one", "bearer two", "Bearer  one "])
 def test_a_known_key_opens_under_any_host(value):
-    caller = check_caller(Headers({"authorization": value, "host": "any.example"}), KEYS)
-    assert caller
-    assert not any(key.get_secret_value() in caller for key in KEYS)
+    name = caller(value)
+    assert name.startswith("key-")
+    assert "one" not in name
+    assert "two" not in name
 
 
 def test_callers_are_told_apart_by_their_keys():
-    def name(value):
-        return check_caller(Headers({"authorization": value}), KEYS)
-
-    assert name("Bearer one") == name("bearer  one ") != name("Bearer two")
+    assert caller("Bearer one") == caller("bearer  one ") != caller("Bearer two")
+    assert RING.num_callers == 2
 
 
-@pytest.mark.parametrize("value", ["", "one", "Basic one", "Bearer three", "Bearer öne"])
+@pytest.mark.parametrize(
+    "value", ["", "one", "Basic one", "Bearer three", "Bearer öne", f"Bearer {hash_key('one')}"]
+)
 def test_anything_else_does_not(value):
     with pytest.raises(Unauthorized):
-        check_caller(Headers({"authorization": value}), KEYS)
+        caller(value)
 
 
 @pytest.mark.parametrize(
     "host", ["localhost", "127.0.0.1:8000", "LOCALHOST:1", "[::1]:80", "[::1]"]
 )
 def test_without_keys_loopback_names_are_served(host):
-    check_caller(Headers({"host": host}), ())
+    assert KeyRing().caller_of(Headers({"host": host})) == ""
 
 
 @pytest.mark.parametrize("host", ["", "evil.example", "127.0.0.1.evil.example:8000", "10.0.0.1"])
 def test_without_keys_no_other_name_is(host):
     with pytest.raises(WrongHost):
-        check_caller(Headers({"host": host}), ())
+        KeyRing().caller_of(Headers({"host": host}))
+
+
+def test_no_key_is_kept_in_memory():
+    held = [key for key in RING._fixed if "one" in {key.sha256, key.name}]
+    assert held == []
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "keys.toml"
+    path.write_text(
+        f'[[keys]]\nname = "ann"\nsha256 = "{hash_key("a1").upper()}"\n'
+        '[[keys]]\nname = "ann"\nkey = "a2"\n[[keys]]\nkey = "b"\n'
+    )
+    return path
+
+
+def test_a_file_names_callers_and_two_keys_of_one_name_are_one(file):
+    ring = KeyRing([hash_key("fixed")], file)
+    assert caller("Bearer a1", ring) == caller("Bearer a2", ring) == "ann"
+    assert caller("Bearer b", ring) == f"key-{hash_key('b')[:12]}"
+    assert caller("Bearer fixed", ring)
+    assert ring.num_callers == 3
+
+
+def test_keys_are_rotated_without_a_restart(file):
+    clock = Clock()
+    ring = KeyRing(file=file, clock=clock)
+    file.write_text('[[keys]]\nname = "ann"\nkey = "a3"\n')
+    assert caller("Bearer a1", ring) == "ann"  # it is looked at once a second
+    clock.now_s = 1.0
+    assert caller("Bearer a3", ring) == "ann"
+    with pytest.raises(Unauthorized):
+        caller("Bearer a1", ring)
+
+
+def test_a_file_that_is_swapped_for_another_of_the_same_time_is_noticed(file, tmp_path):
+    clock = Clock()
+    ring = KeyRing(file=file, clock=clock)
+    other = tmp_path / "other.toml"
+    other.write_text('[[keys]]\nkey = "new"\n')
+    stamp = file.stat()
+    os.utime(other, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    other.replace(file)
+    clock.now_s = 1.0
+    assert caller("Bearer new", ring)
+
+
+@pytest.mark.parametrize("content", ["[[keys]", "", None])
+def test_a_file_gone_bad_locks_nobody_out(file, content, caplog):
+    clock = Clock()
+    ring = KeyRing(file=file, clock=clock)
+    file.unlink() if content is None else file.write_text(content)
+    clock.now_s = 1.0
+    assert caller("Bearer a1", ring) == "ann"
+    assert "stay as they were" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("no = toml = at all", "not TOML"),
+        ("", "no .*keys"),
+        ("keys = []", "no .*keys"),
+        ("keys = [1]", "key 1: only"),
+        ('[[keys]]\nname = "x"', "either key or sha256"),
+        ('[[keys]]\nkey = "topsecret"\nsha256 = "x"', "either key or sha256"),
+        ('[[keys]]\nsha256 = "xyz"', "64 hex digits"),
+        ('[[keys]]\nkey = ""', "not empty"),
+        ("[[keys]]\nkey = 7", "must be a string"),
+        ('[[keys]]\nkey = "topsecret"\nrole = "admin"', "only key, name, sha256"),
+    ],
+)
+def test_malformed_files_are_refused_in_words_without_keys(tmp_path, content, reason):
+    file = tmp_path / "keys.toml"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=reason) as caught:
+        read_keys(file)
+    assert "topsecret" not in str(caught.value)
