@@ -110,7 +110,6 @@ class Gate:
         if visit.endpoint in PROBES:
             return
         visit.caller = self._keys.caller_of(Headers(scope=scope))
-        visit.facts["caller"] = visit.caller
         if scope["method"] == "POST" and visit.endpoint in self._costly_paths:
             self._let_in(visit)
 

@@ -1,5 +1,6 @@
 """A service with keys and a metrics port of its own: who is let in, and what the log may say."""
 
+import hashlib
 import io
 import json
 import logging
@@ -91,8 +92,14 @@ def test_logs_hold_hashes_and_never_prompts_or_keys(locked, monkeypatch, path):
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     request = next(line for line in lines if line["message"] == "request")
     assert request["request_id"] == response.headers["x-request-id"]
-    assert request["outcome"] == "ok"
-    (image,) = request.get("images", [request])
-    assert (image["format"], image["width"], len(image["sha256"])) == ("PNG", 64, 64)
+    assert (request["outcome"], request["status"]) == ("ok", 200)
+    (image,) = (line for line in lines if line["message"] == "image")
+    assert image["request_id"] == request["request_id"]
+    assert image["logger"] == "codefend.audit"
+    assert (image["outcome"], image["format"], image["width"]) == ("ok", "PNG", 64)
+    assert image["sha256"] == hashlib.sha256(png()).hexdigest()
+    assert image["caller"].startswith("key-")
+    assert (image["cached"], image["suspicion"], image["flagged"]) == (False, None, None)
+    assert {"decode", "queue", "purify", "encode", "forward"} <= set(image["timings_ms"])
     for secret in (KEY, "upstream-secret", "private question", "iVBOR"):
         assert secret not in stream.getvalue()
