@@ -1,5 +1,6 @@
 """Assembles the application: one guard, its endpoints, and the gate in front of them."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +20,7 @@ from service.errors import InvalidBody, MethodNotAllowed, NotFound
 from service.guard import Guard
 from service.metrics import Metrics
 from service.settings import Settings
+from service.tracing.tracer import make_tracer
 
 __all__ = ["create_app"]
 
@@ -34,6 +36,7 @@ def create_app(settings: Settings) -> FastAPI:
     """
     metrics = Metrics()
     guard = Guard(settings, metrics)
+    tracer = make_tracer(settings.otlp_endpoint)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -47,6 +50,8 @@ def create_app(settings: Settings) -> FastAPI:
             yield
         finally:
             await guard.stop()
+            if tracer is not None:
+                await asyncio.to_thread(tracer.close)
             if metrics_server is not None:
                 metrics_server.shutdown()
                 metrics_server.server_close()
@@ -67,11 +72,11 @@ def create_app(settings: Settings) -> FastAPI:
         Gate,
         settings=settings,
         keys=guard.keys,
+        tracer=tracer,
         metrics=metrics,
         house=guard.house,
         closed_for_s=guard.closed_for_s,
         paths=[*paths, "/docs", "/openapi.json"],
-        costly_paths=[path for path in paths if path.startswith("/v1/")],
     )
     return app
 

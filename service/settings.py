@@ -175,6 +175,9 @@ class Settings(BaseSettings):
     drain_delay_s: float = Field(
         0.0, ge=0, description="Time to keep listening, unready, for balancers to notice."
     )
+    otlp_endpoint: str | None = Field(
+        None, description="Where traces go: an OTLP collector's .../v1/traces; with none, nowhere."
+    )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Logging.")
 
     @property

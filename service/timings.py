@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from service.metrics import Metrics, Stage
+from service.tracing.tracer import Interval
 
 __all__ = ["Timings"]
 
@@ -57,6 +58,20 @@ class Timings:
     def total_s(self) -> float:
         """Seconds since the request began."""
         return time.monotonic() - self._started_s
+
+    def intervals(self) -> list[Interval]:
+        """Every span of every stage, by its beginning; one that has not ended lasts until now."""
+        now_s = time.monotonic()
+        found = [
+            Interval(stage.value, span.started_s, now_s if span.ended_s is None else span.ended_s)
+            for stage, spans in self._spans.items()
+            for span in spans
+        ]
+        return sorted(found, key=lambda interval: interval.started_s)
+
+    def whole(self, name: str) -> Interval:
+        """From the request's beginning until now, under this name."""
+        return Interval(name, self._started_s, time.monotonic())
 
     def milliseconds(self) -> dict[str, float]:
         """The stages so far, and the total, in milliseconds."""

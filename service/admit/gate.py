@@ -32,6 +32,8 @@ from service.metrics import Metrics
 from service.problems import problem_response
 from service.settings import Settings
 from service.timings import Timings
+from service.tracing.context import Trace, current_trace
+from service.tracing.tracer import Tracer
 
 __all__ = ["Gate"]
 
@@ -51,11 +53,11 @@ class Gate:
         *,
         settings: Settings,
         keys: KeyRing,
+        tracer: Tracer | None,
         metrics: Metrics,
         house: House,
         closed_for_s: Callable[[], float | None],
         paths: Collection[str],
-        costly_paths: Collection[str],
     ) -> None:
         """Takes the application behind the gate.
 
@@ -63,21 +65,23 @@ class Gate:
             app: The application.
             settings: Deadline and rate.
             keys: Who may come in.
+            tracer: Takes finished requests; None where traces are off.
             metrics: Where requests are counted.
             house: Where costly requests take a slot.
             closed_for_s: Seconds for which costly requests cannot be served; None if they can.
-            paths: All paths that exist; others are counted together.
-            costly_paths: Those whose POST needs a slot.
+            paths: All paths that exist; others are counted together. A POST below /v1/ needs a
+                slot.
         """
         self._app = app
         self._settings = settings
         self._keys = keys
+        self._tracer = tracer
         self._metrics = metrics
         self._house = house
         self._closed_for_s = closed_for_s
         self._quota = Quota(settings.max_requests_per_minute)
         self._paths = frozenset(paths)
-        self._costly_paths = frozenset(costly_paths)
+        self._costly_paths = frozenset(path for path in paths if path.startswith("/v1/"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one connection's request."""
@@ -104,6 +108,9 @@ class Gate:
         deadline_s = time.monotonic() + self._settings.deadline_s
         visit = Visit(path if path in self._paths else "other", deadline_s, Timings(self._metrics))
         scope.setdefault("state", {})["visit"] = visit
+        if self._tracer is not None:
+            visit.trace = Trace.begin(Headers(scope=scope).get("traceparent", ""))
+            current_trace.set(visit.trace)
         return visit
 
     def _admit(self, scope: Scope, visit: Visit) -> None:
@@ -140,6 +147,19 @@ class Gate:
             return
         visit.timings.publish()
         self._metrics.requests.labels(visit.endpoint, visit.outcome).inc()
+        if self._tracer is not None and visit.trace is not None:
+            self._tracer.record(
+                visit.trace,
+                visit.timings.whole(visit.endpoint),
+                visit.timings.intervals(),
+                {
+                    "http.route": visit.endpoint,
+                    "http.response.status_code": reply.status or 0,
+                    "codefend.outcome": visit.outcome,
+                    "codefend.request_id": visit.request_id,
+                    "codefend.images": len(visit.images),
+                },
+            )
         common = {
             "request_id": visit.request_id,
             "caller": visit.caller,

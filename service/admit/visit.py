@@ -6,6 +6,7 @@ from typing import Any
 
 from service.admit.house import Slot
 from service.timings import Timings
+from service.tracing.context import Trace
 
 __all__ = ["Visit"]
 
@@ -23,6 +24,7 @@ class Visit:
         outcome: `ok`, or the code of the error.
         facts: What the log says of the request.
         images: What the audit says of each of its images: hash, size, suspicion and the like.
+        trace: Where it stands in its trace; None where traces are off.
         request_id: Given to the client and to the log.
     """
 
@@ -34,4 +36,5 @@ class Visit:
     outcome: str = "ok"
     facts: dict[str, Any] = field(default_factory=dict)
     images: list[dict[str, Any]] = field(default_factory=list)
+    trace: Trace | None = None
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)

@@ -12,6 +12,7 @@ from service.forward.completion import Answer, Completion, read_answer
 from service.forward.errors import UpstreamError, UpstreamTimeout
 from service.forward.refusals import refusal_from_status
 from service.settings import Settings
+from service.tracing.context import current_trace
 
 __all__ = ["AnswerStream", "Upstream", "make_client"]
 
@@ -35,15 +36,28 @@ def make_client(settings: Settings, socket_path: str | None) -> httpx.AsyncClien
         pool=settings.upstream_read_timeout_s,
     )
     limits = httpx.Limits(max_connections=settings.upstream_max_connections)
+    hooks = {"request": [_pass_on_trace]}
     if settings.upstream_url is None:
         transport = httpx.AsyncHTTPTransport(uds=socket_path, limits=limits)
-        return httpx.AsyncClient(base_url=EMBEDDED_URL, transport=transport, timeout=timeout)
+        return httpx.AsyncClient(
+            base_url=EMBEDDED_URL, transport=transport, timeout=timeout, event_hooks=hooks
+        )
     headers = {}
     if settings.upstream_key is not None:
         headers["Authorization"] = f"Bearer {settings.upstream_key.get_secret_value()}"
     return httpx.AsyncClient(
-        base_url=settings.upstream_url, headers=headers, timeout=timeout, limits=limits
+        base_url=settings.upstream_url,
+        headers=headers,
+        timeout=timeout,
+        limits=limits,
+        event_hooks=hooks,
     )
+
+
+async def _pass_on_trace(request: httpx.Request) -> None:
+    trace = current_trace.get()
+    if trace is not None:
+        request.headers["traceparent"] = trace.traceparent
 
 
 class AnswerStream:

@@ -88,3 +88,23 @@ def test_every_image_of_a_batch_has_its_own_suspicion(suspicious, upstream):
         answers = pool.map(lambda level: ask(suspicious, suspect(level, seed=5)), levels)
         told = [answer.json()["defense"]["suspicion"] for answer in answers]
     assert told == pytest.approx(np.array(levels) / 255)
+
+
+def test_one_flagged_image_refuses_its_whole_chat_and_is_named(suspicious, upstream):
+    parts = [
+        {
+            "type": "image_url",
+            "image_url": {"url": f"data:image/png;base64,{b64encode(x).decode()}"},
+        }
+        for x in (suspect(10, seed=6), suspect(255, seed=6))
+    ]
+    body = {"messages": [{"role": "user", "content": parts}], "stream": False}
+    with suspicious.changed(on_flagged=OnFlagged.REFUSE):
+        response = suspicious.client.post("/v1/chat/completions", json=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "image_flagged"
+    assert response.json()["error"]["param"].startswith("messages[0].content[1]")
+    assert upstream.bodies == []
+    answer = suspicious.client.post("/v1/chat/completions", json=body).json()
+    told = [image["defense"]["flagged"] for image in answer["codefend"]["images"]]
+    assert told == [False, True]
