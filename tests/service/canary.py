@@ -62,6 +62,10 @@ class SigningEngine:
     def __init__(self, key):
         self._key = key
 
+    def suspect(self, upload, purified):
+        """Nothing: marks are what it is for."""
+        return None
+
     def purify(self, images):
         purified = images.copy()
         for pixels in purified:

@@ -1,5 +1,7 @@
 """What looks attacked is told, counted, logged, and refused where the settings say so."""
 
+from base64 import b64encode
+
 import numpy as np
 import pytest
 
