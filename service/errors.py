@@ -15,13 +15,12 @@ CodefendError
 ├── Overloaded 429 (with Retry-After)
 │   ├── RateLimited
 │   └── KeyBusy
-├── InternalError 500
+├── InternalError 500, DeadlineExceeded 504
 ├── Unavailable 503 (with Retry-After)
 │   ├── ShuttingDown
 │   ├── NotReady
 │   └── PurificationFailed
 │       └── PoisonousImage
-├── DeadlineExceeded 504
 └── UpstreamError 502 (it and its kind: service/forward/errors.py)
     ├── UpstreamTimeout 504
     ├── UpstreamRefused 400 (what the model refuses is the caller's to mend)
