@@ -34,10 +34,13 @@ def accuracies(rows: Sequence[PlotRow], victim: str, tier: str) -> list[PlotRow]
 
 
 def main_attack(rows: Sequence[PlotRow]) -> str | None:
-    """The attack tried at most radii, the worst of all if it is one of them; None without any."""
+    """The attack tried at most radii, the worst of all if it is one of them; None without any.
+
+    What a tier asks of unattacked images is no attack, whatever it is called.
+    """
     radii: dict[str, set[int]] = {}
     for row in rows:
-        if row.attack not in _SANITY:
+        if row.attack not in _SANITY and row.levels:
             radii.setdefault(row.attack, set()).add(row.levels)
     # The first of equals: reports begin with the attack that settings were chosen under.
     return max(radii, key=lambda name: (len(radii[name]), name == UNION), default=None)

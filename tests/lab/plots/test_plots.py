@@ -161,6 +161,13 @@ def test_the_attack_at_most_radii_is_the_main_one(report):
     assert main_attack([*accuracies, *noise]) == "apgd"
 
 
+def test_unattacked_images_of_a_tier_are_no_attack(report):
+    unattacked = {**row("codefend", 0, 0.95), "tier": "t4", "attack": "none-full"}
+    rows = [unattacked, row("codefend", 8, 0.9, attack="square-full", tier="t4")]
+    report.write_text(json.dumps({"meta": {}, "rows": rows}))
+    assert main_attack(read_rows(report)) == "square-full"
+
+
 def test_of_rows_at_one_radius_the_worst_counts(report):
     rows = [r for r in read_rows(report) if r.metric == "accuracy" and r.defence == "codefend"]
     assert [(r.levels, r.value) for r in worst_rows(rows)] == [(0, 0.97), (4, 0.9), (8, 0.7)]
