@@ -27,6 +27,7 @@ from lab.evaluate.prior import QuestionPrior
 from lab.evaluate.provenance import provenance
 from lab.evaluate.report import Row, rows_of, write_report
 from lab.evaluate.run import Evaluation, Plan, prior_measures
+from lab.evaluate.sources import folder_material, world_material
 from lab.evaluate.tier_tables import suite_table, tier_tables
 from lab.evaluate.tiers.bench import Bench, Surrogate
 from lab.evaluate.tiers.evaluation import tier_rows
@@ -37,11 +38,11 @@ from lab.evaluate.tiers.requested import requested_goals, requested_numbers, req
 from lab.evaluate.tiers.suite import variants_named
 from lab.evaluate.truth import TrueScene
 from lab.evaluate.tune import SettingChooser
-from lab.evaluate.worlds import training_questions, world_scenes
+from lab.evaluate.worlds import training_questions
+from lab.folders.source import open_data
 from lab.labels import UNION
 from lab.plots.report import plot_report
 from lab.victims.victim import Victim, load_victim
-from lab.world.compose import World
 from models.manifest import WEIGHTS_DIRECTORY
 
 __all__ = ["register"]
@@ -62,6 +63,8 @@ def evaluate(
     tier: options.Tiers = Tier.OBLIVIOUS.value,
     budget: options.TierBudget = Budget.CPU,
     world: options.WorldFile = Path("work/world.npz"),
+    data: options.Data = "",
+    size_px: options.SizePx = 224,
     victim: options.VictimSource = str(WEIGHTS_DIRECTORY / "mllm"),
     purifier: options.Purifier = WEIGHTS_DIRECTORY / "purifier",
     base: options.Base = WEIGHTS_DIRECTORY / "base",
@@ -137,19 +140,22 @@ def evaluate(
         seed=seed,
     )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    scenes = World(world)
     asked = load_victim(victim, device=device)
     attacker = asked.astype(getattr(torch, attack_dtype.value))
-    tested = world_scenes(scenes, split.value, num_scenes, seed=seed)
-    validation = world_scenes(scenes, "validation", num_validation, seed=seed + 1)
-    chooser = SettingChooser(asked, validation, plan.main_attack, out, attacker=attacker)
+    if data:
+        images = open_data(data, size_px)
+        material = folder_material(images, asked, split.value, num_scenes, num_validation, out=out)
+    else:
+        material = world_material(world, split.value, num_scenes, num_validation, seed=seed)
+    tested = material.tested
+    chooser = SettingChooser(asked, material.validation, plan.main_attack, out, attacker=attacker)
     roster = Roster(purifier, base, device)
     names = _with_controls(defences.split(","), tiers)
     conditions = roster.conditions(names, chooser, tune_purifier=tune_purifier)
     rows: list[Row] = []
     if {Tier.CLEAN, Tier.OBLIVIOUS} & set(tiers):
         rows += Evaluation(asked, tested, conditions, plan, out, attacker=attacker).rows()
-    notes = [_notes(conditions, roster.trials, plan)]
+    notes = [note for note in (material.note, _notes(conditions, roster.trials, plan)) if note]
     variants = variants_named(families) if Tier.OBLIVIOUS in tiers else ()
     own = _surrogate(surrogate, surrogate_noise_level, roster)
     bench = _bench(asked, attacker, tested, conditions, plan, tier_plan, own, out)
@@ -158,7 +164,8 @@ def evaluate(
         joined = [model.astype(attacker.dtype) for model in models]
         rows += tier_rows(bench, tiers, services, variants=variants, surrogates=joined)
         notes.append(tier_notes(bench, tiers, num_services=len(services)))
-    rows += _prior_rows(asked, tested, plan)
+    if not data:
+        rows += _prior_rows(asked, tested, plan)
     meta = provenance(
         seed=seed, weights={asked.name: asked.sha256, **roster.weights}, device=device
     )
