@@ -169,6 +169,8 @@ def evaluate(
     meta = provenance(
         seed=seed, weights={asked.name: asked.sha256, **roster.weights}, device=device
     )
+    if material.note:
+        meta["data"] = material.note
     draw_examples(bench, tiers, out / "examples.webp")
     _finish(out, meta, rows, notes, tiers, labels_of(variants))
 
