@@ -56,7 +56,9 @@ def fetch_dataset(source: str, into: Path) -> Path:
 
 def _pictures(rows: Any, image_feature: Any) -> Iterator[bytes]:
     """The files of the first column of images, as they were uploaded."""
-    columns = [name for name, kind in rows.features.items() if isinstance(kind, image_feature)]
+    columns = [
+        name for name, kind in (rows.features or {}).items() if isinstance(kind, image_feature)
+    ]
     if not columns:
         raise ValueError("it has no column of images")
     for row in rows.cast_column(columns[0], image_feature(decode=False)):

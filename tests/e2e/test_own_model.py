@@ -23,6 +23,9 @@ from PIL import Image
 
 from lab.folders.folder import open_folder
 from lab.train.pairs import load_pairs
+from lab.victims.dialogue import chat_prompt
+from models.mllm.stills import load_processor
+from models.prompts.templates import render
 from tests.e2e.test_serve import START_TIMEOUT_S, wait_until_ready
 from tests.families import build_family
 from tests.pictures_folder import draw_pictures
@@ -30,6 +33,7 @@ from tests.service.test_api import as_form
 
 ROOT = Path(__file__).parents[2]
 SECTION = "## Train a purifier on your own model\n"
+QUESTION = "what is at the top left?"
 SMALL = {
     "SIZE_PX": "64",
     "NUM_PAIRS": "10",
@@ -160,9 +164,10 @@ def client(trained, environment):
         process.wait()
 
 
-def test_the_endpoint_serves_the_model_behind_the_new_purifier(client, environment):
+def test_the_endpoint_serves_the_model_behind_the_new_purifier(client, environment, model):
+    processor = load_processor(model, "smolvlm")
     picture = next(Path(environment["IMAGES"]).iterdir())
-    form = as_form(picture.read_bytes(), question="what is at the top left?", max_tokens=4)
+    form = as_form(picture.read_bytes(), question=QUESTION, max_tokens=4)
     response = client.post("/v1/vqa", **form)
     assert response.status_code == 200, response.text
     answer = response.json()
@@ -173,6 +178,7 @@ def test_the_endpoint_serves_the_model_behind_the_new_purifier(client, environme
     with Image.open(picture) as sent, Image.open(io.BytesIO(data)) as purified:
         assert purified.size == sent.size
         assert not np.array_equal(np.asarray(purified.convert("RGB")), np.asarray(sent))
-    content = [{"type": "image_url", "image_url": {"url": answer["purified_image"]}}]
-    body = {"messages": [{"role": "user", "content": content}], "max_tokens": 1}
-    assert client.post("/v1/chat/completions", json=body).json()["model"] == "smolvlm"
+        # The length of the prompt, tiles of the image and all, tells who answered.
+        text = chat_prompt(processor, render("vqa", QUESTION))
+        read = processor(text=[text], images=[purified.convert("RGB")])["input_ids"][0]
+    assert answer["usage"]["prompt_tokens"] == len(read)
