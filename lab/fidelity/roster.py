@@ -14,7 +14,7 @@ from lab.errors import LabError
 
 __all__ = ["DEFAULT_DEFENCES", "FidelityRoster"]
 
-DEFAULT_DEFENCES = "purifier,diffpure,jpeg=50,bit_depth=2,blur=1.5,median=7"
+DEFAULT_DEFENCES = "purifier,diffpure=0.15x4,jpeg=50,bit_depth=2,blur=1.5,median=7"
 """The filters at the settings that withstood most on attacked validation scenes
 (docs/robustness/report.md)."""
 

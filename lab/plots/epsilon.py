@@ -30,7 +30,8 @@ def draw_epsilon(rows: Sequence[PlotRow], *, victim: str, tier: str) -> Any | No
         tier: whose attacks.
 
     Returns:
-        A matplotlib figure, or None where the tier attacked this victim with nothing.
+        A matplotlib figure, or None where the tier attacked this victim with nothing, or every
+        defence at one radius alone.
     """
     found = accuracies(rows, victim, tier)
     attack = main_attack(found)
@@ -49,6 +50,8 @@ def draw_epsilon(rows: Sequence[PlotRow], *, victim: str, tier: str) -> Any | No
             _draw_line(axes, defence, points)
             if attack != UNION:
                 _draw_worst(axes, defence, worst_rows(select(own, attack=UNION)))
+    if not lines:  # of one radius alone there is no curve
+        return None
     _draw_prior(axes, select(rows, victim=victim, metric="question_only_accuracy"))
     _label_lines(axes, lines)
     _frame(axes, sorted({row.levels for points in lines.values() for row in points}))

@@ -82,7 +82,7 @@ _PLANS = {
             {Tier.TRANSFER: 64, Tier.WHITE_BOX: 32, Tier.RESUBMISSION: 64, Tier.QUERY: 16}
         ),
         num_scenes_diffpure=8,
-        num_scenes_curve=8,
+        num_scenes_curve=4,
         num_scenes_families=32,
         steps=50,
         num_draws_transfer=5,

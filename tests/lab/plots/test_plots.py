@@ -110,6 +110,11 @@ def test_no_figure_of_a_tier_that_was_not_run(report):
     assert draw_question_types(rows, victim="other", tier="t0") is None
 
 
+def test_one_radius_is_no_curve(report):
+    alone = [row for row in read_rows(report) if row.levels == 8]
+    assert draw_epsilon(alone, victim="mllm", tier="t0") is None
+
+
 def test_every_victim_and_tier_gets_its_files(report, tmp_path):
     more = [row("none", levels, 0.5, tier="t2") for levels in (0, 8)]
     more += [row("none", levels, 0.5, victim="Other/LLaVA") for levels in (0, 8)]
