@@ -40,7 +40,7 @@ class Material:
 
 
 def world_material(
-    world: Path, split: Split, num: int, num_validation: int, *, seed: int
+    world: Path, split: Split, *, num: int, num_validation: int, seed: int
 ) -> Material:
     """Scenes of the embedded world.
 
@@ -59,7 +59,7 @@ def world_material(
 
 
 def folder_material(
-    images: ImageFolder, victim: Victim, split: Split, num: int, num_validation: int, *, out: Path
+    images: ImageFolder, victim: Victim, split: Split, *, num: int, num_validation: int, out: Path
 ) -> Material:
     """Pictures of a folder, told about by itself or, where it says nothing, by the victim.
 

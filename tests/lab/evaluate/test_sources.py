@@ -21,7 +21,7 @@ def images(tmp_path):
 
 
 def material(images, victim, out, split="test", num=3, num_validation=2):
-    return folder_material(images, victim, split, num, num_validation, out=out)
+    return folder_material(images, victim, split, num=num, num_validation=num_validation, out=out)
 
 
 def test_tested_pictures_and_those_for_settings_are_others(images, victim, tmp_path):
