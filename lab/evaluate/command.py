@@ -27,6 +27,7 @@ from lab.evaluate.prior import QuestionPrior
 from lab.evaluate.provenance import provenance
 from lab.evaluate.report import Row, rows_of, write_report
 from lab.evaluate.run import Evaluation, Plan, prior_measures
+from lab.evaluate.sources import folder_material, world_material
 from lab.evaluate.tier_tables import suite_table, tier_tables
 from lab.evaluate.tiers.bench import Bench, Surrogate
 from lab.evaluate.tiers.evaluation import tier_rows
@@ -37,11 +38,11 @@ from lab.evaluate.tiers.requested import requested_goals, requested_numbers, req
 from lab.evaluate.tiers.suite import variants_named
 from lab.evaluate.truth import TrueScene
 from lab.evaluate.tune import SettingChooser
-from lab.evaluate.worlds import training_questions, world_scenes
+from lab.evaluate.worlds import training_questions
+from lab.folders.source import open_data
 from lab.labels import UNION
 from lab.plots.report import plot_report
 from lab.victims.victim import Victim, load_victim
-from lab.world.compose import World
 from models.manifest import WEIGHTS_DIRECTORY
 
 __all__ = ["register"]
@@ -62,6 +63,8 @@ def evaluate(
     tier: options.Tiers = Tier.OBLIVIOUS.value,
     budget: options.TierBudget = Budget.CPU,
     world: options.WorldFile = Path("work/world.npz"),
+    data: options.Data = "",
+    size_px: options.SizePx = 224,
     victim: options.VictimSource = str(WEIGHTS_DIRECTORY / "mllm"),
     purifier: options.Purifier = WEIGHTS_DIRECTORY / "purifier",
     base: options.Base = WEIGHTS_DIRECTORY / "base",
@@ -137,31 +140,32 @@ def evaluate(
         seed=seed,
     )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    scenes = World(world)
     asked = load_victim(victim, device=device)
     attacker = asked.astype(getattr(torch, attack_dtype.value))
-    tested = world_scenes(scenes, split.value, num_scenes, seed=seed)
-    validation = world_scenes(scenes, "validation", num_validation, seed=seed + 1)
-    chooser = SettingChooser(asked, validation, plan.main_attack, out, attacker=attacker)
+    numbers = {"num": num_scenes, "num_validation": num_validation}
+    material = (
+        folder_material(open_data(data, size_px), asked, split.value, out=out, **numbers)
+        if data
+        else world_material(world, split.value, seed=seed, **numbers)
+    )
+    chooser = SettingChooser(asked, material.validation, plan.main_attack, out, attacker=attacker)
     roster = Roster(purifier, base, device)
     names = _with_controls(defences.split(","), tiers)
     conditions = roster.conditions(names, chooser, tune_purifier=tune_purifier)
     rows: list[Row] = []
     if {Tier.CLEAN, Tier.OBLIVIOUS} & set(tiers):
-        rows += Evaluation(asked, tested, conditions, plan, out, attacker=attacker).rows()
-    notes = [_notes(conditions, roster.trials, plan)]
+        rows += Evaluation(asked, material.tested, conditions, plan, out, attacker=attacker).rows()
+    notes = [material.note, _notes(conditions, roster.trials, plan)]
     variants = variants_named(families) if Tier.OBLIVIOUS in tiers else ()
     own = _surrogate(surrogate, surrogate_noise_level, roster)
-    bench = _bench(asked, attacker, tested, conditions, plan, tier_plan, own, out)
+    bench = _bench(asked, attacker, material.tested, conditions, plan, tier_plan, own, out)
     if variants or set(tiers) - {Tier.CLEAN, Tier.OBLIVIOUS}:
-        models = [load_victim(name, device=device) for name in surrogate_models.split(",") if name]
-        joined = [model.astype(attacker.dtype) for model in models]
+        joined = _surrogate_models(surrogate_models, attacker, device)
         rows += tier_rows(bench, tiers, services, variants=variants, surrogates=joined)
         notes.append(tier_notes(bench, tiers, num_services=len(services)))
-    rows += _prior_rows(asked, tested, plan)
-    meta = provenance(
-        seed=seed, weights={asked.name: asked.sha256, **roster.weights}, device=device
-    )
+    rows += [] if data else _prior_rows(asked, material.tested, plan)
+    used = {asked.name: asked.sha256, **roster.weights}
+    meta = provenance(seed=seed, weights=used, device=device, data=material.note)
     draw_examples(bench, tiers, out / "examples.webp")
     _finish(out, meta, rows, notes, tiers, labels_of(variants))
 
@@ -218,6 +222,12 @@ def _surrogate(directory: Path, largest_noise_level: float, roster: Roster) -> S
     return Surrogate(setting, surrogate_passage(pipeline, largest_noise_level=largest))
 
 
+def _surrogate_models(sources: str, attacker: Victim, device: str) -> list[Victim]:
+    """Further models of the ensemble's attacker, in the attacker's precision."""
+    models = [load_victim(source, device=device) for source in sources.split(",") if source]
+    return [model.astype(attacker.dtype) for model in models]
+
+
 def _finish(
     out: Path,
     meta: dict[str, Any],
@@ -234,7 +244,7 @@ def _finish(
             out,
             meta,
             rows,
-            "\n\n".join([*notes, check_notes(checks)]).rstrip(),
+            "\n\n".join(filter(None, [*notes, check_notes(checks)])).rstrip(),
             banner=warning,
             tables=[*suite_table(rows, suite), *tier_tables(rows), findings(rows)],
             told_apart=suite,

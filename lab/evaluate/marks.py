@@ -30,7 +30,7 @@ class Marks:
         scene_of: (Q,) the scene of each question.
         kinds: (Q,) its type.
         cider: (S, N) CIDEr of each caption.
-        named: (S, N) whether each caption names every object.
+        named: (S, N) whether each caption names every object; where none are known, no columns.
         hit: (S, N) whether each caption is the target's; without targets no columns.
         psnr_db: (S, N), or no columns where nothing defends.
         ssim: (S, N), likewise.
@@ -103,6 +103,8 @@ def mark(
         cider=np.stack([cider_scores(dict(enumerate(o.captions)), references) for o in outcomes]),
         named=_table(
             [names_all(text, s.objects) for text, s in zip(o.captions, scenes, strict=False)]
+            if any(scene.objects for scene in scenes)
+            else []
             for o in outcomes
         ),
         hit=_table(

@@ -27,6 +27,7 @@ def measure_alone(marks: Marks) -> Iterator[Measure]:
         yield "vqa", "over_refusal", _rate(marks.refused)
     if marks.cider.size:
         yield "caption", "cider", _mean(marks.cider)
+    if marks.named.size:
         yield "caption", "objects_named", _rate(marks.named)
     if marks.hit.size:
         yield "caption", "targeted_success", _rate(marks.hit)

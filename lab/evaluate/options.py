@@ -11,6 +11,7 @@ import typer
 from lab.attacks.interface import Tier
 from lab.errors import LabError
 from lab.evaluate.tiers.plan import Budget
+from lab.folders.source import Data, SizePx
 
 __all__ = [
     "Attack",
@@ -19,6 +20,7 @@ __all__ = [
     "Base",
     "CurveScenes",
     "CurveSteps",
+    "Data",
     "DefenceUrl",
     "Defences",
     "Device",
@@ -41,6 +43,7 @@ __all__ = [
     "Seed",
     "Seeds",
     "ServiceKey",
+    "SizePx",
     "Steps",
     "Surrogate",
     "SurrogateLevel",

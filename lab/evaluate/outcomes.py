@@ -15,13 +15,10 @@ from lab.evaluate.fidelity import fidelity
 from lab.evaluate.files import digest_of, write_atomically
 from lab.evaluate.truth import TrueScene
 from lab.victims.dialogue import CAPTION_REQUEST
-from lab.victims.generate import generate
+from lab.victims.generate import MAX_ANSWER_TOKENS, MAX_CAPTION_TOKENS, generate
 from lab.victims.victim import Victim
 
 __all__ = ["Condition", "Interviewer", "Outcome", "plain_prompt"]
-
-MAX_ANSWER_TOKENS = 8
-MAX_CAPTION_TOKENS = 48
 
 
 def plain_prompt(task: str, question: str | None) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from lab.attacks.interface import Tier
 from lab.baselines.defence import defend
 from lab.evaluate.fidelity import fidelity
-from lab.evaluate.outcomes import MAX_ANSWER_TOKENS, Condition
+from lab.evaluate.outcomes import Condition
 from lab.evaluate.tiers.bench import Bench
 from lab.evaluate.tiers.uploads import Uploader, Uploads
 from lab.evaluate.tiers.white_box import num_white_box, white_box_uploads
@@ -18,7 +18,7 @@ from lab.evaluate.truth import TrueScene
 from lab.labels import OURS
 from lab.plots.sheet import SheetPanel, SheetRow, difference_image, draw_sheet
 from lab.victims.answers import is_match
-from lab.victims.generate import generate
+from lab.victims.generate import MAX_ANSWER_TOKENS, generate
 from lab.victims.victim import Victim
 
 __all__ = ["difference_panel", "draw_examples"]

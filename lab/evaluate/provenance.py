@@ -13,13 +13,16 @@ import torch
 __all__ = ["provenance"]
 
 
-def provenance(*, seed: int, weights: dict[str, str], device: str) -> dict[str, Any]:
+def provenance(
+    *, seed: int, weights: dict[str, str], device: str, data: str = ""
+) -> dict[str, Any]:
     """The report's ``meta``.
 
     Args:
         seed: of the run.
         weights: name to sha256.
         device: torch device that the models ran on.
+        data: what was evaluated on; nothing is said of it where empty.
     """
     return {
         "commit": _commit(),
@@ -27,6 +30,7 @@ def provenance(*, seed: int, weights: dict[str, str], device: str) -> dict[str, 
         "seed": seed,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "weights": weights,
+        **({"data": data} if data else {}),
     }
 
 

@@ -15,9 +15,12 @@ from lab.baselines.purifiers import load_purifier, purifying
 from lab.detection.calibration import calibrate
 from lab.detection.scoring import Scorer
 from lab.errors import LabError
+from lab.folders.source import Data, SizePx, open_data
 from lab.precision import compute_dtype
 from lab.train.base import train_base
+from lab.train.crops import PhotoSource
 from lab.train.detector import calibration_images, make_examples, train_detector
+from lab.train.folder_pairs import make_folder_pairs
 from lab.train.loop import LoopSettings, default_workers
 from lab.train.mllm import train_mllm
 from lab.train.pairs import load_pairs, make_pairs
@@ -147,6 +150,8 @@ def base(
 @app.command("pairs")
 def pairs(
     world: WorldFile = WORLD_FILE,
+    data: Data = "",
+    size_px: SizePx = 224,
     out: Annotated[Path, typer.Option(help="Folder of the pairs.")] = RUNS / "pairs",
     victim: VictimSource = str(WEIGHTS_DIRECTORY / "mllm"),
     num_pairs: Annotated[int, typer.Option("--num", help="Pairs to make.")] = 4096,
@@ -159,7 +164,7 @@ def pairs(
 ) -> None:
     """Attack training images on the victim and keep attacked and clean side by side.
 
-    Scenes for an MLLM; crops of photos for the classifier efficientnet-lite0.
+    Scenes, or a folder's pictures, for an MLLM; crops of photos for efficientnet-lite0.
     """
     what: dict[str, Any] = {
         "num_pairs": num_pairs,
@@ -169,7 +174,9 @@ def pairs(
         "seed": seed,
     }
     if victim.startswith(CLASSIFIERS):
-        make_photo_pairs(World(world), _classifier(victim), out, **what)
+        make_photo_pairs(_photos(world, data), _classifier(victim), out, **what)
+    elif data:
+        make_folder_pairs(open_data(data, size_px), _load(victim), out, **what)
     else:
         make_pairs(World(world), _load(victim), out, **what)
 
@@ -177,6 +184,7 @@ def pairs(
 @app.command("purifier")
 def purifier(
     world: WorldFile = WORLD_FILE,
+    data: Data = "",
     runs: Runs = RUNS,
     weights: Weights = WEIGHTS_DIRECTORY,
     pairs_from: Annotated[Path, typer.Option("--pairs", help="Folder of pairs.")] = RUNS / "pairs",
@@ -218,7 +226,7 @@ def purifier(
     network = train_purifier(
         PurificationPipeline.from_pretrained(base_from, dtype=torch.float32).unet,
         courses,
-        World(world),
+        _photos(world, data),
         runs,
         settings,
         options=PurifierOptions(
@@ -286,6 +294,15 @@ def _device() -> str:
 
 def _load(source: str) -> Victim:
     return load_victim(source, device=_device()).astype(compute_dtype(torch.device(_device())))
+
+
+def _photos(world: Path, data: str) -> PhotoSource:
+    """Where crops come from that nobody attacked; their size is that of the pairs."""
+    if not data:
+        return World(world)
+    images = open_data(data, size_px=1)
+    images.first("train", 1)
+    return images
 
 
 def _course(source: str, main_batch_size: int, through_share: float) -> Course:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 import matplotlib
 import numpy as np
@@ -12,18 +14,26 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
-from lab.world.compose import World
 from lab.world.kinds import KINDS, SIGN_WORDS
 from lab.world.layout import Split
 
-__all__ = ["clean_crops", "photo_crops", "text_crops"]
+__all__ = ["PhotoSource", "clean_crops", "photo_crops", "text_crops"]
 
 TEXT_SHARE = 0.35
 TEXT_SIDES_PX = (9, 30)
 _FACES = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif.ttf", "DejaVuSansMono.ttf")
 
 
-def clean_crops(world: World, num: int, size_px: int, rng: np.random.Generator) -> Tensor:
+class PhotoSource(Protocol):
+    """The embedded world, or a folder of pictures."""
+
+    @property
+    def photos(self) -> Mapping[Split, Sequence[Tensor]]:
+        """For each split, (3, H, W) uint8 tensors of any sizes."""
+        ...
+
+
+def clean_crops(world: PhotoSource, num: int, size_px: int, rng: np.random.Generator) -> Tensor:
     """(num, 3, size, size) uint8, about a third of it text and the rest photos."""
     num_text = round(num * TEXT_SHARE)
     photos = photo_crops(world, num - num_text, size_px, rng)
@@ -31,7 +41,7 @@ def clean_crops(world: World, num: int, size_px: int, rng: np.random.Generator) 
 
 
 def photo_crops(
-    world: World, num: int, size_px: int, rng: np.random.Generator, split: Split = "train"
+    world: PhotoSource, num: int, size_px: int, rng: np.random.Generator, split: Split = "train"
 ) -> Tensor:
     """(num, 3, size, size) uint8 windows of a split's photos, at scales from 1:1 to the whole."""
     photos = world.photos[split]
@@ -39,7 +49,8 @@ def photo_crops(
     for crop in crops:
         photo = photos[int(rng.integers(len(photos)))]
         _, height, width = photo.shape
-        side = int(min(height, width) * np.exp(rng.uniform(np.log(size_px / 512), 0)))
+        scale = np.exp(rng.uniform(np.log(min(size_px, 512) / 512), 0))
+        side = max(1, int(min(height, width) * scale))
         top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
         window = photo[:, top : top + side, left : left + side][None].float()
         small = functional.interpolate(window, (size_px, size_px), mode="bilinear", antialias=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,11 +21,21 @@ from lab.errors import LabError
 from lab.victims.dialogue import Dialogue
 from lab.victims.victim import Victim
 from lab.world.compose import World
-from lab.world.scenes import SceneBatch, scene_batch
+from lab.world.scenes import scene_batch
 from models.prompts.templates import render
 from models.quantise import dequantise, quantise
 
-__all__ = ["EPSILON_RANGE", "Pairs", "attack_into", "load_pairs", "make_pairs", "training_attack"]
+__all__ = [
+    "EPSILON_RANGE",
+    "Pairs",
+    "UnattackedBatch",
+    "attack_batches",
+    "attack_into",
+    "load_pairs",
+    "make_pairs",
+    "served_dialogues",
+    "training_attack",
+]
 
 EPSILON_RANGE = (2 / 255, 16 / 255)
 RECIPES = ("untargeted", "margin", "targeted", "encoder-away", "encoder-towards")
@@ -44,6 +57,32 @@ class Pairs:
     epsilon: Tensor
 
 
+class AskedAndAnswered(Protocol):
+    """A question with its right answer."""
+
+    @property
+    def question(self) -> str:
+        """What is asked."""
+
+    @property
+    def answer(self) -> str:
+        """What is right."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnattackedBatch:
+    """What a batch of pairs is made of.
+
+    Attributes:
+        images: (B, 3, H, W) uint8.
+        tell: For each image the caption, then every question, as served, with their right answers;
+            called where the attack needs them alone.
+    """
+
+    images: Tensor
+    tell: Callable[[], list[list[Dialogue]]]
+
+
 def make_pairs(
     world: World,
     victim: Victim,
@@ -55,7 +94,37 @@ def make_pairs(
     share: tuple[int, int] = (0, 1),
     seed: int = 0,
 ) -> None:
-    """Attack scenes of the train split by PGD, one recipe and one ε a batch, into ``folder``.
+    """Attack scenes of the train split by PGD, into ``folder``; see ``attack_batches``."""
+
+    def batch_of(numbers: range) -> UnattackedBatch:
+        batch = scene_batch(world, "train", numbers, seed=seed + 20)
+        captions = [references[0] for references in batch.captions]
+        return UnattackedBatch(batch.images, partial(served_dialogues, captions, batch.questions))
+
+    attack_batches(
+        batch_of,
+        victim,
+        folder,
+        num_pairs=num_pairs,
+        steps=steps,
+        batch_size=batch_size,
+        share=share,
+        seed=seed,
+    )
+
+
+def attack_batches(
+    batch_of: Callable[[range], UnattackedBatch],
+    victim: Victim,
+    folder: Path,
+    *,
+    num_pairs: int,
+    steps: int,
+    batch_size: int,
+    share: tuple[int, int],
+    seed: int,
+) -> None:
+    """Attack images by PGD, one recipe and one ε a batch, into ``folder``.
 
     Every batch is a file of its own; those already there are kept, so an interrupted run resumes.
     A ``share`` (i, n) makes only the batches i, i + n, …: n processes fill one folder.
@@ -68,7 +137,7 @@ def make_pairs(
         if path.exists():
             continue
         rng = np.random.default_rng([seed, 5, number])
-        batch = scene_batch(world, "train", range(first, first + batch_size), seed=seed + 20)
+        batch = batch_of(range(first, first + batch_size))
         recipe = RECIPES[number % len(RECIPES)]
         epsilon = float(rng.uniform(*EPSILON_RANGE))
         pixels = batch.images.permute(0, 2, 3, 1).contiguous()
@@ -104,20 +173,30 @@ def attack_into(
     partial.rename(path)
 
 
-def _objective(recipe: str, victim: Victim, batch: SceneBatch, clean: Tensor) -> Objective:
-    """What the attacker wants; targets are the neighbouring scene's caption or image."""
+def served_dialogues(
+    captions: Sequence[str], questions: Sequence[Sequence[AskedAndAnswered]]
+) -> list[list[Dialogue]]:
+    """For each image the caption, then every question, asked as the service asks."""
+    request = render("caption")
+    return [
+        [
+            Dialogue(request, caption),
+            *(Dialogue(render("vqa", q.question), q.answer) for q in asked),
+        ]
+        for caption, asked in zip(captions, questions, strict=True)
+    ]
+
+
+def _objective(recipe: str, victim: Victim, batch: UnattackedBatch, clean: Tensor) -> Objective:
+    """What the attacker wants; targets are the neighbouring image or its caption."""
     if recipe == "encoder-away":
         return encoder_distance(victim, clean)
     if recipe == "encoder-towards":
         return encoder_distance(victim, clean.roll(1, 0), towards=True)
-    request = render("caption")
-    captions = [Dialogue(request, references[0]) for references in batch.captions]
+    truths = batch.tell()
     if recipe == "targeted":
+        captions = [dialogues[0] for dialogues in truths]
         return targeted_loss(victim, [captions[-1], *captions[:-1]])
-    truths = [
-        [caption, *(Dialogue(render("vqa", q.question), q.answer) for q in questions)]
-        for caption, questions in zip(captions, batch.questions, strict=True)
-    ]
     return language_objective(GOALS[recipe], victim, truths)
 
 

@@ -11,11 +11,10 @@ from tqdm import tqdm
 from lab.attacks.classification import class_loss, class_margin
 from lab.attacks.interface import Goal, Objective
 from lab.errors import LabError
-from lab.train.crops import photo_crops
+from lab.train.crops import PhotoSource, photo_crops
 from lab.train.pairs import EPSILON_RANGE, attack_into, training_attack
 from lab.victims.classifier import ClassifierVictim
 from lab.victims.efficientnet import SURROGATE
-from lab.world.compose import World
 
 __all__ = ["PHOTO_SIDE_PX", "make_photo_pairs"]
 
@@ -25,7 +24,7 @@ GOALS: dict[str, Goal] = {"loss": "language", "margin": "margin", "features": "e
 
 
 def make_photo_pairs(
-    world: World,
+    world: PhotoSource,
     victim: ClassifierVictim,
     folder: Path,
     *,

@@ -18,11 +18,10 @@ from torch import Tensor
 
 from lab.precision import compute_dtype
 from lab.train.capture import Step, captured
-from lab.train.crops import clean_crops
+from lab.train.crops import PhotoSource, clean_crops
 from lab.train.loop import LoopSettings, train_loop
 from lab.train.pairs import EPSILON_RANGE, Pairs
 from lab.train.through import attack_through
-from lab.world.compose import World
 from models.purifier.denoiser import denoise
 
 __all__ = ["Course", "Guide", "PurifierLoss", "PurifierOptions", "train_purifier"]
@@ -71,7 +70,7 @@ class Course:
         first = round(self.batch_size * CLEAN_SHARE)
         return slice(first, first + round(self.batch_size * self.through_share))
 
-    def batch(self, world: World, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def batch(self, world: PhotoSource, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Clean and attacked images, (B, 3, H, W) uint8, perturbations rescaled and mirrored."""
         num_crops = round(self.batch_size * PHOTO_SHARE)
         rows = torch.from_numpy(
@@ -93,7 +92,7 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class _CourseBatches:
-    world: World
+    world: PhotoSource
     courses: Sequence[Course]
     seed: int
 
@@ -187,7 +186,7 @@ class PurifierLoss:
 def train_purifier(
     network: UNet2DModel,
     courses: Sequence[Course],
-    world: World,
+    world: PhotoSource,
     folder: Path,
     settings: LoopSettings,
     *,

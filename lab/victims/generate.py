@@ -14,7 +14,11 @@ from lab.victims.dialogue import chat_prompt
 from lab.victims.features import accepts, shared_features
 from lab.victims.victim import Victim
 
-__all__ = ["generate"]
+__all__ = ["MAX_ANSWER_TOKENS", "MAX_CAPTION_TOKENS", "generate"]
+
+MAX_ANSWER_TOKENS = 8
+"""Longest answer wherever answers are scored; captions have ``MAX_CAPTION_TOKENS``."""
+MAX_CAPTION_TOKENS = 48
 
 
 @torch.no_grad()

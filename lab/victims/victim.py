@@ -18,7 +18,7 @@ from lab.victims.attention import use_eager_attention
 from lab.victims.features import accepts, shared_features
 from lab.victims.fingerprint import weights_sha256
 from lab.victims.preprocess import Preprocess
-from lab.victims.processors import load_processor
+from models.mllm.stills import load_processor
 
 __all__ = ["Victim", "load_victim"]
 

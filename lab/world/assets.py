@@ -18,7 +18,13 @@ from tqdm import tqdm
 from lab.errors import LabError
 from lab.world.kinds import KINDS, SIGN_WORDS
 
-__all__ = ["build_world_file", "fetch_debian_package", "fetch_packages", "photo_paths"]
+__all__ = [
+    "SAME_PHOTO_BITS",
+    "build_world_file",
+    "fetch_debian_package",
+    "fetch_packages",
+    "photo_paths",
+]
 
 PHOTO_PACKAGES = (
     "plasma-workspace-wallpapers",

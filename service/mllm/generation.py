@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from transformers import (
     AutoModelForImageTextToText,
-    AutoProcessor,
     StoppingCriteria,
     StoppingCriteriaList,
     TextIteratorStreamer,
 )
 from transformers.utils.logging import disable_progress_bar
 
+from models.mllm.stills import load_processor
 from service.errors import InvalidField
 from service.mllm.conversation import Conversation
 
@@ -180,5 +180,5 @@ def load_generator(model: str, device: str | None = None) -> Generator:
     place = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
     dtype = torch.float16 if place.startswith("cuda") else torch.float32
     loaded = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype, use_safetensors=True)
-    processor = AutoProcessor.from_pretrained(model)
+    processor = load_processor(model, loaded.config.model_type)
     return Generator(loaded.to(place).eval(), processor, Path(model).name)

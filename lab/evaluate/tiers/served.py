@@ -19,8 +19,9 @@ from lab.attacks.pixels import decode_png
 from lab.attacks.query.service import Reply, ServiceClient
 from lab.evaluate.fidelity import fidelity
 from lab.evaluate.files import digest_of, write_atomically
-from lab.evaluate.outcomes import MAX_ANSWER_TOKENS, MAX_CAPTION_TOKENS, Outcome
+from lab.evaluate.outcomes import Outcome
 from lab.evaluate.truth import TrueScene
+from lab.victims.generate import MAX_ANSWER_TOKENS, MAX_CAPTION_TOKENS
 from models.codec import encode_image
 
 __all__ = ["ServedInterviewer"]

@@ -1,5 +1,7 @@
 """Marks and figures worked out by hand from outcomes."""
 
+from dataclasses import replace
+
 import pytest
 
 from lab.errors import LabError
@@ -79,8 +81,23 @@ def test_targets_share_no_object(scenes):
     targets = target_captions(scenes)
     assert all(s.objects[0] not in t for s, t in zip(scenes, targets, strict=True))
     assert target_captions(scenes) == targets
-    with pytest.raises(LabError, match="shares an object"):
+    with pytest.raises(LabError, match="an object with every other"):
         target_captions([scenes[0], scenes[2]])
+
+
+def test_where_no_objects_are_known_none_are_counted_and_targets_are_other_texts(scenes):
+    told = [replace(scene, objects=()) for scene in scenes]
+    found = figures(measure_alone(marks(told, HALF, HALF)))
+    assert ("caption", "objects_named") not in found
+    assert found["caption", "cider"].n == 4
+    both = marks(told, HALF)
+    assert ("caption", "untargeted_success") not in figures(
+        measure_attacked(both, marks(told, RIGHT))
+    )
+    targets = target_captions(told)
+    assert all(s.captions[0] != t for s, t in zip(told, targets, strict=True))
+    with pytest.raises(LabError, match="caption or an object"):
+        target_captions([told[0], told[2]])
 
 
 def test_prior_is_the_most_frequent_answer(scenes):

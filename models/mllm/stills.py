@@ -1,4 +1,7 @@
-"""Stock processors without their video half, which cannot be built where torchvision is absent."""
+"""Stock processors for still images: their video half asks for packages that stills do not need.
+
+Who serves a model and who attacks it load its processor here, so that both see the same pixels.
+"""
 
 from __future__ import annotations
 
