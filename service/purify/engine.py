@@ -30,11 +30,13 @@ class EngineOptions:
         purifier: Directory or hub id of the pipeline.
         device: `auto`, `cpu`, `cuda:0`, ...
         cpu_threads: Threads on a CPU; None for all cores.
+        adapters: Directory or hub id of adapters for a latent pipeline.
     """
 
     purifier: str
     device: str = "auto"
     cpu_threads: int | None = None
+    adapters: str | None = None
 
 
 class Engine(Protocol):

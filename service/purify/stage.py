@@ -69,7 +69,9 @@ class PurifyStage:
 
     def _config(self, device: str) -> WorkerConfig:
         settings = self._settings
-        options = EngineOptions(settings.purifier, device, settings.cpu_threads)
+        options = EngineOptions(
+            settings.purifier, device, settings.cpu_threads, settings.purifier_adapters
+        )
         return WorkerConfig(settings.engine, options)
 
     async def _supervise(self, worker: "_Worker") -> None:

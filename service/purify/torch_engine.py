@@ -10,7 +10,8 @@ import torch
 from diffusers.utils.logging import disable_progress_bar
 from numpy.typing import NDArray
 
-from models.purifier.pipeline import PurificationPipeline
+from models.purifier.loading import load_purifier
+from models.purifier.purifier import Purifier
 from models.quantise import dequantise, quantise
 from service.purify.engine import EngineFacts, EngineOptions
 
@@ -22,7 +23,7 @@ SEED_BITS = 63
 class TorchEngine:
     """Runs one pipeline on one device."""
 
-    def __init__(self, pipeline: PurificationPipeline, device: torch.device) -> None:
+    def __init__(self, pipeline: Purifier, device: torch.device) -> None:
         """Moves the pipeline to its device.
 
         Args:
@@ -69,10 +70,11 @@ class TorchEngine:
 
 
 def load_engine(options: EngineOptions) -> TorchEngine:
-    """Loads the pipeline that the options name.
+    """Loads the pipeline that the options name, its adapters fused.
 
     Raises:
         OSError: There is no such pipeline.
+        ValueError: It is of no known kind, or its adapters do not fit.
         RuntimeError: There is no such device.
     """
     if options.cpu_threads is not None:
@@ -83,7 +85,7 @@ def load_engine(options: EngineOptions) -> TorchEngine:
     disable_progress_bar()
     device = _device(options)
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    pipeline = PurificationPipeline.from_pretrained(options.purifier, dtype=dtype)
+    pipeline = load_purifier(options.purifier, options.adapters, dtype=dtype)
     return TorchEngine(pipeline, device)
 
 
