@@ -37,7 +37,8 @@ _CONFIG, _WEIGHTS, _SETTINGS = "adapter_config.json", "adapter_model.safetensors
 _PROMPT = "empty_prompt"
 _FILES = [_CONFIG, _WEIGHTS, _SETTINGS, f"{_PROMPT}/*.json", f"{_PROMPT}/*.safetensors"]
 
-# All that a residual or attention block multiplies by: the list of LCM-LoRA (Luo et al. 2023b).
+# The list of LCM-LoRA (Luo et al. 2023b), and the first and the last convolution: what an attack
+# left in a latent is foreign to all that lies between.
 _TARGETS = [
     "to_q",
     "to_k",
@@ -47,6 +48,8 @@ _TARGETS = [
     "proj_out",
     "ff.net.0.proj",
     "ff.net.2",
+    "conv_in",
+    "conv_out",
     "conv1",
     "conv2",
     "conv_shortcut",

@@ -9,7 +9,7 @@ __all__ = ["build_autoencoder", "build_latent_network", "stable_diffusion_schedu
 
 def build_autoencoder(
     *,
-    widths: tuple[int, ...] = (32, 64, 128),
+    widths: tuple[int, ...] = (24, 48, 96),
     num_layers: int = 1,
     latent_channels: int = 8,
 ) -> AutoencoderKL:
@@ -34,7 +34,7 @@ def build_autoencoder(
 
 def build_latent_network(
     *,
-    widths: tuple[int, ...] = (64, 128),
+    widths: tuple[int, ...] = (48, 96),
     num_layers: int = 2,
     latent_channels: int = 8,
     prompt_width: int = 64,

@@ -16,6 +16,7 @@ from models.purifier.latent_step import Autoencoder
 __all__ = ["load_autoencoder", "load_stable_diffusion"]
 
 _AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+_OPTIONS: dict[str, Any] = {"use_safetensors": True, "torch_dtype": torch.float32}
 
 
 def load_stable_diffusion(
@@ -64,9 +65,6 @@ def load_autoencoder(source: str | Path, *, subfolder: str | None = None) -> Aut
         raise ValueError(f"{source} holds no {' or '.join(_AUTOENCODERS)}")
     loaded: Autoencoder = known.from_pretrained(source, subfolder=subfolder, **_OPTIONS)
     return loaded
-
-
-_OPTIONS: dict[str, Any] = {"use_safetensors": True, "torch_dtype": torch.float32}
 
 
 def _ask_text_encoder(source: str | Path, index: Mapping[str, Any]) -> EmptyPrompt:
