@@ -3,10 +3,12 @@
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+from service.settings import Settings
 
 __all__ = ["Engine", "EngineFacts", "EngineOptions", "find_engine_loader"]
 
@@ -37,6 +39,11 @@ class EngineOptions:
     device: str = "auto"
     cpu_threads: int | None = None
     adapters: str | None = None
+
+    @classmethod
+    def of(cls, settings: Settings, device: str) -> Self:
+        """The settings' engine on one of their devices."""
+        return cls(settings.purifier, device, settings.cpu_threads, settings.purifier_adapters)
 
 
 class Engine(Protocol):

@@ -7,12 +7,16 @@ from lab.baselines.blur import blur, median
 from lab.baselines.compression import bit_depth, jpeg
 from lab.baselines.gradients import recomputed, straight_through, with_gradient_of
 from lab.baselines.purifiers import load_purifier, purifying
+from lab.baselines.round_trip import round_trip
 from lab.baselines.smooth_jpeg import smooth_jpeg
 from lab.baselines.smoothing import gaussian_noise
+from lab.errors import LabError
+from models.purifier.latent import LatentPurificationPipeline
 from models.purifier.pipeline import PurificationPipeline
 from models.purifier.purifier import run_directly
 
 TINY = PurificationPipeline.tiny()
+LATENT = LatentPurificationPipeline.tiny()
 DEFENCES = [
     blur(1.0),
     median(3),
@@ -21,6 +25,9 @@ DEFENCES = [
     gaussian_noise(0.05),
     purifying("purifier", TINY, "0" * 64, noise_level=0.1, num_steps=3),
     purifying("purifier", TINY, "0" * 64, noise_level=0.1, num_steps=1),
+    round_trip(LATENT, "0" * 64),
+    purifying("purifier", LATENT, "0" * 64, noise_level=0.1, num_steps=2),
+    purifying("purifier", LATENT, "0" * 64, noise_level=0.1, num_steps=1),
 ]
 CASES = [(defence, name) for defence in DEFENCES for name in defence.passages]
 
@@ -161,10 +168,27 @@ def test_surrogate_of_many_steps_is_the_gradient_of_one(images):
     assert torch.equal(gradient, expected)
 
 
-def test_loaded_purifiers_take_no_gradients_of_weights(tmp_path):
-    TINY.save_pretrained(tmp_path)
-    pipeline, _ = load_purifier(tmp_path)
-    assert not any(parameter.requires_grad for parameter in pipeline.unet.parameters())
+@pytest.mark.parametrize("saved", [TINY, LATENT], ids=["pixel", "latent"])
+def test_loaded_purifiers_take_no_gradients_of_weights(saved, tmp_path):
+    saved.save_pretrained(tmp_path)
+    pipeline, sha256 = load_purifier(tmp_path)
+    assert type(pipeline) is type(saved)
+    assert len(sha256) == 64
+    networks = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    assert not any(p.requires_grad for network in networks for p in network.parameters())
+
+
+def test_a_round_trip_needs_an_autoencoder():
+    with pytest.raises(LabError, match="latent"):
+        round_trip(TINY, "0" * 64)
+
+
+def test_what_cannot_be_loaded_is_named(tmp_path):
+    with pytest.raises(LabError, match="holds no purifier"):
+        load_purifier(tmp_path)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(LabError, match="cannot be loaded"):
+        load_purifier(tmp_path)
 
 
 def test_noise_is_fresh_by_seed_and_clipped(images):
