@@ -10,6 +10,7 @@ import hashlib
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
 from torch import Generator, Tensor, nn
 
 from lab.baselines.defence import Defence
@@ -27,13 +28,14 @@ def load_purifier(directory: Path, *, device: str = "cpu") -> tuple[Purifier, st
     """A pipeline of any kind in single precision, and the hash of its weights.
 
     Args:
-        directory: of a pipeline, or of adapters, whose base is loaded with them.
+        directory: of a pipeline, or of adapters, whose base is loaded with them; or a hub id.
         device: torch device.
 
     Raises:
         LabError: where the directory holds no pipeline.
     """
-    if not (directory / "model_index.json").exists() and not is_adapters(directory):
+    is_local = (directory / "model_index.json").exists() or is_adapters(directory)
+    if not is_local and (directory.exists() or not _is_hub_id(directory)):
         raise LabError(f"{directory} holds no purifier; make it with: codefend-lab train")
     try:
         pipeline = load_pipeline(directory)
@@ -47,12 +49,19 @@ def load_purifier(directory: Path, *, device: str = "cpu") -> tuple[Purifier, st
     return pipeline, _weights_of(directory)
 
 
-def _weights_of(directory: Path) -> str:
+def _is_hub_id(source: Path) -> bool:
+    return not source.is_absolute() and len(source.parts) == 2
+
+
+def _weights_of(source: Path) -> str:
     """Of adapters, together with their base's: either changes what comes out."""
-    own = weights_sha256(directory)
-    if not is_adapters(directory):
+    folder = source
+    if not source.exists():  # then the hub's files were just fetched
+        folder = Path(snapshot_download(str(source), local_files_only=True))
+    own = weights_sha256(folder)
+    if not is_adapters(folder):
         return own
-    base = weights_sha256(Path(find_adapters(directory).base))
+    base = _weights_of(Path(find_adapters(folder).base))
     return hashlib.sha256(f"{own}\n{base}".encode()).hexdigest()
 
 

@@ -1,5 +1,7 @@
 """How gradients get through defences: the value is the defence's own, the gradient as named."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -176,6 +178,23 @@ def test_loaded_purifiers_take_no_gradients_of_weights(saved, tmp_path):
     assert len(sha256) == 64
     networks = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
     assert not any(p.requires_grad for network in networks for p in network.parameters())
+
+
+def test_a_hub_id_is_loaded_and_its_fetched_files_are_hashed(tmp_path, monkeypatch):
+    TINY.save_pretrained(tmp_path)
+    local, sha256 = load_purifier(tmp_path)
+    monkeypatch.setattr("lab.baselines.purifiers.load_pipeline", lambda source: local)
+    fetched = []
+
+    def snapshot(source, *, local_files_only):
+        fetched.append((source, local_files_only))
+        return str(tmp_path)
+
+    monkeypatch.setattr("lab.baselines.purifiers.snapshot_download", snapshot)
+    assert load_purifier(Path("somebody/purifier")) == (local, sha256)
+    assert fetched == [("somebody/purifier", True)]
+    with pytest.raises(LabError, match="holds no purifier"):
+        load_purifier(Path("work/latent/missing"))
 
 
 def test_a_round_trip_needs_an_autoencoder():
