@@ -120,6 +120,14 @@ def test_a_network_that_is_right_gives_back_the_clean_latent(predicts: str) -> N
     assert torch.allclose(predicted, clean, atol=1e-3)
 
 
+def test_little_noise_is_scaled_right_in_half_precision() -> None:
+    scheduler, first = stable_diffusion_schedule(), torch.tensor([0])
+    still = torch.zeros(1, 1, 1, 1, dtype=torch.float16)
+    expected = float((1 - scheduler.alphas_cumprod[0]).sqrt())
+    scaled = float(add_noise(scheduler, still, first, torch.ones_like(still)))
+    assert scaled == pytest.approx(expected, rel=1e-3)
+
+
 def test_an_unknown_prediction_type_is_refused(pipeline: LatentPurificationPipeline) -> None:
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config, prediction_type="score")
     latents = torch.zeros(1, 4, 4, 4)
