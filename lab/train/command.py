@@ -223,6 +223,8 @@ def purifier(
 ) -> None:
     """Fine-tune the base on pairs: a pixel network whole, a latent one by LoRA adapters."""
     is_latent = kind is PurifierKind.LATENT
+    if is_latent and compiled:
+        raise LabError("--compiled is for pixel networks")
     base_from = base_from or str(
         LATENT_WEIGHTS / "latent-base" if is_latent else WEIGHTS_DIRECTORY / "base"
     )

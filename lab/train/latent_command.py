@@ -58,6 +58,7 @@ def latent_base(
         return LoopSettings(
             num_steps=num_steps,
             learning_rate=learning_rate,
+            warmup_steps=100,
             ema_decay=0.995,
             weight_decay=0.0,
             max_minutes=max_minutes,

@@ -169,6 +169,8 @@ def find_adapters(source: str | Path) -> Adapters:
         ValueError: ``purifier.json`` is malformed.
     """
     local = Path(source)
+    if local.is_absolute() and not local.exists():
+        raise FileNotFoundError(f"there are no adapters at {source}")
     folder = (
         local if local.exists() else Path(snapshot_download(str(source), allow_patterns=_FILES))
     )

@@ -234,6 +234,8 @@ def test_adapters_whose_base_is_gone_say_so(base: Path, tmp_path: Path) -> None:
 
 def test_no_pickle_is_read(base: Path, tmp_path: Path) -> None:
     directory, _ = adapters_on(base, tmp_path / "adapters")
+    with pytest.raises(FileNotFoundError, match="no adapters"):
+        load_purifier(base, tmp_path / "missing")
     weights = directory / "adapter_model.safetensors"
     torch.save({"x": torch.zeros(1)}, directory / "adapter_model.bin")
     weights.unlink()
