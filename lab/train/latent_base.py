@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from lab.precision import compute_dtype
@@ -18,15 +18,14 @@ from lab.world.compose import World
 from models.purifier.empty_prompt import EmptyPrompt
 from models.purifier.latent import LatentPurificationPipeline
 from models.purifier.latent_network import (
-    build_autoencoder,
     build_latent_network,
+    build_tiny_autoencoder,
     stable_diffusion_schedule,
 )
-from models.purifier.latent_step import add_noise, encode
+from models.purifier.latent_step import Autoencoder, add_noise, decode, encode
 
 __all__ = ["train_autoencoder", "train_latent_base"]
 
-KL_WEIGHT = 1e-4
 NUM_SCALING_BATCHES = 8
 
 
@@ -35,50 +34,49 @@ def train_autoencoder(
     folder: Path,
     settings: LoopSettings,
     *,
-    autoencoder: AutoencoderKL | None = None,
+    autoencoder: Autoencoder | None = None,
     batch_size: int = 16,
     size_px: int = 64,
     seed: int = 0,
-) -> AutoencoderKL:
-    """Train an autoencoder: L1 distance, and a little of the posterior's divergence.
+) -> Autoencoder:
+    """Train an autoencoder to reconstruct, by L1 distance alone.
 
-    As latent diffusion does (Rombach et al. 2022, section 3.1, KL-regularised), without its
-    adversarial and perceptual losses: detail that a decoder invents is of no use in a purifier.
-    Latents are then scaled to unit variance (ibid., appendix G).
+    Without latent diffusion's adversarial and perceptual losses (Rombach et al. 2022, section 3.1):
+    detail that a decoder invents is of no use in a purifier. Latents are then brought to a mean of
+    zero and unit variance (ibid., appendix G).
 
     Args:
         world: Its training split.
         folder: Where the checkpoint goes.
         settings: Length and rates.
-        autoencoder: What is trained; a small one where None.
+        autoencoder: What is trained, full or tiny; a tiny one where None.
         batch_size: Images a step.
         size_px: Side of the crops.
         seed: Of data and weights.
     """
     torch.manual_seed(seed)
     device, dtype = _device()
-    autoencoder = autoencoder or build_autoencoder()
+    autoencoder = autoencoder or build_tiny_autoencoder()
     autoencoder.to(device, memory_format=torch.channels_last)
+    autoencoder.register_to_config(scaling_factor=1.0, shift_factor=0.0)
 
     def loss_of(batch: Tensor) -> tuple[Tensor, dict[str, float]]:
         images = batch.to(device).float() / 255
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            posterior = autoencoder.encode(images * 2 - 1).latent_dist
-            decoded = autoencoder.decode(posterior.sample()).sample
-        error = (decoded.float() + 1) / 2 - images
-        divergence = posterior.kl().mean() / posterior.mean[0].numel()
+            decoded = decode(autoencoder, encode(autoencoder, images))
+        error = decoded.float() - images
         psnr = -10 * torch.log10(error.detach().square().mean())
-        return error.abs().mean() + KL_WEIGHT * divergence.float(), {"psnr": float(psnr)}
+        return error.abs().mean(), {"psnr": float(psnr)}
 
     batches = CleanBatches(world, batch_size, size_px, seed)
     checkpoint = folder / "latent-autoencoder.pt"
     train_loop(autoencoder, batches, loss_of, settings, checkpoint=checkpoint, label="autoencoder")
-    autoencoder.register_to_config(scaling_factor=_unit_scale(autoencoder, batches, device))
+    _standardise(autoencoder, batches, device)
     return autoencoder
 
 
 def train_latent_base(
-    autoencoder: AutoencoderKL,
+    autoencoder: Autoencoder,
     world: World,
     folder: Path,
     settings: LoopSettings,
@@ -126,14 +124,14 @@ def train_latent_base(
 
 
 @torch.no_grad()
-def _unit_scale(autoencoder: AutoencoderKL, batches: CleanBatches, device: torch.device) -> float:
-    """What latents are multiplied by for a variance of one."""
-    autoencoder.register_to_config(scaling_factor=1.0)
+def _standardise(autoencoder: Autoencoder, batches: CleanBatches, device: torch.device) -> None:
+    """Writes into its configuration what brings latents to a mean of zero and unit variance."""
     latents = [
         encode(autoencoder, batches[step].to(device).float() / 255)
         for step in range(NUM_SCALING_BATCHES)
     ]
-    return 1 / float(torch.cat(latents).std())
+    deviation, mean = torch.std_mean(torch.cat(latents))
+    autoencoder.register_to_config(scaling_factor=1 / float(deviation), shift_factor=float(mean))
 
 
 def _device() -> tuple[torch.device, torch.dtype]:

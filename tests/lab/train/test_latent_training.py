@@ -19,8 +19,12 @@ from lab.victims.victim import Victim
 from lab.world.compose import World
 from models.manifest import read_manifest, verify_weights
 from models.purifier.latent import LatentPurificationPipeline
-from models.purifier.latent_network import build_autoencoder, build_latent_network
-from models.purifier.latent_step import encode
+from models.purifier.latent_network import (
+    build_autoencoder,
+    build_latent_network,
+    build_tiny_autoencoder,
+)
+from models.purifier.latent_step import Autoencoder, decode, encode
 
 TINY = LoopSettings(num_steps=2, learning_rate=1e-3, warmup_steps=1, ema_decay=0.9, num_workers=0)
 
@@ -82,24 +86,33 @@ class _SameImages:
         return self.images
 
 
+@pytest.mark.parametrize(
+    "fresh",
+    [
+        build_autoencoder(widths=(8, 16), latent_channels=4),
+        build_tiny_autoencoder(width=8, num_halvings=1, num_blocks=1, latent_channels=4),
+    ],
+    ids=["full", "tiny"],
+)
 def test_an_autoencoder_learns_to_reconstruct(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fresh: Autoencoder, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lab.train.latent_base.CleanBatches", _SameImages)
     settings = LoopSettings(num_steps=150, learning_rate=1e-2, warmup_steps=5, num_workers=0)
-    fresh = build_autoencoder(widths=(8, 16), latent_channels=4)
     images = smooth(4, 16).float() / 255
 
-    def error(autoencoder: torch.nn.Module) -> float:
+    def error(autoencoder: Autoencoder) -> float:
         with torch.no_grad():
-            decoded = (autoencoder(images * 2 - 1).sample + 1) / 2
+            decoded = decode(autoencoder, encode(autoencoder, images))
         return float((decoded - images).abs().mean())
 
     before = error(fresh)
     trained = train_autoencoder(world, tmp_path, settings, autoencoder=fresh)
     assert error(trained) < 0.5 * before
     with torch.no_grad():
-        assert abs(float(encode(trained, images).std()) - 1) < 0.05
+        latents = encode(trained, images)
+    assert abs(float(latents.std()) - 1) < 0.05
+    assert abs(float(latents.mean())) < 0.05
 
 
 def test_only_adapters_are_trained_and_kept_and_a_run_resumes(
