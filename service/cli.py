@@ -74,7 +74,7 @@ def purify(
     from service.purify.engine import EngineOptions, find_engine_loader
 
     limits = PictureLimits(settings.max_pixels, settings.max_side_px)
-    options = EngineOptions(settings.purifier, settings.devices[0], settings.cpu_threads)
+    options = EngineOptions.of(settings, settings.devices[0])
     try:
         engine = find_engine_loader(settings.engine)(options)
         failures = purify_files(source, target, engine, limits, overwrite=overwrite)

@@ -123,7 +123,13 @@ class Settings(BaseSettings):
     )
 
     # purify
-    purifier: str = Field(str(WEIGHTS / "purifier"), description="Directory or hub id.")
+    purifier: str = Field(
+        str(WEIGHTS / "purifier"),
+        description="Directory or hub id of a purifier, or of Stable Diffusion to put adapters on.",
+    )
+    purifier_adapters: str | None = Field(
+        None, description="LoRA adapters for a latent purifier: directory or hub id."
+    )
     detector: str = Field(
         str(WEIGHTS / "detector"), description="Directory or hub id; none for no suspicion."
     )

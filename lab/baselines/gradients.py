@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from diffusers import UNet2DModel
 from torch import Generator, Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lab.baselines.defence import Passage
-from models.purifier.denoiser import denoise
 
-__all__ = ["recomputed_step", "straight_through", "with_gradient_of"]
+__all__ = ["recomputed", "straight_through", "with_gradient_of"]
 
 
 def with_gradient_of(value: Tensor, proxy: Tensor) -> Tensor:
@@ -36,14 +37,13 @@ def straight_through(apply: Passage) -> Passage:
     return passage
 
 
-def recomputed_step(network: UNet2DModel, noisy: Tensor, noise_level: float) -> Tensor:
-    """``denoise``, its activations computed again in the backward pass instead of kept.
+def recomputed(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    """``function(*arguments)``, its activations computed again in the backward pass, not kept.
 
-    Memory then grows by one image a step, not by the network's activations. The noise is already in
-    ``noisy``, which is kept: the recomputation sees the very noise of the forward pass (gradients
-    of published defences were wrong where it was drawn anew; Kassis et al. 2025, "DiffBreak").
+    What a purifier's ``run`` takes: memory then grows by one image a step, not by the network's
+    activations. The noise is already in the arguments, which are kept: the recomputation sees the
+    very noise of the forward pass (gradients of published defences were wrong where it was drawn
+    anew; Kassis et al. 2025, "DiffBreak").
     """
-    denoised: Tensor = checkpoint(
-        denoise, network, noisy, noise_level, use_reentrant=False, preserve_rng_state=False
-    )
-    return denoised
+    value: Tensor = checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+    return value

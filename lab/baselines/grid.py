@@ -8,7 +8,7 @@ from lab.baselines.blur import blur, median
 from lab.baselines.compression import bit_depth, jpeg
 from lab.baselines.defence import Defence
 from lab.baselines.purifiers import purifying
-from models.purifier.pipeline import PurificationPipeline
+from models.purifier.purifier import Purifier
 
 __all__ = ["baseline_grid", "diffpure_grid", "purifier_grid"]
 
@@ -27,7 +27,7 @@ def baseline_grid() -> list[Defence]:
     ]
 
 
-def diffpure_grid(base: PurificationPipeline, sha256: str) -> list[Defence]:
+def diffpure_grid(base: Purifier, sha256: str) -> list[Defence]:
     """DiffPure over noise level and number of reverse steps."""
     return [
         purifying("diffpure", base, sha256, noise_level=level, num_steps=steps)
@@ -35,7 +35,7 @@ def diffpure_grid(base: PurificationPipeline, sha256: str) -> list[Defence]:
     ]
 
 
-def purifier_grid(pipeline: PurificationPipeline, sha256: str) -> list[Defence]:
+def purifier_grid(pipeline: Purifier, sha256: str) -> list[Defence]:
     """Our purifier over its noise level, for choosing what is served."""
     return [
         purifying("purifier", pipeline, sha256, noise_level=level)

@@ -6,39 +6,68 @@ to a level t*, then the reverse process in several steps.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import torch
-from torch import Generator, Tensor
+from huggingface_hub import snapshot_download
+from torch import Generator, Tensor, nn
 
 from lab.baselines.defence import Defence
-from lab.baselines.gradients import recomputed_step, straight_through, with_gradient_of
+from lab.baselines.gradients import recomputed, straight_through, with_gradient_of
 from lab.errors import LabError
 from lab.victims.fingerprint import weights_sha256
-from models.purifier.denoiser import denoise
-from models.purifier.pipeline import PurificationPipeline
+from models.purifier.adapters import find_adapters, is_adapters
+from models.purifier.loading import load_purifier as load_pipeline
+from models.purifier.purifier import Purifier, run_directly
 
 __all__ = ["load_purifier", "noise_source", "purifying"]
 
 
-def load_purifier(directory: Path, *, device: str = "cpu") -> tuple[PurificationPipeline, str]:
-    """A pipeline in single precision, and the hash of its weights.
+def load_purifier(directory: Path, *, device: str = "cpu") -> tuple[Purifier, str]:
+    """A pipeline of any kind in single precision, and the hash of its weights.
+
+    Args:
+        directory: of a pipeline, or of adapters, whose base is loaded with them; or a hub id.
+        device: torch device.
 
     Raises:
         LabError: where the directory holds no pipeline.
     """
-    if not (directory / "model_index.json").exists():
+    is_local = (directory / "model_index.json").exists() or is_adapters(directory)
+    if not is_local and (directory.exists() or not _is_hub_id(directory)):
         raise LabError(f"{directory} holds no purifier; make it with: codefend-lab train")
-    pipeline = PurificationPipeline.from_pretrained(directory)
-    pipeline.unet.to(torch.float32).requires_grad_(False)
+    try:
+        pipeline = load_pipeline(directory)
+    except (OSError, ValueError) as error:
+        raise LabError(f"{directory} cannot be loaded: {error}") from error
+    for component in pipeline.components.values():
+        if isinstance(component, nn.Module):
+            component.requires_grad_(False)
     pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline, weights_sha256(directory)
+    return pipeline, _weights_of(directory)
+
+
+def _is_hub_id(source: Path) -> bool:
+    return not source.is_absolute() and len(source.parts) == 2
+
+
+def _weights_of(source: Path) -> str:
+    """Of adapters, together with their base's: either changes what comes out."""
+    folder = source
+    if not source.exists():  # then the hub's files were just fetched
+        folder = Path(snapshot_download(str(source), local_files_only=True))
+    own = weights_sha256(folder)
+    if not is_adapters(folder):
+        return own
+    base = _weights_of(Path(find_adapters(folder).base))
+    return hashlib.sha256(f"{own}\n{base}".encode()).hexdigest()
 
 
 def purifying(
     name: str,
-    pipeline: PurificationPipeline,
+    pipeline: Purifier,
     sha256: str,
     *,
     noise_level: float | None = None,
@@ -55,7 +84,7 @@ def purifying(
         name: what reports call it: ``purifier`` or ``diffpure``.
         pipeline: the purifier.
         sha256: of its weights.
-        noise_level: standard deviation of the noise; as served where None.
+        noise_level: how much noise, on the scale of its kind; as served where None.
         num_steps: denoising steps; as served where None.
     """
     level = pipeline.config.noise_level if noise_level is None else noise_level
@@ -74,7 +103,7 @@ def purifying(
             num_steps=steps,
             noise_level=level,
             # A single step is what the backward pass holds in any case.
-            step=recomputed_step if steps > 1 else denoise,
+            run=recomputed if steps > 1 else run_directly,
         )
         return purified.to(images.device)
 
@@ -98,7 +127,7 @@ def purifying(
     )
 
 
-def noise_source(pipeline: PurificationPipeline, generator: Generator) -> Generator:
+def noise_source(pipeline: Purifier, generator: Generator) -> Generator:
     """A generator on the pipeline's device, seeded by one draw from ``generator`` on the CPU."""
     seed = int(torch.randint(2**62, (), generator=generator))
     return torch.Generator(pipeline.device).manual_seed(seed)

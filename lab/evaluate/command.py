@@ -19,7 +19,7 @@ from lab.baselines.smoothing import gaussian_noise
 from lab.errors import LabError
 from lab.evaluate import options
 from lab.evaluate.checks import CONTROLS, banner, check_report
-from lab.evaluate.defences import CONDITIONS, Roster
+from lab.evaluate.defences import CONDITIONS, USUAL_CONDITIONS, Roster
 from lab.evaluate.findings import findings
 from lab.evaluate.outcomes import Condition
 from lab.evaluate.pictures import draw_examples
@@ -48,7 +48,7 @@ from models.manifest import WEIGHTS_DIRECTORY
 __all__ = ["register"]
 
 PRIOR_SCENES = 20_000
-ALL_DEFENCES = ",".join(CONDITIONS)
+ALL_DEFENCES = ",".join(USUAL_CONDITIONS)
 CONTROL_NOISE = 0.03  # as much as our purifier adds, without its network
 
 

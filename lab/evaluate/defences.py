@@ -10,12 +10,13 @@ from lab.baselines.choose import Trial
 from lab.baselines.defence import NO_DEFENCE, Defence
 from lab.baselines.grid import baseline_grid, diffpure_grid, purifier_grid
 from lab.baselines.purifiers import load_purifier, purifying
+from lab.baselines.round_trip import round_trip
 from lab.errors import LabError
 from lab.evaluate.outcomes import Condition
 from lab.evaluate.tune import SettingChooser
 from models.prompts.templates import render
 
-__all__ = ["CONDITIONS", "Roster", "served_prompt"]
+__all__ = ["CONDITIONS", "USUAL_CONDITIONS", "Roster", "served_prompt"]
 
 CONDITIONS = (
     "none",
@@ -23,11 +24,15 @@ CONDITIONS = (
     "purifier",
     "prompt",
     "diffpure",
+    "autoencoder",
     "jpeg",
     "bit_depth",
     "blur",
     "median",
 )
+USUAL_CONDITIONS = tuple(name for name in CONDITIONS if name != "autoencoder")
+"""Without what only a latent base has."""
+
 CLEAN_SHARE = 0.97  # of the undefended clean accuracy, what our setting must keep
 
 
@@ -42,7 +47,8 @@ class Roster:
 
     Attributes:
         purifier: directory of our purifier.
-        base: directory of the network before fine-tuning, for DiffPure.
+        base: directory of the network before fine-tuning, for DiffPure and, where it is latent, for
+            the bare round trip through its autoencoder.
         device: torch device of both.
         weights: name to sha256 of what was loaded.
         trials: every setting tried on validation.
@@ -86,9 +92,13 @@ class Roster:
 
     def _baselines(self, names: Sequence[str], chooser: SettingChooser) -> dict[str, Defence]:
         grid = [defence for defence in baseline_grid() if defence.name in names]
-        if "diffpure" in names:
-            base, self.weights["base"] = load_purifier(self.base, device=self.device)
-            grid += diffpure_grid(base, self.weights["base"])
+        if {"diffpure", "autoencoder"} & set(names):
+            base, sha256 = load_purifier(self.base, device=self.device)
+            self.weights["base"] = sha256
+            if "diffpure" in names:
+                grid += diffpure_grid(base, sha256)
+            if "autoencoder" in names:
+                grid.append(round_trip(base, sha256))
         best, trials = chooser.choose(grid)
         self.trials += trials
         return best

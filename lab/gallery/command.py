@@ -16,7 +16,7 @@ from lab.precision import compute_dtype
 from lab.victims.victim import load_victim
 from lab.world.compose import World
 from models.manifest import WEIGHTS_DIRECTORY
-from models.purifier.pipeline import PurificationPipeline
+from models.purifier.loading import load_purifier
 
 __all__ = ["ask", "gallery", "picture", "sheet"]
 
@@ -48,7 +48,7 @@ def picture(
     / "purifier",
 ) -> None:
     """Draw the README's picture from real answers."""
-    pipeline = PurificationPipeline.from_pretrained(purifier, dtype=torch.float32)
+    pipeline = load_purifier(purifier)
     draw_picture(gallery, load_victim(victim), pipeline, out)
 
 
@@ -63,7 +63,7 @@ def sheet(
     num_scenes: Annotated[int, typer.Option("--num", min=1, help="Scenes to show.")] = 4,
 ) -> None:
     """Draw scenes clean, attacked, purified, and what is left, with the model's answers."""
-    pipeline = PurificationPipeline.from_pretrained(purifier, dtype=torch.float32)
+    pipeline = load_purifier(purifier)
     draw_gallery_sheet(gallery, load_victim(victim), pipeline, out, num_scenes=num_scenes)
 
 

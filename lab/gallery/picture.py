@@ -17,7 +17,7 @@ from lab.victims.answers import is_match
 from lab.victims.generate import generate
 from lab.victims.victim import Victim
 from models.prompts.templates import render
-from models.purifier.pipeline import PurificationPipeline
+from models.purifier.purifier import Purifier
 from models.quantise import dequantise, quantise
 
 __all__ = ["draw_picture"]
@@ -35,7 +35,7 @@ class _Panel:
 def draw_picture(
     gallery: Path,
     victim: Victim,
-    pipeline: PurificationPipeline,
+    pipeline: Purifier,
     out: Path,
     *,
     num_questions: int = 3,
@@ -66,7 +66,7 @@ def _panels(
     entry: dict[str, Any],
     questions: list[dict[str, str]],
     victim: Victim,
-    pipeline: PurificationPipeline,
+    pipeline: Purifier,
 ) -> list[_Panel]:
     clean, attacked = (
         np.asarray(Image.open(gallery / entry[key])) for key in ("clean", "attacked")

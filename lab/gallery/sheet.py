@@ -16,7 +16,7 @@ from lab.victims.answers import is_match
 from lab.victims.generate import generate
 from lab.victims.victim import Victim
 from models.prompts.templates import render
-from models.purifier.pipeline import PurificationPipeline
+from models.purifier.purifier import Purifier
 from models.quantise import dequantise, quantise
 
 __all__ = ["draw_gallery_sheet"]
@@ -25,7 +25,7 @@ __all__ = ["draw_gallery_sheet"]
 def draw_gallery_sheet(
     gallery: Path,
     victim: Victim,
-    pipeline: PurificationPipeline,
+    pipeline: Purifier,
     out: Path,
     *,
     num_scenes: int = 4,
@@ -61,7 +61,7 @@ def _row(
     entry: dict[str, Any],
     num_questions: int,
     victim: Victim,
-    pipeline: PurificationPipeline,
+    pipeline: Purifier,
     noise: torch.Generator,
 ) -> SheetRow:
     asked = entry["questions"][:num_questions]

@@ -16,6 +16,7 @@ _LOOKS: Mapping[str, tuple[str, str]] = {
     "purifier": ("purifier alone", "#56b4e9"),
     "prompt": ("prompt alone", "#a8a030"),
     "diffpure": ("DiffPure", "#d55e00"),
+    "autoencoder": ("autoencoder alone", "#8c6d31"),
     "jpeg": ("JPEG", "#009e73"),
     "median": ("median", "#7a4fa3"),
     "blur": ("blur", "#c98a00"),

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
 from lab.precision import compute_dtype
-from lab.train.crops import clean_crops
+from lab.train.clean import CleanBatches
 from lab.train.loop import LoopSettings, train_loop
 from lab.world.compose import World
-from lab.world.scenes import scene_batch
 from models.purifier.denoiser import denoise
 from models.purifier.network import build_network
 
@@ -22,30 +19,6 @@ __all__ = ["train_base"]
 
 LOG_SIGMA_MEAN = -2.2
 LOG_SIGMA_STD = 1.2
-SCENE_SHARE = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class _CleanBatches:
-    world: World
-    batch_size: int
-    size_px: int
-    seed: int
-
-    def __getitem__(self, step: int) -> Tensor:
-        num_scenes = round(self.batch_size * SCENE_SHARE)
-        first = step * num_scenes
-        scenes = scene_batch(
-            self.world, "train", range(first, first + num_scenes), seed=self.seed + 10
-        ).images
-        rng = np.random.default_rng([self.seed, 4, step])
-        crops = clean_crops(self.world, self.batch_size - num_scenes, self.size_px, rng)
-        return torch.cat([_random_window(scenes, self.size_px, rng), crops])
-
-
-def _random_window(images: Tensor, size_px: int, rng: np.random.Generator) -> Tensor:
-    top, left = (int(rng.integers(images.shape[-1] - size_px + 1)) for _ in range(2))
-    return images[..., top : top + size_px, left : left + size_px]
 
 
 def train_base(
@@ -74,7 +47,7 @@ def train_base(
         weight = 1 / (sigma.square() + 0.02**2)
         return (weight * error).mean(), {"rmse": float(error.detach().mean().sqrt())}
 
-    batches = _CleanBatches(world, batch_size, size_px, seed)
+    batches = CleanBatches(world, batch_size, size_px, seed)
     checkpoint = folder / "base.pt"
     train_loop(network, batches, loss_of, settings, checkpoint=checkpoint, label="base")
     return network

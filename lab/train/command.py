@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,15 +16,35 @@ from lab.errors import LabError
 from lab.folders.source import Data, SizePx, open_data
 from lab.precision import compute_dtype
 from lab.train.base import train_base
+from lab.train.courses import Course
 from lab.train.crops import PhotoSource
 from lab.train.detector import calibration_images, make_examples, train_detector
 from lab.train.folder_pairs import make_folder_pairs
-from lab.train.loop import LoopSettings, default_workers
+from lab.train.latent_command import Tuning, latent_base, tune_adapters
+from lab.train.latent_purifier import LatentOptions
+from lab.train.loop import LoopSettings
 from lab.train.mllm import train_mllm
+from lab.train.options import (
+    DEFAULT_WORKERS,
+    LATENT_WEIGHTS,
+    RUNS,
+    WORLD_FILE,
+    Batch,
+    CropSide,
+    Minutes,
+    PurifierKind,
+    Runs,
+    Seed,
+    Steps,
+    VictimSource,
+    Weights,
+    Workers,
+    WorldFile,
+)
 from lab.train.pairs import load_pairs, make_pairs
 from lab.train.photo_pairs import make_photo_pairs
-from lab.train.publish import publish_detector, publish_mllm, publish_purifier
-from lab.train.purifier import Course, PurifierOptions, train_purifier
+from lab.train.publish import publish_detector, publish_mllm, publish_purifier, this_command
+from lab.train.purifier import PurifierOptions, train_purifier
 from lab.train.vision import SceneNumbers, train_vision
 from lab.victims.classifier import ClassifierVictim
 from lab.victims.efficientnet import SURROGATE, load_classifier
@@ -39,20 +57,8 @@ from models.purifier.pipeline import PurificationPipeline
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Train what ships; every command resumes.")
+app.command("latent-base")(latent_base)
 
-WorldFile = Annotated[Path, typer.Option("--world", help="World file from `data build`.")]
-Runs = Annotated[Path, typer.Option("--runs", help="Folder of checkpoints.")]
-Weights = Annotated[Path, typer.Option(help="Where finished weights go.")]
-Minutes = Annotated[float, typer.Option(help="Stop after so many minutes of training.")]
-Steps = Annotated[int, typer.Option(help="Optimiser steps.")]
-Batch = Annotated[int, typer.Option("--batch-size", help="Images a step.")]
-Workers = Annotated[int, typer.Option("--num-workers", help="Processes that make batches.")]
-Seed = Annotated[int, typer.Option(help="Of data, weights and noise.")]
-VictimSource = Annotated[str, typer.Option("--victim", help="Model directory or hub id.")]
-
-DEFAULT_WORKERS = default_workers()
-WORLD_FILE = Path("work/world.npz")
-RUNS = Path("work/runs")
 CLASSIFIERS = SURROGATE.rstrip("0123456789")
 
 
@@ -115,7 +121,7 @@ def mllm(
         numbers=SceneNumbers(batch_size * 3 // 4, num_scenes),
         seed=seed,
     )
-    publish_mllm(model, processor, name=name, command=_this_command(), weights=weights)
+    publish_mllm(model, processor, name=name, command=this_command(), weights=weights)
 
 
 @app.command("base")
@@ -127,7 +133,7 @@ def base(
     minutes: Minutes = math.inf,
     batch_size: Batch = 32,
     num_workers: Workers = DEFAULT_WORKERS,
-    crop_px: Annotated[int, typer.Option(help="Side of the training crops.")] = 64,
+    crop_px: CropSide = 64,
     seed: Seed = 0,
 ) -> None:
     """Train the base diffusion model on clean photos and scenes."""
@@ -143,7 +149,7 @@ def base(
         World(world), runs, settings, batch_size=batch_size, size_px=crop_px, seed=seed
     )
     publish_purifier(
-        network, name="base", version="1", noise_level=0.1, command=_this_command(), weights=weights
+        network, name="base", version="1", noise_level=0.1, command=this_command(), weights=weights
     )
 
 
@@ -183,19 +189,34 @@ def pairs(
 
 @app.command("purifier")
 def purifier(
+    kind: Annotated[
+        PurifierKind, typer.Option(help="latent tunes LoRA adapters on Stable Diffusion.")
+    ] = PurifierKind.PIXEL,
     world: WorldFile = WORLD_FILE,
     data: Data = "",
     runs: Runs = RUNS,
-    weights: Weights = WEIGHTS_DIRECTORY,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Where finished weights go; models/weights, or work/latent if latent."),
+    ] = None,
     pairs_from: Annotated[Path, typer.Option("--pairs", help="Folder of pairs.")] = RUNS / "pairs",
     victim: VictimSource = str(WEIGHTS_DIRECTORY / "mllm"),
     base_from: Annotated[
-        Path, typer.Option("--base", help="Pipeline to start from.")
-    ] = WEIGHTS_DIRECTORY / "base",
+        str, typer.Option("--base", help="Pipeline to start from; of a latent one, or a hub id.")
+    ] = "",
     steps: Steps = 3000,
     minutes: Minutes = math.inf,
     batch_size: Batch = 16,
+    learning_rate: Annotated[
+        float, typer.Option(help="Peak; 1e-3, or 1e-4 if latent, where 0.")
+    ] = 0.0,
     feature_weight: Annotated[float, typer.Option(help="0 leaves the feature loss out.")] = 0.1,
+    pixel_weight: Annotated[float, typer.Option(help="Latent: of the decoded L1 distance.")] = 1.0,
+    latent_weight: Annotated[float, typer.Option(help="Latent: of the latents' distance.")] = 1.0,
+    rank: Annotated[int, typer.Option(min=1, help="Latent: of the adapters.")] = 64,
+    autoencoder: Annotated[
+        str, typer.Option(help="Latent: a tiny one, say, for the base's own; directory or hub id.")
+    ] = "",
     beside: Annotated[
         list[str] | None,
         typer.Option(help="Learn from these pairs too: VICTIM=FOLDER,BATCH; may be repeated."),
@@ -206,16 +227,24 @@ def purifier(
     through_steps: Annotated[int, typer.Option(help="Gradient steps of that attack.")] = 5,
     compiled: Annotated[bool, typer.Option(help="Compile the network first: minutes.")] = False,
     num_workers: Workers = DEFAULT_WORKERS,
-    noise_level: Annotated[float, typer.Option(help="Default of the finished pipeline.")] = 0.05,
+    noise_level: Annotated[
+        float, typer.Option(help="Default of the finished one; 0.05, or 0.1 if latent, where 0.")
+    ] = 0.0,
     version: Annotated[str, typer.Option(help="Name of this training.")] = "1",
     seed: Seed = 0,
 ) -> None:
-    """Fine-tune the base on pairs."""
-    if not base_from.exists():
+    """Fine-tune the base on pairs: a pixel network whole, a latent one by LoRA adapters."""
+    is_latent = kind is PurifierKind.LATENT
+    if is_latent and compiled:
+        raise LabError("--compiled is for pixel networks")
+    base_from = base_from or str(
+        LATENT_WEIGHTS / "latent-base" if is_latent else WEIGHTS_DIRECTORY / "base"
+    )
+    if not is_latent and not Path(base_from).exists():
         raise LabError(f"{base_from} does not exist; make it with: codefend-lab train base")
     settings = LoopSettings(
         num_steps=steps,
-        learning_rate=1e-3,
+        learning_rate=learning_rate or (1e-4 if is_latent else 1e-3),
         ema_decay=0.996,
         weight_decay=0.0,
         max_minutes=minutes,
@@ -223,6 +252,29 @@ def purifier(
     )
     sources = [f"{victim}={pairs_from},{batch_size}", *(beside or [])]
     courses = [_course(source, batch_size, through_share) for source in sources]
+    if is_latent:
+        tune_adapters(
+            Tuning(
+                base=base_from,
+                weights=weights or LATENT_WEIGHTS,
+                version=version,
+                autoencoder=autoencoder or None,
+            ),
+            courses,
+            World(world),
+            runs,
+            settings,
+            options=LatentOptions(
+                noise_level=noise_level or 0.1,
+                rank=rank,
+                latent_weight=latent_weight,
+                pixel_weight=pixel_weight,
+                feature_weight=feature_weight,
+                through_steps=through_steps,
+            ),
+            seed=seed,
+        )
+        return
     network = train_purifier(
         PurificationPipeline.from_pretrained(base_from, dtype=torch.float32).unet,
         courses,
@@ -238,9 +290,9 @@ def purifier(
         network,
         name="purifier",
         version=version,
-        noise_level=noise_level,
-        command=_this_command(),
-        weights=weights,
+        noise_level=noise_level or 0.05,
+        command=this_command(),
+        weights=weights or WEIGHTS_DIRECTORY,
     )
 
 
@@ -285,7 +337,7 @@ def detector(
     network = train_detector(examples, runs, settings, batch_size=batch_size, seed=seed)
     scorer = Scorer(network, defence)
     calibrate(scorer, calibration_images(scenes, num_calibration, seed=seed), seed=seed)
-    publish_detector(network, command=_this_command(), weights=weights)
+    publish_detector(network, command=this_command(), weights=weights)
 
 
 def _device() -> str:
@@ -332,7 +384,3 @@ def _share(text: str) -> tuple[int, int]:
     if not (part.isdecimal() and of.isdecimal() and int(part) < int(of)):
         raise LabError(f"--share must be i/n with i below n, not {text}")
     return int(part), int(of)
-
-
-def _this_command() -> str:
-    return shlex.join(["codefend-lab", *sys.argv[1:]])

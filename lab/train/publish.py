@@ -1,20 +1,36 @@
-"""From a training folder to ``models/weights``: fp16 safetensors, a manifest entry, no pickle."""
+"""From a training folder to finished weights: fp16 safetensors, a manifest entry, no pickle."""
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import UNet2DModel
+from torch import nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from lab.detection.calibration import save_detector
 from models.detector.network import SuspicionDetector
 from models.manifest import WEIGHTS_DIRECTORY, describe_weights, read_manifest, write_manifest
+from models.purifier.adapters import AdapterSettings, save_adapters
+from models.purifier.latent import LatentPurificationPipeline
 from models.purifier.pipeline import PurificationPipeline
 
-__all__ = ["publish_detector", "publish_mllm", "publish_purifier", "record_figures"]
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+__all__ = [
+    "publish_adapters",
+    "publish_detector",
+    "publish_latent",
+    "publish_mllm",
+    "publish_purifier",
+    "record_figures",
+    "this_command",
+]
 
 LICENCE = "Apache-2.0"
 
@@ -61,6 +77,51 @@ def publish_detector(
     """Save a calibrated detector in half precision and list it."""
     save_detector(detector, weights / "detector")
     _list("detector", command, weights)
+
+
+def publish_latent(
+    pipeline: LatentPurificationPipeline, *, name: str, command: str, weights: Path
+) -> None:
+    """Save a latent pipeline in half precision and list it."""
+    for component in pipeline.components.values():
+        if isinstance(component, nn.Module):
+            nn.Module.to(component, torch.float16)
+    pipeline.save_pretrained(weights / name)
+    _list(name, command, weights)
+
+
+def publish_adapters(
+    adapters: PeftModel,
+    pipeline: LatentPurificationPipeline,
+    *,
+    base: str,
+    settings: AdapterSettings,
+    command: str,
+    weights: Path,
+) -> None:
+    """Save adapters in half precision, in a folder of their name, and list them.
+
+    Args:
+        adapters: Trained.
+        pipeline: The base that they were trained on; it loses its precision.
+        base: Its directory or hub id.
+        settings: How they are served.
+        command: What made them.
+        weights: Where the folder goes.
+    """
+    save_adapters(
+        adapters.to(torch.float16),
+        weights / settings.name,
+        base=base,
+        settings=settings,
+        empty_prompt=pipeline.empty_prompt,
+    )
+    _list(settings.name, command, weights)
+
+
+def this_command() -> str:
+    """The command line, as manifests record it."""
+    return shlex.join(["codefend-lab", *sys.argv[1:]])
 
 
 def record_figures(name: str, figures: dict[str, Any], weights: Path = WEIGHTS_DIRECTORY) -> None:

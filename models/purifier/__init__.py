@@ -1,1 +1,1 @@
-"""The diffusion purifier."""
+"""The diffusion purifiers: in pixels, and in the latents of an autoencoder."""

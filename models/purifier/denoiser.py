@@ -1,4 +1,4 @@
-"""The denoiser D(x; σ) around the network: scalings, noise levels, pixel-unshuffle."""
+"""The denoiser D(x; σ) around the network: scalings and pixel-unshuffle."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from diffusers import UNet2DModel
 from torch import Tensor, full
 from torch.nn import functional
 
-__all__ = ["denoise", "noise_levels", "padding_multiple"]
+__all__ = ["denoise", "padding_multiple"]
 
 SIGMA_DATA = 0.25
 """Standard deviation of natural images in [0, 1]."""
@@ -47,22 +47,6 @@ def denoise(network: UNet2DModel, noisy: Tensor, noise_level: float | Tensor) ->
 
 ATTACK_SCALE = 0.03
 """About the size of an attack, 8/255: the floor of c_out."""
-
-
-def noise_levels(noise_level: float, num_steps: int) -> tuple[float, ...]:
-    """The levels of ``num_steps`` steps, from ``noise_level`` down, each half the one before.
-
-    Every step adds fresh noise to the last prediction (multistep consistency sampling, Song et al.
-    2023, algorithm 1).
-
-    Raises:
-        ValueError: ``noise_level`` outside (0, 1] or fewer than one step.
-    """
-    if not 0 < noise_level <= 1:
-        raise ValueError(f"noise_level must be in (0, 1], not {noise_level}")
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1, not {num_steps}")
-    return tuple(noise_level * 0.5**step for step in range(num_steps))
 
 
 def padding_multiple(network: UNet2DModel) -> int:

@@ -3,10 +3,12 @@
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+from service.settings import Settings
 
 __all__ = ["Engine", "EngineFacts", "EngineOptions", "OutOfMemory", "find_engine_loader"]
 
@@ -34,13 +36,26 @@ class EngineOptions:
         purifier: Directory or hub id of the pipeline.
         device: `auto`, `cpu`, `cuda:0`, ...
         cpu_threads: Threads on a CPU; None for all cores.
+        adapters: Directory or hub id of adapters for a latent pipeline.
         detector: Directory or hub id of the detector; None for no suspicion.
     """
 
     purifier: str
     device: str = "auto"
     cpu_threads: int | None = None
+    adapters: str | None = None
     detector: str | None = None
+
+    @classmethod
+    def of(cls, settings: Settings, device: str) -> Self:
+        """The settings' engine on one of their devices."""
+        return cls(
+            settings.purifier,
+            device,
+            settings.cpu_threads,
+            settings.purifier_adapters,
+            settings.detector_source,
+        )
 
 
 class Engine(Protocol):

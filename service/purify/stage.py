@@ -82,9 +82,7 @@ class PurifyStage:
 
     def _config(self, device: str) -> WorkerConfig:
         settings = self._settings
-        options = EngineOptions(
-            settings.purifier, device, settings.cpu_threads, settings.detector_source
-        )
+        options = EngineOptions.of(settings, device)
         return WorkerConfig(settings.engine, options)
 
     async def _supervise(self, worker: RemoteWorker) -> None:

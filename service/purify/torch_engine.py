@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from models.detector.calibration import suspicions_of
 from models.detector.network import SuspicionDetector
-from models.purifier.pipeline import PurificationPipeline
+from models.purifier.loading import load_purifier
+from models.purifier.purifier import Purifier
 from models.quantise import dequantise, quantise
 from service.purify.engine import EngineFacts, EngineOptions, OutOfMemory
 
@@ -26,7 +27,7 @@ class TorchEngine:
 
     def __init__(
         self,
-        pipeline: PurificationPipeline,
+        pipeline: Purifier,
         device: torch.device,
         detector: SuspicionDetector | None = None,
     ) -> None:
@@ -112,10 +113,11 @@ class TorchEngine:
 
 
 def load_engine(options: EngineOptions) -> TorchEngine:
-    """Loads the pipeline, and the detector, that the options name.
+    """Loads the pipeline, its adapters fused, and the detector that the options name.
 
     Raises:
         OSError: There is no such pipeline.
+        ValueError: It is of no known kind, or its adapters do not fit.
         RuntimeError: There is no such device.
         ValueError: The detector is not calibrated.
     """
@@ -127,7 +129,7 @@ def load_engine(options: EngineOptions) -> TorchEngine:
     disable_progress_bar()
     device = _device(options)
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    pipeline = PurificationPipeline.from_pretrained(options.purifier, dtype=dtype)
+    pipeline = load_purifier(options.purifier, options.adapters, dtype=dtype)
     return TorchEngine(pipeline, device, _load_detector(options.detector))
 
 

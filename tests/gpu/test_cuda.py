@@ -14,6 +14,8 @@ from lab.train.capture import captured
 from lab.victims.dialogue import CAPTION_REQUEST, Dialogue
 from lab.victims.victim import load_victim
 from models.manifest import WEIGHTS_DIRECTORY
+from models.purifier.latent import LatentPurificationPipeline
+from models.purifier.loading import load_purifier
 from models.purifier.pipeline import PurificationPipeline
 from models.quantise import dequantise
 from service.purify.engine import EngineOptions
@@ -51,6 +53,18 @@ def test_the_engine_draws_fresh_noise_in_half_precision(pixels: np.ndarray) -> N
     assert first.shape == pixels.shape
     assert (first != second).any()
     assert abs(first - pixels).mean() < 6
+
+
+def test_a_latent_purifier_runs_in_half_precision(pixels: np.ndarray, tmp_path: Path) -> None:
+    LatentPurificationPipeline.tiny().save_pretrained(tmp_path)
+    images = dequantise(torch.from_numpy(pixels))
+    engine = load_engine(EngineOptions(purifier=str(tmp_path), device="cuda:0"))
+    assert engine.purify(pixels).shape == pixels.shape
+    kept = []
+    for device, dtype in (("cpu", torch.float32), ("cuda", torch.float16)):
+        pipeline = load_purifier(tmp_path, dtype=dtype).to(device)
+        kept.append(pipeline.reconstruct(images.to(device, dtype)).float().cpu())
+    assert (kept[0] - kept[1]).abs().max() < 2 / 255
 
 
 def test_attacks_keep_their_bound_on_the_device(pixels: np.ndarray) -> None:

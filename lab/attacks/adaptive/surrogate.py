@@ -7,14 +7,12 @@ from torch import Generator, Tensor
 
 from lab.baselines.defence import Passage
 from lab.baselines.purifiers import noise_source
-from models.purifier.pipeline import PurificationPipeline
+from models.purifier.purifier import Purifier
 
 __all__ = ["surrogate_passage"]
 
 
-def surrogate_passage(
-    pipeline: PurificationPipeline, *, largest_noise_level: float | None = None
-) -> Passage:
+def surrogate_passage(pipeline: Purifier, *, largest_noise_level: float | None = None) -> Passage:
     """Purification in one step from a noise level drawn anew each time, up to a largest one.
 
     As PureProof (CVPR 2026) attacks a purifier that it does not have: t is uniform up to t_max,

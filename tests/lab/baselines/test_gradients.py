@@ -1,18 +1,24 @@
 """How gradients get through defences: the value is the defence's own, the gradient as named."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from lab.baselines.blur import blur, median
 from lab.baselines.compression import bit_depth, jpeg
-from lab.baselines.gradients import recomputed_step, straight_through, with_gradient_of
+from lab.baselines.gradients import recomputed, straight_through, with_gradient_of
 from lab.baselines.purifiers import load_purifier, purifying
+from lab.baselines.round_trip import round_trip
 from lab.baselines.smooth_jpeg import smooth_jpeg
 from lab.baselines.smoothing import gaussian_noise
-from models.purifier.denoiser import denoise
+from lab.errors import LabError
+from models.purifier.latent import LatentPurificationPipeline
 from models.purifier.pipeline import PurificationPipeline
+from models.purifier.purifier import run_directly
 
 TINY = PurificationPipeline.tiny()
+LATENT = LatentPurificationPipeline.tiny()
 DEFENCES = [
     blur(1.0),
     median(3),
@@ -21,6 +27,9 @@ DEFENCES = [
     gaussian_noise(0.05),
     purifying("purifier", TINY, "0" * 64, noise_level=0.1, num_steps=3),
     purifying("purifier", TINY, "0" * 64, noise_level=0.1, num_steps=1),
+    round_trip(LATENT, "0" * 64),
+    purifying("purifier", LATENT, "0" * 64, noise_level=0.1, num_steps=2),
+    purifying("purifier", LATENT, "0" * 64, noise_level=0.1, num_steps=1),
 ]
 CASES = [(defence, name) for defence in DEFENCES for name in defence.passages]
 
@@ -108,18 +117,18 @@ def test_value_and_gradient_come_from_where_they_should(images):
     assert torch.equal(straight_through(lambda x, _: x.round())(images, seeded()), images.round())
 
 
-def through(images, step, num_steps, noise_level=0.2):
+def through(images, run, num_steps, noise_level=0.2):
     leaf = images.clone().requires_grad_(True)
     seen = TINY.purify_with_gradient(
-        leaf, seeded(), num_steps=num_steps, noise_level=noise_level, step=step
+        leaf, seeded(), num_steps=num_steps, noise_level=noise_level, run=run
     )
     return seen, leaf
 
 
 def test_recomputed_gradient_equals_the_kept_one(images):
     gradients = []
-    for step in (denoise, recomputed_step):
-        seen, leaf = through(images, step, num_steps=4)
+    for run in (run_directly, recomputed):
+        seen, leaf = through(images, run, num_steps=4)
         gradients += torch.autograd.grad(seen.square().sum(), leaf)
     assert torch.equal(*gradients)
 
@@ -133,7 +142,7 @@ def test_recomputation_sees_the_noise_of_the_forward_pass(images, monkeypatch):
         return real(sample, *args, **kwargs)
 
     monkeypatch.setattr(TINY.unet, "forward", watched)
-    seen, _ = through(images, recomputed_step, num_steps=3)
+    seen, _ = through(images, recomputed, num_steps=3)
     assert len(inputs) == 3
     seen.square().sum().backward()
     assert len(inputs) == 6
@@ -142,7 +151,7 @@ def test_recomputation_sees_the_noise_of_the_forward_pass(images, monkeypatch):
     assert not torch.equal(inputs[0], inputs[1])
 
 
-def kept_bytes(images, step, num_steps):
+def kept_bytes(images, run, num_steps):
     sizes = []
 
     def pack(tensor):
@@ -150,17 +159,17 @@ def kept_bytes(images, step, num_steps):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        through(images, step, num_steps)
+        through(images, run, num_steps)
     return sum(sizes)
 
 
 def test_memory_does_not_grow_with_steps_but_by_the_image():
     images = torch.rand(2, 3, 32, 32, generator=seeded())
     size = images.numel() * images.element_size()
-    recomputed = kept_bytes(images, recomputed_step, 8) - kept_bytes(images, recomputed_step, 2)
-    kept = kept_bytes(images, denoise, 8) - kept_bytes(images, denoise, 2)
-    assert recomputed <= 6 * 3 * size
-    assert kept > 10 * recomputed
+    again = kept_bytes(images, recomputed, 8) - kept_bytes(images, recomputed, 2)
+    kept = kept_bytes(images, run_directly, 8) - kept_bytes(images, run_directly, 2)
+    assert again <= 6 * 3 * size
+    assert kept > 10 * again
 
 
 def test_surrogate_of_many_steps_is_the_gradient_of_one(images):
@@ -177,10 +186,44 @@ def test_surrogate_of_many_steps_is_the_gradient_of_one(images):
     assert torch.equal(gradient, expected)
 
 
-def test_loaded_purifiers_take_no_gradients_of_weights(tmp_path):
+@pytest.mark.parametrize("saved", [TINY, LATENT], ids=["pixel", "latent"])
+def test_loaded_purifiers_take_no_gradients_of_weights(saved, tmp_path):
+    saved.save_pretrained(tmp_path)
+    pipeline, sha256 = load_purifier(tmp_path)
+    assert type(pipeline) is type(saved)
+    assert len(sha256) == 64
+    networks = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    assert not any(p.requires_grad for network in networks for p in network.parameters())
+
+
+def test_a_hub_id_is_loaded_and_its_fetched_files_are_hashed(tmp_path, monkeypatch):
     TINY.save_pretrained(tmp_path)
-    pipeline, _ = load_purifier(tmp_path)
-    assert not any(parameter.requires_grad for parameter in pipeline.unet.parameters())
+    local, sha256 = load_purifier(tmp_path)
+    monkeypatch.setattr("lab.baselines.purifiers.load_pipeline", lambda source: local)
+    fetched = []
+
+    def snapshot(source, *, local_files_only):
+        fetched.append((source, local_files_only))
+        return str(tmp_path)
+
+    monkeypatch.setattr("lab.baselines.purifiers.snapshot_download", snapshot)
+    assert load_purifier(Path("somebody/purifier")) == (local, sha256)
+    assert fetched == [("somebody/purifier", True)]
+    with pytest.raises(LabError, match="holds no purifier"):
+        load_purifier(Path("work/latent/missing"))
+
+
+def test_a_round_trip_needs_an_autoencoder():
+    with pytest.raises(LabError, match="latent"):
+        round_trip(TINY, "0" * 64)
+
+
+def test_what_cannot_be_loaded_is_named(tmp_path):
+    with pytest.raises(LabError, match="holds no purifier"):
+        load_purifier(tmp_path)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(LabError, match="cannot be loaded"):
+        load_purifier(tmp_path)
 
 
 def test_noise_is_fresh_by_seed_and_clipped(images):

@@ -21,6 +21,7 @@ from lab.evaluate.provenance import provenance
 from lab.evaluate.report import write_report
 from lab.evaluate.run import Evaluation, Plan
 from lab.evaluate.tune import SettingChooser
+from models.purifier.latent import LatentPurificationPipeline
 from models.purifier.pipeline import PurificationPipeline
 
 PLAN = Plan(steps=2, other_epsilons=(16,), num_scenes_other=2, seeds=2)
@@ -161,3 +162,16 @@ def test_roster_builds_conditions_in_order(victim, scenes, tmp_path):
         roster.conditions(["magic"], chooser)
     with pytest.raises(LabError, match="holds no purifier"):
         roster.conditions(["diffpure"], chooser)
+    with pytest.raises(LabError, match="latent"):
+        Roster(tmp_path, tmp_path / "purifier").conditions(["autoencoder"], chooser)
+
+
+def test_roster_of_a_latent_purifier_has_its_bare_round_trip(victim, scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr("lab.evaluate.defences.diffpure_grid", lambda *_: [])
+    LatentPurificationPipeline.tiny().save_pretrained(tmp_path / "base")
+    chooser = SettingChooser(victim, scenes[:2], PLAN.main_attack, tmp_path)
+    roster = Roster(tmp_path / "base", tmp_path / "base")
+    built = roster.conditions(["autoencoder", "purifier"], chooser)
+    assert [c.name for c in built] == ["none", "purifier", "autoencoder"]
+    assert [c.defence.is_random for c in built] == [False, True, False]
+    assert roster.weights["base"] == roster.weights["purifier"]

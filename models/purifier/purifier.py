@@ -1,0 +1,143 @@
+"""What every kind of purifier has in common: the call, its checks, padding and cropping.
+
+A pixel purifier (``models.purifier.pipeline``) and a latent one (``models.purifier.latent``) fill
+in what happens to a padded batch.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Generator, Tensor
+from torch.nn import functional
+
+__all__ = ["Purifier", "Run", "noise_levels", "run_directly"]
+
+Run = Callable[..., Tensor]
+"""Calls a function without randomness on its arguments, now or (for memory's sake) once more."""
+
+
+def run_directly(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    """``function(*arguments)``: a backward pass then keeps all activations."""
+    return function(*arguments)
+
+
+class Purifier(DiffusionPipeline):  # type: ignore[misc]
+    """A purifier of any kind in the ``diffusers`` format.
+
+    Its configuration holds ``noise_level``, ``num_steps``, ``name`` and ``version``.
+    """
+
+    @property
+    @abstractmethod
+    def padding_multiple(self) -> int:
+        """Sides of a padded batch are multiples of this."""
+
+    @abstractmethod
+    def _purify_padded(
+        self, images: Tensor, levels: tuple[float, ...], generator: Generator | None, run: Run
+    ) -> Tensor:
+        """(B, 3, H, W) in [0, 1], sides multiples of ``padding_multiple``, to the same shape.
+
+        No noise is drawn inside what ``run`` calls.
+        """
+
+    @torch.no_grad()
+    def purify(
+        self,
+        images: Tensor,
+        generator: Generator | None = None,
+        *,
+        num_steps: int | None = None,
+        noise_level: float | None = None,
+    ) -> Tensor:
+        """Purify a batch.
+
+        Args:
+            images: (B, 3, H, W) float in [0, 1], any H and W.
+            generator: Source of the noise, on the images' device; None draws fresh noise.
+            num_steps: Denoising steps, at least 1; None takes the pipeline's.
+            noise_level: How much noise, in (0, 1], on the kind's own scale; None takes the
+                pipeline's.
+
+        Returns:
+            (B, 3, H, W) in [0, 1], in the images' dtype.
+
+        Raises:
+            ValueError: Wrong shape, dtype, step count or noise level.
+        """
+        return self.purify_with_gradient(
+            images, generator, num_steps=num_steps, noise_level=noise_level
+        )
+
+    def purify_with_gradient(
+        self,
+        images: Tensor,
+        generator: Generator | None = None,
+        *,
+        num_steps: int | None = None,
+        noise_level: float | None = None,
+        run: Run = run_directly,
+    ) -> Tensor:
+        """As ``purify``, recording gradients: what training and white-box attackers call.
+
+        ``run`` calls each step of the network; an attacker short of memory passes one that computes
+        its activations again in the backward pass.
+        """
+        levels = noise_levels(
+            self.config.noise_level if noise_level is None else noise_level,
+            self.config.num_steps if num_steps is None else num_steps,
+        )
+        padded = self._padded(images)
+        purified = self._purify_padded(padded, levels, generator, run)
+        return self._cropped(purified, images)
+
+    def _padded(self, images: Tensor) -> Tensor:
+        """Checks a batch, and brings it to the network's precision and to sides it can halve."""
+        _check(images)
+        return _pad(images.to(self.unet.dtype), self.padding_multiple)
+
+    @staticmethod
+    def _cropped(purified: Tensor, images: Tensor) -> Tensor:
+        """Undoes ``_padded``: size, range and precision of the batch as it came."""
+        height, width = images.shape[-2:]
+        return purified[..., :height, :width].clamp(0, 1).to(images.dtype)
+
+    def __call__(self, images: Tensor, **options: Any) -> Tensor:
+        """The ``diffusers`` way to call ``purify``."""
+        return self.purify(images, **options)
+
+
+def noise_levels(noise_level: float, num_steps: int) -> tuple[float, ...]:
+    """The levels of ``num_steps`` steps, from ``noise_level`` down, each half the one before.
+
+    Every step adds fresh noise to the last prediction (multistep consistency sampling, Song et al.
+    2023, algorithm 1).
+
+    Raises:
+        ValueError: ``noise_level`` outside (0, 1] or fewer than one step.
+    """
+    if not 0 < noise_level <= 1:
+        raise ValueError(f"noise_level must be in (0, 1], not {noise_level}")
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, not {num_steps}")
+    return tuple(noise_level * 0.5**step for step in range(num_steps))
+
+
+def _check(images: Tensor) -> None:
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise ValueError(f"images must have shape (B, 3, H, W), not {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise ValueError(f"images must be float in [0, 1], not {images.dtype}")
+
+
+def _pad(images: Tensor, multiple: int) -> Tensor:
+    """Reflect (or, for images smaller than the padding, repeat the edge) up to a multiple."""
+    height, width = images.shape[-2:]
+    bottom, right = -height % multiple, -width % multiple
+    mode = "reflect" if bottom < height and right < width else "replicate"
+    return functional.pad(images, (0, right, 0, bottom), mode=mode)
