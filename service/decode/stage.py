@@ -1,5 +1,6 @@
 """The service's side of the decode stage: leases memory and asks a decode process to fill it."""
 
+import logging
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,12 +9,15 @@ from typing import Any
 from service.decode.picture import PictureLimits
 from service.decode.process import DecodeConfig, make_decoder
 from service.errors import ImageTooLarge, InvalidImage, Unavailable, refusal_from_code
-from service.processes.child import Child, ChildDied, ChildTimeout
+from service.processes.child import ChildDied, ChildTimeout
 from service.processes.pixels import PixelLease, lease_pixels
 from service.processes.pool import ChildPool
+from service.processes.single_threaded import SingleThreadedChild
 from service.settings import Settings
 
 __all__ = ["DecodeStage", "Upload"]
+
+logger = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 60.0
 
@@ -42,15 +46,17 @@ class DecodeStage:
             settings.decode_cpu_s,
         )
         self._pool = ChildPool(
-            lambda index: Child(f"decode-{index}", make_decoder, config),
+            lambda index: SingleThreadedChild(f"decode-{index}", make_decoder, config),
             settings.decode_workers,
             START_TIMEOUT_S,
             on_restart,
         )
 
     async def start(self) -> None:
-        """Starts the processes."""
-        await self._pool.start()
+        """Starts the processes, and says in the log which walls they lack."""
+        for walls_missing in {tuple(facts["unconfined"]) for facts in await self._pool.start()}:
+            for wall in walls_missing:
+                logger.warning("decode processes are confined less: %s", wall)
 
     async def stop(self) -> None:
         """Ends the processes."""
