@@ -73,7 +73,7 @@ def purify(
     from service.offline import purify_files
     from service.purify.engine import EngineOptions, find_engine_loader
 
-    limits = PictureLimits(settings.max_pixels, settings.max_side_px)
+    limits = PictureLimits(settings.max_pixels, settings.max_side_px, settings.max_jpeg_scans)
     options = EngineOptions(settings.purifier, settings.devices[0], settings.cpu_threads)
     try:
         engine = find_engine_loader(settings.engine)(options)

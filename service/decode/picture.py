@@ -3,30 +3,56 @@
 Runs in the decode processes and in the command line; the limits hold before memory is spent.
 """
 
+import contextlib
 import io
+import struct
 import warnings
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
+from service.decode.canvas import read_canvas
+from service.decode.scans import count_scans
 from service.decode.sniffing import sniff_format
 from service.errors import AnimatedImage, ImageTooLarge, InvalidImage
 
 __all__ = ["PictureLimits", "decode_picture"]
 
 # Pillow's own decoders raise these on damaged files; anything else would be a fault of ours.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError)
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    TypeError,
+    struct.error,
+    zlib.error,
+)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _WHITE = (255, 255, 255, 255)
 
 
 @dataclass(frozen=True, slots=True)
 class PictureLimits:
-    """How large a picture may be."""
+    """How large a picture may be, and how many passes over it a JPEG may ask for."""
 
     max_pixels: int
     max_side_px: int
+    max_jpeg_scans: int = 64
 
     def check(self, width: int, height: int) -> None:
         """Refuses a picture that is too large.
@@ -39,6 +65,18 @@ class PictureLimits:
             raise ImageTooLarge(msg, "image")
         if max(width, height) > self.max_side_px:
             msg = f"A side of the image is over {self.max_side_px} pixels long."
+            raise ImageTooLarge(msg, "image")
+
+    def check_file(self, image: bytes, format_name: str) -> None:
+        """Refuses, before any decoder sees it, a file that would cost too much to open.
+
+        Raises:
+            ImageTooLarge: A WebP is too large, or a JPEG has too many scans.
+        """
+        if format_name == "WEBP":
+            self.check(*read_canvas(image))
+        if format_name == "JPEG" and count_scans(image) > self.max_jpeg_scans:
+            msg = f"The JPEG has over {self.max_jpeg_scans} scans."
             raise ImageTooLarge(msg, "image")
 
 
@@ -76,13 +114,22 @@ def decode_picture(image: bytes, limits: PictureLimits) -> tuple[NDArray[np.uint
 
 
 def _decode(image: bytes, format_name: str, limits: PictureLimits) -> NDArray[np.uint8]:
+    limits.check_file(image, format_name)
     with Image.open(io.BytesIO(image), formats=[format_name]) as picture:
         limits.check(*picture.size)
         if getattr(picture, "n_frames", 1) > 1:
             raise AnimatedImage(param="image")
         picture.load()
-        upright = ImageOps.exif_transpose(picture)
-        return np.asarray(_on_white(upright))
+        return np.asarray(_on_white(_upright(picture)))
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turns a picture as its metadata asks; metadata that cannot be read asks for nothing."""
+    with contextlib.suppress(*_DAMAGE):
+        turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
+        if turn is not None:
+            return picture.transpose(turn)
+    return picture
 
 
 def _on_white(picture: Image.Image) -> Image.Image:

@@ -41,7 +41,7 @@ class DecodeStage:
         self._max_pixels = settings.max_pixels
         self._timeout_s = settings.decode_timeout_s
         config = DecodeConfig(
-            PictureLimits(settings.max_pixels, settings.max_side_px),
+            PictureLimits(settings.max_pixels, settings.max_side_px, settings.max_jpeg_scans),
             settings.decode_memory_bytes,
             settings.decode_cpu_s,
         )
