@@ -75,6 +75,9 @@ class Settings(BaseSettings):
     max_pixels: int = Field(25_000_000, ge=1, description="Most pixels of an image.")
     max_side_px: int = Field(10_000, ge=1, description="Longest side of an image.")
     max_jpeg_scans: int = Field(64, ge=1, description="Passes that a progressive JPEG may take.")
+    max_file_parts: int = Field(
+        65_536, ge=16, description="Chunks of a PNG, or segments of a JPEG."
+    )
     decode_timeout_s: float = Field(20.0, gt=0, description="Time for one image.")
     decode_memory_bytes: int = Field(
         1536 * MEBIBYTE, ge=256 * MEBIBYTE, description="Its address space."

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from service.decode.canvas import read_canvas
-from service.decode.scans import count_scans
+from service.decode.parts import count_parts
 from service.decode.sniffing import sniff_format
 from service.errors import AnimatedImage, ImageTooLarge, InvalidImage
 
@@ -43,16 +43,25 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_INDEXED = frozenset({"P", "PA"})
 _WHITE = (255, 255, 255, 255)
 
 
 @dataclass(frozen=True, slots=True)
 class PictureLimits:
-    """How large a picture may be, and how many passes over it a JPEG may ask for."""
+    """How large a picture may be, and of how much its file may be made.
+
+    Attributes:
+        max_pixels: Width times height.
+        max_side_px: Width, and height.
+        max_jpeg_scans: Passes over the picture that a progressive JPEG may ask for.
+        max_file_parts: Chunks of a PNG, or segments of a JPEG.
+    """
 
     max_pixels: int
     max_side_px: int
     max_jpeg_scans: int = 64
+    max_file_parts: int = 65_536
 
     def check(self, width: int, height: int) -> None:
         """Refuses a picture that is too large.
@@ -71,12 +80,16 @@ class PictureLimits:
         """Refuses, before any decoder sees it, a file that would cost too much to open.
 
         Raises:
-            ImageTooLarge: A WebP is too large, or a JPEG has too many scans.
+            ImageTooLarge: It is a WebP too large, or has too many scans, chunks or segments.
         """
         if format_name == "WEBP":
             self.check(*read_canvas(image))
-        if format_name == "JPEG" and count_scans(image) > self.max_jpeg_scans:
+        parts = count_parts(image, format_name, self.max_file_parts)
+        if parts.num_scans > self.max_jpeg_scans:
             msg = f"The JPEG has over {self.max_jpeg_scans} scans."
+            raise ImageTooLarge(msg, "image")
+        if parts.num_parts > self.max_file_parts:
+            msg = f"The file has over {self.max_file_parts} chunks or segments."
             raise ImageTooLarge(msg, "image")
 
 
@@ -119,6 +132,8 @@ def _decode(image: bytes, format_name: str, limits: PictureLimits) -> NDArray[np
         limits.check(*picture.size)
         if getattr(picture, "n_frames", 1) > 1:
             raise AnimatedImage(param="image")
+        # Read in one piece: Pillow would copy the rest anew for each of its own small blocks.
+        picture.decodermaxblock = len(image)
         picture.load()
         return np.asarray(_on_white(_upright(picture)))
 
@@ -126,13 +141,16 @@ def _decode(image: bytes, format_name: str, limits: PictureLimits) -> NDArray[np
 def _upright(picture: Image.Image) -> Image.Image:
     """Turns a picture as its metadata asks; metadata that cannot be read asks for nothing."""
     with contextlib.suppress(*_DAMAGE):
-        turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
+        turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
         if turn is not None:
             return picture.transpose(turn)
     return picture
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
+    if picture.mode in _INDEXED and picture.palette is None:
+        msg = "The image has colours by number, and no table of them."
+        raise InvalidImage(msg, "image")
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
     if picture.mode.startswith("I;16") or picture.mode in {"I", "F"}:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from service.decode.picture import PictureLimits
+from service.decode.limits import picture_limits
 from service.decode.process import DecodeConfig, make_decoder
 from service.errors import ImageTooLarge, InvalidImage, Unavailable, refusal_from_code
 from service.processes.child import ChildDied, ChildTimeout
@@ -41,7 +41,7 @@ class DecodeStage:
         self._max_pixels = settings.max_pixels
         self._timeout_s = settings.decode_timeout_s
         config = DecodeConfig(
-            PictureLimits(settings.max_pixels, settings.max_side_px, settings.max_jpeg_scans),
+            picture_limits(settings),
             settings.decode_memory_bytes,
             settings.decode_cpu_s,
         )

@@ -3,7 +3,7 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from service.decode.picture import PictureLimits
+from service.decode.limits import picture_limits
 from service.decode.process import DecodeConfig, make_decoder
 from service.processes.child import ChildDied, ChildTimeout
 from service.processes.pixels import lease_pixels
@@ -28,7 +28,7 @@ def fuzz_decoding(seed, numbers, num_processes=1, progress=lambda: None):
 
 def _fuzz_one(seed, numbers, progress):
     settings = Settings()
-    limits = PictureLimits(settings.max_pixels, settings.max_side_px, settings.max_jpeg_scans)
+    limits = picture_limits(settings)
     config = DecodeConfig(limits, settings.decode_memory_bytes, settings.decode_cpu_s)
     child = SingleThreadedChild("fuzzed", make_decoder, config)
     tally = Tally()
