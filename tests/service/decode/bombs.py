@@ -1,6 +1,6 @@
 """Bodies that are small to send and meant to be dear to read, or to be taken for something else."""
 
-# ruff: noqa: E501 - a table is read line by line
+
 
 import base64
 import io
