@@ -9,6 +9,7 @@ from benchmarks.gradients import measure_gradients
 from benchmarks.latency import measure_latency
 from benchmarks.report import print_rows, write_results
 from benchmarks.service_load import measure_load
+from benchmarks.uploads import measure_uploads
 from service.settings import Settings
 
 __all__ = ["main"]
@@ -20,6 +21,7 @@ class Benchmark(enum.StrEnum):
     LATENCY = "latency"
     SERVICE = "service"
     GRADIENTS = "gradients"
+    UPLOADS = "uploads"
 
 
 def main(
@@ -27,7 +29,8 @@ def main(
     purifier: Annotated[str | None, typer.Option(help="Directory or hub id.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda:0")] = "auto",
     clients: Annotated[int, typer.Option(help="Clients at once (service).")] = 32,
-    seconds: Annotated[float, typer.Option(help="How long they send (service).")] = 60.0,
+    uploads: Annotated[int, typer.Option(help="Uploads in flight at once (uploads).")] = 50,
+    seconds: Annotated[float, typer.Option(help="How long (service, uploads).")] = 60.0,
     requests: Annotated[int, typer.Option(help="Of each size (latency, gradients).")] = 20,
 ) -> None:
     """Measures, prints, and writes benchmarks/results/NAME-DEVICE.json."""
@@ -37,6 +40,8 @@ def main(
             rows, measured_on = measure_latency(weights, device, requests)
         elif name is Benchmark.GRADIENTS:
             rows, measured_on = measure_gradients(weights, device, requests)
+        elif name is Benchmark.UPLOADS:
+            rows, measured_on = measure_uploads(weights, device, uploads, seconds)
         else:
             rows, measured_on = measure_load(weights, device, clients, seconds)
         typer.echo(f"\n{name.value} on {measured_on}")

@@ -1,6 +1,7 @@
 """What runs inside a decode process: bytes in, pixels into shared memory, sizes and fields out."""
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -30,6 +31,8 @@ def make_decoder(config: DecodeConfig) -> tuple[Handler, dict[str, Any]]:
 
     What it says about itself is the list of walls that could not be built.
     """
+    # The parsers' remarks on strangers' bodies: the service logs what becomes of every request.
+    logging.disable(logging.CRITICAL)
     # Once before, so that every library is loaded; once behind the walls, to see that it works.
     rehearse()
     unconfined = confine(config.memory_bytes)

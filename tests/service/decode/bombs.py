@@ -1,7 +1,5 @@
 """Bodies that are small to send and meant to be dear to read, or to be taken for something else."""
 
-
-
 import base64
 import io
 import json
