@@ -59,9 +59,9 @@ def measure_uploads(
         statuses: Counter[int] = ours.recv()
         sender.join()
     config = {"uploads": num_uploads, "megapixels": 12, "seconds": duration_s}
-    return list(
-        _rows(idle, busy, in_flight, statuses, config)
-    ), "cpu" if device == "auto" else device
+    rows = list(_rows(idle, busy, in_flight, statuses, config))
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    return rows, torch.cuda.get_device_name() if on_gpu else "cpu"
 
 
 def _rows(
