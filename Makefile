@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: serve test check bench gallery clean
+.PHONY: serve test check bench gallery fuzz clean
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/python:
@@ -31,6 +31,15 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+# Longer: make fuzz IMAGES=100000 REQUESTS=2000 EXAMPLES=500 SEED=1. What it finds becomes a test.
+IMAGES   ?= 20000
+REQUESTS ?= 1000
+EXAMPLES ?= 50
+SEED     ?= 0
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz --images $(IMAGES) --requests $(REQUESTS) \
+		--examples $(EXAMPLES) --seed $(SEED)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -10,6 +10,7 @@ from benchmarks.latency import measure_latency
 from benchmarks.overload import measure_overload
 from benchmarks.report import print_rows, write_results
 from benchmarks.service_load import measure_load
+from benchmarks.uploads import measure_uploads
 from service.settings import Settings
 
 __all__ = ["main"]
@@ -22,6 +23,7 @@ class Benchmark(enum.StrEnum):
     SERVICE = "service"
     OVERLOAD = "overload"
     GRADIENTS = "gradients"
+    UPLOADS = "uploads"
 
 
 def main(
@@ -29,7 +31,8 @@ def main(
     purifier: Annotated[str | None, typer.Option(help="Directory or hub id.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda:0")] = "auto",
     clients: Annotated[int, typer.Option(help="Clients at once (service).")] = 32,
-    seconds: Annotated[float, typer.Option(help="How long they send (service, overload).")] = 60.0,
+    uploads: Annotated[int, typer.Option(help="Uploads in flight at once (uploads).")] = 50,
+    seconds: Annotated[float, typer.Option(help="How long (service, overload, uploads).")] = 60.0,
     requests: Annotated[int, typer.Option(help="Of each size (latency, gradients).")] = 20,
 ) -> None:
     """Measures, prints, and writes benchmarks/results/NAME-DEVICE.json."""
@@ -41,6 +44,8 @@ def main(
             rows, measured_on = measure_gradients(weights, device, requests)
         elif name is Benchmark.OVERLOAD:
             rows, measured_on = measure_overload(weights, device, seconds)
+        elif name is Benchmark.UPLOADS:
+            rows, measured_on = measure_uploads(weights, device, uploads, seconds)
         else:
             rows, measured_on = measure_load(weights, device, clients, seconds)
         typer.echo(f"\n{name.value} on {measured_on}")

@@ -69,11 +69,11 @@ def purify(
 ) -> None:
     """Purify an image or a folder; started again after an interruption, it goes on."""
     settings = _settings()
-    from service.decode.picture import PictureLimits
+    from service.decode.limits import picture_limits
     from service.offline import purify_files
     from service.purify.engine import EngineOptions, find_engine_loader
 
-    limits = PictureLimits(settings.max_pixels, settings.max_side_px)
+    limits = picture_limits(settings)
     options = EngineOptions.of(settings, settings.devices[0])
     try:
         engine = find_engine_loader(settings.engine)(options)

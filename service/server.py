@@ -10,6 +10,7 @@ import uvicorn
 
 from service.admit.house import House
 from service.app import create_app
+from service.processes.kernel import hide_memory
 from service.settings import Settings
 
 __all__ = ["serve"]
@@ -21,6 +22,8 @@ KEEP_ALIVE_S = 30
 
 def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT, then drains and returns; a second signal does not wait."""
+    # Its first environment stays readable in /proc, keys and all, however it is cleaned afterwards.
+    hide_memory()
     app = create_app(settings)
     config = uvicorn.Config(
         app,

@@ -103,6 +103,10 @@ class Settings(BaseSettings):
     max_request_pixels: int = Field(
         100_000_000, ge=1, description="Most pixels of all images of a conversation together."
     )
+    max_jpeg_scans: int = Field(64, ge=1, description="Passes that a progressive JPEG may take.")
+    max_file_parts: int = Field(
+        65_536, ge=16, description="Chunks of a PNG, or segments of a JPEG."
+    )
     decode_timeout_s: float = Field(20.0, gt=0, description="Time for one image.")
     decode_memory_bytes: int = Field(
         1536 * MEBIBYTE, ge=256 * MEBIBYTE, description="Its address space."

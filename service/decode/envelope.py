@@ -3,6 +3,7 @@
 Runs in the decode processes, because parsing megabytes of JSON or base64 would block the service.
 """
 
+import itertools
 import json
 from typing import Any
 
@@ -25,6 +26,8 @@ IMAGE_FIELD = "image"
 # In multipart forms the image may also come under the name that OpenAI's clients use for files.
 FILE_FIELDS = ("image", "file")
 
+# No endpoint knows half as many fields; each costs time to take apart.
+MAX_FORM_PARTS = 32
 
 # A question of 4000 characters, escaped, fits several times over.
 MAX_FIELDS_CHARACTERS = 1 << 16
@@ -87,6 +90,12 @@ def _open_form(body: bytes, boundary: bytes | None) -> tuple[bytes, dict[str, An
         raise InvalidBody(msg)
     fields: dict[str, Any] = {}
     files: dict[str, bytes] = {}
+    parts = itertools.count(1)
+
+    def count_part() -> None:
+        if next(parts) > MAX_FORM_PARTS:
+            msg = f"The form has over {MAX_FORM_PARTS} parts."
+            raise InvalidBody(msg)
 
     def on_field(field: Field) -> None:
         name, value = (
@@ -94,8 +103,10 @@ def _open_form(body: bytes, boundary: bytes | None) -> tuple[bytes, dict[str, An
             (field.value or b"").decode("utf-8"),
         )
         fields[name] = value
+        count_part()
 
     def on_file(file: File) -> None:
+        count_part()
         file.file_object.seek(0)
         files[(file.field_name or b"").decode("utf-8")] = file.file_object.read()
 

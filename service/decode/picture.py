@@ -3,30 +3,65 @@
 Runs in the decode processes and in the command line; the limits hold before memory is spent.
 """
 
+import contextlib
 import io
+import struct
 import warnings
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
+from service.decode.canvas import read_canvas
+from service.decode.parts import count_parts
 from service.decode.sniffing import sniff_format
 from service.errors import AnimatedImage, ImageTooLarge, InvalidImage
 
 __all__ = ["PictureLimits", "decode_picture"]
 
 # Pillow's own decoders raise these on damaged files; anything else would be a fault of ours.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError)
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    TypeError,
+    struct.error,
+    zlib.error,
+)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_INDEXED = frozenset({"P", "PA"})
 _WHITE = (255, 255, 255, 255)
 
 
 @dataclass(frozen=True, slots=True)
 class PictureLimits:
-    """How large a picture may be."""
+    """How large a picture may be, and of how much its file may be made.
+
+    Attributes:
+        max_pixels: Width times height.
+        max_side_px: Width, and height.
+        max_jpeg_scans: Passes over the picture that a progressive JPEG may ask for.
+        max_file_parts: Chunks of a PNG, or segments of a JPEG.
+    """
 
     max_pixels: int
     max_side_px: int
+    max_jpeg_scans: int = 64
+    max_file_parts: int = 65_536
 
     def check(self, width: int, height: int) -> None:
         """Refuses a picture that is too large.
@@ -39,6 +74,22 @@ class PictureLimits:
             raise ImageTooLarge(msg, "image")
         if max(width, height) > self.max_side_px:
             msg = f"A side of the image is over {self.max_side_px} pixels long."
+            raise ImageTooLarge(msg, "image")
+
+    def check_file(self, image: bytes, format_name: str) -> None:
+        """Refuses, before any decoder sees it, a file that would cost too much to open.
+
+        Raises:
+            ImageTooLarge: It is a WebP too large, or has too many scans, chunks or segments.
+        """
+        if format_name == "WEBP":
+            self.check(*read_canvas(image))
+        parts = count_parts(image, format_name, self.max_file_parts)
+        if parts.num_scans > self.max_jpeg_scans:
+            msg = f"The JPEG has over {self.max_jpeg_scans} scans."
+            raise ImageTooLarge(msg, "image")
+        if parts.num_parts > self.max_file_parts:
+            msg = f"The file has over {self.max_file_parts} chunks or segments."
             raise ImageTooLarge(msg, "image")
 
 
@@ -76,16 +127,30 @@ def decode_picture(image: bytes, limits: PictureLimits) -> tuple[NDArray[np.uint
 
 
 def _decode(image: bytes, format_name: str, limits: PictureLimits) -> NDArray[np.uint8]:
+    limits.check_file(image, format_name)
     with Image.open(io.BytesIO(image), formats=[format_name]) as picture:
         limits.check(*picture.size)
         if getattr(picture, "n_frames", 1) > 1:
             raise AnimatedImage(param="image")
+        # Read in one piece: Pillow would copy the rest anew for each of its own small blocks.
+        picture.decodermaxblock = len(image)
         picture.load()
-        upright = ImageOps.exif_transpose(picture)
-        return np.asarray(_on_white(upright))
+        return np.asarray(_on_white(_upright(picture)))
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turns a picture as its metadata asks; metadata that cannot be read asks for nothing."""
+    with contextlib.suppress(*_DAMAGE):
+        turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+        if turn is not None:
+            return picture.transpose(turn)
+    return picture
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
+    if picture.mode in _INDEXED and picture.palette is None:
+        msg = "The image has colours by number, and no table of them."
+        raise InvalidImage(msg, "image")
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
     if picture.mode.startswith("I;16") or picture.mode in {"I", "F"}:

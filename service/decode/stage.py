@@ -1,5 +1,6 @@
 """The service's side of the decode stage: leases memory and asks a decode process to fill it."""
 
+import logging
 import signal
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -7,17 +8,20 @@ from typing import Any
 
 from models.prompts.templates import Template
 from service.decode.chat import Chat, ChatLimits, open_chat
-from service.decode.picture import PictureLimits
+from service.decode.limits import picture_limits
 from service.decode.process import DecodeConfig, make_decoder
 from service.decode.refusals import refusal_from_report
 from service.errors import ImageTooLarge, InvalidBody, InvalidImage, Unavailable
-from service.processes.child import Child, ChildDied, ChildTimeout
+from service.processes.child import ChildDied, ChildTimeout
 from service.processes.messages import Message
 from service.processes.pixels import PixelLease, lease_pixels
 from service.processes.pool import ChildPool
+from service.processes.single_threaded import SingleThreadedChild
 from service.settings import Settings
 
 __all__ = ["DecodeStage", "Upload"]
+
+logger = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 60.0
 # Read in a third of a millisecond, or four if it is meant to hurt: the way to another process and
@@ -53,20 +57,22 @@ class DecodeStage:
         self._max_pixels = settings.max_pixels
         self._timeout_s = settings.decode_timeout_s
         config = DecodeConfig(
-            PictureLimits(settings.max_pixels, settings.max_side_px),
+            picture_limits(settings),
             settings.decode_memory_bytes,
             settings.decode_cpu_s,
         )
         self._pool = ChildPool(
-            lambda index: Child(f"decode-{index}", make_decoder, config),
+            lambda index: SingleThreadedChild(f"decode-{index}", make_decoder, config),
             settings.decode_workers,
             START_TIMEOUT_S,
             on_restart,
         )
 
     async def start(self) -> None:
-        """Starts the processes."""
-        await self._pool.start()
+        """Starts the processes, and says in the log which walls they lack."""
+        for walls_missing in {tuple(facts["unconfined"]) for facts in await self._pool.start()}:
+            for wall in walls_missing:
+                logger.warning("decode processes are confined less: %s", wall)
 
     async def stop(self) -> None:
         """Ends the processes."""

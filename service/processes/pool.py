@@ -5,6 +5,7 @@ import contextlib
 import queue
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from service.processes.child import Child, ChildDied
 from service.processes.messages import Message
@@ -37,13 +38,16 @@ class ChildPool:
         # One thread per child: a thread that runs always finds an idle child.
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="children")
 
-    async def start(self) -> None:
+    async def start(self) -> list[dict[str, Any]]:
         """Launches all children and waits until they are ready.
+
+        Returns:
+            What each says about itself.
 
         Raises:
             ChildDied: One did not become ready.
         """
-        await asyncio.get_running_loop().run_in_executor(self._threads, self._start_blocking)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._start_blocking)
 
     async def run(self, meta: dict[str, object], blob: bytes, timeout_s: float) -> Message:
         """Runs one message on the next idle child.
@@ -62,12 +66,14 @@ class ChildPool:
         await asyncio.get_running_loop().run_in_executor(self._threads, self._stop_blocking)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _start_blocking(self) -> None:
+    def _start_blocking(self) -> list[dict[str, Any]]:
         for child in self._children:
             child.launch()
+        facts = []
         for child in self._children:
-            child.wait_until_ready(self._start_timeout_s)
+            facts.append(child.wait_until_ready(self._start_timeout_s))
             self._idle.put(child)
+        return facts
 
     def _run_blocking(self, meta: dict[str, object], blob: bytes, timeout_s: float) -> Message:
         child = self._idle.get()

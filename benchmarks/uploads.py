@@ -1,0 +1,154 @@
+"""Whether the service stays alive to its orchestrator: /healthz while large uploads are in flight.
+
+The uploads are sent from a process of their own, so that the probe waits for the service alone.
+"""
+
+import asyncio
+import base64
+import json
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import Iterator
+from itertools import cycle
+from multiprocessing.connection import Connection
+
+import httpx
+import torch
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks.report import Row, percentiles_ms
+from benchmarks.server import run_server
+from benchmarks.trace import make_picture
+
+__all__ = ["measure_uploads"]
+
+HEIGHT_PX, WIDTH_PX = 3008, 4000
+PROBE_PAUSE_S = 0.01
+IDLE_S = 10.0
+METER_PAUSE_S = 1.0
+BOUNDARY = "fence"
+
+_Body = tuple[str, bytes]
+
+
+def measure_uploads(
+    purifier: str, device: str, num_uploads: int, duration_s: float
+) -> tuple[list[Row], str]:
+    """Probes an idle service, and then the same one with uploads in flight all the time.
+
+    Args:
+        purifier: Directory or hub id.
+        device: As in CODEFEND_DEVICES.
+        num_uploads: Each is followed by the next as soon as it is answered.
+        duration_s: How long they are sent.
+
+    Returns:
+        The rows, and the device by name.
+    """
+    settings = {"purifier": purifier, "devices": device, "max_requests": str(num_uploads + 8)}
+    with run_server(**settings) as url:
+        idle = _probe(url, IDLE_S)[0]
+        ours, theirs = multiprocessing.get_context("spawn").Pipe()
+        sender = multiprocessing.get_context("spawn").Process(
+            target=_send_uploads, args=(theirs, url, num_uploads, duration_s)
+        )
+        sender.start()
+        ours.recv()  # the bodies are made; from here on they are sent
+        busy, in_flight = _probe(url, duration_s)
+        statuses: Counter[int] = ours.recv()
+        sender.join()
+    config = {"uploads": num_uploads, "megapixels": 12, "seconds": duration_s}
+    rows = list(_rows(idle, busy, in_flight, statuses, config))
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    return rows, torch.cuda.get_device_name() if on_gpu else "cpu"
+
+
+def _rows(
+    idle: list[float],
+    busy: list[float],
+    in_flight: list[float],
+    statuses: Counter[int],
+    config: dict[str, object],
+) -> Iterator[Row]:
+    alone, beside = percentiles_ms(idle), percentiles_ms(busy)
+    yield Row("healthz_idle_p99", {"probes": len(idle)}, alone["p99_ms"], "ms", **alone)
+    probes = {**config, "probes": len(busy), "baseline": "the same service, idle"}
+    yield Row(
+        "healthz_with_uploads_p99",
+        probes,
+        beside["p99_ms"],
+        "ms",
+        baseline=alone["p99_ms"],
+        **beside,
+    )
+    yield Row("healthz_with_uploads_worst", config, 1000 * max(busy), "ms")
+    yield Row("uploads_in_flight", config, sum(in_flight) / len(in_flight), "requests")
+    for status, count in sorted(statuses.items()):
+        yield Row(f"answers_{status}", config, count, "responses")
+
+
+def _probe(url: str, duration_s: float) -> tuple[list[float], list[float]]:
+    """Asks /healthz every now and then, and less often how many requests are in the house."""
+    seconds, in_flight = [], []
+    ends_s = time.perf_counter() + duration_s
+    next_meter_s = time.perf_counter() + METER_PAUSE_S
+    with httpx.Client(base_url=url, timeout=60) as client:
+        client.get("/healthz").raise_for_status()
+        while (started_s := time.perf_counter()) < ends_s:
+            client.get("/healthz").raise_for_status()
+            seconds.append(time.perf_counter() - started_s)
+            if started_s > next_meter_s:
+                in_flight.append(_read_in_flight(client.get("/metrics").text))
+                next_meter_s = started_s + METER_PAUSE_S
+            time.sleep(PROBE_PAUSE_S)
+    return seconds, in_flight
+
+
+def _read_in_flight(metrics: str) -> float:
+    families = text_string_to_metric_families(metrics)
+    samples = {sample.name: sample.value for family in families for sample in family.samples}
+    return samples["codefend_requests_in_flight"]
+
+
+def _send_uploads(connection: Connection, url: str, num_uploads: int, duration_s: float) -> None:
+    """Runs in the sender's process."""
+    bodies = list(_make_bodies())
+    connection.send(None)
+    connection.send(asyncio.run(_send_all(url, bodies, num_uploads, duration_s)))
+
+
+def _make_bodies() -> Iterator[_Body]:
+    """The same photograph as a raw body, as a form, and as base64 in JSON."""
+    jpeg = make_picture(HEIGHT_PX, WIDTH_PX).jpeg
+    yield "image/jpeg", jpeg
+    part = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
+    form = part.encode() + jpeg + f"\r\n--{BOUNDARY}--\r\n".encode()
+    yield f"multipart/form-data; boundary={BOUNDARY}", form
+    text = json.dumps({"image": base64.b64encode(jpeg).decode()})
+    yield "application/json", text.encode()
+
+
+async def _send_all(
+    url: str, bodies: list[_Body], num_uploads: int, duration_s: float
+) -> Counter[int]:
+    statuses: Counter[int] = Counter()
+    ends_s = time.perf_counter() + duration_s
+    limits = httpx.Limits(max_connections=num_uploads)
+
+    async def send(client: httpx.AsyncClient, body: _Body) -> None:
+        while time.perf_counter() < ends_s:
+            headers = {"content-type": body[0], "accept": "image/jpeg"}
+            response = await client.post("/v1/purify", content=body[1], headers=headers)
+            statuses[response.status_code] += 1
+            if not response.is_success:
+                await asyncio.sleep(0.1)
+
+    async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
+        await asyncio.gather(
+            *(
+                send(client, body)
+                for body, _ in zip(cycle(bodies), range(num_uploads), strict=False)
+            )
+        )
+    return statuses

@@ -1,0 +1,16 @@
+"""The limits of one picture, as they are set."""
+
+from service.decode.picture import PictureLimits
+from service.settings import Settings
+
+__all__ = ["picture_limits"]
+
+
+def picture_limits(settings: Settings) -> PictureLimits:
+    """Takes what concerns pictures out of the settings."""
+    return PictureLimits(
+        settings.max_pixels,
+        settings.max_side_px,
+        settings.max_jpeg_scans,
+        settings.max_file_parts,
+    )

@@ -1,0 +1,79 @@
+"""Mutated images in real decode processes, in each one after another."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from service.decode.limits import picture_limits
+from service.decode.process import DecodeConfig, make_decoder
+from service.processes.child import ChildDied, ChildTimeout
+from service.processes.pixels import lease_pixels
+from service.processes.single_threaded import SingleThreadedChild
+from service.settings import Settings
+from tests.fuzz.envelopes import wrap
+from tests.fuzz.mutations import mutate
+from tests.fuzz.tally import Tally, merge, read_rss
+
+START_S = 60
+# Growth is measured from here on: by then every library is loaded and every arena in use.
+WARM_AFTER = 500
+
+
+def fuzz_decoding(seed, numbers, num_processes=1, progress=lambda: None):
+    """Decodes the given mutations; a death or a silence is a fault, and its input is kept."""
+    shares = [numbers[start::num_processes] for start in range(num_processes)]
+    with ThreadPoolExecutor(num_processes) as threads:
+        tallies = list(threads.map(lambda share: _fuzz_one(seed, share, progress), shares))
+    return merge(tallies)
+
+
+def _fuzz_one(seed, numbers, progress):
+    settings = Settings()
+    limits = picture_limits(settings)
+    config = DecodeConfig(limits, settings.decode_memory_bytes, settings.decode_cpu_s)
+    child = SingleThreadedChild("fuzzed", make_decoder, config)
+    tally = Tally()
+    lease = lease_pixels(settings.max_pixels)
+    _start(child)
+    try:
+        for count, number in enumerate(numbers):
+            name, image = mutate(seed, number)
+            body = wrap(seed, number, image)
+            started_s = time.monotonic()
+            outcome = _decode(child, lease.name, *body, tally, settings)
+            tally.count(outcome, time.monotonic() - started_s, f"{number} ({name})")
+            _measure(child, tally, count)
+            progress()
+    finally:
+        lease.release()
+        child.stop()
+    return tally
+
+
+def _decode(child, pixels, content_type, body, tally, settings):
+    try:
+        meta = {"content_type": content_type, "pixels": pixels}
+        answer, _ = child.call(meta, body, settings.decode_timeout_s)
+    except ChildDied as death:
+        fault = "hung" if isinstance(death, ChildTimeout) else f"died with {death.exit_code}"
+        tally.keep(fault, content_type, body)
+        tally.num_restarts += 1
+        _start(child)
+        return fault
+    if "refused" in answer:
+        return answer["refused"]
+    if not 0 < answer["height"] * answer["width"] <= settings.max_pixels:
+        tally.keep("size beyond the limits", content_type, body)
+    return f"decoded {answer['format']}"
+
+
+def _measure(child, tally, count):
+    if count % WARM_AFTER == WARM_AFTER - 1:
+        now, peak = read_rss(child.pid)
+        tally.rss_begin_bytes = tally.rss_begin_bytes or now
+        tally.rss_end_bytes = now
+        tally.rss_peak_bytes = max(tally.rss_peak_bytes, peak)
+
+
+def _start(child):
+    child.launch()
+    child.wait_until_ready(START_S)

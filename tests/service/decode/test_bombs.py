@@ -1,0 +1,128 @@
+"""Every bomb and oddity in a real decode process: a clear answer, bounded memory, no death."""
+
+import time
+from itertools import chain
+
+import pytest
+
+from service.decode.canvas import read_canvas
+from service.decode.limits import picture_limits
+from service.decode.parts import count_parts
+from service.decode.picture import PictureLimits, decode_picture
+from service.decode.process import DecodeConfig, make_decoder
+from service.errors import RequestRefused
+from service.processes.pixels import lease_pixels
+from service.processes.single_threaded import SingleThreadedChild
+from service.settings import Settings
+from tests.fuzz.tally import read_rss
+from tests.service.decode.bombs import DECODED, MEBIBYTE, RAW, bombs, dearest_pictures
+from tests.service.pictures import encode, picture, png
+
+SETTINGS = Settings()
+START_S = 60
+# A bomb may cost its own bytes twice over, and Pillow's own allowance for texts; nothing by pixels.
+BOMB_BYTES = 160 * MEBIBYTE
+# Four pictures of 25 megapixels with alpha, and the one that is handed over.
+PICTURE_BYTES = 640 * MEBIBYTE
+
+
+class Decoder:
+    def __init__(self, settings):
+        limits, memory_bytes = picture_limits(settings), settings.decode_memory_bytes
+        config = DecodeConfig(limits, memory_bytes, settings.decode_cpu_s)
+        self.child = SingleThreadedChild("bombed", make_decoder, config)
+        self.child.launch()
+        self.child.wait_until_ready(START_S)
+        self.pid = self.child.pid
+        self.idle_bytes = read_rss(self.pid)[0]
+        self.lease = lease_pixels(settings.max_pixels)
+
+    def decode(self, content_type, body):
+        meta = {"content_type": content_type, "pixels": self.lease.name}
+        return self.child.call(meta, body, 300)[0].get("refused", DECODED)
+
+    def peak_bytes(self):
+        """The most that it ever had beyond what it has when it is idle."""
+        return read_rss(self.pid)[1] - self.idle_bytes
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    decoder = Decoder(SETTINGS)
+    yield decoder
+    decoder.lease.release()
+    decoder.child.stop()
+
+
+# The dearest come last: the most that a process ever had can only grow.
+@pytest.mark.parametrize(
+    ("name", "content_type", "body", "outcomes", "most_bytes"),
+    [
+        pytest.param(*entry, most_bytes, id=entry[0])
+        for entry, most_bytes in chain(
+            ((entry, BOMB_BYTES) for entry in bombs()),
+            (((name, RAW, image, [DECODED]), PICTURE_BYTES) for name, image in dearest_pictures()),
+        )
+    ],
+)
+def test_bomb(decoder, name, content_type, body, outcomes, most_bytes):
+    assert decoder.decode(content_type, body) in outcomes
+    assert decoder.child.pid == decoder.pid, "the process died"
+    assert decoder.peak_bytes() < most_bytes
+
+
+def test_memory_is_given_back(decoder):
+    assert decoder.decode(RAW, png()) == DECODED
+    assert read_rss(decoder.pid)[0] - decoder.idle_bytes < BOMB_BYTES
+
+
+def test_beyond_its_memory_it_refuses_and_lives():
+    decoder = Decoder(SETTINGS.model_copy(update={"decode_memory_bytes": 384 * MEBIBYTE}))
+    try:
+        image = next(image for _, image in dearest_pictures())
+        assert decoder.decode(RAW, image) == "image_too_large"
+        assert decoder.decode(RAW, png()) == DECODED
+    finally:
+        decoder.lease.release()
+        decoder.child.stop()
+
+
+@pytest.mark.parametrize(
+    ("limits", "image", "what"),
+    [
+        ({"max_pixels": 3071}, png(), "64x48"),
+        ({"max_side_px": 63}, png(), "63 pixels"),
+        ({"max_jpeg_scans": 5}, encode(picture(), "JPEG", progressive=True), "5 scans"),
+        ({"max_file_parts": 2}, png(), "2 chunks"),
+        ({"max_file_parts": 5}, encode(picture(), "JPEG"), "5 chunks"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_every_limit_of_a_picture_is_a_setting(limits, image, what):
+    with pytest.raises(RequestRefused, match=what) as refusal:
+        decode_picture(image, picture_limits(SETTINGS.model_copy(update=limits)))
+    assert refusal.value.status == 413
+    decode_picture(image, picture_limits(SETTINGS))
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0"}])
+def test_a_canvas_is_read_as_pillow_reads_it(options):
+    assert read_canvas(encode(picture(30, 70), "WEBP", **options)) == (70, 30)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG"])
+def test_a_walk_through_a_file_ends_wherever_the_file_does(image_format):
+    image = encode(picture(), image_format)
+    for end in range(len(image)):
+        assert count_parts(image[:end], image_format, 1000).num_parts <= 1000
+
+
+def test_a_walk_costs_little_however_the_file_is_made():
+    started_s = time.process_time()
+    for filling in (b"\xff\xe1\0\2", b"\xff", b"\0", b"\xff\0", b"\xff\xd0", b"\xff\xda\0\2"):
+        count_parts(b"\xff\xd8" + filling * 2_000_000, "JPEG", 65_536)
+    assert time.process_time() - started_s < 20
+
+
+def test_the_limits_hold_without_settings_too():
+    assert picture_limits(SETTINGS) == PictureLimits(SETTINGS.max_pixels, SETTINGS.max_side_px)

@@ -1,0 +1,69 @@
+"""The filter's program, played instruction by instruction for every architecture it is made for."""
+
+import errno
+import fcntl
+import os
+import platform
+import struct
+
+import pytest
+
+from service.decode import seccomp
+from service.decode.seccomp import UnknownMachine, restrict_system_calls
+
+ALLOWED, REFUSED = 0x7FFF0000, 0x00050000 | errno.EPERM
+ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+# read, openat, ioctl, fcntl, prlimit64, tgkill, socket, execve, clone, ptrace
+NUMBERS = {
+    "x86_64": (0, 257, 16, 72, 302, 234, 41, 59, 56, 101),
+    "aarch64": (63, 56, 29, 25, 261, 131, 198, 221, 220, 117),
+}
+
+
+def verdict(machine, number, *arguments, architecture=None):
+    """What the kernel would make of a system call."""
+    padded = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
+    data = struct.pack("=iIQ6Q", number, architecture or ARCHITECTURE[machine], 0, *padded)
+    program = list(struct.iter_unpack("HBBI", b"".join(seccomp._build_program(machine))))
+    loaded, where = 0, 0
+    while True:
+        code, if_true, if_false, value = program[where]
+        where += 1
+        if code == 0x06:
+            return value
+        if code == 0x20:
+            (loaded,) = struct.unpack_from("=I", data, value)
+        else:
+            holds = loaded == value if code == 0x15 else bool(loaded & value)
+            where += if_true if holds else if_false
+
+
+@pytest.mark.parametrize("machine", ARCHITECTURE)
+def test_what_is_allowed_and_what_is_refused(machine):
+    read, openat, ioctl, control, prlimit, tgkill, *never = NUMBERS[machine]
+    assert verdict(machine, read, 0) == ALLOWED
+    for flags in (os.O_RDONLY, os.O_RDWR, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY):
+        assert verdict(machine, openat, 0, 0, flags) == ALLOWED
+    for flags in (os.O_WRONLY, os.O_RDWR | os.O_CREAT, os.O_RDWR | os.O_TRUNC, os.O_TMPFILE):
+        assert verdict(machine, openat, 0, 0, flags) == REFUSED
+    assert verdict(machine, ioctl, 1, 0x5401) == ALLOWED
+    assert verdict(machine, ioctl, 1, 0x5412) == REFUSED  # types into the terminal
+    assert verdict(machine, control, 1, fcntl.F_GETFL) == ALLOWED
+    assert verdict(machine, control, 1, fcntl.F_SETOWN, 1) == REFUSED  # signals another process
+    assert verdict(machine, prlimit, 0, 7) == ALLOWED
+    assert verdict(machine, prlimit, 1, 7) == REFUSED
+    assert verdict(machine, tgkill, os.getpid()) == ALLOWED
+    assert verdict(machine, tgkill, 1) == REFUSED
+    assert {verdict(machine, number) for number in never} == {REFUSED}
+
+
+@pytest.mark.parametrize("machine", ARCHITECTURE)
+def test_calls_made_as_on_another_architecture_are_refused(machine):
+    assert verdict(machine, NUMBERS[machine][0], architecture=0x40000003) == REFUSED
+    assert verdict(machine, NUMBERS[machine][0] | 0x40000000) == REFUSED
+
+
+def test_an_unknown_machine_is_reported(monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "abacus")
+    with pytest.raises(UnknownMachine, match="abacus"):
+        restrict_system_calls()
