@@ -63,7 +63,9 @@ def test_suspicion_is_what_the_detector_and_its_calibration_say(tmp_path):
     detector.register_to_config(clean_quantiles=clean_quantiles(np.linspace(low, high, 1000)))
     detector.save_pretrained(tmp_path / "detector")
     PurificationPipeline.tiny(0).save_pretrained(tmp_path / "purifier")
-    options = EngineOptions(str(tmp_path / "purifier"), "cpu", 1, str(tmp_path / "detector"))
+    options = EngineOptions(
+        str(tmp_path / "purifier"), "cpu", 1, detector=str(tmp_path / "detector")
+    )
     engine = load_engine(options)
     suspicions = [engine.suspect(upload, other) for other in (purified, upload)]
     assert suspicions == pytest.approx([(s - low) / (high - low) for s in scores], abs=1e-3)
@@ -72,7 +74,9 @@ def test_suspicion_is_what_the_detector_and_its_calibration_say(tmp_path):
 def test_a_detector_without_calibration_is_no_detector(tmp_path):
     SuspicionDetector.tiny().save_pretrained(tmp_path / "detector")
     PurificationPipeline.tiny(0).save_pretrained(tmp_path / "purifier")
-    options = EngineOptions(str(tmp_path / "purifier"), "cpu", 1, str(tmp_path / "detector"))
+    options = EngineOptions(
+        str(tmp_path / "purifier"), "cpu", 1, detector=str(tmp_path / "detector")
+    )
     with pytest.raises(ValueError, match="not calibrated"):
         load_engine(options)
 
