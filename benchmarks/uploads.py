@@ -54,6 +54,7 @@ def measure_uploads(
             target=_send_uploads, args=(theirs, url, num_uploads, duration_s)
         )
         sender.start()
+        theirs.close()  # so that its death is heard
         ours.recv()  # the bodies are made; from here on they are sent
         busy, in_flight = _probe(url, duration_s)
         statuses: Counter[int] = ours.recv()
