@@ -117,19 +117,21 @@ def _kept(
 
 
 def calibration_images(world: World, num: int, *, seed: int = 0) -> list[np.ndarray]:
-    """Clean images of the validation split, (H, W, 3) uint8: scenes, photos, pictures of text.
+    """Images of the validation split that nobody attacked, (H, W, 3) uint8: 2 ``num`` of them.
 
-    Half of ``num`` are scenes, a third windows of photos at 224 px, the rest text.
+    Half of ``num`` are scenes, a third windows of photos at 224 px, the rest text. Each comes as it
+    is and benignly altered: few images arrive as they were taken.
     """
     rng = np.random.default_rng([seed, 15])
     scenes = scene_batch(world, "validation", range(num // 2), seed=seed + 30).images
     photos = photo_crops(world, num // 3, 224, rng, "validation")
     texts = text_crops(num - num // 2 - num // 3, 224, rng)
-    return [
+    clean = [
         np.ascontiguousarray(image.permute(1, 2, 0).numpy())
         for images in (scenes, photos, texts)
         for image in images
     ]
+    return [*clean, *(alter_benignly(pixels, rng) for pixels in clean)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,9 @@ def test_it_learns_to_tell_an_attack_from_what_is_benign(sources, world, tmp_pat
 
 def test_calibration_images_are_of_all_kinds_and_of_validation(world):
     images = calibration_images(world, 12)
-    assert len(images) == 12
+    assert len(images) == 24
+    assert all(a.shape == b.shape for a, b in zip(images[:12], images[12:], strict=True))
+    assert not any(np.array_equal(a, b) for a, b in zip(images[:12], images[12:], strict=True))
     assert {image.shape for image in images} == {(128, 128, 3), (224, 224, 3)}
     assert all(image.dtype == np.uint8 for image in images)
 
