@@ -9,16 +9,13 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from lab.baselines.purifiers import load_purifier, purifying
-from lab.detection.calibration import calibrate
-from lab.detection.scoring import Scorer
 from lab.errors import LabError
 from lab.folders.source import Data, SizePx, open_data
 from lab.precision import compute_dtype
 from lab.train.base import train_base
 from lab.train.courses import Course
 from lab.train.crops import PhotoSource
-from lab.train.detector import calibration_images, make_examples, train_detector
+from lab.train.detector_command import detector
 from lab.train.folder_pairs import make_folder_pairs
 from lab.train.latent_command import Tuning, latent_base, tune_adapters
 from lab.train.latent_purifier import LatentOptions
@@ -43,7 +40,7 @@ from lab.train.options import (
 )
 from lab.train.pairs import load_pairs, make_pairs
 from lab.train.photo_pairs import make_photo_pairs
-from lab.train.publish import publish_detector, publish_mllm, publish_purifier, this_command
+from lab.train.publish import publish_mllm, publish_purifier, this_command
 from lab.train.purifier import PurifierOptions, train_purifier
 from lab.train.vision import SceneNumbers, train_vision
 from lab.victims.classifier import ClassifierVictim
@@ -57,6 +54,7 @@ from models.purifier.pipeline import PurificationPipeline
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Train what ships; every command resumes.")
+app.command("detector")(detector)
 app.command("latent-base")(latent_base)
 
 CLASSIFIERS = SURROGATE.rstrip("0123456789")
@@ -294,50 +292,6 @@ def purifier(
         command=this_command(),
         weights=weights or WEIGHTS_DIRECTORY,
     )
-
-
-@app.command("detector")
-def detector(
-    world: WorldFile = WORLD_FILE,
-    runs: Runs = RUNS,
-    weights: Weights = WEIGHTS_DIRECTORY,
-    pairs_from: Annotated[
-        list[Path] | None, typer.Option("--pairs", help="Folder of pairs; may be repeated.")
-    ] = None,
-    purifier_from: Annotated[
-        Path, typer.Option("--purifier", help="The purifier that it will stand behind.")
-    ] = WEIGHTS_DIRECTORY / "purifier",
-    num_crops: Annotated[int, typer.Option(help="Crops of photos and text beside them.")] = 1024,
-    num_calibration: Annotated[int, typer.Option(help="Clean images of the calibration.")] = 600,
-    steps: Steps = 2000,
-    minutes: Minutes = math.inf,
-    batch_size: Batch = 64,
-    num_workers: Workers = DEFAULT_WORKERS,
-    seed: Seed = 0,
-) -> None:
-    """Train the detector that stands behind a purifier, and calibrate it on clean images."""
-    pipeline, sha256 = load_purifier(purifier_from, device=_device())
-    defence = purifying("purifier", pipeline, sha256)
-    scenes = World(world)
-    examples = make_examples(
-        pairs_from or [RUNS / "pairs"],
-        scenes,
-        defence,
-        runs / f"detector-examples-{sha256[:12]}",
-        num_crops=num_crops,
-        seed=seed,
-    )
-    settings = LoopSettings(
-        num_steps=steps,
-        learning_rate=1e-3,
-        ema_decay=0.99,
-        max_minutes=minutes,
-        num_workers=num_workers,
-    )
-    network = train_detector(examples, runs, settings, batch_size=batch_size, seed=seed)
-    scorer = Scorer(network, defence)
-    calibrate(scorer, calibration_images(scenes, num_calibration, seed=seed), seed=seed)
-    publish_detector(network, command=this_command(), weights=weights)
 
 
 def _device() -> str:
