@@ -47,19 +47,19 @@ def measure_uploads(
         The rows, and the device by name.
     """
     settings = {"purifier": purifier, "devices": device, "max_requests": str(num_uploads + 8)}
-    with run_server(**settings) as url:
-        idle = _probe(url, IDLE_S)[0]
+    with run_server(**settings) as server:
+        idle = _probe(server.url, IDLE_S)[0]
         ours, theirs = multiprocessing.get_context("spawn").Pipe()
         sender = multiprocessing.get_context("spawn").Process(
-            target=_send_uploads, args=(theirs, url, num_uploads, duration_s)
+            target=_send_uploads, args=(theirs, server.url, num_uploads, duration_s)
         )
         sender.start()
         theirs.close()  # so that its death is heard
         ours.recv()  # the bodies are made; from here on they are sent
-        busy, in_flight = _probe(url, duration_s)
+        busy, in_flight = _probe(server.url, duration_s)
         statuses: Counter[int] = ours.recv()
         sender.join()
-    config = {"uploads": num_uploads, "megapixels": 12, "seconds": duration_s}
+    config: dict[str, object] = {"uploads": num_uploads, "megapixels": 12, "seconds": duration_s}
     rows = list(_rows(idle, busy, in_flight, statuses, config))
     on_gpu = device != "cpu" and torch.cuda.is_available()
     return rows, torch.cuda.get_device_name() if on_gpu else "cpu"
