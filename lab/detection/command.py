@@ -51,7 +51,7 @@ def calibrate(
     seed: Annotated[int, typer.Option(help="Of the purifier's noise.")] = 0,
 ) -> None:
     """Make suspicion mean what it says on your own images: 1 % of them will be flagged."""
-    scorer = _scorer(detector, purifier)
+    scorer, _ = _scorer(detector, purifier)
     specimens = folder_specimens(photos)
     if len(specimens) < 100:
         raise LabError(f"{photos} holds {len(specimens)} images; a calibration takes 100 or more")
@@ -101,7 +101,7 @@ def evaluate(
         seeds=seeds,
         seed=seed,
     )
-    scorer = _scorer(detector, purifier, device)
+    scorer, sha256s = _scorer(detector, purifier, device)
     folder = attacked or out / "attacked"
     models = [load_victim(name, device=device) for name in surrogate_models.split(",") if name]
     suite = Suite(attacker, [model.astype(attacker.dtype) for model in models], folder)
@@ -120,21 +120,17 @@ def evaluate(
         ),
     ]
     rows = detection_rows(samples, scorer, victim=attacker.name, seeds=seeds)
-    _, detector_sha256 = load_detector(detector)
-    _, purifier_sha256 = load_purifier(purifier)
-    weights = {
-        attacker.name: attacker.sha256,
-        "detector": detector_sha256,
-        "purifier": purifier_sha256,
-    }
+    weights = {attacker.name: attacker.sha256, **sha256s}
     meta = provenance(seed=seed, weights=weights, device=device)
     typer.echo(write_report(out, meta, rows, _NOTES, tables=[detection_table(rows)]))
 
 
-def _scorer(detector: Path, purifier: Path, device: str = "cpu") -> Scorer:
-    network, _ = load_detector(detector, device=device)
+def _scorer(detector: Path, purifier: Path, device: str = "cpu") -> tuple[Scorer, dict[str, str]]:
+    """The detector behind its purifier, and the hashes of both."""
+    network, detector_sha256 = load_detector(detector, device=device)
     pipeline, sha256 = load_purifier(purifier, device=device)
-    return Scorer(network, purifying("purifier", pipeline, sha256))
+    scorer = Scorer(network, purifying("purifier", pipeline, sha256))
+    return scorer, {"detector": detector_sha256, "purifier": sha256}
 
 
 _NOTES = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ __all__ = [
     "UnattackedBatch",
     "attack_batches",
     "attack_into",
+    "batches_due",
     "load_pairs",
     "make_pairs",
     "served_dialogues",
@@ -124,18 +125,9 @@ def attack_batches(
     share: tuple[int, int],
     seed: int,
 ) -> None:
-    """Attack images by PGD, one recipe and one ε a batch, into ``folder``.
-
-    Every batch is a file of its own; those already there are kept, so an interrupted run resumes.
-    A ``share`` (i, n) makes only the batches i, i + n, …: n processes fill one folder.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    part, of = share
-    for number in tqdm(range(part, -(-num_pairs // batch_size), of), desc="pairs", unit="batch"):
+    """Attack images by PGD, one recipe and one ε a batch, into ``folder``; see ``batches_due``."""
+    for number, path in batches_due(folder, num_pairs, batch_size, share):
         first = number * batch_size
-        path = folder / f"pairs-{number:05d}.npz"
-        if path.exists():
-            continue
         rng = np.random.default_rng([seed, 5, number])
         batch = batch_of(range(first, first + batch_size))
         recipe = RECIPES[number % len(RECIPES)]
@@ -145,6 +137,22 @@ def attack_batches(
         config = training_attack(epsilon, steps, GOALS[recipe])
         objective = _objective(recipe, victim, batch, clean)
         attack_into(path, clean, objective, config, rng)
+
+
+def batches_due(
+    folder: Path, num_pairs: int, batch_size: int, share: tuple[int, int]
+) -> Iterator[tuple[int, Path]]:
+    """The number and the file of every batch that is still to be made, with progress.
+
+    Every batch is a file of its own; those already there are kept, so an interrupted run resumes.
+    A ``share`` (i, n) makes only the batches i, i + n, …: n processes fill one folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    part, of = share
+    for number in tqdm(range(part, -(-num_pairs // batch_size), of), desc="pairs", unit="batch"):
+        path = folder / f"pairs-{number:05d}.npz"
+        if not path.exists():
+            yield number, path
 
 
 def training_attack(epsilon: float, steps: int, goal: Goal) -> AttackConfig:

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from lab.attacks.classification import class_loss, class_margin
 from lab.attacks.interface import Goal, Objective
 from lab.errors import LabError
 from lab.train.crops import PhotoSource, photo_crops
-from lab.train.pairs import EPSILON_RANGE, attack_into, training_attack
+from lab.train.pairs import EPSILON_RANGE, attack_into, batches_due, training_attack
 from lab.victims.classifier import ClassifierVictim
 from lab.victims.efficientnet import SURROGATE
 
@@ -43,12 +42,7 @@ def make_photo_pairs(
     """
     if victim.name != SURROGATE:
         raise LabError(f"{victim.name} is held out: only {SURROGATE} may be trained on")
-    folder.mkdir(parents=True, exist_ok=True)
-    part, of = share
-    for number in tqdm(range(part, -(-num_pairs // batch_size), of), desc="pairs", unit="batch"):
-        path = folder / f"pairs-{number:05d}.npz"
-        if path.exists():
-            continue
+    for number, path in batches_due(folder, num_pairs, batch_size, share):
         rng = np.random.default_rng([seed, 7, number])
         crops = photo_crops(world, batch_size, PHOTO_SIDE_PX, rng)
         clean = crops.to(victim.device).float() / 255

@@ -70,7 +70,10 @@ def make_tracer(endpoint: str | None) -> Tracer | None:
 
 class _SpanTracer:
     def __init__(self, processor: "SpanProcessor") -> None:
+        from opentelemetry.sdk.resources import Resource
+
         self._processor = processor
+        self._resource = Resource.create({"service.name": SERVICE_NAME})
 
     def record(
         self,
@@ -97,7 +100,6 @@ class _SpanTracer:
         interval: Interval,
         attributes: Mapping[str, str | int],
     ) -> None:
-        from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import ReadableSpan
         from opentelemetry.trace import SpanKind
 
@@ -107,7 +109,7 @@ class _SpanTracer:
             interval.name,
             context,
             parent,
-            Resource.create({"service.name": SERVICE_NAME}),
+            self._resource,
             attributes,
             kind=SpanKind.SERVER if attributes else SpanKind.INTERNAL,
             start_time=epoch_ns + int(interval.started_s * _NS),
