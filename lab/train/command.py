@@ -11,9 +11,13 @@ import typer
 
 from lab.errors import LabError
 from lab.folders.source import Data, SizePx, open_data
-from lab.precision import compute_dtype
 from lab.train.base import train_base
-from lab.train.courses import Course
+from lab.train.course_sources import (
+    is_classifier,
+    load_course,
+    load_mllm,
+    load_surrogate_classifier,
+)
 from lab.train.crops import PhotoSource
 from lab.train.detector_command import detector
 from lab.train.folder_pairs import make_folder_pairs
@@ -38,14 +42,11 @@ from lab.train.options import (
     Workers,
     WorldFile,
 )
-from lab.train.pairs import load_pairs, make_pairs
+from lab.train.pairs import make_pairs
 from lab.train.photo_pairs import make_photo_pairs
 from lab.train.publish import publish_mllm, publish_purifier, this_command
 from lab.train.purifier import PurifierOptions, train_purifier
 from lab.train.vision import SceneNumbers, train_vision
-from lab.victims.classifier import ClassifierVictim
-from lab.victims.efficientnet import SURROGATE, load_classifier
-from lab.victims.victim import Victim, load_victim
 from lab.world.compose import World
 from models.manifest import WEIGHTS_DIRECTORY
 from models.mllm.architecture import ARCHITECTURES
@@ -56,8 +57,6 @@ __all__ = ["app"]
 app = typer.Typer(no_args_is_help=True, help="Train what ships; every command resumes.")
 app.command("detector")(detector)
 app.command("latent-base")(latent_base)
-
-CLASSIFIERS = SURROGATE.rstrip("0123456789")
 
 
 @app.command("mllm")
@@ -177,12 +176,12 @@ def pairs(
         "share": _share(share),
         "seed": seed,
     }
-    if victim.startswith(CLASSIFIERS):
-        make_photo_pairs(_photos(world, data), _classifier(victim), out, **what)
+    if is_classifier(victim):
+        make_photo_pairs(_photos(world, data), load_surrogate_classifier(victim), out, **what)
     elif data:
-        make_folder_pairs(open_data(data, size_px), _load(victim), out, **what)
+        make_folder_pairs(open_data(data, size_px), load_mllm(victim), out, **what)
     else:
-        make_pairs(World(world), _load(victim), out, **what)
+        make_pairs(World(world), load_mllm(victim), out, **what)
 
 
 @app.command("purifier")
@@ -223,6 +222,10 @@ def purifier(
         float, typer.Option(help="Share of a batch attacked through the purifier itself.")
     ] = 0.0,
     through_steps: Annotated[int, typer.Option(help="Gradient steps of that attack.")] = 5,
+    clean_share: Annotated[float, typer.Option(help="Share of a batch not attacked.")] = 0.25,
+    crop_share: Annotated[
+        float, typer.Option(help="Share that is clean crops of photos and text.")
+    ] = 0.125,
     compiled: Annotated[bool, typer.Option(help="Compile the network first: minutes.")] = False,
     num_workers: Workers = DEFAULT_WORKERS,
     noise_level: Annotated[
@@ -249,7 +252,12 @@ def purifier(
         num_workers=num_workers,
     )
     sources = [f"{victim}={pairs_from},{batch_size}", *(beside or [])]
-    courses = [_course(source, batch_size, through_share) for source in sources]
+    shares = {
+        "through_share": through_share,
+        "clean_share": clean_share,
+        "crop_share": crop_share,
+    }
+    courses = [load_course(source, batch_size, shares) for source in sources]
     if is_latent:
         tune_adapters(
             Tuning(
@@ -294,14 +302,6 @@ def purifier(
     )
 
 
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _load(source: str) -> Victim:
-    return load_victim(source, device=_device()).astype(compute_dtype(torch.device(_device())))
-
-
 def _photos(world: Path, data: str) -> PhotoSource:
     """Where crops come from that nobody attacked; their size is that of the pairs."""
     if not data:
@@ -309,28 +309,6 @@ def _photos(world: Path, data: str) -> PhotoSource:
     images = open_data(data, size_px=1)
     images.first("train", 1)
     return images
-
-
-def _course(source: str, main_batch_size: int, through_share: float) -> Course:
-    """Every image weighs alike, whichever course it comes from."""
-    victim, _, rest = source.partition("=")
-    folder, _, number = rest.rpartition(",")
-    if not (victim and folder and number.isdecimal() and int(number) > 0):
-        raise LabError(f"--beside must be VICTIM=FOLDER,BATCH, not {source}")
-    return Course(
-        pairs=load_pairs(Path(folder)),
-        guide=_classifier(victim) if victim.startswith(CLASSIFIERS) else _load(victim),
-        batch_size=int(number),
-        through_share=through_share,
-        weight=int(number) / main_batch_size,
-    )
-
-
-def _classifier(name: str) -> ClassifierVictim:
-    """The one that pairs may come from; never the one that is held out."""
-    if name != SURROGATE:
-        raise LabError(f"purifiers learn from {SURROGATE} alone, not from {name}")
-    return load_classifier(name, device=_device(), resized=False)
 
 
 def _share(text: str) -> tuple[int, int]:

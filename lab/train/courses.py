@@ -15,8 +15,6 @@ from lab.train.pairs import Pairs
 
 __all__ = ["Course", "CourseBatches", "Guide"]
 
-CLEAN_SHARE = 0.25
-PHOTO_SHARE = 0.125
 SCALE_RANGE = (0.5, 1.1)
 
 
@@ -35,9 +33,10 @@ class Course:
     Attributes:
         pairs: Attacked–clean pairs.
         guide: Whose features shall come back.
-        batch_size: Images a step: a quarter of them clean on both sides, an eighth clean crops of
-            photos and text.
+        batch_size: Images a step.
         through_share: Share of them that are attacked anew, through the purifier as it is.
+        clean_share: Share of them that are clean on both sides.
+        crop_share: Share of them that are clean crops of photos and text.
         weight: Of its loss in the whole.
     """
 
@@ -45,29 +44,32 @@ class Course:
     guide: Guide
     batch_size: int
     through_share: float = 0.0
+    clean_share: float = 0.25
+    crop_share: float = 0.125
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse shares that leave no place for clean images."""
-        if not 0 <= self.through_share <= 1 - CLEAN_SHARE - PHOTO_SHARE:
-            raise ValueError(f"through_share must be in [0, {1 - CLEAN_SHARE - PHOTO_SHARE}]")
+        """Refuse shares that are none, or that together are more than the whole."""
+        shares = (self.through_share, self.clean_share, self.crop_share)
+        if min(shares) < 0 or sum(shares) > 1:
+            raise ValueError(f"shares must be at least 0, and together at most 1, not {shares}")
 
     @property
     def through(self) -> slice:
         """The rows of a batch that are attacked through the purifier."""
-        first = round(self.batch_size * CLEAN_SHARE)
+        first = round(self.batch_size * self.clean_share)
         return slice(first, first + round(self.batch_size * self.through_share))
 
     def batch(self, world: PhotoSource, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Clean and attacked images, (B, 3, H, W) uint8, perturbations rescaled and mirrored."""
-        num_crops = round(self.batch_size * PHOTO_SHARE)
+        num_crops = round(self.batch_size * self.crop_share)
         rows = torch.from_numpy(
             rng.integers(len(self.pairs.clean), size=self.batch_size - num_crops)
         )
         clean = self.pairs.clean[rows]
         perturbation = self.pairs.attacked[rows].float() - clean
         scale = torch.from_numpy(rng.uniform(*SCALE_RANGE, size=len(rows))).float()
-        scale[: round(self.batch_size * CLEAN_SHARE)] = 0
+        scale[: round(self.batch_size * self.clean_share)] = 0
         attacked = (clean + scale.view(-1, 1, 1, 1) * perturbation).round().clamp(0, 255)
         crops = clean_crops(world, num_crops, clean.shape[-1], rng)
         clean, attacked = torch.cat([clean, crops]), torch.cat([attacked.to(torch.uint8), crops])

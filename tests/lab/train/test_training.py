@@ -131,11 +131,20 @@ def test_an_attack_through_the_purifier_climbs_and_keeps_each_radius() -> None:
     assert levels.amax(dim=(1, 2, 3)).tolist() == [2, 8]
 
 
-def test_too_large_a_share_through_the_purifier_is_refused(victim: Victim) -> None:
+@pytest.mark.parametrize("shares", [{"through_share": 0.8}, {"clean_share": -0.1}])
+def test_shares_that_do_not_fit_are_refused(victim: Victim, shares: dict[str, float]) -> None:
     none = torch.zeros(0, 3, 8, 8, dtype=torch.uint8)
     pairs = Pairs(none, none, torch.zeros(0))
-    with pytest.raises(ValueError, match="through_share"):
-        Course(pairs=pairs, guide=victim, batch_size=8, through_share=0.8)
+    with pytest.raises(ValueError, match="shares"):
+        Course(pairs=pairs, guide=victim, batch_size=8, **shares)
+
+
+def test_a_course_without_clean_images(world: World, victim: Victim) -> None:
+    clean = torch.full((4, 3, 64, 64), 100, dtype=torch.uint8)
+    pairs = Pairs(clean, clean + 10, torch.full((4,), 10 / 255))
+    course = Course(pairs=pairs, guide=victim, batch_size=8, clean_share=0, crop_share=0)
+    wanted, attacked = course.batch(world, np.random.default_rng(0))
+    assert torch.all((attacked.int() - wanted.int()).amax(dim=(1, 2, 3)) >= 5)
 
 
 def test_a_course_keeps_its_shares_of_clean_images(world: World, victim: Victim) -> None:

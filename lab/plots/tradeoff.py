@@ -1,0 +1,91 @@
+"""Accuracy under attack against what purification costs clean images: a line for each tier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lab.plots.files import new_figure
+from lab.plots.palette import FAINT, INK
+
+__all__ = ["Curve", "Spot", "draw_tradeoff"]
+
+_COLORS = {"t0": "#0060a8", "t2": "#d55e00"}
+_NAMES = {"t0": "oblivious", "t2": "white box"}
+_DASHES: tuple[Any, ...] = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """One setting: its label, decibels of clean images, accuracy and its interval."""
+
+    label: str
+    decibels: float
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """The settings of one purifier with so many steps, under one tier."""
+
+    tier: str
+    purifier: str
+    num_steps: int
+    spots: Sequence[Spot]
+
+
+def draw_tradeoff(curves: Sequence[Curve]) -> Any:
+    """A matplotlib figure; every spot bears its noise level, and its interval as a bar."""
+    figure = new_figure(8.0, 5.0)
+    axes = figure.add_axes((0.09, 0.12, 0.68, 0.76))
+    kinds = list(dict.fromkeys((curve.purifier, curve.num_steps) for curve in curves))
+    for curve in curves:
+        _draw(axes, curve, _DASHES[kinds.index((curve.purifier, curve.num_steps)) % len(_DASHES)])
+    axes.set_ylim(0.0, 1.02)
+    axes.set_yticks([0.0, 0.25, 0.5, 0.75, 1.0], ["0", "25", "50", "75", "100 %"], fontsize=11)
+    axes.set_xlabel("clean images after purification, dB (more is nearer)", fontsize=11, color=INK)
+    axes.grid(axis="y", color="#e4e7eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, colors=INK)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=10)
+    title = "Right answers under attack, by noise level and steps"
+    figure.text(0.03, 0.93, title, fontsize=13.5, fontweight="bold", color=INK)
+    return figure
+
+
+def _draw(axes: Any, curve: Curve, dash: Any) -> None:
+    if not curve.spots:
+        return
+    color = _COLORS.get(curve.tier, FAINT)
+    spots = sorted(curve.spots, key=lambda spot: spot.decibels)
+    steps = f"{curve.num_steps} step{'s' if curve.num_steps > 1 else ''}"
+    values = [spot.value for spot in spots]
+    axes.errorbar(
+        [spot.decibels for spot in spots],
+        values,
+        yerr=[
+            [spot.value - spot.low for spot in spots],
+            [spot.high - spot.value for spot in spots],
+        ],
+        color=color,
+        linestyle=dash,
+        linewidth=1.8,
+        elinewidth=0.8,
+        marker="o",
+        markersize=5,
+        label=f"{_NAMES.get(curve.tier, curve.tier)}: {curve.purifier}, {steps}",
+    )
+    for spot in spots:
+        axes.annotate(
+            spot.label,
+            (spot.decibels, spot.value),
+            xytext=(4, 5),
+            textcoords="offset points",
+            fontsize=9,
+            color=color,
+        )

@@ -1,0 +1,1 @@
+"""What each noise level, number of steps and training costs, and what it buys."""
