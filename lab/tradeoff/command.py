@@ -20,7 +20,7 @@ from lab.evaluate.report import write_report
 from lab.evaluate.run import Plan
 from lab.evaluate.tiers.bench import Bench, Surrogate
 from lab.evaluate.tiers.plan import Budget
-from lab.evaluate.tiers.requested import requested_numbers, requested_plan
+from lab.evaluate.tiers.requested import requested_plan
 from lab.evaluate.worlds import world_scenes
 from lab.labels import UNION
 from lab.plots.files import save_small
@@ -49,8 +49,9 @@ def trade_off(
         list[str] | None,
         typer.Option(help="NAME=DIRECTORY; may be repeated. The first is the one that is served."),
     ] = None,
-    noise_levels: Annotated[str, typer.Option(help="Of every purifier, beside its own.")] = "",
-    num_steps: Annotated[str, typer.Option(help="Denoising steps, of every purifier.")] = "1",
+    settings: Annotated[
+        str, typer.Option(help="LEVELxSTEPS of every purifier, comma-separated, beside its own.")
+    ] = "",
     world: options.WorldFile = Path("work/world.npz"),
     victim: options.VictimSource = str(WEIGHTS_DIRECTORY / "mllm"),
     surrogate: options.Surrogate = WEIGHTS_DIRECTORY / "base",
@@ -77,9 +78,7 @@ def trade_off(
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     pipelines = _load(purifier or [f"served={WEIGHTS_DIRECTORY / 'purifier'}"], device)
-    points = points_of(
-        pipelines, _levels(noise_levels), requested_numbers(num_steps, "--num-steps")
-    )
+    points = points_of(pipelines, _settings(settings))
     asked = load_victim(victim, device=device)
     own, own_sha256 = load_purifier(surrogate, device=device)
     bench = Bench(
@@ -123,14 +122,15 @@ def _load(sources: list[str], device: str) -> dict[str, tuple[Purifier, str]]:
     return found
 
 
-def _levels(text: str) -> list[float]:
+def _settings(text: str) -> list[tuple[float, int]]:
     try:
-        levels = [float(word) for word in text.split(",") if word]
+        halves = [word.split("x") for word in text.split(",") if word]
+        found = [(float(level), int(steps)) for level, steps in halves]
     except ValueError as error:
-        raise LabError(f"--noise-levels takes numbers such as 0.03,0.05: {error}") from error
-    if not all(0 < level <= 1 for level in levels):
-        raise LabError(f"--noise-levels must be in (0, 1], not {text}")
-    return levels
+        raise LabError(f"--settings takes such as 0.03x1,0.05x2: {error}") from error
+    if not all(0 < level <= 1 and steps >= 1 for level, steps in found):
+        raise LabError(f"--settings: levels are in (0, 1], steps at least 1; got {text}")
+    return found
 
 
 def _notes(bench: Bench) -> str:

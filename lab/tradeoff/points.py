@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 from lab.baselines.purifiers import purifying
 from lab.evaluate.outcomes import Condition
@@ -36,15 +35,13 @@ class Point:
 
 def points_of(
     purifiers: Mapping[str, tuple[Purifier, str]],
-    noise_levels: Sequence[float],
-    num_steps: Sequence[int],
+    settings: Sequence[tuple[float, int]],
 ) -> list[Point]:
-    """Every purifier as it is served, then at every level and number of steps, none twice.
+    """Every purifier at its own setting, then at every other, none twice.
 
     Args:
         purifiers: name to pipeline and hash of its weights.
-        noise_levels: in (0, 1], of every purifier.
-        num_steps: of every purifier, each at least 1.
+        settings: noise level in (0, 1] and number of steps, at least 1.
 
     Returns:
         The points; the first is named ``purifier``, the others by purifier, level and steps.
@@ -52,7 +49,7 @@ def points_of(
     points: list[Point] = []
     for name, (pipeline, sha256) in purifiers.items():
         own = (float(pipeline.config.noise_level), int(pipeline.config.num_steps))
-        for level, steps in dict.fromkeys([own, *product(noise_levels, num_steps)]):
+        for level, steps in dict.fromkeys([own, *settings]):
             label = f"{name}@{level:g}x{steps}" if points else SERVED
             defence = purifying(label, pipeline, sha256, noise_level=level, num_steps=steps)
             points.append(Point(Condition(label, defence), name, level, steps))

@@ -25,8 +25,8 @@ def command(world_file, tmp_path_factory):
         *("trade-off", "--out", str(root / "report"), "--world", str(world_file)),
         *("--victim", str(root / "mllm"), "--rounds", "2", "--device", "cpu"),
         *("--purifier", f"ours={root / 'purifier0'}", "--purifier", f"other={root / 'purifier1'}"),
-        *("--surrogate", str(root / "purifier1"), "--noise-levels", "0.1"),
-        *("--num-steps", "1,2", "--num-scenes", "2", "--white-box-scenes", "1", "--steps", "1"),
+        *("--surrogate", str(root / "purifier1"), "--settings", "0.1x1,0.1x2"),
+        *("--num-scenes", "2", "--white-box-scenes", "1", "--steps", "1"),
         *("--tier-steps", "1", "--eot", "1", "--gradients", "exact", "--seeds", "2"),
     ]
 
@@ -66,9 +66,10 @@ def test_table_rows_and_picture(command, monkeypatch):
     [
         ("--purifier", "models/weights/purifier", "NAME=DIRECTORY"),
         ("--purifier", "ours=elsewhere", "each name once"),
-        ("--noise-levels", "0.05,much", "numbers such as"),
-        ("--noise-levels", "2", "in \\(0, 1\\]"),
-        ("--num-steps", "0", "above zero"),
+        ("--settings", "0.05", "such as"),
+        ("--settings", "0.05xmuch", "such as"),
+        ("--settings", "2x1", "in \\(0, 1\\]"),
+        ("--settings", "0.05x0", "at least 1"),
     ],
 )
 def test_bad_words(command, option, value, said):
@@ -79,6 +80,6 @@ def test_bad_words(command, option, value, said):
 
 def test_the_served_setting_stands_first_and_once():
     pipeline = PurificationPipeline.tiny()
-    points = points_of({"ours": (pipeline, "0" * 64)}, [0.1, 0.05], [1])
+    points = points_of({"ours": (pipeline, "0" * 64)}, [(0.1, 1), (0.05, 1)])
     assert [point.condition.name for point in points] == ["purifier", "ours@0.1x1"]
     assert [(point.noise_level, point.num_steps) for point in points] == [(0.05, 1), (0.1, 1)]
