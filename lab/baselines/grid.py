@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 
 from lab.baselines.blur import blur, median
 from lab.baselines.compression import bit_depth, jpeg
 from lab.baselines.defence import Defence
 from lab.baselines.purifiers import purifying
+from lab.errors import LabError
 from models.purifier.purifier import Purifier
 
-__all__ = ["baseline_grid", "diffpure_grid", "purifier_grid"]
+__all__ = ["baseline_grid", "diffpure_grid", "purifier_grid", "settings_named"]
 
 DIFFPURE_NOISE_LEVELS = (0.05, 0.1, 0.15, 0.2, 0.3)
 DIFFPURE_STEPS = (1, 4)
@@ -27,11 +29,13 @@ def baseline_grid() -> list[Defence]:
     ]
 
 
-def diffpure_grid(base: Purifier, sha256: str) -> list[Defence]:
-    """DiffPure over noise level and number of reverse steps."""
+def diffpure_grid(
+    base: Purifier, sha256: str, settings: Sequence[tuple[float, int]] = ()
+) -> list[Defence]:
+    """DiffPure over noise level and number of reverse steps; over the usual ones where empty."""
     return [
         purifying("diffpure", base, sha256, noise_level=level, num_steps=steps)
-        for level, steps in product(DIFFPURE_NOISE_LEVELS, DIFFPURE_STEPS)
+        for level, steps in settings or product(DIFFPURE_NOISE_LEVELS, DIFFPURE_STEPS)
     ]
 
 
@@ -41,3 +45,19 @@ def purifier_grid(pipeline: Purifier, sha256: str) -> list[Defence]:
         purifying("purifier", pipeline, sha256, noise_level=level)
         for level in PURIFIER_NOISE_LEVELS
     ]
+
+
+def settings_named(text: str, option: str) -> list[tuple[float, int]]:
+    """Noise levels and numbers of steps from words such as ``0.03x1,0.05x2``; none of none.
+
+    Raises:
+        LabError: for anything else.
+    """
+    try:
+        halves = [word.split("x") for word in text.split(",") if word]
+        found = [(float(level), int(steps)) for level, steps in halves]
+    except ValueError as error:
+        raise LabError(f"{option} takes such as 0.03x1,0.05x2: {error}") from error
+    if not all(0 < level <= 1 and steps >= 1 for level, steps in found):
+        raise LabError(f"{option}: levels are in (0, 1], steps at least 1; got {text}")
+    return found

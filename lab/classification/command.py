@@ -11,7 +11,7 @@ import typer
 from lab.baselines.blur import blur, median
 from lab.baselines.compression import bit_depth, jpeg
 from lab.baselines.defence import NO_DEFENCE
-from lab.baselines.grid import diffpure_grid
+from lab.baselines.grid import diffpure_grid, settings_named
 from lab.baselines.purifiers import load_purifier, purifying
 from lab.classification.collages import build_collages
 from lab.classification.evaluation import ClassificationPlan, evaluate_classifier
@@ -57,6 +57,9 @@ def classify(
     ] = None,
     purifier: Annotated[Path, typer.Option(help="Our purifier.")] = WEIGHTS_DIRECTORY / "purifier",
     base: Annotated[Path, typer.Option(help="DiffPure's network.")] = WEIGHTS_DIRECTORY / "base",
+    diffpure: Annotated[
+        str, typer.Option(help="Its settings, LEVELxSTEPS comma-separated; all where empty.")
+    ] = "",
     per_photo: Annotated[int, typer.Option(min=1, help="Windows looked at in each photo.")] = 32,
     steps: Annotated[int, typer.Option(min=1, help="Attack steps.")] = 50,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of the defence's noise.")] = 3,
@@ -75,7 +78,7 @@ def classify(
     defences = [
         NO_DEFENCE,
         purifying("purifier", ours, ours_sha256),
-        *diffpure_grid(base_pipeline, base_sha256),
+        *diffpure_grid(base_pipeline, base_sha256, settings_named(diffpure, "--diffpure")),
         *(jpeg(quality) for quality in (30, 50, 75)),
         *(bit_depth(bits) for bits in (3, 4)),
         *(blur(sigma_px) for sigma_px in (0.75, 1.5)),
@@ -104,7 +107,7 @@ def _notes(plan: ClassificationPlan) -> str:
         f"undefended window, worst of both attacks. Windows are {SIDE_PX} pixels wide; only those "
         f"whose likeliest class has at least {LEAST_CONFIDENCE:.0%} unattacked are asked about, "
         "chosen before any attack. Brackets are 95 % intervals by a bootstrap over whole photos. "
-        "Of the baselines every setting is shown: to read off the best one flatters them. Ours "
+        "Of the baselines every setting tried is shown: to read off the best flatters them. Ours "
         f"learned on training photos attacked on {SURROGATE}; {HELD_OUT} no pair ever saw."
     )
 

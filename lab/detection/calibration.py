@@ -15,14 +15,18 @@ from models.detector.network import SuspicionDetector
 __all__ = ["calibrate", "save_detector"]
 
 
-def calibrate(scorer: Scorer, images: Sequence[np.ndarray], *, seed: int = 0) -> None:
-    """Sets the detector's quantiles by clean images, (H, W, 3) uint8 each.
+def calibrate(scorer: Scorer, *groups: Sequence[np.ndarray], seed: int = 0) -> None:
+    """Sets the detector's quantiles by groups of clean images, (H, W, 3) uint8 each.
+
+    Of several groups the highest of each quantile is kept: a score is as suspicious as in the group
+    where such scores are commonest, so that no more than 1 % of any group is flagged.
 
     Raises:
-        ValueError: there are fewer than 100.
+        ValueError: a group has fewer than 100.
     """
-    quantiles = clean_quantiles(scorer.scores(images, seed=seed))
-    scorer.detector.register_to_config(clean_quantiles=quantiles)
+    quantiles = [clean_quantiles(scorer.scores(images, seed=seed)) for images in groups]
+    highest = tuple(float(level) for level in np.max(quantiles, axis=0))
+    scorer.detector.register_to_config(clean_quantiles=highest)
 
 
 def save_detector(detector: SuspicionDetector, directory: Path) -> None:

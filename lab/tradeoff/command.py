@@ -11,6 +11,7 @@ import typer
 from lab.attacks.adaptive.surrogate import surrogate_passage
 from lab.attacks.interface import Tier
 from lab.baselines.defence import NO_DEFENCE
+from lab.baselines.grid import settings_named
 from lab.baselines.purifiers import load_purifier
 from lab.errors import LabError
 from lab.evaluate import options
@@ -78,7 +79,7 @@ def trade_off(
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     pipelines = _load(purifier or [f"served={WEIGHTS_DIRECTORY / 'purifier'}"], device)
-    points = points_of(pipelines, _settings(settings))
+    points = points_of(pipelines, settings_named(settings, "--settings"))
     asked = load_victim(victim, device=device)
     own, own_sha256 = load_purifier(surrogate, device=device)
     bench = Bench(
@@ -119,17 +120,6 @@ def _load(sources: list[str], device: str) -> dict[str, tuple[Purifier, str]]:
         if not (name and directory) or name in found:
             raise LabError(f"--purifier takes NAME=DIRECTORY, each name once; got {source}")
         found[name] = load_purifier(Path(directory), device=device)
-    return found
-
-
-def _settings(text: str) -> list[tuple[float, int]]:
-    try:
-        halves = [word.split("x") for word in text.split(",") if word]
-        found = [(float(level), int(steps)) for level, steps in halves]
-    except ValueError as error:
-        raise LabError(f"--settings takes such as 0.03x1,0.05x2: {error}") from error
-    if not all(0 < level <= 1 and steps >= 1 for level, steps in found):
-        raise LabError(f"--settings: levels are in (0, 1], steps at least 1; got {text}")
     return found
 
 

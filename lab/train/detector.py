@@ -116,22 +116,24 @@ def _kept(
         return Examples(file["uploads"], file["purified"], file["labels"])
 
 
-def calibration_images(world: World, num: int, *, seed: int = 0) -> list[np.ndarray]:
-    """Images of the validation split that nobody attacked, (H, W, 3) uint8: 2 ``num`` of them.
+def calibration_images(world: World, num: int, *, seed: int = 0) -> list[list[np.ndarray]]:
+    """Groups of images of the validation split that nobody attacked, (H, W, 3) uint8.
 
-    Half of ``num`` are scenes, a third windows of photos at 224 px, the rest text. Each comes as it
-    is and benignly altered: few images arrive as they were taken.
+    Half of ``num`` are scenes, a third windows of photos at 224 px, the rest text. Each of the
+    three comes as it is, and once more benignly altered: few images arrive as they were taken.
+
+    Returns:
+        Six groups, 2 ``num`` images together.
     """
     rng = np.random.default_rng([seed, 15])
     scenes = scene_batch(world, "validation", range(num // 2), seed=seed + 30).images
     photos = photo_crops(world, num // 3, 224, rng, "validation")
     texts = text_crops(num - num // 2 - num // 3, 224, rng)
     clean = [
-        np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+        [np.ascontiguousarray(image.permute(1, 2, 0).numpy()) for image in images]
         for images in (scenes, photos, texts)
-        for image in images
     ]
-    return [*clean, *(alter_benignly(pixels, rng) for pixels in clean)]
+    return [*clean, *([alter_benignly(pixels, rng) for pixels in group] for group in clean)]
 
 
 @dataclass(frozen=True, slots=True)

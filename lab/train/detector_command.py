@@ -45,7 +45,9 @@ def detector(
         Path, typer.Option("--purifier", help="The purifier that it will stand behind.")
     ] = WEIGHTS_DIRECTORY / "purifier",
     num_crops: Annotated[int, typer.Option(help="Crops of photos and text beside them.")] = 1024,
-    num_calibration: Annotated[int, typer.Option(help="Clean images of the calibration.")] = 600,
+    num_calibration: Annotated[
+        int, typer.Option(min=600, help="Clean images of the calibration.")
+    ] = 1200,
     steps: Steps = 2000,
     minutes: Minutes = math.inf,
     batch_size: Batch = 64,
@@ -75,5 +77,5 @@ def detector(
     )
     network = train_detector(examples, runs, settings, batch_size=batch_size, seed=seed)
     scorer = Scorer(network, defence)
-    calibrate(scorer, calibration_images(scenes, num_calibration, seed=seed), seed=seed)
+    calibrate(scorer, *calibration_images(scenes, num_calibration, seed=seed), seed=seed)
     publish_detector(network, command=this_command(), weights=weights)

@@ -84,6 +84,15 @@ def test_calibration_makes_a_hundredth_of_the_clean_images_suspicious(scorer):
         calibrate(scorer, [grey(1)])
 
 
+def test_no_group_of_clean_images_is_flagged_more_than_another(scorer):
+    dark = [grey(level) for level in range(100, 200)]
+    bright = [grey(level) for level in range(120, 220)]
+    calibrate(scorer, dark, bright)
+    assert scorer.suspicions([grey(120), grey(219)], seed=0) == pytest.approx([0, 1])
+    assert np.mean(scorer.suspicions(dark, seed=0) > 0.99) == 0
+    assert np.mean(scorer.suspicions(bright, seed=0) > 0.99) == pytest.approx(0.01)
+
+
 class Sum(nn.Module):
     def forward(self, images):
         return images.sum(dim=(1, 2, 3))

@@ -6,6 +6,7 @@ import torch
 from typer.testing import CliRunner
 
 import lab.train.detector
+import lab.train.detector_command
 from lab.baselines.defence import Defence
 from lab.cli import app
 from lab.detection.scoring import Scorer, load_detector
@@ -73,21 +74,26 @@ def test_it_learns_to_tell_an_attack_from_what_is_benign(sources, world, tmp_pat
 
 
 def test_calibration_images_are_of_all_kinds_and_of_validation(world):
-    images = calibration_images(world, 12)
-    assert len(images) == 24
-    assert all(a.shape == b.shape for a, b in zip(images[:12], images[12:], strict=True))
-    assert not any(np.array_equal(a, b) for a, b in zip(images[:12], images[12:], strict=True))
-    assert {image.shape for image in images} == {(128, 128, 3), (224, 224, 3)}
-    assert all(image.dtype == np.uint8 for image in images)
+    groups = calibration_images(world, 12)
+    assert [len(group) for group in groups] == [6, 4, 2] * 2
+    for clean, altered in zip(groups[:3], groups[3:], strict=True):
+        assert {image.shape for image in clean} == {image.shape for image in altered}
+        assert not any(np.array_equal(a, b) for a, b in zip(clean, altered, strict=True))
+    assert [group[0].shape for group in groups[:3]] == [(128, 128, 3), *[(224, 224, 3)] * 2]
+    assert all(image.dtype == np.uint8 for group in groups for image in group)
 
 
-def test_the_command_publishes_a_calibrated_detector(sources, world_file, tmp_path):
+def test_the_command_publishes_a_calibrated_detector(sources, world_file, tmp_path, monkeypatch):
+    small = np.random.default_rng(0).integers(0, 256, (100, 16, 16, 3), dtype=np.uint8)
+    monkeypatch.setattr(
+        lab.train.detector_command, "calibration_images", lambda *_, **__: [list(small)]
+    )
     PurificationPipeline.tiny().save_pretrained(tmp_path / "purifier")
     weights = tmp_path / "weights"
     arguments = ["train", "detector", "--world", str(world_file), "--runs", str(tmp_path / "runs")]
     arguments += ["--weights", str(weights), "--purifier", str(tmp_path / "purifier")]
     arguments += [word for folder in sources for word in ("--pairs", str(folder))]
-    arguments += ["--num-crops", "4", "--num-calibration", "100", "--steps", "2"]
+    arguments += ["--num-crops", "4", "--steps", "2"]
     arguments += ["--batch-size", "4", "--num-workers", "0"]
     CliRunner().invoke(app, arguments, catch_exceptions=False)
     (entry,) = read_manifest(weights)
