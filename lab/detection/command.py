@@ -91,6 +91,9 @@ def evaluate(
 ) -> None:
     """Score clean, benignly altered and attacked images; AUROC, rate caught, rate flagged."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    scorer, sha256s = _scorer(detector, purifier, device)
+    if not scorer.detector.config.clean_quantiles:
+        raise LabError(f"{detector} is not calibrated; do it with: codefend-lab detect calibrate")
     pool = World(world)
     attacker = load_victim(victim, device=device).astype(getattr(torch, attack_dtype))
     scenes = world_scenes(pool, "test", num_scenes, seed=seed)
@@ -101,7 +104,6 @@ def evaluate(
         seeds=seeds,
         seed=seed,
     )
-    scorer, sha256s = _scorer(detector, purifier, device)
     folder = attacked or out / "attacked"
     models = [load_victim(name, device=device) for name in surrogate_models.split(",") if name]
     suite = Suite(attacker, [model.astype(attacker.dtype) for model in models], folder)

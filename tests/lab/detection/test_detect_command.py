@@ -1,0 +1,66 @@
+"""``detect evaluate`` as a whole, on a tiny world: every kind of image has its rows, once made."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import lab.evaluate.attacked
+from lab.cli import app
+from lab.errors import LabError
+from models.detector.calibration import clean_quantiles
+from models.detector.network import SuspicionDetector
+from models.mllm.tiny import tiny_mllm
+from models.purifier.pipeline import PurificationPipeline
+
+
+@pytest.fixture(scope="module")
+def words(world_file, tmp_path_factory):
+    root = tmp_path_factory.mktemp("detect")
+    detector = SuspicionDetector.tiny()
+    detector.save_pretrained(root / "uncalibrated")
+    detector.register_to_config(clean_quantiles=clean_quantiles(range(-100, 100)))
+    detector.save_pretrained(root / "detector")
+    PurificationPipeline.tiny().save_pretrained(root / "purifier")
+    for part in tiny_mllm():
+        part.save_pretrained(root / "mllm")
+    return [
+        *("detect", "evaluate", "--out", str(root / "report"), "--world", str(world_file)),
+        *("--detector", str(root / "detector"), "--purifier", str(root / "purifier")),
+        *("--victim", str(root / "mllm"), "--surrogate-models", "", "--families", "low_frequency"),
+        *("--num-scenes", "8", "--num-scenes-other", "2", "--family-scenes", "2", "--steps", "1"),
+        *("--evading-scenes", "1", "--evading-steps", "1", "--num-documents", "1", "--seeds", "2"),
+        *("--device", "cpu"),
+    ]
+
+
+def test_every_kind_of_image_is_scored(words, monkeypatch):
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert result.exit_code == 0
+    rows = json.loads((folder_of(words) / "report" / "report.json").read_text())["rows"]
+    found = {(row["tier"], row["attack"], row["targeted"], row["metric"]) for row in rows}
+    for image in ("scene", "scene-jpeg-50", "photo", "photo-resize-0.5", "page", "receipt"):
+        assert ("clean", image, False, "flagged") in found
+    for tier, attack in (("t0", "apgd"), ("t0", "low_frequency"), ("t2", "evading-purified")):
+        for metric in ("flagged", "auroc", "tpr_at_1fpr"):
+            assert (tier, attack, False, metric) in found
+    assert ("t0", "apgd", True, "auroc") in found
+    assert {row["seeds"] for row in rows} == {2}
+
+    def never(*_, **__):
+        raise AssertionError("attacked again")
+
+    monkeypatch.setattr(lab.evaluate.attacked, "attack_scenes", never)
+    again = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert again.stdout == result.stdout
+
+
+def test_a_detector_without_a_calibration_is_named(words):
+    option = ["--detector", str(folder_of(words) / "uncalibrated")]
+    with pytest.raises(LabError, match="detect calibrate"):
+        CliRunner().invoke(app, [*words, *option], catch_exceptions=False)
+
+
+def folder_of(words):
+    return Path(words[words.index("--out") + 1]).parent
