@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lab.labels import UNION
+from lab.plots.axes import show_percent
 from lab.plots.files import new_figure
 from lab.plots.palette import FAINT, INK, arranged, color_of, name_of
 from lab.plots.rows import PlotRow, select
@@ -144,15 +145,8 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
 
 def _frame(axes: Any, levels: Sequence[int]) -> None:
     axes.set_xticks(levels, [f"{level}/255" if level else "0" for level in levels], fontsize=11)
-    axes.set_yticks([0.0, 0.25, 0.5, 0.75, 1.0], ["0", "25", "50", "75", "100 %"], fontsize=11)
     axes.set_xlim(-0.02 * levels[-1], 1.01 * levels[-1])
-    axes.set_ylim(0.0, 1.02)
-    axes.set_xlabel("radius ε of the attack", fontsize=11, color=INK)
-    axes.grid(axis="y", color="#e4e7eb", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, colors=INK)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
+    show_percent(axes, "radius ε of the attack")
 
 
 def _titles(figure: Any, victim: str, tier: str, attack: str, has_diamonds: bool) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lab.plots.axes import show_percent
 from lab.plots.files import new_figure
 from lab.plots.palette import FAINT, INK
 
@@ -44,14 +45,7 @@ def draw_tradeoff(curves: Sequence[Curve]) -> Any:
     kinds = list(dict.fromkeys((curve.purifier, curve.num_steps) for curve in curves))
     for curve in curves:
         _draw(axes, curve, _DASHES[kinds.index((curve.purifier, curve.num_steps)) % len(_DASHES)])
-    axes.set_ylim(0.0, 1.02)
-    axes.set_yticks([0.0, 0.25, 0.5, 0.75, 1.0], ["0", "25", "50", "75", "100 %"], fontsize=11)
-    axes.set_xlabel("clean images after purification, dB (more is nearer)", fontsize=11, color=INK)
-    axes.grid(axis="y", color="#e4e7eb", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, colors=INK)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
+    show_percent(axes, "clean images after purification, dB (more is nearer)")
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=10)
     title = "Right answers under attack, by noise level and steps"
     figure.text(0.03, 0.93, title, fontsize=13.5, fontweight="bold", color=INK)
