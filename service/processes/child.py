@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
@@ -13,6 +14,8 @@ from service.processes.messages import Handler, Message, receive_message, send_m
 __all__ = ["Child", "ChildDied", "ChildTimeout"]
 
 STOP_GRACE_S = 5.0
+# Where processors are scarce the service itself comes first: it answers probes and refuses.
+NICENESS = 5
 
 
 class ChildDied(Exception):
@@ -170,6 +173,7 @@ def _run_child(
     # The service decides when its children end: it must be able to drain after a group's SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.nice(NICENESS)
     handler, description = make_handler(config)
     if counter is not None:
         start_beating(counter)

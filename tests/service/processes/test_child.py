@@ -1,11 +1,12 @@
 """One real child process after another: answers, deaths, silence and confinement."""
 
 import asyncio
+import os
 import signal
 
 import pytest
 
-from service.processes.child import Child, ChildDied, ChildTimeout
+from service.processes.child import NICENESS, Child, ChildDied, ChildTimeout
 from service.processes.pool import ChildPool
 from tests.service.processes.misbehaviour import make_confined_handler, make_handler
 
@@ -28,6 +29,10 @@ def test_it_answers_until_it_is_stopped(child):
     assert child.pid is None
     with pytest.raises(ChildDied):
         child.call({}, b"", 5)
+
+
+def test_it_leaves_the_processor_to_the_service_first(child):
+    assert os.getpriority(os.PRIO_PROCESS, child.pid) == min(19, os.nice(0) + NICENESS)
 
 
 def test_a_death_tells_its_exit_code(child):
