@@ -57,6 +57,9 @@ class Upstream:
         self._settings = settings
         self._model = settings.upstream_model
         self._is_embedded = settings.upstream_url is None
+        # Joined once: httpx would parse both parts again for every request.
+        base_url = client.base_url
+        self._urls = {"GET": base_url.join("models"), "POST": base_url.join("chat/completions")}
         self._breaker = breaker
         self._watch = watch
         self._last_list: bytes | None = None
@@ -188,10 +191,10 @@ class Upstream:
         return await self._send_once(method, body)
 
     async def _send_once(self, method: str, body: bytes | None) -> httpx.Response:
-        path = "models" if method == "GET" else "chat/completions"
         # Not compressed: chunks come as they were sent, and no answer swells on arrival.
         headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
-        request = self._client.build_request(method, path, content=body, headers=headers)
+        url = self._urls[method]
+        request = self._client.build_request(method, url, content=body, headers=headers)
         patience_s = self._settings.upstream_first_byte_timeout_s
         response = await send_request(self._client, request, patience_s)
         if response.is_success:
