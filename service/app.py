@@ -75,7 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
         tracer=tracer,
         metrics=metrics,
         house=guard.house,
-        closed_for_s=guard.closed_for_s,
+        check_open=guard.check_open,
         paths=[*paths, "/docs", "/openapi.json"],
     )
     return app

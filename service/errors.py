@@ -28,7 +28,7 @@ CodefendError
     ├── UpstreamTooLarge 413
     ├── UpstreamUnprocessable 422
     ├── UpstreamBusy 429 (with Retry-After)
-    └── UpstreamUnavailable 503 (with Retry-After)
+    └── UpstreamUnavailable 503, UpstreamDown 503 (with Retry-After)
 
 All that send Retry-After are a TryLater, too.
 A 5xx message is constant: what went wrong inside is logged and never sent.

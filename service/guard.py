@@ -6,6 +6,7 @@ admit (the gate, before a request comes here), decode, queue, purify, encode, fo
 import asyncio
 import time
 from collections.abc import Sequence
+from math import ceil
 
 from starlette.requests import Request
 
@@ -19,10 +20,12 @@ from service.decode.chat import Chat, ChatImage, ChatLimits
 from service.decode.stage import DecodeStage, Upload
 from service.encode.stage import EncodeStage
 from service.errors import ImageFlagged, NotReady, RequestRefused
+from service.forward.answer_stream import AnswerStream
+from service.forward.breaker import Passage
 from service.forward.chat_body import fill_gaps
+from service.forward.client import make_upstream
 from service.forward.completion import Answer, Completion
 from service.forward.embedded import EmbeddedModel
-from service.forward.upstream import AnswerStream, Upstream, make_client
 from service.metrics import Metrics, Stage
 from service.processes.pixels import Picture, read_pixels, write_pixels
 from service.purify.cache import PurifiedCache, Replay
@@ -38,6 +41,7 @@ __all__ = ["Guard"]
 
 # When to come back to a service that is not warm yet: how long that takes is not known then.
 WARM_UP_S = 5.0
+WITHOUT_MODEL = frozenset({"/v1/purify"})
 
 
 class Guard:
@@ -81,11 +85,7 @@ class Guard:
             else None
         )
         socket_path = self.embedded.socket_path if self.embedded else None
-        self._upstream = Upstream(
-            make_client(settings, socket_path),
-            settings,
-            lambda reason: metrics.upstream_errors.labels(reason).inc(),
-        )
+        self._upstream = make_upstream(settings, socket_path, metrics)
 
     @property
     def is_warm(self) -> bool:
@@ -112,6 +112,29 @@ class Guard:
         if self.workers.warm_in_s is not None and embedded_is_warm:
             return None
         return WARM_UP_S
+
+    def check_open(self, path: str) -> None:
+        """Refuses at the door what could not be served.
+
+        Raises:
+            NotReady: Nothing can.
+            UpstreamDown: The path needs the model, and it is failing.
+        """
+        closed_for_s = self.closed_for_s()
+        if closed_for_s is not None:
+            raise NotReady(retry_after_s=max(1, ceil(closed_for_s)))
+        if path not in WITHOUT_MODEL:
+            self._upstream.check()
+
+    def enter_model(self, visit: Visit) -> Passage:
+        """Takes the leave to ask the model, once, before any work is done for its question.
+
+        Raises:
+            UpstreamDown: It is failing.
+        """
+        if visit.passage is None:
+            visit.passage = self._upstream.enter(visit.caller, visit.deadline_s)
+        return visit.passage
 
     async def start(self) -> None:
         """Starts every process; models load in the background."""
@@ -255,7 +278,7 @@ class Guard:
             UpstreamError: There is none.
         """
         with visit.timings.stage(Stage.FORWARD):
-            return await self._upstream.complete(completion)
+            return await self._upstream.complete(completion, self.enter_model(visit))
 
     async def forward_stream(self, visit: Visit, completion: Completion) -> AnswerStream:
         """Stage forward: an answer that has begun.
@@ -264,7 +287,7 @@ class Guard:
             UpstreamError: There is none.
         """
         with visit.timings.stage(Stage.FORWARD):
-            return await self._upstream.stream(completion)
+            return await self._upstream.stream(completion, self.enter_model(visit))
 
     async def relay(self, visit: Visit, chat: Chat, urls: Sequence[str]) -> bytes:
         """Stage forward for a chat: the whole answer, as the upstream wrote it.
@@ -278,21 +301,24 @@ class Guard:
             UpstreamError: There is none, or the upstream refused the request.
         """
         with visit.timings.stage(Stage.FORWARD):
-            return await self._upstream.relay(await self._fill(chat, urls))
+            body = await self._fill(visit, chat, urls)
+            return await self._upstream.relay(body, self.enter_model(visit))
 
     async def relay_stream(self, visit: Visit, chat: Chat, urls: Sequence[str]) -> AnswerStream:
         """Stage forward for a chat: an answer that has begun; the rest as in `relay`."""
         with visit.timings.stage(Stage.FORWARD):
-            return await self._upstream.relay_stream(await self._fill(chat, urls))
+            body = await self._fill(visit, chat, urls)
+            return await self._upstream.relay_stream(body, self.enter_model(visit))
 
-    async def list_models(self) -> bytes:
+    async def list_models(self, visit: Visit) -> bytes:
         """The upstream's models, as it writes them.
 
         Raises:
             UpstreamError: It does not say.
         """
-        return await self._upstream.list_models()
+        return await self._upstream.list_models(visit.deadline_s)
 
-    async def _fill(self, chat: Chat, urls: Sequence[str]) -> bytes:
-        model = None if chat.has_model else await self._upstream.default_model()
+    async def _fill(self, visit: Visit, chat: Chat, urls: Sequence[str]) -> bytes:
+        passage = self.enter_model(visit)
+        model = None if chat.has_model else await self._upstream.default_model(passage)
         return fill_gaps(chat.fragments, urls, model)

@@ -50,6 +50,15 @@ class Metrics:
         )
         self.cached = self._counter("cached", "Images answered with a purified image of late.")
         self.upstream_errors = self._counter("upstream_errors", "Failures of the model.", "reason")
+        self.upstream_retries = self._counter(
+            "upstream_retries", "Requests that were sent to the model again.", "reason"
+        )
+        self.upstream_breaker_state = self._gauge(
+            "upstream_breaker_state", "Whether the model is asked: 0 yes, 1 on trial, 2 no."
+        )
+        self.upstream_breaker_openings = self._counter(
+            "upstream_breaker_openings", "Times the model was found broken, failed trials included."
+        )
         self.worker_restarts = self._counter("worker_restarts", "Processes replaced.", "kind")
         self.batch_failures = self._counter("batch_failures", "Batches that failed.", "reason")
         self.queue_depth = self._gauge("queue_depth", "Images waiting for the purifier.")

@@ -91,7 +91,7 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(32 * MEBIBYTE, ge=1024, description="Longest request body.")
     body_timeout_s: float = Field(30.0, gt=0, description="Time for a body to arrive.")
     deadline_s: float = Field(
-        30.0, gt=0, description="Time for a whole request from its arrival; then 504."
+        30.0, gt=0, description="Time from a request's arrival until it is answered; then 504."
     )
 
     # decode and encode
@@ -171,14 +171,41 @@ class Settings(BaseSettings):
     )
     upstream_key: SecretStr | None = Field(None, description="Its API key.")
     upstream_model: str | None = Field(None, description="Model name; a request's own wins.")
+    upstream_pool_timeout_s: float = Field(5.0, gt=0, description="Time for a free connection.")
     upstream_connect_timeout_s: float = Field(5.0, gt=0, description="Time to connect.")
-    upstream_read_timeout_s: float = Field(60.0, gt=0, description="Time between bytes.")
     upstream_write_timeout_s: float = Field(30.0, gt=0, description="Time to send.")
+    upstream_first_byte_timeout_s: float = Field(
+        60.0, gt=0, description="Time for an answer to begin; all of it, where it does not stream."
+    )
+    upstream_read_timeout_s: float = Field(60.0, gt=0, description="Time between bytes.")
+    upstream_stream_timeout_s: float = Field(
+        600.0, gt=0, description="Time for a streaming answer, which outlives the deadline."
+    )
     upstream_max_connections: int = Field(64, ge=1, description="Connections at once.")
+    upstream_keepalive_s: float = Field(
+        4.0, ge=0, description="Time a connection stays open unused; less than the upstream's own."
+    )
+    upstream_retries: int = Field(
+        1, ge=0, le=10, description="Times a request is sent again that cannot have arrived."
+    )
+    upstream_breaker_failures: int = Field(
+        5, ge=0, description="Fewest failures after which it is not asked for a while; 0: always."
+    )
+    upstream_breaker_window_s: float = Field(60.0, gt=0, description="How long they count.")
+    upstream_breaker_pause_s: float = Field(
+        5.0, gt=0, description="Time to the first trial; doubles as trials fail."
+    )
+    upstream_breaker_max_pause_s: float = Field(60.0, gt=0, description="Longest such time.")
+    upstream_breaker_trials: int = Field(
+        2, ge=1, description="Requests that must succeed before all are let through again."
+    )
     mllm: str = Field(str(WEIGHTS / "mllm"), description="Directory or hub id of the embedded one.")
     max_answer_tokens: int = Field(8192, ge=1, description="Most tokens a request may ask for.")
     max_choices: int = Field(8, ge=1, description="Most answers (n) a request may ask for.")
     max_answer_bytes: int = Field(16 * MEBIBYTE, ge=1024, description="Longest answer taken.")
+    max_stream_bytes: int = Field(
+        256 * MEBIBYTE, ge=1024, description="Longest streaming answer taken."
+    )
 
     # respond
     drain_timeout_s: float = Field(60.0, ge=0, description="Time for accepted requests to finish.")

@@ -7,7 +7,6 @@ when the response is sent it gives the slot back, counts, and writes the log lin
 import logging
 import time
 from collections.abc import Callable, Collection
-from math import ceil
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -27,6 +26,7 @@ from service.errors import (
     RequestRefused,
     ShuttingDown,
 )
+from service.forward.errors import UpstreamDown
 from service.logs import log_image, log_request
 from service.metrics import Metrics
 from service.problems import problem_response
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 PROBES = frozenset({"/healthz", "/readyz"})
 # What is counted as refused at the door, and not as failed inside.
-_REJECTIONS = (RequestRefused, Overloaded, NotReady, ShuttingDown)
+_REJECTIONS = (RequestRefused, Overloaded, NotReady, ShuttingDown, UpstreamDown)
 
 
 class Gate:
@@ -56,7 +56,7 @@ class Gate:
         tracer: Tracer | None,
         metrics: Metrics,
         house: House,
-        closed_for_s: Callable[[], float | None],
+        check_open: Callable[[str], None],
         paths: Collection[str],
     ) -> None:
         """Takes the application behind the gate.
@@ -68,7 +68,7 @@ class Gate:
             tracer: Takes finished requests; None where traces are off.
             metrics: Where requests are counted.
             house: Where costly requests take a slot.
-            closed_for_s: Seconds for which costly requests cannot be served; None if they can.
+            check_open: Raises NotReady or UpstreamDown where a path cannot be served at present.
             paths: All paths that exist; others are counted together. A POST below /v1/ needs a
                 slot.
         """
@@ -78,7 +78,7 @@ class Gate:
         self._tracer = tracer
         self._metrics = metrics
         self._house = house
-        self._closed_for_s = closed_for_s
+        self._check_open = check_open
         self._quota = Quota(settings.max_requests_per_minute)
         self._paths = frozenset(paths)
         self._costly_paths = frozenset(path for path in paths if path.startswith("/v1/"))
@@ -121,9 +121,8 @@ class Gate:
             self._let_in(visit)
 
     def _let_in(self, visit: Visit) -> None:
-        closed_for_s = self._closed_for_s()
-        if closed_for_s is not None and not self._house.is_draining:
-            raise NotReady(retry_after_s=max(1, ceil(closed_for_s)))
+        if not self._house.is_draining:
+            self._check_open(visit.endpoint)
         self._quota.check(visit.caller)
         visit.slot = self._house.enter(visit.caller)
         self._quota.spend(visit.caller)
@@ -138,6 +137,8 @@ class Gate:
             await problem_response(error)(scope, receive, reply.send)
 
     def _see_out(self, visit: Visit, reply: "_Reply") -> None:
+        if visit.passage is not None:
+            visit.passage.leave()
         if visit.slot is not None:
             if visit.outcome in {"ok", DeadlineExceeded.code}:
                 was_late = visit.outcome == DeadlineExceeded.code

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.admit.house import Slot
+from service.forward.breaker import Passage
 from service.timings import Timings
 from service.tracing.context import Trace
 
@@ -21,6 +22,7 @@ class Visit:
         timings: Its stopwatch.
         caller: Who sent it, as the key ring names them.
         slot: Its place in the house; None for requests that take none.
+        passage: Its leave to ask the model; None for requests that do not.
         outcome: `ok`, or the code of the error.
         facts: What the log says of the request.
         images: What the audit says of each of its images: hash, size, suspicion and the like.
@@ -33,6 +35,7 @@ class Visit:
     timings: Timings
     caller: str = ""
     slot: Slot | None = None
+    passage: Passage | None = None
     outcome: str = "ok"
     facts: dict[str, Any] = field(default_factory=dict)
     images: list[dict[str, Any]] = field(default_factory=list)

@@ -80,6 +80,7 @@ def build_ask(guard: Guard) -> APIRouter:
 async def _handle(guard: Guard, kind: _Kind, request: Request) -> Response:
     visit: Visit = request.state.visit
     body = await guard.read(visit, request)
+    guard.enter_model(visit)
     work = _answer(guard, kind, visit, request, body)
     return await answer_in_time(request, work, visit.deadline_s)
 

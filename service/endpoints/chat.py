@@ -46,6 +46,7 @@ def build_chat(guard: Guard) -> APIRouter:
             msg = "Send application/json."
             raise UnsupportedMedia(msg, "content-type")
         body = await guard.read(visit, request)
+        guard.enter_model(visit)
         return await answer_in_time(request, _answer(guard, visit, body), visit.deadline_s)
 
     return router

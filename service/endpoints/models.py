@@ -26,7 +26,7 @@ def build_models(guard: Guard) -> APIRouter:
         visit: Visit = request.state.visit
         # Nothing should have come with the question; what did would hide that the client left.
         await guard.read(visit, request)
-        answer = await answer_in_time(request, guard.list_models(), visit.deadline_s)
+        answer = await answer_in_time(request, guard.list_models(visit), visit.deadline_s)
         return Response(answer, media_type="application/json")
 
     return router

@@ -1,9 +1,14 @@
 """An OpenAI-style chat completion: the request the service sends, and the answer it reads."""
 
+import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
-__all__ = ["Answer", "Completion", "read_answer"]
+from service.forward.failures import Failure, Reason
+
+__all__ = ["Answer", "Completion", "read_answer", "read_choices", "read_chunk"]
+
+_CHUNK_FIELDS = frozenset({"choices", "usage"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +62,85 @@ class Answer:
     usage: dict[str, Any] | None
 
 
-def read_answer(document: Any) -> Answer:
+def read_answer(content: bytes) -> Answer:
     """Reads a chat completion.
 
     Raises:
-        KeyError: It is not one.
-        IndexError: It is not one.
-        TypeError: It is not one.
+        ValueError: It is not one; or LookupError, TypeError, RecursionError.
     """
+    document = read_choices(content)
     text = document["choices"][0]["message"]["content"]
     if not isinstance(text, str):
         msg = "the content of an answer is text"
         raise TypeError(msg)
-    usage = document.get("usage")
-    return Answer(text, usage if isinstance(usage, dict) else None)
+    # JSON can write half of a surrogate pair, which no answer of ours could be written with.
+    text.encode()
+    return Answer(text, _read_usage(document.get("usage")))
+
+
+def read_choices(content: bytes) -> dict[str, Any]:
+    """Reads a JSON object with choices, each an object, and at least one.
+
+    Raises:
+        ValueError: It is not one; or TypeError, RecursionError.
+    """
+    document = _read_object(content)
+    choices = document.get("choices")
+    if not (isinstance(choices, list) and choices and all(isinstance(c, dict) for c in choices)):
+        msg = "no choices"
+        raise ValueError(msg)
+    return document
+
+
+def read_chunk(payload: bytes) -> dict[str, Any]:
+    """Reads one event of a stream.
+
+    Raises:
+        Failure: It is an error; what the upstream says in it is not passed on.
+        ValueError: It is no chunk; or RecursionError.
+    """
+    chunk = _read_object(payload)
+    if chunk.get("error"):
+        raise Failure(Reason.ERROR_EVENT)
+    choices = chunk.get("choices") or []
+    if not (chunk.keys() & _CHUNK_FIELDS and isinstance(choices, list)):
+        msg = "no chunk"
+        raise ValueError(msg)
+    if not all(isinstance(choice, dict) for choice in choices):
+        msg = "no choices"
+        raise ValueError(msg)
+    return chunk
+
+
+def _read_object(content: bytes) -> dict[str, Any]:
+    # Decoded here, because json would also take UTF-16, into which nothing could be spliced.
+    document = json.loads(content.decode(), parse_constant=_refuse_constant)
+    if not isinstance(document, dict):
+        msg = "no object"
+        raise TypeError(msg)
+    return document
+
+
+def _refuse_constant(_: str) -> NoReturn:
+    msg = "NaN and Infinity are no JSON"
+    raise ValueError(msg)
+
+
+def _read_usage(usage: Any) -> dict[str, Any] | None:
+    """Numbers, and objects of numbers, as OpenAI counts; whatever else stands there is left out."""
+    if not isinstance(usage, dict):
+        return None
+    counts = {name: value for name, value in usage.items() if name.isascii()}
+    return {
+        name: _numbers_of(value) if isinstance(value, dict) else value
+        for name, value in counts.items()
+        if value is None or isinstance(value, int | float | dict)
+    }
+
+
+def _numbers_of(details: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in details.items()
+        if name.isascii() and (value is None or isinstance(value, int | float))
+    }

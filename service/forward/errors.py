@@ -8,6 +8,7 @@ from service.errors import CodefendError, TryLater
 
 __all__ = [
     "UpstreamBusy",
+    "UpstreamDown",
     "UpstreamError",
     "UpstreamNotFound",
     "UpstreamRefused",
@@ -87,3 +88,12 @@ class UpstreamUnavailable(TryLater, UpstreamError):
     type = "upstream_error"
     code = "upstream_unavailable"
     message = "The model behind this service is not available at the moment."
+
+
+class UpstreamDown(TryLater, UpstreamError):
+    """The model has failed so often that it is not asked for a while (`breaker.py`)."""
+
+    status = 503
+    type = "upstream_error"
+    code = "upstream_down"
+    message = "The model behind this service is failing. Retry after the time in Retry-After."

@@ -14,7 +14,7 @@ from service.forward.errors import (
     UpstreamUnprocessable,
 )
 
-__all__ = ["refusal_from_status"]
+__all__ = ["asked_pause_s", "refusal_from_status"]
 
 # 401 and 403 are not here: it is this service's key that the upstream does not like.
 _THE_CLIENTS_FAULT: dict[int, type[UpstreamError]] = {
@@ -32,7 +32,9 @@ DEFAULT_RETRY_AFTER_S = 5
 MAX_RETRY_AFTER_S = 600
 
 
-def refusal_from_status(status: int, retry_after: str, said: bytes) -> UpstreamError:
+def refusal_from_status(
+    status: int, retry_after: str, said: bytes, *, by_client: bool
+) -> UpstreamError:
     """Chooses the error for an answer that is none.
 
     Args:
@@ -40,25 +42,26 @@ def refusal_from_status(status: int, retry_after: str, said: bytes) -> UpstreamE
         retry_after: Its header of that name, or nothing.
         said: Its body, if its words are public: the embedded model's are. Another upstream's may
             quote a prompt, an address or a path; for those, nothing.
+        by_client: Whether the client wrote the request, and so can mend what is refused.
     """
     passing = _PASSING.get(status)
     if passing is not None:
-        return passing(retry_after_s=_retry_after_s(retry_after))
-    refusal = _THE_CLIENTS_FAULT.get(status)
+        return passing(retry_after_s=asked_pause_s(retry_after) or DEFAULT_RETRY_AFTER_S)
+    refusal = _THE_CLIENTS_FAULT.get(status) if by_client else None
     if refusal is None:
         return UpstreamError()
     error = _error_object(said)
     return refusal(error.get("message"), error.get("param"))
 
 
-def _retry_after_s(header: str) -> int:
-    """Whole seconds; a date, which hardly any server sends, becomes the default."""
+def asked_pause_s(header: str) -> int | None:
+    """Whole seconds of a Retry-After; None for none, and for a date, which hardly anyone sends."""
     try:
         seconds = float(header)
     except ValueError:
-        return DEFAULT_RETRY_AFTER_S
+        return None
     if not math.isfinite(seconds):
-        return DEFAULT_RETRY_AFTER_S
+        return None
     return min(max(1, math.ceil(seconds)), MAX_RETRY_AFTER_S)
 
 

@@ -4,12 +4,14 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from service.forward.completion import read_chunk
+from service.forward.failures import Failure, Reason
+from service.forward.lines import MAX_LINE_BYTES, LineCutter
+
 __all__ = ["StreamSplicer", "splice_answer"]
 
 OWN_FIELD = b'"codefend":'
-MAX_LINE_BYTES = 1 << 22
 _IDENTITY = ("id", "created", "model")
-_CHUNK_FIELDS = frozenset({"choices", "usage"})
 
 
 def splice_answer(answer: bytes, told: bytes) -> bytes:
@@ -38,53 +40,58 @@ class StreamSplicer:
             describe: Makes the object, as JSON, when the answer is over.
         """
         self._describe = describe
-        self._unfinished = b""
+        self._cutter = LineCutter()
         self._held = b""
         self._after_held = b""
         self._identity: dict[str, Any] = {}
         self._has_reasons = False
-        self._is_done = False
+        self.is_done = False
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """Takes bytes of the upstream; yields what can be passed on by now.
 
         Raises:
-            ValueError: It sent an error, or something that is no chunk.
+            Failure: It sent an error.
+            ValueError: It sent something that is no chunk.
         """
-        *lines, self._unfinished = (self._unfinished + chunk).split(b"\n")
-        if len(self._unfinished) > MAX_LINE_BYTES:
-            msg = "a line without an end"
-            raise ValueError(msg)
-        for line in lines:
-            yield self._pass(line + b"\n")
+        for line in self._cutter.feed(chunk):
+            if not self.is_done:
+                yield self._pass(line)
 
     def end(self) -> bytes:
         """Takes the end of the upstream's stream; returns what is still to be passed on.
 
         Raises:
-            ValueError: The stream was cut: nothing in it said that the answer was over.
+            Failure: The stream was cut: nothing in it said that the answer was over.
         """
-        rest = self._pass(self._unfinished + b"\n\n") if self._unfinished else b""
-        if self._is_done:
+        if self.is_done:
+            return b""
+        rest = self._pass_unfinished(self._cutter.rest())
+        if self.is_done:
             return rest
         if not self._has_reasons:
-            msg = "a stream without an end"
-            raise ValueError(msg)
+            raise Failure(Reason.CUT)
         return rest + self._tell()
 
+    def _pass_unfinished(self, line: bytes) -> bytes:
+        try:
+            return self._pass(line + b"\n\n") if line else b""
+        except ValueError as error:
+            # What has no end and is no chunk was to become one.
+            raise Failure(Reason.CUT) from error
+
     def _pass(self, line: bytes) -> bytes:
-        if self._is_done:
-            return b"" if line.strip() else line
         name, _, value = line.partition(b":")
         value = value.strip()
         if name == b"event" and value == b"error":
-            msg = "an error"
-            raise ValueError(msg)
+            raise Failure(Reason.ERROR_EVENT)
         if name != b"data" or not value:
             return self._hold_or_pass(line)
         if value == b"[DONE]":
-            self._is_done = True
-            return self._tell() + line
+            self.is_done = True
+            # The empty line that ends the event is added, since nothing more is read.
+            ending = b"\r\n" if line.endswith(b"\r\n") else b"\n"
+            return self._tell() + line.rstrip(b"\r\n") + ending + ending
         released = self._release()
         if not self._may_be_last(value):
             return released + line
@@ -96,6 +103,9 @@ class StreamSplicer:
         if not self._held:
             return line
         self._after_held += line
+        if len(self._after_held) > MAX_LINE_BYTES:
+            msg = "an event without an end"
+            raise ValueError(msg)
         return b""
 
     def _release(self) -> bytes:
@@ -107,12 +117,10 @@ class StreamSplicer:
         """Looks into a chunk: whether its choices, if it has any, are at their end.
 
         Raises:
-            ValueError: It is none; what an upstream's error says is not passed on.
+            Failure: It is an error.
+            ValueError: It is no chunk.
         """
-        chunk = json.loads(payload)
-        if not isinstance(chunk, dict) or chunk.get("error") or not chunk.keys() & _CHUNK_FIELDS:
-            msg = "no chunk"
-            raise ValueError(msg)
+        chunk = read_chunk(payload)
         self._identity = {name: chunk[name] for name in _IDENTITY if name in chunk}
         choices = chunk.get("choices") or []
         is_over = all(choice.get("finish_reason") for choice in choices)

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.admit.visit import Visit
 from service.errors import CodefendError
-from service.forward.upstream import AnswerStream
+from service.forward.answer_stream import AnswerStream
 from service.metrics import Stage
 from service.respond.splice import StreamSplicer
 
@@ -62,8 +62,8 @@ def stream_chat(
         visit.timings.begin_response()
         return describe()
 
-    splicer = StreamSplicer(describe_last)
-    return _AnswerResponse(visit, answer, answer.passed_through(splicer.feed, splicer.end))
+    events = answer.passed_through(StreamSplicer(describe_last))
+    return _AnswerResponse(visit, answer, events)
 
 
 class _AnswerResponse(StreamingResponse):

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import math
 
 import httpx
 import pytest
 
+from service.forward.breaker import Breaker, BreakerLimits
 from service.forward.completion import Completion
 from service.forward.errors import (
     UpstreamBusy,
@@ -17,25 +19,31 @@ from service.forward.errors import (
     UpstreamUnavailable,
     UpstreamUnprocessable,
 )
-from service.forward.upstream import Upstream
+from service.forward.upstream import Upstream, UpstreamWatch
 from service.settings import Settings
 
 QUESTION = Completion(prompt="what?", image_url="data:image/png;base64,AA")
+
+
+def make_upstream(handler, errors, **settings):
+    """An upstream whose network is a function."""
+    client = httpx.AsyncClient(base_url="http://model/v1", transport=httpx.MockTransport(handler))
+    values = {"upstream_url": "http://model/v1", "upstream_retries": 0} | settings
+    watch = UpstreamWatch(on_error=errors.append, on_retry=lambda _: None)
+    return Upstream(client, Settings(**values), Breaker(BreakerLimits(0)), watch)
+
+
+def passage():
+    return Breaker.aside(math.inf)
 
 
 def ask(handler, completion=QUESTION, default_model="m"):
     errors = []
 
     async def scenario():
-        transport = httpx.MockTransport(handler)
-        client = httpx.AsyncClient(base_url="http://model/v1", transport=transport)
-        upstream = Upstream(
-            client,
-            Settings(upstream_url="http://model/v1", upstream_model=default_model),
-            errors.append,
-        )
+        upstream = make_upstream(handler, errors, upstream_model=default_model)
         try:
-            return await upstream.complete(completion)
+            return await upstream.complete(completion, passage())
         finally:
             await upstream.close()
 
@@ -53,15 +61,25 @@ def raise_connect(request):
 @pytest.mark.parametrize(
     ("handler", "error", "reason"),
     [
-        (raise_timeout, UpstreamTimeout, "timeout"),
-        (raise_connect, UpstreamError, "connection"),
-        (lambda _: httpx.Response(429), UpstreamError, "status_429"),
+        (raise_timeout, UpstreamTimeout, "first_byte_timeout"),
+        (raise_connect, UpstreamError, "connect"),
+        # Who is busy says when to come back, whoever wrote the request.
+        (lambda _: httpx.Response(429), UpstreamBusy, "status_429"),
+        (lambda _: httpx.Response(400), UpstreamError, "status_400"),
         (lambda _: httpx.Response(302), UpstreamError, "status_302"),
         (lambda _: httpx.Response(200, text="hello"), UpstreamError, "nonsense"),
         (lambda _: httpx.Response(200, json={"choices": []}), UpstreamError, "nonsense"),
         (lambda _: httpx.Response(200, json=[1]), UpstreamError, "nonsense"),
         (
             lambda _: httpx.Response(200, json={"choices": [{"message": {"content": None}}]}),
+            UpstreamError,
+            "nonsense",
+        ),
+        # Half of a surrogate pair: JSON, but nothing that an answer could be written with.
+        (
+            lambda _: httpx.Response(
+                200, content=rb'{"choices":[{"message":{"content":"\ud800"}}]}'
+            ),
             UpstreamError,
             "nonsense",
         ),
@@ -101,6 +119,13 @@ def test_the_request_is_openais():
     ]
 
 
+def test_of_usage_only_counts_are_kept():
+    usage = {"total_tokens": 7, "details": {"cached": 1, "x": [[]]}, "\ud800": 1, "words": "secret"}
+    document = {"choices": [{"message": {"content": "hi"}}], "usage": usage}
+    answer = ask(lambda _: httpx.Response(200, content=json.dumps(document).encode()))[0]()
+    assert answer.usage == {"total_tokens": 7, "details": {"cached": 1}}
+
+
 def test_only_data_urls_can_be_forwarded():
     with pytest.raises(ValueError, match="data:"):
         Completion(prompt="?", image_url="https://a.b/c.png")
@@ -108,21 +133,23 @@ def test_only_data_urls_can_be_forwarded():
 
 def test_a_stream_ends_before_done_and_breaks_with_an_upstream_error():
     def events(payloads):
-        return httpx.Response(200, text="".join(f"data: {payload}\n\n" for payload in payloads))
+        text = "".join(f"data: {payload}\n\n" for payload in payloads)
+        return httpx.Response(200, text=text, headers={"content-type": "text/event-stream"})
 
     async def collect(handler):
-        client = httpx.AsyncClient(base_url="http://m/v1", transport=httpx.MockTransport(handler))
-        upstream = Upstream(
-            client, Settings(upstream_url="http://m/v1", upstream_model="m"), lambda _: None
-        )
-        stream = await upstream.stream(QUESTION)
+        upstream = make_upstream(handler, [], upstream_model="m")
+        stream = await upstream.stream(QUESTION, passage())
         try:
             return [payload async for payload in stream.payloads()]
         finally:
             await stream.close()
             await upstream.close()
 
-    assert asyncio.run(collect(lambda _: events(["a", "b", "[DONE]", "c"]))) == ["a", "b"]
+    a, b = '{"choices": [{"delta": {}}]}', '{"choices": [], "usage": null}'
+    assert asyncio.run(collect(lambda _: events([a, b, "[DONE]", "c"]))) == [a, b]
+    for lie in ([a, b], [a, "b", "[DONE]"], [a, '{"error": {"message": "secret"}}']):
+        with pytest.raises(UpstreamError):
+            asyncio.run(collect(lambda _, lie=lie: events(lie)))
     with pytest.raises(UpstreamError):
         asyncio.run(collect(lambda _: httpx.Response(500)))
 
@@ -132,13 +159,11 @@ def relay(handler, method="relay", **settings):
     errors = []
 
     async def scenario():
-        transport = httpx.MockTransport(handler)
-        client = httpx.AsyncClient(base_url="http://model/v1", transport=transport)
-        values = {"upstream_url": "http://model/v1"} | settings
-        upstream = Upstream(client, Settings(**values), errors.append)
+        upstream = make_upstream(handler, errors, **settings)
         try:
-            work = getattr(upstream, method)
-            return await (work() if method == "list_models" else work(b"{}"))
+            if method == "list_models":
+                return await upstream.list_models(math.inf)
+            return await getattr(upstream, method)(b"{}", passage())
         finally:
             await upstream.close()
 
@@ -218,7 +243,7 @@ def test_an_answer_that_lies_is_an_upstream_error(method, content):
     with pytest.raises(UpstreamError) as raised:
         run()
     assert type(raised.value) is UpstreamError
-    assert errors == ["nonsense"]
+    assert errors == ["too_long" if len(content) > 1500 else "nonsense"]
 
 
 def test_an_answer_is_returned_as_it_was_written():

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.respond.splice import MAX_LINE_BYTES, StreamSplicer, splice_answer
+from service.forward.failures import Failure
+from service.forward.lines import MAX_LINE_BYTES
+from service.respond.splice import StreamSplicer, splice_answer
 
 TOLD = b'{"images":[]}'
 ADDED = b',"codefend":' + TOLD
@@ -106,10 +108,14 @@ def test_a_chunk_is_passed_on_before_the_next_one_comes():
         events(chunk("a"), done=False),
         "",
         "data: " + "x" * (MAX_LINE_BYTES + 1),
+        events(chunk("a"), '{"choices": [], "usage": {"t": NaN}}'),
+        events(chunk("a"), done=False).encode("utf-16"),
+        ': ping\rdata: {"error": "secret"}\n\n' + events(chunk(reason="stop")),
+        events(chunk(reason="stop"), done=False) + ": secret\n" * (MAX_LINE_BYTES // 9 + 1),
     ],
 )
 def test_what_is_no_answer_and_what_is_half_of_one_is_an_error(stream):
-    with pytest.raises((ValueError, AttributeError, RecursionError)) as raised:
+    with pytest.raises((Failure, ValueError, TypeError, RecursionError)) as raised:
         run(stream)
     assert "secret" not in str(raised.value)
 

@@ -1,0 +1,257 @@
+"""When not to ask the model behind the service: a circuit breaker, as pure policy.
+
+The pattern is Nygard's ("Release It!", 2007, ch. 5; Fowler's "CircuitBreaker", 2014, draws it):
+closed, all may ask; open, nobody may; half-open, a few may try. It opens
+
+- when enough requests failed within a sliding window of time *and* more than half of those that
+  ended in it did. A share, and not a run of failures alone, because one of several replicas behind
+  one address may answer while the others are dead, and one lucky answer must not hide that; and a
+  least number, because half of two requests says nothing;
+- or when so many failed in a row, however long that took: where each request only fails at its
+  deadline, and few are sent, a window would never see enough of them.
+
+Each caller has one vote on that, by the share of its own: a key whose requests make the model fail
+does not shut out the others while theirs are answered. A request that was merely late counts only
+if nothing was answered meanwhile: a model that answers others is not broken, but was asked for
+much.
+
+The pause before a trial doubles for each trial that fails, up to a ceiling.
+"""
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from math import ceil, inf
+
+from service.forward.errors import UpstreamDown
+
+__all__ = ["Breaker", "BreakerLimits", "BreakerState", "Passage"]
+
+FAILING_SHARE = 0.5
+
+
+class BreakerState(IntEnum):
+    """What the gauge `codefend_upstream_breaker_state` shows."""
+
+    CLOSED = 0
+    HALF_OPEN = 1
+    OPEN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerLimits:
+    """When it opens, and for how long.
+
+    Attributes:
+        num_failures: Fewest failures that open it; 0: it never opens.
+        window_s: How long an outcome counts.
+        pause_s: Time from its opening to the first trial.
+        max_pause_s: Longest pause, however many trials have failed.
+        num_trials: Requests that try at once, and that must succeed before it closes.
+    """
+
+    num_failures: int
+    window_s: float = 60.0
+    pause_s: float = 5.0
+    max_pause_s: float = 60.0
+    num_trials: int = 2
+
+
+@dataclass(slots=True, eq=False)
+class Passage:
+    """One request's leave to ask. What came of it is told once; to leave untold tells nothing."""
+
+    breaker: "Breaker"
+    caller: str
+    deadline_s: float
+    era: int
+    began_at_s: float
+    is_settled: bool = False
+
+    def begin(self) -> None:
+        """Says that the upstream is asked from now on.
+
+        Raises:
+            UpstreamDown: The breaker has opened since the passage was taken.
+        """
+        self.began_at_s = self.breaker.begin(self)
+
+    def asked_for_s(self) -> float:
+        """Seconds for which the upstream has had the request by now."""
+        return self.breaker.clock() - self.began_at_s
+
+    def show_life(self) -> None:
+        """Says that a stream has begun to flow: a trial needs no more to know than that."""
+        self.breaker.note_life(self)
+
+    def succeed(self) -> None:
+        """Says that the upstream answered, be it with a refusal."""
+        self.breaker.settle(self, has_failed=False)
+
+    def fail(self, retry_after_s: float = 0.0) -> None:
+        """Says that it did not, and how long it asks to be left alone, if it does."""
+        self.breaker.settle(self, has_failed=True, retry_after_s=retry_after_s)
+
+    def fail_late(self) -> None:
+        """Says that it took too long, which is its fault only if it answered nobody meanwhile."""
+        if self.breaker.answered_at_s < self.began_at_s:
+            self.fail()
+        else:
+            self.leave()
+
+    def leave(self) -> None:
+        """Gives up a trial's place; after anything else it does nothing."""
+        self.breaker.leave(self)
+
+
+class Breaker:
+    """Counts outcomes; all methods belong to the event loop."""
+
+    def __init__(
+        self,
+        limits: BreakerLimits,
+        clock: Callable[[], float] = time.monotonic,
+        on_change: Callable[[BreakerState, float], None] = lambda _state, _pause_s: None,
+    ) -> None:
+        """Begins closed.
+
+        Args:
+            limits: When it opens.
+            clock: Seconds.
+            on_change: Called with each new state, and the pause if it is open.
+        """
+        self.state = BreakerState.CLOSED
+        self.answered_at_s = -inf
+        self._limits = limits
+        self.clock = clock
+        self._on_change = on_change
+        # Outcomes of what was asked in an earlier state say nothing about this one.
+        self._era = 0
+        self._ends: deque[tuple[float, str, bool]] = deque()
+        self._num_in_a_row = 0
+        self._num_openings = 0
+        self._opens_at_s = 0.0
+        self._trials: set[Passage] = set()
+        self._num_passed = 0
+
+    @classmethod
+    def aside(cls, deadline_s: float) -> Passage:
+        """A passage of which no breaker learns anything."""
+        never = cls(BreakerLimits(num_failures=0))
+        return never.enter(deadline_s=deadline_s)
+
+    def check(self) -> None:
+        """Takes no place.
+
+        Raises:
+            UpstreamDown: It would be of no use to ask now; the error says when it may be.
+        """
+        self._advance()
+        if self.state is BreakerState.OPEN:
+            raise UpstreamDown(retry_after_s=max(1, ceil(self._opens_at_s - self.clock())))
+        if self.state is BreakerState.HALF_OPEN and not self._has_place():
+            raise UpstreamDown(retry_after_s=max(1, ceil(self._limits.pause_s)))
+
+    def enter(self, caller: str = "", deadline_s: float = inf) -> Passage:
+        """Takes a passage; half-open, that is a trial's place until the passage ends.
+
+        Args:
+            caller: Who asks.
+            deadline_s: When the answer is worthless, on the clock.
+
+        Raises:
+            UpstreamDown: As in `check`.
+        """
+        self.check()
+        passage = Passage(self, caller, deadline_s, self._era, self.clock())
+        if self.state is BreakerState.HALF_OPEN:
+            self._trials.add(passage)
+        return passage
+
+    def begin(self, passage: Passage) -> float:
+        """Seconds on the clock; see `Passage.begin`."""
+        if passage.era != self._era:
+            self.check()
+            passage.era = self._era
+            if self.state is BreakerState.HALF_OPEN:
+                self._trials.add(passage)
+        return self.clock()
+
+    def note_life(self, passage: Passage) -> None:
+        """See `Passage.show_life`."""
+        self.answered_at_s = self.clock()
+        if passage in self._trials:
+            passage.succeed()
+
+    def settle(self, passage: Passage, *, has_failed: bool, retry_after_s: float = 0.0) -> None:
+        """Learns from one request; see `Passage`."""
+        if not has_failed:
+            self.answered_at_s = self.clock()
+        is_trial = passage in self._trials
+        self._trials.discard(passage)
+        if passage.is_settled or passage.era != self._era or not self._limits.num_failures:
+            return
+        passage.is_settled = True
+        if is_trial:
+            self._learn_from_trial(has_failed=has_failed, retry_after_s=retry_after_s)
+        else:
+            self._learn(passage.caller, has_failed=has_failed, retry_after_s=retry_after_s)
+
+    def leave(self, passage: Passage) -> None:
+        """See `Passage.leave`."""
+        passage.is_settled = True
+        self._trials.discard(passage)
+
+    def _learn(self, caller: str, *, has_failed: bool, retry_after_s: float) -> None:
+        now_s = self.clock()
+        self._ends.append((now_s, caller, has_failed))
+        while self._ends[0][0] < now_s - self._limits.window_s:
+            self._ends.popleft()
+        self._num_in_a_row = self._num_in_a_row + 1 if has_failed else 0
+        if has_failed and self._is_broken():
+            self._open(retry_after_s)
+
+    def _is_broken(self) -> bool:
+        fewest = self._limits.num_failures
+        if self._num_in_a_row >= fewest:
+            return True
+        asked = Counter(caller for _, caller, _ in self._ends)
+        failed = Counter(caller for _, caller, has_failed in self._ends if has_failed)
+        num_votes = sum(failed[caller] > FAILING_SHARE * asked[caller] for caller in asked)
+        return failed.total() >= fewest and num_votes > FAILING_SHARE * len(asked)
+
+    def _learn_from_trial(self, *, has_failed: bool, retry_after_s: float) -> None:
+        if has_failed:
+            self._open(retry_after_s)
+            return
+        self._num_passed += 1
+        if self._num_passed >= self._limits.num_trials:
+            self._num_openings = 0
+            self._ends.clear()
+            self._num_in_a_row = 0
+            self._change(BreakerState.CLOSED)
+
+    def _open(self, retry_after_s: float) -> None:
+        limits = self._limits
+        # The exponent is bounded only so that it never overflows.
+        pause_s = limits.pause_s * 2 ** min(self._num_openings, 32)
+        pause_s = min(limits.max_pause_s, max(pause_s, retry_after_s))
+        self._num_openings += 1
+        self._opens_at_s = self.clock() + pause_s
+        self._change(BreakerState.OPEN, pause_s)
+
+    def _advance(self) -> None:
+        if self.state is BreakerState.OPEN and self.clock() >= self._opens_at_s:
+            self._num_passed = 0
+            self._change(BreakerState.HALF_OPEN)
+
+    def _change(self, state: BreakerState, pause_s: float = 0.0) -> None:
+        self.state = state
+        self._era += 1
+        self._trials.clear()
+        self._on_change(state, pause_s)
+
+    def _has_place(self) -> bool:
+        return len(self._trials) < self._limits.num_trials - self._num_passed

@@ -1,0 +1,148 @@
+"""One request to the upstream, up to the head of its answer, and the bytes that follow it.
+
+Every phase has its own time: connect, write and pool are httpx's; the wait for the head, the wait
+for each piece of the body, and a stream as a whole are timed here, so that an upstream which drips
+bytes gains nothing by it.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+import httpx
+
+from service.forward.failures import Failure, Reason, as_failure
+
+__all__ = ["Arrival", "send_request"]
+
+# What is left of an answer that is over is read, so that its connection can be used again.
+MOST_LEFT_BYTES = 1 << 16
+LEFT_TIMEOUT_S = 0.5
+
+
+async def send_request(
+    client: httpx.AsyncClient, request: httpx.Request, first_byte_timeout_s: float
+) -> httpx.Response:
+    """Sends a request; returns when the head of an answer is there. The caller closes it.
+
+    Args:
+        client: Sends it.
+        request: What to send.
+        first_byte_timeout_s: Time for the head, from when the request is sent.
+
+    Raises:
+        Failure: There is no answer.
+    """
+    loop = asyncio.get_running_loop()
+    is_unsent = False
+    try:
+        async with asyncio.timeout(None) as waiting:
+
+            async def follow(event: str, _: dict[str, Any]) -> None:
+                nonlocal is_unsent
+                if event == "http11.send_request_headers.failed":
+                    is_unsent = True
+                elif event == "http11.receive_response_headers.started":
+                    waiting.reschedule(loop.time() + first_byte_timeout_s)
+
+            request.extensions["trace"] = follow
+            return await client.send(request, stream=True)
+    except TimeoutError as error:
+        raise Failure(Reason.FIRST_BYTE_TIMEOUT) from error
+    except httpx.HTTPError as error:
+        raise as_failure(error, is_unsent=is_unsent) from error
+
+
+class Arrival:
+    """The body of an answer while it comes, read no faster than it is asked for."""
+
+    def __init__(
+        self,
+        response: httpx.Response,
+        max_bytes: int,
+        between_bytes_timeout_s: float,
+        whole_timeout_s: float | None = None,
+    ) -> None:
+        """Takes an answer whose head is there.
+
+        Args:
+            response: The answer.
+            max_bytes: Longest body.
+            between_bytes_timeout_s: Time from one piece to the next.
+            whole_timeout_s: Time for all of it; None for no bound of its own.
+        """
+        self._response = response
+        self._max_bytes = max_bytes
+        self._between_bytes_timeout_s = between_bytes_timeout_s
+        self._ends_at_s = None if whole_timeout_s is None else time.monotonic() + whole_timeout_s
+        self._pieces = self._read_pieces()
+
+    @property
+    def media_type(self) -> str:
+        """What the answer says it is."""
+        header: str = self._response.headers.get("content-type", "")
+        return header.partition(";")[0].strip().lower()
+
+    def pieces(self) -> AsyncIterator[bytes]:
+        """Yields the body as it comes; asked again, what is still to come.
+
+        Raises:
+            Failure: It broke off, stalled, is too long, or is compressed.
+        """
+        return self._pieces
+
+    async def read(self) -> bytes:
+        """The whole body; closes the answer.
+
+        Raises:
+            Failure: As `pieces`.
+        """
+        try:
+            return b"".join([piece async for piece in self._pieces])
+        finally:
+            await self._response.aclose()
+
+    async def finish(self) -> bytes:
+        """Closes an answer that need not be read; returns what was left, if it came at once."""
+        left: list[bytes] = []
+        num_bytes = 0
+        with suppress(TimeoutError, Failure):
+            async with asyncio.timeout(LEFT_TIMEOUT_S):
+                async for piece in self._pieces:
+                    left.append(piece)
+                    num_bytes += len(piece)
+                    if num_bytes > MOST_LEFT_BYTES:
+                        break
+        await self.close()
+        return b"".join(left)
+
+    async def close(self) -> None:
+        """Closes the answer; its connection too, if anything of it is still to come."""
+        await self._response.aclose()
+
+    async def _read_pieces(self) -> AsyncIterator[bytes]:
+        # None was asked for. A few bytes could swell to gigabytes, and no piece would be as sent.
+        if self._response.headers.get("content-encoding", "identity").strip().lower() != "identity":
+            raise Failure(Reason.ENCODED)
+        arriving = self._response.aiter_bytes()
+        num_bytes = 0
+        while (piece := await self._next_piece(arriving)) is not None:
+            num_bytes += len(piece)
+            if num_bytes > self._max_bytes:
+                raise Failure(Reason.TOO_LONG)
+            yield piece
+
+    async def _next_piece(self, arriving: AsyncIterator[bytes]) -> bytes | None:
+        patience_s = self._between_bytes_timeout_s
+        if self._ends_at_s is not None:
+            patience_s = min(patience_s, self._ends_at_s - time.monotonic())
+        try:
+            async with asyncio.timeout(max(0.0, patience_s)):
+                return await anext(arriving, None)
+        except TimeoutError as error:
+            is_over = self._ends_at_s is not None and time.monotonic() >= self._ends_at_s
+            raise Failure(Reason.STREAM_TIMEOUT if is_over else Reason.READ_TIMEOUT) from error
+        except httpx.HTTPError as error:
+            raise Failure(Reason.CUT) from error
