@@ -25,8 +25,10 @@ class Reply:
 LOST = Reply(0)
 
 
-def write_request(url: str, path: str, body: bytes, headers: dict[str, str]) -> bytes:
-    """A POST as it goes over the wire.
+def write_request(
+    url: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
+) -> bytes:
+    """A request as it goes over the wire: a POST, or a GET where there is no body.
 
     Args:
         url: Of the server.
@@ -34,7 +36,9 @@ def write_request(url: str, path: str, body: bytes, headers: dict[str, str]) -> 
         body: Whole.
         headers: Beside Host and Content-Length.
     """
-    lines = [f"POST {path} HTTP/1.1", f"host: {urlsplit(url).netloc}"]
+    method = "POST" if body else "GET"
+    lines = [f"{method} {path} HTTP/1.1", f"host: {urlsplit(url).netloc}"]
+    headers = headers or {}
     lines += [f"{name}: {value}" for name, value in headers.items()]
     lines += [f"content-length: {len(body)}", "", ""]
     return "\r\n".join(lines).encode() + body
