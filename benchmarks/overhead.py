@@ -8,7 +8,8 @@ LiteLLM is installed apart and named with `--litellm`:
 All run at once, and each is asked in turn, in short rounds, so that whatever else the machine does
 hits all of them. Each has one API process, checks one key, and forwards to the same upstream. The
 service logs as it does by default, to a file; LiteLLM as its page on production says. The overhead
-is the difference between a percentile through a proxy and the same percentile without one.
+is the difference between a percentile through a proxy and the same percentile without one; its
+baseline is LiteLLM's. With 2,000 requests it takes four to five minutes on two busy processors.
 """
 
 import asyncio
@@ -96,16 +97,17 @@ def measure_overhead(litellm: str | None, num_requests: int) -> tuple[list[Row],
 def _rows(targets: dict[str, _Target], config: dict[str, object]) -> Iterator[Row]:
     for case in targets[DIRECT].seconds:
         here = {**config, "clients": case[0], "body": case[1]}
+        label = f"{case[1]}_x{case[0]}"
         times = {name: percentiles_ms(target.seconds[case]) for name, target in targets.items()}
         rates = {name: len(t.seconds[case]) / t.wall_s[case] for name, t in targets.items()}
         for name, target in targets.items():
-            yield Row(f"{name}_rate", here, rates[name], "requests/s", **times[name])
+            yield Row(f"{label}_{name}", here, rates[name], "requests/s", **times[name])
             cpu_ms = 1000 * target.cpu_s[case] / len(target.seconds[case])
-            yield Row(f"{name}_processor", here, cpu_ms, "ms/request")
+            yield Row(f"{label}_{name}_processor", here, cpu_ms, "ms/request")
         beside = {**here, "baseline": f"{LITELLM}, same percentile, each less that of {DIRECT}"}
         for rank in ("p50_ms", "p95_ms", "p99_ms"):
             over = {name: times[name][rank] - times[DIRECT][rank] for name in times}
-            name = f"overhead_{rank.removesuffix('_ms')}"
+            name = f"{label}_overhead_{rank.removesuffix('_ms')}"
             yield Row(name, beside, over[CODEFEND], "ms", baseline=over.get(LITELLM))
 
 
