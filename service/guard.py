@@ -6,8 +6,7 @@ admit (the gate, before a request comes here), decode, queue, purify, encode, fo
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -19,10 +18,10 @@ from service.admit.house import House, HouseLimits
 from service.admit.keys import KeyRing
 from service.admit.visit import Visit
 from service.decode.chat import Chat, ChatImage, ChatLimits
-from service.decode.sent import Sent, identify
+from service.decode.refusals import naming_place
 from service.decode.stage import DecodeStage, Upload
 from service.encode.stage import EncodeStage
-from service.errors import ImageFlagged, NotReady, RequestRefused
+from service.errors import ImageFlagged, NotReady
 from service.forward.chat_body import fill_gaps
 from service.forward.completion import Answer, Completion
 from service.forward.embedded import EmbeddedModel
@@ -194,7 +193,7 @@ class Guard:
         Raises:
             RequestRefused: The image is at fault; the error names its place.
         """
-        with visit.timings.stage(Stage.DECODE), _naming(image.param):
+        with visit.timings.stage(Stage.DECODE), naming_place(image.param):
             # The image's own bytes say what it is; its URL's header is not asked.
             upload = await self._decode.decode("application/octet-stream", image.file)
         visit.images.append(upload.facts)
@@ -212,19 +211,6 @@ class Guard:
             file, fields = await self._decode.unwrap(content_type, body)
         visit.facts["body_bytes"] = len(body)
         return ChatImage(file, "image"), fields
-
-    async def pass_image(self, visit: Visit, image: ChatImage) -> Sent:
-        """Stage decode, its second part where purification is off: it is only named.
-
-        Raises:
-            RequestRefused: It is of no kind that is taken; the error names its place.
-        """
-        with visit.timings.stage(Stage.DECODE), _naming(image.param):
-            sent = await identify(image.file)
-        visit.images.append(sent.facts)
-        if visit.slot is not None:
-            visit.slot.arrive()
-        return sent
 
     async def purify(self, visit: Visit, upload: Upload) -> Purified:
         """Stages queue and purify: fills the upload's second picture.
@@ -336,12 +322,3 @@ class Guard:
     async def _fill(self, chat: Chat, urls: Sequence[str]) -> bytes:
         model = None if chat.has_model else await self._upstream.default_model()
         return fill_gaps(chat.fragments, urls, model)
-
-
-@contextmanager
-def _naming(param: str) -> Iterator[None]:
-    """Says in a refusal where the image stood that is at fault."""
-    try:
-        yield
-    except RequestRefused as refusal:
-        raise type(refusal)(refusal.public_message, param) from refusal

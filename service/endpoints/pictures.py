@@ -8,10 +8,13 @@ from typing import Any
 from models.codec import ImageFormat, data_url
 from service.admit.visit import Visit
 from service.decode.chat import ChatImage
+from service.decode.refusals import naming_place
+from service.decode.sent import identify
 from service.decode.stage import Upload
 from service.errors import PurificationFailed
 from service.forward.choice import choose_picture
 from service.guard import Guard
+from service.metrics import Stage
 from service.processes.pixels import Picture
 from service.purify.purified import Purified
 from service.settings import Mode
@@ -68,9 +71,13 @@ async def pass_picture(guard: Guard, visit: Visit, image: ChatImage) -> Pictures
     """Gives the model a picture as it was sent, where purification is off.
 
     Raises:
-        RequestRefused: It is no JPEG, PNG or WebP.
+        RequestRefused: It is no JPEG, PNG or WebP; the error names its place.
     """
-    sent = await guard.pass_image(visit, image)
+    with visit.timings.stage(Stage.DECODE), naming_place(image.param):
+        sent = await identify(image.file)
+    visit.images.append(sent.facts)
+    if visit.slot is not None:
+        visit.slot.arrive()
     _note_bypass(guard, visit, sent.facts, Mode.OFF)
     return Pictures(sent.url, None, None, bypassed=True)
 
