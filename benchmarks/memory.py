@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from benchmarks.family import find_family
+
 __all__ = ["measure_tree_mib"]
 
 KIBIBYTES_PER_MEBIBYTE = 1024
@@ -9,23 +11,7 @@ KIBIBYTES_PER_MEBIBYTE = 1024
 
 def measure_tree_mib(pid: int) -> float:
     """Sums the proportional set sizes: memory that is shared among the processes counts once."""
-    parents = {
-        int(path.parent.name): _parent_of(path) for path in Path("/proc").glob("[0-9]*/stat")
-    }
-    family = {pid}
-    while True:
-        children = {child for child, parent in parents.items() if parent in family} - family
-        if not children:
-            return sum(_proportional_kib(member) for member in family) / KIBIBYTES_PER_MEBIBYTE
-        family |= children
-
-
-def _parent_of(stat: Path) -> int | None:
-    try:
-        # The name, in brackets, may itself hold brackets and blanks.
-        return int(stat.read_text(encoding="utf-8").rpartition(")")[2].split()[1])
-    except OSError:  # it has just ended
-        return None
+    return sum(_proportional_kib(member) for member in find_family(pid)) / KIBIBYTES_PER_MEBIBYTE
 
 
 def _proportional_kib(pid: int) -> int:

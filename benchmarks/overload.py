@@ -1,24 +1,28 @@
 """Ten times as many requests as the service can answer, beside the same service at its capacity.
 
 Requests come at random times and at a fixed rate, whether those before them are answered or not:
-clients that wait for their answers would slow down with the service, and never overload it.
+clients that wait for their answers would slow down with the service, and never overload it. The
+sender shares the processors with the service, so that what both take is told, too.
 """
 
 import asyncio
-import contextlib
+import itertools
 import random
 import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 
-import httpx
+import uvloop
 
 from benchmarks.engine import load_warm_engine
+from benchmarks.family import measure_family_cpu_s
+from benchmarks.lean_client import Connections, Reply, write_request
 from benchmarks.memory import measure_tree_mib
 from benchmarks.report import Row, percentiles_ms
 from benchmarks.server import RunningServer, run_server
-from benchmarks.trace import Picture, mixed_trace
+from benchmarks.trace import mixed_trace
 from service.settings import Settings
 
 __all__ = ["measure_overload"]
@@ -29,31 +33,35 @@ SIZES = ((128, 128), (192, 256), (256, 256))
 # Enough to fill the next batch while one runs.
 NUM_PATIENT_CLIENTS = 12
 PROBE_PAUSE_S = 1.0
+# The kernel walks through all of the memory to count it: 25 ms of a processor each time.
+PROBES_PER_MEMORY = 5
 HEADERS = {"content-type": "image/jpeg", "accept": "image/png"}
 # Longer than any deadline: whatever is lost shows as an error and not as a hung benchmark.
 CLIENT_TIMEOUT_S = 120.0
+LOST = Reply(0)
 
 
 @dataclass(frozen=True, slots=True)
-class _Reply:
-    """One answer: its status (0 if there was none), its time, and its Retry-After."""
+class _Answer:
+    """One answer, and its time."""
 
-    status: int
+    reply: Reply
     seconds: float
-    retry_after: str = ""
 
 
 @dataclass(slots=True)
 class _Phase:
     """What clients and probes saw while requests came at one rate."""
 
-    replies: list[_Reply] = field(default_factory=list)
+    answers: list[_Answer] = field(default_factory=list)
     memory_mib: list[float] = field(default_factory=list)
     probe_seconds: list[float] = field(default_factory=list)
     wall_s: float = 0.0
+    sender_cpu_s: float = 0.0
+    service_cpu_s: float = 0.0
 
     def seconds_of(self, status: int) -> list[float]:
-        return [reply.seconds for reply in self.replies if reply.status == status]
+        return [answer.seconds for answer in self.answers if answer.reply.status == status]
 
     @property
     def answers_per_second(self) -> float:
@@ -72,10 +80,12 @@ def measure_overload(purifier: str, device: str, duration_s: float) -> tuple[lis
         The rows, and the device as the engine names it.
     """
     with run_server(purifier=purifier, devices=device) as server:
-        before = asyncio.run(_run(server, duration_s / 3, None))
+        # Until costs are learned some are refused: a low capacity would flatter the goodput.
+        uvloop.run(_run(server, duration_s / 6, None))
+        before = uvloop.run(_run(server, duration_s / 3, None))
         rate = FACTOR * before.answers_per_second
-        overload = asyncio.run(_run(server, duration_s, rate))
-        after = asyncio.run(_run(server, duration_s / 3, None))
+        overload = uvloop.run(_run(server, duration_s, rate))
+        after = uvloop.run(_run(server, duration_s / 3, None))
     measured_on = load_warm_engine(purifier, device, []).facts.device
     config = {"factor": FACTOR, "seconds": duration_s, "sizes": SIZES, "requests_per_second": rate}
     return list(_rows(before, overload, after, config)), measured_on
@@ -88,7 +98,7 @@ def _rows(
     patient = before.seconds_of(200) + after.seconds_of(200)
     at_capacity = {**config, "clients": NUM_PATIENT_CLIENTS, "requests_per_second": None}
     yield Row("capacity", at_capacity, capacity, "images/s", **percentiles_ms(patient))
-    unanswered = len(before.replies) + len(after.replies) - len(patient)
+    unanswered = len(before.answers) + len(after.answers) - len(patient)
     yield Row("capacity_other_answers", at_capacity, unanswered, "responses")
     accepted, refused = overload.seconds_of(200), overload.seconds_of(429)
     beside = {**config, "baseline": "capacity, before and after"}
@@ -99,13 +109,13 @@ def _rows(
     yield Row("accepted_p99", {**config, "baseline": "deadline"}, p99_s, "s", baseline=deadline_s)
     refusal = percentiles_ms(refused)
     yield Row("refusal_p99", config, refusal["p99_ms"], "ms", **refusal)
-    waits = [reply.retry_after for reply in overload.replies if reply.status == 429]
+    waits = [a.reply.retry_after for a in overload.answers if a.reply.status == 429]
     usable_s = [int(text) for text in waits if text.isdecimal() and int(text) >= 1]
     yield Row("answers_200", config, len(accepted), "responses")
     yield Row("answers_429", config, len(refused), "responses")
     yield Row("retry_after_median", config, statistics.median(usable_s), "s")
     yield Row("retry_after_missing", config, len(waits) - len(usable_s), "responses")
-    others = len(overload.replies) - len(accepted) - len(refused)
+    others = len(overload.answers) - len(accepted) - len(refused)
     yield Row("errors_but_429", config, others, "responses")
     third = max(1, len(overload.memory_mib) // 3)
     yield Row(
@@ -117,66 +127,88 @@ def _rows(
     )
     probes = percentiles_ms(overload.probe_seconds)
     yield Row("healthz_under_overload", config, probes["p99_ms"], "ms", **probes)
+    yield from _processor_rows({"capacity": before, "overload": overload}, config)
+
+
+def _processor_rows(phases: dict[str, _Phase], config: dict[str, object]) -> Iterator[Row]:
+    """Processors that the sender, and the service with all its processes, kept busy."""
+    for name, phase in phases.items():
+        yield Row(f"{name}_service_processors", config, phase.service_cpu_s / phase.wall_s, "cores")
+        yield Row(f"{name}_sender_processors", config, phase.sender_cpu_s / phase.wall_s, "cores")
 
 
 async def _run(server: RunningServer, duration_s: float, rate: float | None) -> _Phase:
     """Sends at a rate, or with patient clients; ends when everything sent is answered."""
     phase = _Phase()
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(
-        base_url=server.url, timeout=CLIENT_TIMEOUT_S, limits=limits
-    ) as client:
-        probing = asyncio.create_task(_probe(client, server, phase))
-        started_s = time.perf_counter()
-        if rate is None:
-            await _send_patiently(client, phase, started_s + duration_s)
-        else:
-            await _send_at_rate(client, phase, started_s + duration_s, rate)
-        phase.wall_s = time.perf_counter() - started_s
-        probing.cancel()
-        await asyncio.gather(probing, return_exceptions=True)
+    connections = Connections(server.url)
+    probing = asyncio.create_task(_probe(connections, server, phase))
+    service_before_s, sender_before_s = measure_family_cpu_s(server.pid), time.process_time()
+    started_s = time.perf_counter()
+    if rate is None:
+        await _send_patiently(connections, server, phase, started_s + duration_s)
+    else:
+        await _send_at_rate(connections, server, phase, started_s + duration_s, rate)
+    phase.wall_s = time.perf_counter() - started_s
+    phase.service_cpu_s = measure_family_cpu_s(server.pid) - service_before_s
+    phase.sender_cpu_s = time.process_time() - sender_before_s
+    probing.cancel()
+    await asyncio.gather(probing, return_exceptions=True)
+    connections.close()
     return phase
 
 
-async def _send_patiently(client: httpx.AsyncClient, phase: _Phase, ends_s: float) -> None:
-    trace = mixed_trace(sizes=SIZES)
+async def _send_patiently(
+    connections: Connections, server: RunningServer, phase: _Phase, ends_s: float
+) -> None:
+    trace = _requests(server)
 
     async def send_until() -> None:
         while time.perf_counter() < ends_s:
-            reply = await _send(client, phase, next(trace))
+            reply = await _send(connections, phase, next(trace))
             await asyncio.sleep(0 if reply.status == 200 else 1)
 
     await asyncio.gather(*(send_until() for _ in range(NUM_PATIENT_CLIENTS)))
 
 
 async def _send_at_rate(
-    client: httpx.AsyncClient, phase: _Phase, ends_s: float, rate: float
+    connections: Connections, server: RunningServer, phase: _Phase, ends_s: float, rate: float
 ) -> None:
     chance = random.Random(0)  # noqa: S311 - reproducible arrivals, not a secret
-    trace = mixed_trace(sizes=SIZES)
+    trace = _requests(server)
     next_s = time.perf_counter()
     async with asyncio.TaskGroup() as sending:
         while next_s < ends_s:
             await asyncio.sleep(max(0.0, next_s - time.perf_counter()))
-            sending.create_task(_send(client, phase, next(trace)))
+            sending.create_task(_send(connections, phase, next(trace)))
             next_s += chance.expovariate(rate)
 
 
-async def _send(client: httpx.AsyncClient, phase: _Phase, picture: Picture) -> _Reply:
+def _requests(server: RunningServer) -> Iterator[bytes]:
+    """Endless requests; those of one size are written once."""
+    write = cache(lambda jpeg: write_request(server.url, "/v1/purify", jpeg, HEADERS))
+    for picture in mixed_trace(sizes=SIZES):
+        yield write(picture.jpeg)
+
+
+async def _send(connections: Connections, phase: _Phase, request: bytes) -> Reply:
     started_s = time.perf_counter()
-    status, retry_after = 0, ""
-    with contextlib.suppress(httpx.TransportError):
-        response = await client.post("/v1/purify", content=picture.jpeg, headers=HEADERS)
-        status, retry_after = response.status_code, response.headers.get("retry-after", "")
-    reply = _Reply(status, time.perf_counter() - started_s, retry_after)
-    phase.replies.append(reply)
+    try:
+        async with asyncio.timeout(CLIENT_TIMEOUT_S):
+            reply = await connections.exchange(request)
+    except TimeoutError:
+        reply = LOST
+    phase.answers.append(_Answer(reply, time.perf_counter() - started_s))
     return reply
 
 
-async def _probe(client: httpx.AsyncClient, server: RunningServer, phase: _Phase) -> None:
-    while True:
+async def _probe(connections: Connections, server: RunningServer, phase: _Phase) -> None:
+    request = write_request(server.url, "/healthz")
+    for number in itertools.count():
         started_s = time.perf_counter()
-        (await client.get("/healthz")).raise_for_status()
+        if (await connections.exchange(request)).status != 200:
+            msg = "the service is not alive"
+            raise RuntimeError(msg)
         phase.probe_seconds.append(time.perf_counter() - started_s)
-        phase.memory_mib.append(await asyncio.to_thread(measure_tree_mib, server.pid))
+        if number % PROBES_PER_MEMORY == 0:
+            phase.memory_mib.append(await asyncio.to_thread(measure_tree_mib, server.pid))
         await asyncio.sleep(PROBE_PAUSE_S)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import httpx
 
-__all__ = ["RunningServer", "run_server"]
+__all__ = ["RunningServer", "free_port", "run_server"]
 
 READY_TIMEOUT_S = 300
 # Only purification is measured: an upstream that is never asked keeps the model out of the way.
@@ -26,11 +26,18 @@ class RunningServer:
     pid: int
 
 
+def free_port() -> int:
+    """A loopback port on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
 @contextmanager
-def run_server(**settings: str) -> Iterator[RunningServer]:
+def run_server(log: int | None = None, /, **settings: str) -> Iterator[RunningServer]:
     """Serves on a free loopback port.
 
     Args:
+        log: A file descriptor for its log; None for standard error.
         **settings: CODEFEND_* by their short names, such as `purifier`.
 
     Yields:
@@ -39,8 +46,7 @@ def run_server(**settings: str) -> Iterator[RunningServer]:
     Raises:
         RuntimeError: It did not become ready, or did not end with 0.
     """
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     values = {
         "port": str(port),
         "upstream_url": NO_UPSTREAM,
@@ -49,7 +55,7 @@ def run_server(**settings: str) -> Iterator[RunningServer]:
     } | settings
     environment = os.environ | {f"CODEFEND_{key.upper()}": text for key, text in values.items()}
     command = [sys.executable, "-m", "service.cli", "serve"]
-    process = subprocess.Popen(command, env=environment)  # noqa: S603 - our own command
+    process = subprocess.Popen(command, env=environment, stderr=log)  # noqa: S603 - our own command
     url = f"http://127.0.0.1:{port}"
     try:
         _wait_until_ready(process, url)

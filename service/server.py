@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 from collections.abc import Iterator
@@ -25,6 +26,9 @@ def serve(settings: Settings) -> None:
     # Its first environment stays readable in /proc, keys and all, however it is cleaned afterwards.
     hide_memory()
     app = create_app(settings)
+    # What exists by now stays: to look through it again would stop every request for 70 ms.
+    gc.collect()
+    gc.freeze()
     config = uvicorn.Config(
         app,
         host=settings.host,

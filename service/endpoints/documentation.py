@@ -111,7 +111,10 @@ def error_responses() -> dict[int | str, dict[str, Any]]:
         413: "The body or the image is too large.",
         415: "Neither JSON, multipart nor an image; or no JPEG, PNG or WebP.",
         429: "At capacity: Retry-After says when to come back.",
-        503: "Not ready, shutting down, the image could not be purified, or the model is failing.",
+        503: (
+            "Not ready, shutting down, the image could not be purified, purification is off, "
+            "or the model is failing."
+        ),
         504: "The deadline passed.",
     }
     return {
