@@ -243,14 +243,8 @@ def purifier(
     )
     if not is_latent and not Path(base_from).exists():
         raise LabError(f"{base_from} does not exist; make it with: codefend-lab train base")
-    settings = LoopSettings(
-        num_steps=steps,
-        learning_rate=learning_rate or (1e-4 if is_latent else 1e-3),
-        ema_decay=0.996,
-        weight_decay=0.0,
-        max_minutes=minutes,
-        num_workers=num_workers,
-    )
+    learning_rate = learning_rate or (1e-4 if is_latent else 1e-3)
+    settings = _fine_tuning(steps, minutes, learning_rate, num_workers)
     sources = [f"{victim}={pairs_from},{batch_size}", *(beside or [])]
     shares = {
         "through_share": through_share,
@@ -299,6 +293,19 @@ def purifier(
         noise_level=noise_level or 0.05,
         command=this_command(),
         weights=weights or WEIGHTS_DIRECTORY,
+    )
+
+
+def _fine_tuning(
+    steps: int, minutes: float, learning_rate: float, num_workers: int
+) -> LoopSettings:
+    return LoopSettings(
+        num_steps=steps,
+        learning_rate=learning_rate,
+        ema_decay=0.996,
+        weight_decay=0.0,
+        max_minutes=minutes,
+        num_workers=num_workers,
     )
 
 
