@@ -15,7 +15,7 @@ CodefendError
 ├── Overloaded 429 (with Retry-After)
 │   ├── RateLimited
 │   └── KeyBusy
-├── InternalError 500, DeadlineExceeded 504
+├── InternalError 500, DeadlineExceeded 504, PurificationOff 503 (service/purify/errors.py)
 ├── Unavailable 503 (with Retry-After)
 │   ├── ShuttingDown
 │   ├── NotReady

@@ -4,8 +4,11 @@ admit (the gate, before a request comes here), decode, queue, purify, encode, fo
 """
 
 import asyncio
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from starlette.requests import Request
 
@@ -16,6 +19,7 @@ from service.admit.house import House, HouseLimits
 from service.admit.keys import KeyRing
 from service.admit.visit import Visit
 from service.decode.chat import Chat, ChatImage, ChatLimits
+from service.decode.sent import Sent, identify
 from service.decode.stage import DecodeStage, Upload
 from service.encode.stage import EncodeStage
 from service.errors import ImageFlagged, NotReady, RequestRefused
@@ -35,6 +39,8 @@ from service.queueing.policy import BatchLimits
 from service.settings import Mode, OnFlagged, Settings
 
 __all__ = ["Guard"]
+
+logger = logging.getLogger(__name__)
 
 # When to come back to a service that is not warm yet: how long that takes is not known then.
 WARM_UP_S = 5.0
@@ -90,16 +96,22 @@ class Guard:
     @property
     def is_warm(self) -> bool:
         """Whether requests can be served; an upstream of others is their own concern."""
-        return self.workers.is_warm and (self.embedded is None or self.embedded.is_warm)
+        purifies = self.is_off or self.workers.is_warm
+        return purifies and (self.embedded is None or self.embedded.is_warm)
 
     @property
-    def engine_facts(self) -> EngineFacts:
-        """What the purifier is.
+    def is_off(self) -> bool:
+        """Whether images go to the model as they were sent: then there is no purifier at all."""
+        return self.settings.mode is Mode.OFF
+
+    @property
+    def engine_facts(self) -> EngineFacts | None:
+        """What the purifier is; None where purification is off.
 
         Raises:
             NotReady: No worker has been warm yet.
         """
-        if self.workers.facts is None:
+        if self.workers.facts is None and not self.is_off:
             raise NotReady
         return self.workers.facts
 
@@ -109,13 +121,18 @@ class Guard:
         Requests wait while a worker is replaced, but not for one that has yet to start at all.
         """
         embedded_is_warm = self.embedded is None or self.embedded.is_warm
-        if self.workers.warm_in_s is not None and embedded_is_warm:
+        purifies = self.is_off or self.workers.warm_in_s is not None
+        if purifies and embedded_is_warm:
             return None
         return WARM_UP_S
 
     async def start(self) -> None:
         """Starts every process; models load in the background."""
-        self.workers.start()
+        if self.is_off:
+            # Not even loaded: the switch has to work where the purifier is what is broken.
+            logger.warning("purification is off: images reach the model as they were sent")
+        else:
+            self.workers.start()
         if self.embedded is not None:
             self.embedded.start()
         await self._decode.start()
@@ -177,14 +194,37 @@ class Guard:
         Raises:
             RequestRefused: The image is at fault; the error names its place.
         """
-        try:
-            with visit.timings.stage(Stage.DECODE):
-                # The image's own bytes say what it is; its URL's header is not asked.
-                upload = await self._decode.decode("application/octet-stream", image.file)
-        except RequestRefused as refusal:
-            raise type(refusal)(refusal.public_message, image.param) from refusal
+        with visit.timings.stage(Stage.DECODE), _naming(image.param):
+            # The image's own bytes say what it is; its URL's header is not asked.
+            upload = await self._decode.decode("application/octet-stream", image.file)
         visit.images.append(upload.facts)
         return upload
+
+    async def unwrap(
+        self, visit: Visit, content_type: str, body: bytes
+    ) -> tuple[ChatImage, dict[str, Any]]:
+        """Stage decode, its first part where purification is off: the image's file, and its fields.
+
+        Raises:
+            RequestRefused: The body is at fault.
+        """
+        with visit.timings.stage(Stage.DECODE):
+            file, fields = await self._decode.unwrap(content_type, body)
+        visit.facts["body_bytes"] = len(body)
+        return ChatImage(file, "image"), fields
+
+    async def pass_image(self, visit: Visit, image: ChatImage) -> Sent:
+        """Stage decode, its second part where purification is off: it is only named.
+
+        Raises:
+            RequestRefused: It is of no kind that is taken; the error names its place.
+        """
+        with visit.timings.stage(Stage.DECODE), _naming(image.param):
+            sent = await identify(image.file)
+        visit.images.append(sent.facts)
+        if visit.slot is not None:
+            visit.slot.arrive()
+        return sent
 
     async def purify(self, visit: Visit, upload: Upload) -> Purified:
         """Stages queue and purify: fills the upload's second picture.
@@ -296,3 +336,12 @@ class Guard:
     async def _fill(self, chat: Chat, urls: Sequence[str]) -> bytes:
         model = None if chat.has_model else await self._upstream.default_model()
         return fill_gaps(chat.fragments, urls, model)
+
+
+@contextmanager
+def _naming(param: str) -> Iterator[None]:
+    """Says in a refusal where the image stood that is at fault."""
+    try:
+        yield
+    except RequestRefused as refusal:
+        raise type(refusal)(refusal.public_message, param) from refusal

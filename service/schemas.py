@@ -74,7 +74,7 @@ class NamedVersion(BaseModel):
 class Defense(BaseModel):
     """What the defence did; with CODEFEND_DISCLOSE=minimal, names and nothing measured."""
 
-    purifier: NamedVersion
+    purifier: NamedVersion | None = Field(description="null where purification is off.")
     steps: int | None = Field(description="Denoising steps; null under minimal disclosure.")
     noise_level: float | None = Field(description="t*; null under minimal disclosure.")
     prompt_template: NamedVersion | None = Field(
@@ -104,7 +104,7 @@ class PurifyResponse(BaseModel):
 
 class _AnswerResponse(BaseModel):
     purified_image: str | None = Field(
-        description="A data: URL; null if purification failed and CODEFEND_* lets it pass."
+        description="A data: URL; null if purification is off, or failed and may be done without."
     )
     defense: Defense
     usage: dict[str, Any] | None = Field(description="Tokens, as the upstream counts them.")
@@ -127,8 +127,8 @@ class VqaResponse(_AnswerResponse):
 
 class _ChatImage(BaseModel):
     param: str = Field(description="The image's place in the request.")
-    width: int
-    height: int
+    width: int | None = Field(description="null where purification is off: nothing is decoded.")
+    height: int | None = Field(description="null where width is.")
     defense: Defense
     purified_image: str | None = Field(
         None, description="A data: URL; only where codefend.return_image asks for it."

@@ -23,6 +23,7 @@ class Mode(StrEnum):
 
     ENFORCE = "enforce"
     SHADOW = "shadow"
+    OFF = "off"
 
 
 class OnPurifyFailure(StrEnum):
@@ -67,7 +68,10 @@ class Settings(BaseSettings):
     )
 
     # How the defence behaves
-    mode: Mode = Field(Mode.ENFORCE, description="shadow forwards the original and only records.")
+    mode: Mode = Field(
+        Mode.ENFORCE,
+        description="shadow forwards the original and only records; off purifies nothing at all.",
+    )
     on_purify_failure: OnPurifyFailure = Field(
         OnPurifyFailure.REFUSE, description="pass forwards an image that could not be purified."
     )

@@ -1,6 +1,7 @@
 """What runs inside a decode process: bytes in, pixels into shared memory, sizes and fields out.
 
-Or a whole chat in, and out come its images' files and what stands around them.
+Or a whole chat in, and out come its images' files and what stands around them. Where purification
+is off no pixels are asked for, and the image's file comes out as it is.
 """
 
 import hashlib
@@ -62,6 +63,8 @@ def _handle(config: DecodeConfig, meta: dict[str, Any], body: bytes) -> Message:
 
 def _decode(config: DecodeConfig, meta: dict[str, Any], body: bytes) -> Message:
     image, fields = open_envelope(meta["content_type"], body)
+    if "pixels" not in meta:
+        return {"fields": fields}, image
     pixels, format_name = decode_picture(image, config.limits)
     write_pixels(meta["pixels"], Picture.DECODED, pixels)
     return {

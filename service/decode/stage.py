@@ -100,6 +100,21 @@ class DecodeStage:
             pixels.release()
             raise
 
+    async def unwrap(self, content_type: str, body: bytes) -> tuple[bytes, dict[str, Any]]:
+        """Takes a request body apart and decodes no image.
+
+        Returns:
+            The image's file, and what came beside it.
+
+        Raises:
+            RequestRefused: The body is at fault.
+        """
+        try:
+            answer, file = await self._ask({"content_type": content_type}, body)
+        except ChildDied as error:
+            raise _too_costly() from error
+        return file, dict(answer["fields"])
+
     async def open_chat(self, body: bytes, limits: ChatLimits, template: Template) -> Chat:
         """Takes a chat apart; its images are then decoded one by one.
 
@@ -112,8 +127,7 @@ class DecodeStage:
         try:
             return Chat.unpack(*await self._ask(meta, body))
         except ChildDied as error:
-            msg = "The body takes too much time or memory to read."
-            raise InvalidBody(msg) from error
+            raise _too_costly() from error
 
     def _lease(self) -> PixelLease:
         try:
@@ -140,3 +154,7 @@ class DecodeStage:
         if refusal is not None:
             raise refusal
         return answer, blob
+
+
+def _too_costly() -> InvalidBody:
+    return InvalidBody("The body takes too much time or memory to read.")

@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from models.prompts.templates import Task
 from service.admit.visit import Visit
 from service.endpoints.documentation import error_responses, request_body
-from service.endpoints.pictures import Pictures, shield_picture
+from service.endpoints.pictures import Pictures, pass_picture, shield_picture
 from service.errors import InvalidField
 from service.forward.completion import Completion
 from service.guard import Guard
@@ -87,13 +87,8 @@ async def _handle(guard: Guard, kind: _Kind, request: Request) -> Response:
 async def _answer(
     guard: Guard, kind: _Kind, visit: Visit, request: Request, body: bytes
 ) -> Response:
-    upload = await guard.decode(visit, request.headers.get("content-type", ""), body)
-    try:
-        fields = parse_fields(kind.fields, {**request.query_params, **upload.fields})
-        _check_length(fields, guard.settings.max_answer_tokens)
-        pictures = await shield_picture(guard, visit, upload)
-    finally:
-        upload.pixels.release()
+    look_at = _pass_on if guard.is_off else _shield
+    fields, pictures = await look_at(guard, kind, visit, request, body)
     completion = Completion(
         prompt=guard.templates[kind.task].fill(kind.question_of(fields)),
         image_url=pictures.forwarded,
@@ -109,6 +104,31 @@ async def _answer(
     description = _describe(guard, kind, visit, pictures)
     filled = kind.response(**{kind.text_field: answer.text}, usage=answer.usage, **description)
     return Response(filled.model_dump_json(), media_type="application/json")
+
+
+async def _shield(
+    guard: Guard, kind: _Kind, visit: Visit, request: Request, body: bytes
+) -> tuple[Any, Pictures]:
+    upload = await guard.decode(visit, request.headers.get("content-type", ""), body)
+    try:
+        fields = _read_fields(guard, kind, request, upload.fields)
+        return fields, await shield_picture(guard, visit, upload)
+    finally:
+        upload.pixels.release()
+
+
+async def _pass_on(
+    guard: Guard, kind: _Kind, visit: Visit, request: Request, body: bytes
+) -> tuple[Any, Pictures]:
+    image, sent_fields = await guard.unwrap(visit, request.headers.get("content-type", ""), body)
+    fields = _read_fields(guard, kind, request, sent_fields)
+    return fields, await pass_picture(guard, visit, image)
+
+
+def _read_fields(guard: Guard, kind: _Kind, request: Request, sent: dict[str, Any]) -> Any:
+    fields = parse_fields(kind.fields, {**request.query_params, **sent})
+    _check_length(fields, guard.settings.max_answer_tokens)
+    return fields
 
 
 def _check_length(fields: AskFields, max_answer_tokens: int) -> None:

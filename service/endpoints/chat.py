@@ -10,7 +10,7 @@ from service.admit.visit import Visit
 from service.decode.chat import Chat, ChatImage
 from service.decode.stage import Upload
 from service.endpoints.documentation import chat_body, chat_responses
-from service.endpoints.pictures import shield_picture
+from service.endpoints.pictures import Pictures, pass_picture, shield_picture
 from service.errors import ImageFlagged, ImageTooLarge, UnsupportedMedia
 from service.guard import Guard
 from service.respond.chat_report import ImageReport, describe_chat
@@ -18,6 +18,7 @@ from service.respond.defense import describe_defense
 from service.respond.patience import answer_in_time
 from service.respond.splice import splice_answer
 from service.respond.stream import stream_chat
+from service.schemas import Defense
 from service.settings import Disclosure
 from service.together import run_together
 
@@ -53,15 +54,7 @@ def build_chat(guard: Guard) -> APIRouter:
 
 async def _answer(guard: Guard, visit: Visit, body: bytes) -> Response:
     chat = await guard.open_chat(visit, body)
-    uploads: dict[str, Upload] = {}
-    try:
-        await _decode(guard, visit, chat, uploads)
-        shielded = await run_together(
-            _shield(guard, visit, chat, image, uploads[image.param]) for image in chat.images
-        )
-    finally:
-        for upload in uploads.values():
-            upload.pixels.release()
+    shielded = await (_pass_on if guard.is_off else _shield_all)(guard, visit, chat)
     urls = [url for url, _ in shielded]
     reports = [report for _, report in shielded]
 
@@ -75,6 +68,29 @@ async def _answer(guard: Guard, visit: Visit, body: bytes) -> Response:
     answer = await guard.relay(visit, chat, urls)
     visit.timings.begin_response()
     return Response(splice_answer(answer, describe()), media_type="application/json")
+
+
+async def _shield_all(guard: Guard, visit: Visit, chat: Chat) -> list[tuple[str, ImageReport]]:
+    """Purifies all images; returns the URLs that the model gets, and what to say of each."""
+    uploads: dict[str, Upload] = {}
+    try:
+        await _decode(guard, visit, chat, uploads)
+        return await run_together(
+            _shield(guard, visit, chat, image, uploads[image.param]) for image in chat.images
+        )
+    finally:
+        for upload in uploads.values():
+            upload.pixels.release()
+
+
+async def _pass_on(guard: Guard, visit: Visit, chat: Chat) -> list[tuple[str, ImageReport]]:
+    """The same where purification is off: the model gets the images as they were sent."""
+    passed = []
+    for image in chat.images:
+        pictures = await pass_picture(guard, visit, image)
+        report = ImageReport(image.param, None, None, _describe(guard, chat, pictures), None)
+        passed.append((pictures.forwarded, report))
+    return passed
 
 
 async def _decode(guard: Guard, visit: Visit, chat: Chat, uploads: dict[str, Upload]) -> None:
@@ -114,12 +130,16 @@ async def _shield(
         pictures = await shield_picture(guard, visit, upload, is_shown=chat.return_image)
     except ImageFlagged as refusal:
         raise ImageFlagged(param=image.param) from refusal
-    defense = describe_defense(
+    defense = _describe(guard, chat, pictures)
+    report = ImageReport(image.param, upload.width, upload.height, defense, pictures.purified)
+    return pictures.forwarded, report
+
+
+def _describe(guard: Guard, chat: Chat, pictures: Pictures) -> Defense:
+    return describe_defense(
         guard.engine_facts,
         guard.templates[Task.CHAT] if chat.used_template else None,
         guard.settings.disclose,
         bypassed=pictures.bypassed,
         purified=pictures.purification,
     )
-    report = ImageReport(image.param, upload.width, upload.height, defense, pictures.purified)
-    return pictures.forwarded, report

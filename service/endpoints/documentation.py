@@ -111,7 +111,7 @@ def error_responses() -> dict[int | str, dict[str, Any]]:
         413: "The body or the image is too large.",
         415: "Neither JSON, multipart nor an image; or no JPEG, PNG or WebP.",
         429: "At capacity: Retry-After says when to come back.",
-        503: "Not ready, shutting down, or the image could not be purified.",
+        503: "Not ready, shutting down, the image could not be purified, or purification is off.",
         504: "The deadline passed.",
     }
     return {

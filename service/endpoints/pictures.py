@@ -3,17 +3,20 @@
 import contextlib
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 from models.codec import ImageFormat, data_url
 from service.admit.visit import Visit
+from service.decode.chat import ChatImage
 from service.decode.stage import Upload
 from service.errors import PurificationFailed
-from service.forward.choice import Choice, choose_picture
+from service.forward.choice import choose_picture
 from service.guard import Guard
 from service.processes.pixels import Picture
 from service.purify.purified import Purified
+from service.settings import Mode
 
-__all__ = ["Pictures", "shield_picture"]
+__all__ = ["Pictures", "pass_picture", "shield_picture"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +54,7 @@ async def shield_picture(
     settings = guard.settings
     choice = choose_picture(settings.mode, settings.on_purify_failure, was_purified=was_purified)
     if choice.bypass_reason is not None:
-        _note_bypass(guard, visit, upload, choice)
+        _note_bypass(guard, visit, upload.facts, choice.bypass_reason)
     forwarded = await _as_url(guard, visit, upload, choice.picture)
     if choice.picture is Picture.PURIFIED:
         return Pictures(forwarded, forwarded, purification, bypassed=False)
@@ -61,14 +64,25 @@ async def shield_picture(
     return Pictures(forwarded, purified, purification, bypassed=True)
 
 
+async def pass_picture(guard: Guard, visit: Visit, image: ChatImage) -> Pictures:
+    """Gives the model a picture as it was sent, where purification is off.
+
+    Raises:
+        RequestRefused: It is no JPEG, PNG or WebP.
+    """
+    sent = await guard.pass_image(visit, image)
+    _note_bypass(guard, visit, sent.facts, Mode.OFF)
+    return Pictures(sent.url, None, None, bypassed=True)
+
+
 async def _as_url(guard: Guard, visit: Visit, upload: Upload, picture: Picture) -> str:
     # Lossless: a lossy codec would add an alteration that no evaluation has scored.
     encoded = await guard.encode(visit, upload, picture, ImageFormat.PNG)
     return data_url(encoded, ImageFormat.PNG)
 
 
-def _note_bypass(guard: Guard, visit: Visit, upload: Upload, choice: Choice) -> None:
-    guard.metrics.bypass.labels(choice.bypass_reason).inc()
-    upload.facts["bypassed"] = choice.bypass_reason
-    fields = {"request_id": visit.request_id, "reason": choice.bypass_reason}
+def _note_bypass(guard: Guard, visit: Visit, facts: dict[str, Any], reason: str) -> None:
+    guard.metrics.bypass.labels(reason).inc()
+    facts["bypassed"] = reason
+    fields = {"request_id": visit.request_id, "reason": reason}
     logger.warning("an unpurified image is forwarded", extra={"fields": fields})

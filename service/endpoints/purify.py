@@ -8,6 +8,7 @@ from service.admit.visit import Visit
 from service.endpoints.documentation import error_responses, request_body
 from service.guard import Guard
 from service.processes.pixels import Picture
+from service.purify.errors import PurificationOff
 from service.respond.defense import describe_defense
 from service.respond.patience import answer_in_time
 from service.schemas import PurifyFields, PurifyResponse, parse_fields
@@ -34,6 +35,8 @@ def build_purify(guard: Guard) -> APIRouter:
         An image that cannot be purified is always answered with 503: this endpoint never returns
         an unpurified image under the name of a purified one.
         """
+        if guard.is_off:
+            raise PurificationOff
         visit: Visit = request.state.visit
         body = await guard.read(visit, request)
         work = _answer(guard, visit, request, body)

@@ -16,15 +16,15 @@ class ImageReport:
 
     Attributes:
         param: Its place in the request.
-        width: In pixels.
-        height: In pixels.
+        width: In pixels; None for an image that was passed on as it was sent.
+        height: In pixels; the same.
         defense: What the defence did.
         purified_image: A `data:` URL; None where there is none.
     """
 
     param: str
-    width: int
-    height: int
+    width: int | None
+    height: int | None
     defense: Defense
     purified_image: str | None
 

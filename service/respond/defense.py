@@ -10,7 +10,7 @@ __all__ = ["describe_defense"]
 
 
 def describe_defense(
-    engine: EngineFacts,
+    engine: EngineFacts | None,
     template: Template | None,
     disclose: Disclosure,
     *,
@@ -20,7 +20,7 @@ def describe_defense(
     """Builds the `defense` object of a response.
 
     Args:
-        engine: The purifier.
+        engine: The purifier; None where there is none, as purification is off.
         template: The prompt template; None where no model is asked.
         disclose: `minimal` gives names and nothing measured, lest it serve as an oracle.
         bypassed: Whether the model saw the image unpurified.
@@ -28,9 +28,9 @@ def describe_defense(
     """
     full = disclose is Disclosure.FULL
     return Defense(
-        purifier=NamedVersion(name=engine.name, version=engine.version),
-        steps=engine.steps if full else None,
-        noise_level=engine.noise_level if full else None,
+        purifier=engine and NamedVersion(name=engine.name, version=engine.version),
+        steps=engine.steps if full and engine else None,
+        noise_level=engine.noise_level if full and engine else None,
         prompt_template=(
             None if template is None else NamedVersion(name=template.name, version=template.version)
         ),
