@@ -70,7 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
     paths = list(app.openapi()["paths"])
     app.add_middleware(
         Gate,
-        settings=settings,
+        settings=lambda: guard.settings,
         keys=guard.keys,
         tracer=tracer,
         metrics=metrics,

@@ -28,6 +28,7 @@ from service.forward.completion import Answer, Completion
 from service.forward.embedded import EmbeddedModel
 from service.forward.upstream import AnswerStream, Upstream, make_client
 from service.metrics import Metrics, Stage
+from service.policy import Mode, OnFlagged
 from service.processes.pixels import Picture, read_pixels, write_pixels
 from service.purify.cache import PurifiedCache, Replay
 from service.purify.engine import EngineFacts
@@ -36,7 +37,7 @@ from service.purify.stage import PurifyStage
 from service.queueing.costs import BatchCosts, Throughput
 from service.queueing.line import Job, Line
 from service.queueing.policy import BatchLimits
-from service.settings import Mode, OnFlagged, Settings
+from service.settings import Settings
 
 __all__ = ["Guard"]
 
@@ -68,7 +69,6 @@ class Guard:
         )
         house_limits = HouseLimits(
             settings.max_requests,
-            settings.max_requests_per_key,
             is_shared=self.keys.num_callers > 1,
             deadline_s=settings.deadline_s,
         )
@@ -243,15 +243,15 @@ class Guard:
             if visit.slot is not None:
                 visit.slot.arrive()
             self.metrics.cached.inc()
-            return self._judge(upload, Purified(replay.suspicion, cached=True))
+            return self._judge(visit, upload, Purified(replay.suspicion, cached=True))
         suspicion = await self._purify_anew(visit, upload)
         if self.settings.cache_bytes:
             fresh = await asyncio.to_thread(read_pixels, *place, upload.height, upload.width)
             self._cache.keep(visit.caller, upload.sha256, Replay(fresh, suspicion))
-        return self._judge(upload, Purified(suspicion, cached=False))
+        return self._judge(visit, upload, Purified(suspicion, cached=False))
 
-    def _judge(self, upload: Upload, purified: Purified) -> Purified:
-        """Records the suspicion, and refuses what is flagged where the settings say so."""
+    def _judge(self, visit: Visit, upload: Upload, purified: Purified) -> Purified:
+        """Records the suspicion, and refuses what is flagged where the policy says so."""
         upload.facts["cached"] = purified.cached
         upload.facts["suspicion"] = purified.suspicion
         upload.facts["flagged"] = purified.flagged
@@ -259,8 +259,8 @@ class Guard:
             self.metrics.suspicion.observe(purified.suspicion)
         if purified.flagged:
             self.metrics.flagged.inc()
-            is_enforced = self.settings.mode is Mode.ENFORCE
-            if is_enforced and self.settings.on_flagged is OnFlagged.REFUSE:
+            is_enforced = visit.policy.mode is Mode.ENFORCE
+            if is_enforced and visit.policy.on_flagged is OnFlagged.REFUSE:
                 raise ImageFlagged(param="image")
         return purified
 

@@ -2,7 +2,6 @@
 
 import ipaddress
 import os
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -10,41 +9,13 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.credentials import hash_key, read_keys
+from service.policy import Disclosure, Mode, OnFlagged, OnPurifyFailure, Policy
 
-__all__ = ["Disclosure", "Mode", "OnFlagged", "OnPurifyFailure", "Settings", "load_settings"]
+__all__ = ["Settings", "load_settings"]
 
 PREFIX = "CODEFEND_"
 WEIGHTS = Path(__file__).parent.parent / "models" / "weights"
 MEBIBYTE = 1 << 20
-
-
-class Mode(StrEnum):
-    """Whether the purified image is what the model sees."""
-
-    ENFORCE = "enforce"
-    SHADOW = "shadow"
-    OFF = "off"
-
-
-class OnPurifyFailure(StrEnum):
-    """What becomes of an image that could not be purified."""
-
-    REFUSE = "refuse"
-    PASS = "pass"  # noqa: S105 - the word is a policy, not a password
-
-
-class OnFlagged(StrEnum):
-    """What becomes of an image that looks attacked."""
-
-    PURIFY = "purify"
-    REFUSE = "refuse"
-
-
-class Disclosure(StrEnum):
-    """How much a response tells about the defence."""
-
-    FULL = "full"
-    MINIMAL = "minimal"
 
 
 class Settings(BaseSettings):
@@ -61,7 +32,8 @@ class Settings(BaseSettings):
         (), description="Comma-separated keys; with none, only loopback is served."
     )
     api_keys_file: Path | None = Field(
-        None, description="TOML file of [[keys]], each a name and a sha256 or key; read anew."
+        None,
+        description="TOML file of [[keys]], each a name, a sha256 or key, and a policy; read anew.",
     )
     metrics_port: int | None = Field(
         None, ge=1, le=65535, description="Moves /metrics to an open port of its own."
@@ -198,6 +170,18 @@ class Settings(BaseSettings):
     def detector_source(self) -> str | None:
         """Where the detector is; None for none."""
         return None if self.detector == "none" else self.detector
+
+    @property
+    def policy(self) -> Policy:
+        """What holds for every key that sets nothing else."""
+        return Policy(
+            mode=self.mode,
+            on_purify_failure=self.on_purify_failure,
+            on_flagged=self.on_flagged,
+            disclose=self.disclose,
+            max_requests=self.max_requests_per_key,
+            max_requests_per_minute=self.max_requests_per_minute,
+        )
 
     @field_validator("api_keys", "devices", mode="before")
     @classmethod

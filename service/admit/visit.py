@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.admit.house import Slot
+from service.policy import Policy
 from service.timings import Timings
 from service.tracing.context import Trace
 
@@ -20,6 +21,7 @@ class Visit:
         deadline_s: Monotonic time at which the answer is worthless.
         timings: Its stopwatch.
         caller: Who sent it, as the key ring names them.
+        policy: What holds for this caller; a file of keys that changes meanwhile changes nothing.
         slot: Its place in the house; None for requests that take none.
         outcome: `ok`, or the code of the error.
         facts: What the log says of the request.
@@ -32,6 +34,7 @@ class Visit:
     deadline_s: float
     timings: Timings
     caller: str = ""
+    policy: Policy = field(default_factory=Policy)
     slot: Slot | None = None
     outcome: str = "ok"
     facts: dict[str, Any] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from service.endpoints.pictures import Pictures, pass_picture, shield_picture
 from service.errors import InvalidField
 from service.forward.completion import Completion
 from service.guard import Guard
+from service.policy import Disclosure
 from service.respond.defense import describe_defense
 from service.respond.patience import answer_in_time
 from service.respond.stream import stream_answer
@@ -25,7 +26,6 @@ from service.schemas import (
     VqaResponse,
     parse_fields,
 )
-from service.settings import Disclosure
 
 __all__ = ["build_ask"]
 
@@ -139,7 +139,7 @@ def _check_length(fields: AskFields, max_answer_tokens: int) -> None:
 
 def _describe(guard: Guard, kind: _Kind, visit: Visit, pictures: Pictures) -> dict[str, Any]:
     """What goes beside the answer."""
-    disclose = guard.settings.disclose
+    disclose = visit.policy.disclose
     defense = describe_defense(
         guard.engine_facts,
         guard.templates[kind.task],

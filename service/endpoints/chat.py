@@ -13,13 +13,13 @@ from service.endpoints.documentation import chat_body, chat_responses
 from service.endpoints.pictures import Pictures, pass_picture, shield_picture
 from service.errors import ImageFlagged, ImageTooLarge, UnsupportedMedia
 from service.guard import Guard
+from service.policy import Disclosure
 from service.respond.chat_report import ImageReport, describe_chat
 from service.respond.defense import describe_defense
 from service.respond.patience import answer_in_time
 from service.respond.splice import splice_answer
 from service.respond.stream import stream_chat
 from service.schemas import Defense
-from service.settings import Disclosure
 from service.together import run_together
 
 __all__ = ["build_chat"]
@@ -59,7 +59,7 @@ async def _answer(guard: Guard, visit: Visit, body: bytes) -> Response:
     reports = [report for _, report in shielded]
 
     def describe() -> bytes:
-        is_full = guard.settings.disclose is Disclosure.FULL
+        is_full = visit.policy.disclose is Disclosure.FULL
         timings_ms = visit.timings.milliseconds() if is_full else None
         return describe_chat(reports, timings_ms, with_images=chat.return_image)
 
@@ -88,7 +88,7 @@ async def _pass_on(guard: Guard, visit: Visit, chat: Chat) -> list[tuple[str, Im
     passed = []
     for image in chat.images:
         pictures = await pass_picture(guard, visit, image)
-        report = ImageReport(image.param, None, None, _describe(guard, chat, pictures), None)
+        report = ImageReport(image.param, None, None, _describe(guard, visit, chat, pictures), None)
         passed.append((pictures.forwarded, report))
     return passed
 
@@ -130,16 +130,16 @@ async def _shield(
         pictures = await shield_picture(guard, visit, upload, is_shown=chat.return_image)
     except ImageFlagged as refusal:
         raise ImageFlagged(param=image.param) from refusal
-    defense = _describe(guard, chat, pictures)
+    defense = _describe(guard, visit, chat, pictures)
     report = ImageReport(image.param, upload.width, upload.height, defense, pictures.purified)
     return pictures.forwarded, report
 
 
-def _describe(guard: Guard, chat: Chat, pictures: Pictures) -> Defense:
+def _describe(guard: Guard, visit: Visit, chat: Chat, pictures: Pictures) -> Defense:
     return describe_defense(
         guard.engine_facts,
         guard.templates[Task.CHAT] if chat.used_template else None,
-        guard.settings.disclose,
+        visit.policy.disclose,
         bypassed=pictures.bypassed,
         purified=pictures.purification,
     )

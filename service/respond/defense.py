@@ -1,10 +1,10 @@
 """Says what the defence did, as much of it as may be disclosed."""
 
 from models.prompts.templates import Template
+from service.policy import Disclosure
 from service.purify.engine import EngineFacts
 from service.purify.purified import Purified
 from service.schemas import Defense, NamedVersion
-from service.settings import Disclosure
 
 __all__ = ["describe_defense"]
 
