@@ -6,23 +6,23 @@ admit (the gate, before a request comes here), decode, queue, purify, encode, fo
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
 
 from models.codec import ImageFormat
-from models.prompts.templates import Task, Template, read_templates
+from models.prompts.templates import Template
 from service.admit.body import read_body
 from service.admit.house import House, HouseLimits
 from service.admit.keys import KeyRing
 from service.admit.visit import Visit
 from service.decode.chat import Chat, ChatImage, ChatLimits
+from service.decode.refusals import naming
 from service.decode.sent import Sent, identify
 from service.decode.stage import DecodeStage, Upload
 from service.encode.stage import EncodeStage
-from service.errors import ImageFlagged, NotReady, RequestRefused
+from service.errors import ImageFlagged, NotReady
 from service.forward.chat_body import fill_gaps
 from service.forward.completion import Answer, Completion
 from service.forward.embedded import EmbeddedModel
@@ -32,11 +32,13 @@ from service.policy import Mode, OnFlagged
 from service.processes.pixels import Picture, read_pixels, write_pixels
 from service.purify.cache import PurifiedCache, Replay
 from service.purify.engine import EngineFacts
+from service.purify.generation import Generation, load_generation
 from service.purify.purified import Purified
 from service.purify.stage import PurifyStage
 from service.queueing.costs import BatchCosts, Throughput
 from service.queueing.line import Job, Line
 from service.queueing.policy import BatchLimits
+from service.reload import Reloader
 from service.settings import Settings
 
 __all__ = ["Guard"]
@@ -53,7 +55,8 @@ class Guard:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings
         self.metrics = metrics
-        self.templates: dict[Task, Template] = read_templates()
+        generation = load_generation(settings, 1)
+        self.templates = generation.templates
         self.keys = KeyRing(
             (key.get_secret_value() for key in settings.api_keys), settings.api_keys_file
         )
@@ -80,15 +83,16 @@ class Guard:
         self._decode = DecodeStage(settings, restarts.labels("decode").inc)
         self._encode = EncodeStage(settings, restarts.labels("encode").inc)
         self._cache = PurifiedCache(settings.cache_bytes, settings.cache_lifetime_s)
-        self.workers = PurifyStage(settings, self.line, metrics)
+        self.workers = PurifyStage(settings, self.line, metrics, generation)
+        self.reloader = Reloader(settings, self.workers, metrics, self._take_up)
+        metrics.generation.set(generation.number)
         self.embedded = (
             EmbeddedModel(settings.mllm, restarts.labels("mllm").inc)
             if settings.upstream_url is None
             else None
         )
-        socket_path = self.embedded.socket_path if self.embedded else None
         self._upstream = Upstream(
-            make_client(settings, socket_path),
+            make_client(settings, self.embedded.socket_path if self.embedded else None),
             settings,
             lambda reason: metrics.upstream_errors.labels(reason).inc(),
         )
@@ -140,12 +144,19 @@ class Guard:
 
     async def stop(self) -> None:
         """Ends every process."""
+        await self.reloader.stop()
         await self._upstream.close()
         await self.workers.stop()
         if self.embedded is not None:
             await self.embedded.stop()
         await self._decode.stop()
         await self._encode.stop()
+
+    def _take_up(self, generation: Generation) -> None:
+        self.templates = generation.templates
+        self.metrics.generation.set(generation.number)
+        # What older weights made must not be sent as the new ones' work.
+        self._cache.clear()
 
     async def read(self, visit: Visit, request: Request) -> bytes:
         """Stage admit, its last part: the body.
@@ -173,7 +184,7 @@ class Guard:
         visit.images.append(upload.facts)
         return upload
 
-    async def open_chat(self, visit: Visit, body: bytes) -> Chat:
+    async def open_chat(self, visit: Visit, body: bytes, template: Template) -> Chat:
         """Stage decode, its first part for a chat: the images' files, and what is around them.
 
         Raises:
@@ -182,7 +193,7 @@ class Guard:
         settings = self.settings
         limits = ChatLimits(settings.max_images, settings.max_answer_tokens, settings.max_choices)
         with visit.timings.stage(Stage.DECODE):
-            chat = await self._decode.open_chat(body, limits, self.templates[Task.CHAT])
+            chat = await self._decode.open_chat(body, limits, template)
         visit.facts["body_bytes"] = len(body)
         if visit.slot is not None and not chat.images:
             visit.slot.arrive()
@@ -194,7 +205,7 @@ class Guard:
         Raises:
             RequestRefused: The image is at fault; the error names its place.
         """
-        with visit.timings.stage(Stage.DECODE), _naming(image.param):
+        with visit.timings.stage(Stage.DECODE), naming(image.param):
             # The image's own bytes say what it is; its URL's header is not asked.
             upload = await self._decode.decode("application/octet-stream", image.file)
         visit.images.append(upload.facts)
@@ -219,7 +230,7 @@ class Guard:
         Raises:
             RequestRefused: It is of no kind that is taken; the error names its place.
         """
-        with visit.timings.stage(Stage.DECODE), _naming(image.param):
+        with visit.timings.stage(Stage.DECODE), naming(image.param):
             sent = await identify(image.file)
         visit.images.append(sent.facts)
         if visit.slot is not None:
@@ -243,12 +254,13 @@ class Guard:
             if visit.slot is not None:
                 visit.slot.arrive()
             self.metrics.cached.inc()
-            return self._judge(visit, upload, Purified(replay.suspicion, cached=True))
-        suspicion = await self._purify_anew(visit, upload)
+            return self._judge(visit, upload, Purified(replay.suspicion, True, replay.engine))
+        suspicion, engine = await self._purify_anew(visit, upload)
         if self.settings.cache_bytes:
             fresh = await asyncio.to_thread(read_pixels, *place, upload.height, upload.width)
-            self._cache.keep(visit.caller, upload.sha256, Replay(fresh, suspicion))
-        return self._judge(visit, upload, Purified(suspicion, cached=False))
+            if engine.generation == self.workers.generation:
+                self._cache.keep(visit.caller, upload.sha256, Replay(fresh, suspicion, engine))
+        return self._judge(visit, upload, Purified(suspicion, False, engine))
 
     def _judge(self, visit: Visit, upload: Upload, purified: Purified) -> Purified:
         """Records the suspicion, and refuses what is flagged where the policy says so."""
@@ -264,7 +276,7 @@ class Guard:
                 raise ImageFlagged(param="image")
         return purified
 
-    async def _purify_anew(self, visit: Visit, upload: Upload) -> float | None:
+    async def _purify_anew(self, visit: Visit, upload: Upload) -> tuple[float | None, EngineFacts]:
         now_s = time.monotonic()
         size = (upload.height, upload.width)
         job = Job(upload.pixels, *size, visit.deadline_s, now_s, visit.caller)
@@ -272,7 +284,7 @@ class Guard:
         if visit.slot is not None:
             visit.slot.arrive()
         try:
-            return await job.done
+            return await job.done, job.made_by
         finally:
             self.line.leave(job)
             ended_s = time.monotonic()
@@ -336,12 +348,3 @@ class Guard:
     async def _fill(self, chat: Chat, urls: Sequence[str]) -> bytes:
         model = None if chat.has_model else await self._upstream.default_model()
         return fill_gaps(chat.fragments, urls, model)
-
-
-@contextmanager
-def _naming(param: str) -> Iterator[None]:
-    """Says in a refusal where the image stood that is at fault."""
-    try:
-        yield
-    except RequestRefused as refusal:
-        raise type(refusal)(refusal.public_message, param) from refusal

@@ -8,6 +8,7 @@ from typing import Annotated, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from models.prompts.templates import SHIPPED_TEMPLATES, read_templates
 from service.credentials import hash_key, read_keys
 from service.policy import Disclosure, Mode, OnFlagged, OnPurifyFailure, Policy
 
@@ -103,6 +104,7 @@ class Settings(BaseSettings):
     )
 
     # purify
+    prompts: Path = Field(SHIPPED_TEMPLATES, description="JSON file of the prompt templates.")
     purifier: str = Field(
         str(WEIGHTS / "purifier"),
         description="Directory or hub id of a purifier, or of Stable Diffusion to put adapters on.",
@@ -200,6 +202,16 @@ class Settings(BaseSettings):
     def _can_be_read(cls, file: Path | None) -> Path | None:
         if file is not None:
             read_keys(file)
+        return file
+
+    @field_validator("prompts")
+    @classmethod
+    def _holds_templates(cls, file: Path) -> Path:
+        try:
+            read_templates(file)
+        except OSError as error:
+            msg = f"{file} cannot be read: {error.strerror}"
+            raise ValueError(msg) from error
         return file
 
     @model_validator(mode="after")

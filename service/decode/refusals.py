@@ -1,10 +1,12 @@
 """Refusals on their way out of a decode process, which may send no objects."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from service.errors import InvalidImage, RequestRefused
 
-__all__ = ["refusal_from_report", "report_refusal"]
+__all__ = ["naming", "refusal_from_report", "report_refusal"]
 
 
 def report_refusal(refusal: RequestRefused) -> dict[str, Any]:
@@ -27,3 +29,12 @@ def refusal_from_report(report: dict[str, Any]) -> RequestRefused | None:
         if refusal.code == report["refused"]:
             return refusal(report["message"], report["param"])
     return InvalidImage()
+
+
+@contextmanager
+def naming(param: str) -> Iterator[None]:
+    """Says in a refusal where the image stood that is at fault."""
+    try:
+        yield
+    except RequestRefused as refusal:
+        raise type(refusal)(refusal.public_message, param) from refusal

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from models.prompts.templates import Task
+from models.prompts.templates import Task, Template
 from service.admit.visit import Visit
 from service.endpoints.documentation import error_responses, request_body
 from service.endpoints.pictures import Pictures, pass_picture, shield_picture
@@ -89,8 +89,9 @@ async def _answer(
 ) -> Response:
     look_at = _pass_on if guard.is_off else _shield
     fields, pictures = await look_at(guard, kind, visit, request, body)
+    template = guard.templates[kind.task]
     completion = Completion(
-        prompt=guard.templates[kind.task].fill(kind.question_of(fields)),
+        prompt=template.fill(kind.question_of(fields)),
         image_url=pictures.forwarded,
         model=fields.model,
         max_tokens=fields.max_tokens,
@@ -98,10 +99,10 @@ async def _answer(
     )
     if fields.stream:
         stream = await guard.forward_stream(visit, completion)
-        return stream_answer(visit, stream, lambda: _describe(guard, kind, visit, pictures))
+        return stream_answer(visit, stream, lambda: _describe(guard, template, visit, pictures))
     answer = await guard.forward(visit, completion)
     visit.timings.begin_response()
-    description = _describe(guard, kind, visit, pictures)
+    description = _describe(guard, template, visit, pictures)
     filled = kind.response(**{kind.text_field: answer.text}, usage=answer.usage, **description)
     return Response(filled.model_dump_json(), media_type="application/json")
 
@@ -137,12 +138,12 @@ def _check_length(fields: AskFields, max_answer_tokens: int) -> None:
         raise InvalidField(msg, "max_tokens")
 
 
-def _describe(guard: Guard, kind: _Kind, visit: Visit, pictures: Pictures) -> dict[str, Any]:
+def _describe(guard: Guard, template: Template, visit: Visit, pictures: Pictures) -> dict[str, Any]:
     """What goes beside the answer."""
     disclose = visit.policy.disclose
     defense = describe_defense(
         guard.engine_facts,
-        guard.templates[kind.task],
+        template,
         disclose,
         bypassed=pictures.bypassed,
         purified=pictures.purification,

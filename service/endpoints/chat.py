@@ -5,7 +5,7 @@ import asyncio
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from models.prompts.templates import Task
+from models.prompts.templates import Task, Template
 from service.admit.visit import Visit
 from service.decode.chat import Chat, ChatImage
 from service.decode.stage import Upload
@@ -53,8 +53,9 @@ def build_chat(guard: Guard) -> APIRouter:
 
 
 async def _answer(guard: Guard, visit: Visit, body: bytes) -> Response:
-    chat = await guard.open_chat(visit, body)
-    shielded = await (_pass_on if guard.is_off else _shield_all)(guard, visit, chat)
+    template = guard.templates[Task.CHAT]
+    chat = await guard.open_chat(visit, body, template)
+    shielded = await (_pass_on if guard.is_off else _shield_all)(guard, visit, chat, template)
     urls = [url for url, _ in shielded]
     reports = [report for _, report in shielded]
 
@@ -70,25 +71,36 @@ async def _answer(guard: Guard, visit: Visit, body: bytes) -> Response:
     return Response(splice_answer(answer, describe()), media_type="application/json")
 
 
-async def _shield_all(guard: Guard, visit: Visit, chat: Chat) -> list[tuple[str, ImageReport]]:
+async def _shield_all(
+    guard: Guard, visit: Visit, chat: Chat, template: Template
+) -> list[tuple[str, ImageReport]]:
     """Purifies all images; returns the URLs that the model gets, and what to say of each."""
     uploads: dict[str, Upload] = {}
     try:
         await _decode(guard, visit, chat, uploads)
         return await run_together(
-            _shield(guard, visit, chat, image, uploads[image.param]) for image in chat.images
+            _shield(guard, visit, chat, template, image, uploads[image.param])
+            for image in chat.images
         )
     finally:
         for upload in uploads.values():
             upload.pixels.release()
 
 
-async def _pass_on(guard: Guard, visit: Visit, chat: Chat) -> list[tuple[str, ImageReport]]:
+async def _pass_on(
+    guard: Guard, visit: Visit, chat: Chat, template: Template
+) -> list[tuple[str, ImageReport]]:
     """The same where purification is off: the model gets the images as they were sent."""
     passed = []
     for image in chat.images:
         pictures = await pass_picture(guard, visit, image)
-        report = ImageReport(image.param, None, None, _describe(guard, visit, chat, pictures), None)
+        report = ImageReport(
+            image.param,
+            None,
+            None,
+            _describe(guard, visit, template if chat.used_template else None, pictures),
+            None,
+        )
         passed.append((pictures.forwarded, report))
     return passed
 
@@ -123,22 +135,22 @@ async def _decode(guard: Guard, visit: Visit, chat: Chat, uploads: dict[str, Upl
 
 
 async def _shield(
-    guard: Guard, visit: Visit, chat: Chat, image: ChatImage, upload: Upload
+    guard: Guard, visit: Visit, chat: Chat, template: Template, image: ChatImage, upload: Upload
 ) -> tuple[str, ImageReport]:
     """Purifies one image; returns the URL that the model gets, and what to say of it."""
     try:
         pictures = await shield_picture(guard, visit, upload, is_shown=chat.return_image)
     except ImageFlagged as refusal:
         raise ImageFlagged(param=image.param) from refusal
-    defense = _describe(guard, visit, chat, pictures)
+    defense = _describe(guard, visit, template if chat.used_template else None, pictures)
     report = ImageReport(image.param, upload.width, upload.height, defense, pictures.purified)
     return pictures.forwarded, report
 
 
-def _describe(guard: Guard, visit: Visit, chat: Chat, pictures: Pictures) -> Defense:
+def _describe(guard: Guard, visit: Visit, template: Template | None, pictures: Pictures) -> Defense:
     return describe_defense(
         guard.engine_facts,
-        guard.templates[Task.CHAT] if chat.used_template else None,
+        template,
         visit.policy.disclose,
         bypassed=pictures.bypassed,
         purified=pictures.purification,

@@ -170,6 +170,7 @@ def _run_child(
     # The service decides when its children end: it must be able to drain after a group's SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     handler, description = make_handler(config)
     if counter is not None:
         start_beating(counter)

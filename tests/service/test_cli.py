@@ -113,7 +113,8 @@ def test_verify_names_what_is_wrong(monkeypatch, tmp_path):
 def test_config_shows_what_holds_for_each_key_and_no_key(tmp_path, monkeypatch):
     file = tmp_path / "keys.toml"
     file.write_text(
-        '[[keys]]\nname = "ann"\nkey = "topsecret"\ndisclose = "minimal"\nendpoints = ["/metrics"]\n'
+        '[[keys]]\nname = "ann"\nkey = "topsecret"\n'
+        'disclose = "minimal"\nendpoints = ["/metrics"]\n'
     )
     monkeypatch.setenv("CODEFEND_API_KEYS_FILE", str(file))
     monkeypatch.setenv("CODEFEND_MAX_REQUESTS_PER_MINUTE", "7")
