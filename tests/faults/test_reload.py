@@ -15,6 +15,7 @@ import pytest
 
 from models.manifest import describe_weights, write_manifest
 from models.prompts.templates import SHIPPED_TEMPLATES
+from service.policy import Mode
 from tests.service.fake_engine import IMPORT_PATH
 from tests.service.pictures import encode, picture, pixels_of
 from tests.service.running import RunningService, make_settings, run_service
@@ -294,3 +295,16 @@ def status_of(client, process):
         return client.get("/readyz").status_code
     except httpx.TransportError:
         return None
+
+
+def test_where_purification_is_off_prompts_alone_are_reloaded(upstream, weights):
+    settings = make_settings(
+        upstream.url, purifier=str(weights.link), prompts=weights.prompts, mode=Mode.OFF
+    )
+    with run_service(settings) as service:
+        weights.write("bad", broken=True)
+        weights.flip("bad", "2")
+        reload_and_wait(service)
+        defense = ask(service, picture()).json()["defense"]
+        assert defense["prompt_template"]["version"] == "2"
+        assert service.guard.workers.worker_pids == []
