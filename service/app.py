@@ -70,12 +70,12 @@ def create_app(settings: Settings) -> FastAPI:
     paths = list(app.openapi()["paths"])
     app.add_middleware(
         Gate,
-        settings=settings,
+        settings=lambda: guard.settings,
         keys=guard.keys,
         tracer=tracer,
         metrics=metrics,
         house=guard.house,
-        check_open=guard.check_open,
+        check_open=guard.opening.check,
         paths=[*paths, "/docs", "/openapi.json"],
     )
     return app

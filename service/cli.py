@@ -109,6 +109,16 @@ def config() -> None:
     for name, value in shown.items():
         description = type(settings).model_fields[name].description
         typer.echo(f"CODEFEND_{name.upper()}={json.dumps(value)}  # {description}")
+    for caller, policy in _policies_of_keys(settings).items():
+        typer.echo(f"# key {caller}: {policy}")
+
+
+def _policies_of_keys(settings: "Settings") -> dict[str, str]:
+    """The effective policy of each caller that the file of keys names."""
+    from service.credentials import read_keys
+
+    keys = read_keys(settings.api_keys_file) if settings.api_keys_file else ()
+    return {key.name: key.change.apply(settings.policy).describe() for key in keys}
 
 
 def _settings() -> "Settings":

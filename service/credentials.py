@@ -4,11 +4,16 @@ import hashlib
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from service.policy import PolicyChange, read_policy_change
 
 __all__ = ["Key", "hash_key", "read_keys"]
 
 _SHOWN_DIGITS = 12
-_FIELDS = {"name", "sha256", "key"}
+_KEY_FIELDS = ("key", "name", "policy", "sha256")
+_POLICY_FIELDS = tuple(name for name in PolicyChange.model_fields if name != "name")
+_NO_CHANGE = PolicyChange()
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,15 +23,17 @@ class Key:
     Attributes:
         sha256: Of the key, in hex.
         name: Whose it is, as logs call them; keys of one name are one caller.
+        change: How its policy differs from the service's.
     """
 
     sha256: str
     name: str
+    change: PolicyChange = _NO_CHANGE
 
     @classmethod
-    def of(cls, sha256: str, name: str = "") -> "Key":
+    def of(cls, sha256: str, name: str = "", change: PolicyChange = _NO_CHANGE) -> "Key":
         """A key by its hash, named after it where it has no name."""
-        return cls(sha256, name or f"key-{sha256[:_SHOWN_DIGITS]}")
+        return cls(sha256, name or f"key-{sha256[:_SHOWN_DIGITS]}", change)
 
 
 def hash_key(key: str) -> str:
@@ -37,9 +44,11 @@ def hash_key(key: str) -> str:
 def read_keys(file: Path) -> tuple[Key, ...]:
     """Reads a TOML file of ``[[keys]]``, each with a ``name`` and a ``sha256`` or a ``key``.
 
+    A key may set fields of its policy, and name a ``[policies.NAME]`` that sets others.
+
     Raises:
-        ValueError: It cannot be read, holds no key, or one that is malformed; the message holds no
-            key.
+        ValueError: It cannot be read, holds no key, or one or a policy that is malformed; the
+            message holds no key.
     """
     try:
         document = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -49,19 +58,41 @@ def read_keys(file: Path) -> tuple[Key, ...]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         msg = f"{file} is not TOML"
         raise ValueError(msg) from error
+    if not set(document) <= {"keys", "policies"}:
+        msg = f"{file}: only [[keys]] and [policies.NAME] are known"
+        raise ValueError(msg)
     entries = document.get("keys")
     if not isinstance(entries, list) or not entries:
         msg = f"{file} holds no [[keys]]"
         raise ValueError(msg)
-    return tuple(_read_key(entry, f"{file}, key {i}") for i, entry in enumerate(entries, start=1))
+    policies = _read_policies(document.get("policies", {}), file)
+    keys = tuple(
+        _read_key(entry, f"{file}, key {i}", policies) for i, entry in enumerate(entries, start=1)
+    )
+    _check_callers(keys, file)
+    return keys
 
 
-def _read_key(entry: object, place: str) -> Key:
-    if not isinstance(entry, dict) or not set(entry) <= _FIELDS:
-        msg = f"{place}: only {', '.join(sorted(_FIELDS))} are known"
+def _read_policies(tables: object, file: Path) -> dict[str, PolicyChange]:
+    if not isinstance(tables, dict) or not all(isinstance(t, dict) for t in tables.values()):
+        msg = f"{file}: policies are tables, each with a name: [policies.NAME]"
         raise ValueError(msg)
-    if not all(isinstance(value, str) and value for value in entry.values()):
-        msg = f"{place}: every value must be a string, and not empty"
+    policies = {}
+    for name, table in tables.items():
+        place = f"{file}, policy {name}"
+        _check_fields(table, _POLICY_FIELDS, place)
+        policies[name] = read_policy_change(table | {"name": name}, place)
+    return policies
+
+
+def _read_key(entry: object, place: str, policies: dict[str, PolicyChange]) -> Key:
+    if not isinstance(entry, dict):
+        msg = f"{place}: it is no table"
+        raise ValueError(msg)
+    _check_fields(entry, (*_KEY_FIELDS, *_POLICY_FIELDS), place)
+    texts = [entry[name] for name in _KEY_FIELDS if name in entry]
+    if not all(isinstance(value, str) and value for value in texts):
+        msg = f"{place}: {', '.join(_KEY_FIELDS)} must be strings, and not empty"
         raise ValueError(msg)
     if ("key" in entry) == ("sha256" in entry):
         msg = f"{place}: give either key or sha256"
@@ -70,4 +101,38 @@ def _read_key(entry: object, place: str) -> Key:
     if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
         msg = f"{place}: sha256 must have 64 hex digits"
         raise ValueError(msg)
-    return Key.of(sha256, entry.get("name", ""))
+    return Key.of(sha256, entry.get("name", ""), _change_of(entry, place, policies))
+
+
+def _change_of(
+    entry: dict[str, Any], place: str, policies: dict[str, PolicyChange]
+) -> PolicyChange:
+    """A key's policy: the one that it names, and over it what it sets itself."""
+    name = entry.get("policy")
+    if name is not None and name not in policies:
+        msg = f"{place}: there is no [policies.{name}]"
+        raise ValueError(msg)
+    named = {} if name is None else policies[name].model_dump(exclude_none=True)
+    own = {field: entry[field] for field in _POLICY_FIELDS if field in entry}
+    if not own:
+        return _NO_CHANGE if name is None else policies[name]
+    return read_policy_change(named | own | {"name": "own"}, place)
+
+
+def _check_fields(table: dict[str, Any], known: tuple[str, ...], place: str) -> None:
+    if not set(table) <= set(known):
+        msg = f"{place}: only {', '.join(sorted(known))} are known"
+        raise ValueError(msg)
+
+
+def _check_callers(keys: tuple[Key, ...], file: Path) -> None:
+    """Limits and replays are a caller's: all its keys must be under one policy."""
+    changes = {key.name: key.change for key in keys}
+    names = {key.sha256: key.name for key in keys}
+    for number, key in enumerate(keys, start=1):
+        if key.change != changes[key.name]:
+            msg = f"{file}, key {number}: keys of one name must have one policy"
+            raise ValueError(msg)
+        if key.name != names[key.sha256]:
+            msg = f"{file}, key {number}: the same key stands under two names"
+            raise ValueError(msg)

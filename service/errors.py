@@ -11,7 +11,7 @@ CodefendError
 │   ├── TooManyImages 400          ├── ImageTooLarge 413
 │   ├── UnsupportedContent 400     ├── UnsupportedMedia 415
 │   ├── ImageFlagged 400           ├── UnsupportedImage 415
-│   │                              └── ClientLeft 499 (nobody reads it; it is only counted)
+│   ├── EndpointForbidden 403      └── ClientLeft 499 (nobody reads it; it is only counted)
 ├── Overloaded 429 (with Retry-After)
 │   ├── RateLimited
 │   └── KeyBusy

@@ -7,13 +7,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from math import ceil
 from typing import Any
 
 from starlette.requests import Request
 
 from models.codec import ImageFormat
-from models.prompts.templates import Task, Template, read_templates
+from models.prompts.templates import Template
 from service.admit.body import read_body
 from service.admit.house import House, HouseLimits
 from service.admit.keys import KeyRing
@@ -30,23 +29,23 @@ from service.forward.client import make_upstream
 from service.forward.completion import Answer, Completion
 from service.forward.embedded import EmbeddedModel
 from service.metrics import Metrics, Stage
+from service.opening import Opening
+from service.policy import Mode, OnFlagged
 from service.processes.pixels import Picture, read_pixels, write_pixels
 from service.purify.cache import PurifiedCache, Replay
 from service.purify.engine import EngineFacts
+from service.purify.generation import Generation, load_generation
 from service.purify.purified import Purified
 from service.purify.stage import PurifyStage
 from service.queueing.costs import BatchCosts, Throughput
 from service.queueing.line import Job, Line
 from service.queueing.policy import BatchLimits
-from service.settings import Mode, OnFlagged, Settings
+from service.reload import Reloader
+from service.settings import Settings
 
 __all__ = ["Guard"]
 
 logger = logging.getLogger(__name__)
-
-# When to come back to a service that is not warm yet: how long that takes is not known then.
-WARM_UP_S = 5.0
-WITHOUT_MODEL = frozenset({"/v1/purify"})
 
 
 class Guard:
@@ -55,7 +54,8 @@ class Guard:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings
         self.metrics = metrics
-        self.templates: dict[Task, Template] = read_templates()
+        generation = load_generation(settings, 1)
+        self.templates = generation.templates
         self.keys = KeyRing(
             (key.get_secret_value() for key in settings.api_keys), settings.api_keys_file
         )
@@ -71,8 +71,7 @@ class Guard:
         )
         house_limits = HouseLimits(
             settings.max_requests,
-            settings.max_requests_per_key,
-            is_shared=self.keys.num_callers > 1,
+            is_shared=lambda: self.keys.num_callers > 1,
             deadline_s=settings.deadline_s,
         )
         self.house = House(house_limits, throughput.per_second, self.line.measure_ahead)
@@ -83,7 +82,9 @@ class Guard:
         self._decode = DecodeStage(settings, restarts.labels("decode").inc)
         self._encode = EncodeStage(settings, restarts.labels("encode").inc)
         self._cache = PurifiedCache(settings.cache_bytes, settings.cache_lifetime_s)
-        self.workers = PurifyStage(settings, self.line, metrics)
+        self.workers = PurifyStage(settings, self.line, metrics, generation)
+        self.reloader = Reloader(settings, self.workers, metrics, self._take_up)
+        metrics.generation.set(generation.number)
         self.embedded = (
             EmbeddedModel(settings.mllm, restarts.labels("mllm").inc)
             if settings.upstream_url is None
@@ -91,12 +92,13 @@ class Guard:
         )
         socket_path = self.embedded.socket_path if self.embedded else None
         self._upstream = make_upstream(settings, socket_path, metrics)
+        purifier = None if self.is_off else self.workers
+        self.opening = Opening(purifier, self.embedded, self._upstream)
 
     @property
     def is_warm(self) -> bool:
         """Whether requests can be served; an upstream of others is their own concern."""
-        purifies = self.is_off or self.workers.is_warm
-        return purifies and (self.embedded is None or self.embedded.is_warm)
+        return self.opening.is_warm
 
     @property
     def is_off(self) -> bool:
@@ -113,30 +115,6 @@ class Guard:
         if self.workers.facts is None and not self.is_off:
             raise NotReady
         return self.workers.facts
-
-    def closed_for_s(self) -> float | None:
-        """Seconds for which no request can be served; None if one can, now or after waiting.
-
-        Requests wait while a worker is replaced, but not for one that has yet to start at all.
-        """
-        embedded_is_warm = self.embedded is None or self.embedded.is_warm
-        purifies = self.is_off or self.workers.warm_in_s is not None
-        if purifies and embedded_is_warm:
-            return None
-        return WARM_UP_S
-
-    def check_open(self, path: str) -> None:
-        """Refuses at the door what could not be served.
-
-        Raises:
-            NotReady: Nothing can.
-            UpstreamDown: The path needs the model, and it is failing.
-        """
-        closed_for_s = self.closed_for_s()
-        if closed_for_s is not None:
-            raise NotReady(retry_after_s=max(1, ceil(closed_for_s)))
-        if path not in WITHOUT_MODEL:
-            self._upstream.check()
 
     def enter_model(self, visit: Visit) -> Passage:
         """Takes the leave to ask the model, once, before any work is done for its question.
@@ -162,12 +140,19 @@ class Guard:
 
     async def stop(self) -> None:
         """Ends every process."""
+        await self.reloader.stop()
         await self._upstream.close()
         await self.workers.stop()
         if self.embedded is not None:
             await self.embedded.stop()
         await self._decode.stop()
         await self._encode.stop()
+
+    def _take_up(self, generation: Generation) -> None:
+        self.templates = generation.templates
+        self.metrics.generation.set(generation.number)
+        # What older weights made must not be sent as the new ones' work.
+        self._cache.clear()
 
     async def read(self, visit: Visit, request: Request) -> bytes:
         """Stage admit, its last part: the body.
@@ -195,7 +180,7 @@ class Guard:
         visit.images.append(upload.facts)
         return upload
 
-    async def open_chat(self, visit: Visit, body: bytes) -> Chat:
+    async def open_chat(self, visit: Visit, body: bytes, template: Template) -> Chat:
         """Stage decode, its first part for a chat: the images' files, and what is around them.
 
         Raises:
@@ -204,7 +189,7 @@ class Guard:
         settings = self.settings
         limits = ChatLimits(settings.max_images, settings.max_answer_tokens, settings.max_choices)
         with visit.timings.stage(Stage.DECODE):
-            chat = await self._decode.open_chat(body, limits, self.templates[Task.CHAT])
+            chat = await self._decode.open_chat(body, limits, template)
         visit.facts["body_bytes"] = len(body)
         if visit.slot is not None and not chat.images:
             visit.slot.arrive()
@@ -252,15 +237,16 @@ class Guard:
             if visit.slot is not None:
                 visit.slot.arrive()
             self.metrics.cached.inc()
-            return self._judge(upload, Purified(replay.suspicion, cached=True))
-        suspicion = await self._purify_anew(visit, upload)
+            return self._judge(visit, upload, Purified(replay.suspicion, True, replay.engine))
+        suspicion, engine = await self._purify_anew(visit, upload)
         if self.settings.cache_bytes:
             fresh = await asyncio.to_thread(read_pixels, *place, upload.height, upload.width)
-            self._cache.keep(visit.caller, upload.sha256, Replay(fresh, suspicion))
-        return self._judge(upload, Purified(suspicion, cached=False))
+            if engine.generation == self.workers.generation:
+                self._cache.keep(visit.caller, upload.sha256, Replay(fresh, suspicion, engine))
+        return self._judge(visit, upload, Purified(suspicion, False, engine))
 
-    def _judge(self, upload: Upload, purified: Purified) -> Purified:
-        """Records the suspicion, and refuses what is flagged where the settings say so."""
+    def _judge(self, visit: Visit, upload: Upload, purified: Purified) -> Purified:
+        """Records the suspicion, and refuses what is flagged where the policy says so."""
         upload.facts["cached"] = purified.cached
         upload.facts["suspicion"] = purified.suspicion
         upload.facts["flagged"] = purified.flagged
@@ -268,12 +254,12 @@ class Guard:
             self.metrics.suspicion.observe(purified.suspicion)
         if purified.flagged:
             self.metrics.flagged.inc()
-            is_enforced = self.settings.mode is Mode.ENFORCE
-            if is_enforced and self.settings.on_flagged is OnFlagged.REFUSE:
+            is_enforced = visit.policy.mode is Mode.ENFORCE
+            if is_enforced and visit.policy.on_flagged is OnFlagged.REFUSE:
                 raise ImageFlagged(param="image")
         return purified
 
-    async def _purify_anew(self, visit: Visit, upload: Upload) -> float | None:
+    async def _purify_anew(self, visit: Visit, upload: Upload) -> tuple[float | None, EngineFacts]:
         now_s = time.monotonic()
         size = (upload.height, upload.width)
         job = Job(upload.pixels, *size, visit.deadline_s, now_s, visit.caller)
@@ -281,7 +267,7 @@ class Guard:
         if visit.slot is not None:
             visit.slot.arrive()
         try:
-            return await job.done
+            return await job.done, job.made_by
         finally:
             self.line.leave(job)
             ended_s = time.monotonic()

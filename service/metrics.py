@@ -61,6 +61,8 @@ class Metrics:
         )
         self.worker_restarts = self._counter("worker_restarts", "Processes replaced.", "kind")
         self.batch_failures = self._counter("batch_failures", "Batches that failed.", "reason")
+        self.reloads = self._counter("reloads", "Reloads of weights and prompts.", "outcome")
+        self.generation = self._gauge("generation", "Which load serves, counted from 1.")
         self.queue_depth = self._gauge("queue_depth", "Images waiting for the purifier.")
         self.in_flight = self._gauge("requests_in_flight", "Requests in the house.")
         self.batch_size = Histogram(

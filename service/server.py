@@ -1,16 +1,22 @@
-"""Runs the application, and on SIGTERM drains it: unready at once, done when the last answer is."""
+"""Runs the application; SIGHUP reloads weights and prompts, SIGTERM drains.
+
+The end of the terminal that it was started in is told by SIGHUP as well, and drains too.
+
+Draining is: unready at once, done when the last answer is.
+"""
 
 import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 from collections.abc import Iterator
 
 import uvicorn
 
-from service.admit.house import House
 from service.app import create_app
+from service.guard import Guard
 from service.processes.kernel import hide_memory
 from service.settings import Settings
 
@@ -25,6 +31,8 @@ def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT, then drains and returns; a second signal does not wait."""
     # Its first environment stays readable in /proc, keys and all, however it is cleaned afterwards.
     hide_memory()
+    # Until there is a loop to take it: it would end the process.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     app = create_app(settings)
     # What exists by now stays: to look through it again would stop every request for 70 ms.
     gc.collect()
@@ -40,16 +48,18 @@ def serve(settings: Settings) -> None:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s)),
     )
-    _DrainingServer(config, settings, app.state.guard.house).run()
+    _DrainingServer(config, settings, app.state.guard).run()
 
 
 class _DrainingServer(uvicorn.Server):
     """A server that answers what it accepted before it closes its socket."""
 
-    def __init__(self, config: uvicorn.Config, settings: Settings, house: House) -> None:
+    def __init__(self, config: uvicorn.Config, settings: Settings, guard: Guard) -> None:
         super().__init__(config)
         self._settings = settings
-        self._house = house
+        self._house = guard.house
+        self._reload = guard.reloader.request
+        self._had_terminal = _has_terminal()
         self._draining: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
@@ -58,11 +68,18 @@ class _DrainingServer(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         try:
             yield
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
+
+    def _on_hangup(self) -> None:
+        if self._had_terminal and not _has_terminal():
+            self._on_signal()
+        elif self._draining is None:
+            self._reload()
 
     def _on_signal(self) -> None:
         if self._draining is not None:
@@ -79,3 +96,12 @@ class _DrainingServer(uvicorn.Server):
             async with asyncio.timeout(self._settings.drain_timeout_s):
                 await self._house.wait_until_empty()
         self.should_exit = True
+
+
+def _has_terminal() -> bool:
+    """Whether a terminal controls this process."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True

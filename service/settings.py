@@ -2,49 +2,21 @@
 
 import ipaddress
 import os
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from models.prompts.templates import SHIPPED_TEMPLATES, read_templates
 from service.credentials import hash_key, read_keys
+from service.policy import Disclosure, Mode, OnFlagged, OnPurifyFailure, Policy
 
-__all__ = ["Disclosure", "Mode", "OnFlagged", "OnPurifyFailure", "Settings", "load_settings"]
+__all__ = ["Settings", "load_settings"]
 
 PREFIX = "CODEFEND_"
 WEIGHTS = Path(__file__).parent.parent / "models" / "weights"
 MEBIBYTE = 1 << 20
-
-
-class Mode(StrEnum):
-    """Whether the purified image is what the model sees."""
-
-    ENFORCE = "enforce"
-    SHADOW = "shadow"
-    OFF = "off"
-
-
-class OnPurifyFailure(StrEnum):
-    """What becomes of an image that could not be purified."""
-
-    REFUSE = "refuse"
-    PASS = "pass"  # noqa: S105 - the word is a policy, not a password
-
-
-class OnFlagged(StrEnum):
-    """What becomes of an image that looks attacked."""
-
-    PURIFY = "purify"
-    REFUSE = "refuse"
-
-
-class Disclosure(StrEnum):
-    """How much a response tells about the defence."""
-
-    FULL = "full"
-    MINIMAL = "minimal"
 
 
 class Settings(BaseSettings):
@@ -61,7 +33,8 @@ class Settings(BaseSettings):
         (), description="Comma-separated keys; with none, only loopback is served."
     )
     api_keys_file: Path | None = Field(
-        None, description="TOML file of [[keys]], each a name and a sha256 or key; read anew."
+        None,
+        description="TOML file of [[keys]], each a name, a sha256 or key, and a policy; read anew.",
     )
     metrics_port: int | None = Field(
         None, ge=1, le=65535, description="Moves /metrics to an open port of its own."
@@ -131,6 +104,7 @@ class Settings(BaseSettings):
     )
 
     # purify
+    prompts: Path = Field(SHIPPED_TEMPLATES, description="JSON file of the prompt templates.")
     purifier: str = Field(
         str(WEIGHTS / "purifier"),
         description="Directory or hub id of a purifier, or of Stable Diffusion to put adapters on.",
@@ -226,6 +200,18 @@ class Settings(BaseSettings):
         """Where the detector is; None for none."""
         return None if self.detector == "none" else self.detector
 
+    @property
+    def policy(self) -> Policy:
+        """What holds for every key that sets nothing else."""
+        return Policy(
+            mode=self.mode,
+            on_purify_failure=self.on_purify_failure,
+            on_flagged=self.on_flagged,
+            disclose=self.disclose,
+            max_requests=self.max_requests_per_key,
+            max_requests_per_minute=self.max_requests_per_minute,
+        )
+
     @field_validator("api_keys", "devices", mode="before")
     @classmethod
     def _split_on_commas(cls, value: object) -> object:
@@ -243,6 +229,16 @@ class Settings(BaseSettings):
     def _can_be_read(cls, file: Path | None) -> Path | None:
         if file is not None:
             read_keys(file)
+        return file
+
+    @field_validator("prompts")
+    @classmethod
+    def _holds_templates(cls, file: Path) -> Path:
+        try:
+            read_templates(file)
+        except OSError as error:
+            msg = f"{file} cannot be read: {error.strerror}"
+            raise ValueError(msg) from error
         return file
 
     @model_validator(mode="after")

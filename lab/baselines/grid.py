@@ -10,11 +10,13 @@ from lab.baselines.compression import bit_depth, jpeg
 from lab.baselines.defence import Defence
 from lab.baselines.purifiers import purifying
 from lab.errors import LabError
+from models.purifier.latent import LatentPurificationPipeline
 from models.purifier.purifier import Purifier
 
 __all__ = ["baseline_grid", "diffpure_grid", "purifier_grid", "settings_named"]
 
 DIFFPURE_NOISE_LEVELS = (0.05, 0.1, 0.15, 0.2, 0.3)
+LATENT_NOISE_LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2)
 DIFFPURE_STEPS = (1, 4)
 PURIFIER_NOISE_LEVELS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1)
 
@@ -32,10 +34,12 @@ def baseline_grid() -> list[Defence]:
 def diffpure_grid(
     base: Purifier, sha256: str, settings: Sequence[tuple[float, int]] = ()
 ) -> list[Defence]:
-    """DiffPure over noise level and number of reverse steps; over the usual ones where empty."""
+    """DiffPure over noise level and number of reverse steps; over those of its kind where empty."""
+    is_latent = isinstance(base, LatentPurificationPipeline)
+    levels = LATENT_NOISE_LEVELS if is_latent else DIFFPURE_NOISE_LEVELS
     return [
         purifying("diffpure", base, sha256, noise_level=level, num_steps=steps)
-        for level, steps in settings or product(DIFFPURE_NOISE_LEVELS, DIFFPURE_STEPS)
+        for level, steps in settings or product(levels, DIFFPURE_STEPS)
     ]
 
 

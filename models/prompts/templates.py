@@ -6,7 +6,7 @@ from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
-__all__ = ["Task", "Template", "read_templates", "render"]
+__all__ = ["SHIPPED_TEMPLATES", "Task", "Template", "read_templates", "render"]
 
 SHIPPED_TEMPLATES = Path(__file__).with_name("templates.json")
 PLACEHOLDER = "{question}"
@@ -64,11 +64,18 @@ def read_templates(path: Path = SHIPPED_TEMPLATES) -> dict[Task, Template]:
         OSError: The file cannot be read.
     """
     entries = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(entries, dict):
+        msg = f"{path.name} holds no object"
+        raise ValueError(msg)
     missing = [task.value for task in Task if task.value not in entries]
     if missing:
         msg = f"{path.name} has no template for {', '.join(missing)}"
         raise ValueError(msg)
-    return {task: Template(**entries[task.value]) for task in Task}
+    try:
+        return {task: Template(**entries[task.value]) for task in Task}
+    except (TypeError, AttributeError) as error:
+        msg = f"{path.name}: a template has name, version, text and perhaps default_question"
+        raise ValueError(msg) from error
 
 
 @cache

@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.admit.errors import EndpointForbidden
 from service.admit.house import House
 from service.admit.keys import KeyRing
 from service.admit.quota import Quota
@@ -51,7 +52,7 @@ class Gate:
         self,
         app: ASGIApp,
         *,
-        settings: Settings,
+        settings: Callable[[], Settings],
         keys: KeyRing,
         tracer: Tracer | None,
         metrics: Metrics,
@@ -63,7 +64,7 @@ class Gate:
 
         Args:
             app: The application.
-            settings: Deadline and rate.
+            settings: Deadline, and the policy of keys that have none; asked for each request.
             keys: Who may come in.
             tracer: Takes finished requests; None where traces are off.
             metrics: Where requests are counted.
@@ -79,7 +80,7 @@ class Gate:
         self._metrics = metrics
         self._house = house
         self._check_open = check_open
-        self._quota = Quota(settings.max_requests_per_minute)
+        self._quota = Quota()
         self._paths = frozenset(paths)
         self._costly_paths = frozenset(path for path in paths if path.startswith("/v1/"))
 
@@ -105,7 +106,7 @@ class Gate:
 
     def _greet(self, scope: Scope) -> Visit:
         path = scope["path"]
-        deadline_s = time.monotonic() + self._settings.deadline_s
+        deadline_s = time.monotonic() + self._settings().deadline_s
         visit = Visit(path if path in self._paths else "other", deadline_s, Timings(self._metrics))
         scope.setdefault("state", {})["visit"] = visit
         if self._tracer is not None:
@@ -116,16 +117,21 @@ class Gate:
     def _admit(self, scope: Scope, visit: Visit) -> None:
         if visit.endpoint in PROBES:
             return
-        visit.caller = self._keys.caller_of(Headers(scope=scope))
+        key = self._keys.find(Headers(scope=scope))
+        visit.caller = key.name
+        visit.policy = key.change.apply(self._settings().policy)
+        if not visit.policy.allows(scope["path"]):
+            raise EndpointForbidden
         if scope["method"] == "POST" and visit.endpoint in self._costly_paths:
             self._let_in(visit)
 
     def _let_in(self, visit: Visit) -> None:
         if not self._house.is_draining:
             self._check_open(visit.endpoint)
-        self._quota.check(visit.caller)
-        visit.slot = self._house.enter(visit.caller)
-        self._quota.spend(visit.caller)
+        caller, per_minute = visit.caller, visit.policy.max_requests_per_minute
+        self._quota.check(caller, per_minute)
+        visit.slot = self._house.enter(caller, visit.policy.max_requests)
+        self._quota.spend(caller, per_minute)
 
     async def _refuse(
         self, error: CodefendError, visit: Visit, scope: Scope, receive: Receive, reply: "_Reply"
@@ -164,6 +170,8 @@ class Gate:
         common = {
             "request_id": visit.request_id,
             "caller": visit.caller,
+            "policy": visit.policy.name,
+            "mode": visit.policy.mode,
             "endpoint": visit.endpoint,
             "outcome": visit.outcome,
             "timings_ms": visit.timings.milliseconds(),

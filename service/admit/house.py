@@ -25,14 +25,12 @@ class HouseLimits:
 
     Attributes:
         max_requests: Most requests at once.
-        max_per_caller: Most of one caller; None for no bound of its own.
-        is_shared: Whether there is more than one caller who could come.
+        is_shared: Says whether there is more than one caller who could come; keys come and go.
         deadline_s: What a newcomer has, all in all.
     """
 
     max_requests: int
-    max_per_caller: int | None = None
-    is_shared: bool = False
+    is_shared: Callable[[], bool] = lambda: False
     deadline_s: float = 30.0
 
 
@@ -98,11 +96,12 @@ class House:
         """Those of them whose image is not in line yet."""
         return self.arriving.total()
 
-    def enter(self, caller: str) -> Slot:
+    def enter(self, caller: str, max_per_caller: int | None = None) -> Slot:
         """Takes a place.
 
         Args:
             caller: Who comes.
+            max_per_caller: Most places that it may hold; None for no bound of its own.
 
         Raises:
             ShuttingDown: No new requests are taken.
@@ -113,7 +112,7 @@ class House:
             raise ShuttingDown
         if self.num_inside >= self._ceiling.num_requests:
             raise Overloaded(retry_after_s=self._wait_s(self.num_inside))
-        if self.inside[caller] >= self._most_slots():
+        if self.inside[caller] >= self._most_slots(max_per_caller):
             raise KeyBusy(retry_after_s=self._wait_s(self.inside[caller]))
         ahead = self._measure_ahead(caller, self.arriving)
         if ahead.bars_arrival(self._limits.deadline_s):
@@ -141,12 +140,12 @@ class House:
             self.left.clear()
             await self.left.wait()
 
-    def _most_slots(self) -> int:
+    def _most_slots(self, max_per_caller: int | None) -> int:
         """How many slots one caller may hold at present."""
         most = self._ceiling.num_requests
-        if self._limits.is_shared:
+        if self._limits.is_shared():
             most = SLOTS_PER_FREE_SLOT * (most - self.num_inside)
-        return min(most, self._limits.max_per_caller or most)
+        return min(most, max_per_caller or most)
 
     def _wait_s(self, depth: int) -> int:
         return retry_after_s(depth, self._images_per_second())

@@ -1,4 +1,4 @@
-"""Who may come in: API keys, and for a keyless service, loopback host names.
+"""Who may come in, under which policy: API keys, and for a keyless service, loopback names.
 
 Keys are kept as hashes alone. Those of a file are read anew when it changes: a key is added or
 taken away without a restart.
@@ -19,7 +19,7 @@ __all__ = ["KeyRing"]
 
 logger = logging.getLogger(__name__)
 
-ANYONE = ""
+ANYONE = Key(sha256="", name="")
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 LOOK_AGAIN_S = 1.0
 
@@ -55,15 +55,15 @@ class KeyRing:
         """How many callers there may be."""
         return len({key.name for key in self._keys()})
 
-    def caller_of(self, headers: Headers) -> str:
+    def find(self, headers: Headers) -> Key:
         """Refuses a caller who may not come in, and names one who may.
 
         Args:
             headers: The request's headers.
 
         Returns:
-            What tells this caller from others, and is no key; the same for all where there are
-            none.
+            The caller's key: its name tells this caller from others. Where there are no keys, one
+            and the same for all.
 
         Raises:
             Unauthorized: The key is missing or wrong.
@@ -84,7 +84,7 @@ class KeyRing:
             raise Unauthorized
         digest = hash_key(offered.strip())
         # Every key is compared, in constant time: the time taken tells nothing about any of them.
-        found = [key.name for key in keys if hmac.compare_digest(digest, key.sha256)]
+        found = [key for key in keys if hmac.compare_digest(digest, key.sha256)]
         if not found:
             raise Unauthorized
         return found[0]
@@ -94,7 +94,8 @@ class KeyRing:
         if self._file is not None and now_s - self._looked_at_s >= LOOK_AGAIN_S:
             self._looked_at_s = now_s
             self._look_again(self._file)
-        return self._fixed + self._read
+        # A key that stands in both has the policy and the name that the file gives it.
+        return self._read + self._fixed
 
     def _look_again(self, file: Path) -> None:
         stamp = self._stamp_of_file()

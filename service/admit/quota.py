@@ -19,36 +19,32 @@ class _Bucket:
 
 
 class Quota:
-    """Tokens by caller; a full bucket holds a minute's worth, and every request costs one."""
+    """Tokens by caller; a full bucket holds a minute's worth, and every request costs one.
 
-    def __init__(self, per_minute: int | None, clock: Callable[[], float] = time.monotonic) -> None:
-        """Takes the rate.
+    `per_minute` is the caller's rate at present; None for any number.
+    """
 
-        Args:
-            per_minute: Requests a minute for each caller; None for any number.
-            clock: Seconds.
-        """
-        self._per_minute = per_minute
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._buckets: dict[str, _Bucket] = {}
 
-    def check(self, caller: str) -> None:
+    def check(self, caller: str, per_minute: int | None) -> None:
         """Lets a caller pass who has a token; it is not spent yet.
 
         Raises:
             RateLimited: There is none, and Retry-After says when there will be.
         """
-        if self._per_minute is None:
+        if per_minute is None:
             return
-        missing = 1 - self._fill(caller, self._per_minute).tokens
+        missing = 1 - self._fill(caller, per_minute).tokens
         if missing > 0:
-            wait_s = missing * SECONDS_PER_MINUTE / self._per_minute
+            wait_s = missing * SECONDS_PER_MINUTE / per_minute
             raise RateLimited(retry_after_s=max(1, ceil(wait_s)))
 
-    def spend(self, caller: str) -> None:
+    def spend(self, caller: str, per_minute: int | None) -> None:
         """Takes a token, now that the request was let in: one that was refused costs nothing."""
-        if self._per_minute is not None:
-            self._fill(caller, self._per_minute).tokens -= 1
+        if per_minute is not None:
+            self._fill(caller, per_minute).tokens -= 1
 
     def _fill(self, caller: str, per_minute: int) -> _Bucket:
         now_s = self._clock()

@@ -6,6 +6,7 @@ from typing import Any
 
 from service.admit.house import Slot
 from service.forward.breaker import Passage
+from service.policy import Policy
 from service.timings import Timings
 from service.tracing.context import Trace
 
@@ -21,6 +22,7 @@ class Visit:
         deadline_s: Monotonic time at which the answer is worthless.
         timings: Its stopwatch.
         caller: Who sent it, as the key ring names them.
+        policy: What holds for this caller; a file of keys that changes meanwhile changes nothing.
         slot: Its place in the house; None for requests that take none.
         passage: Its leave to ask the model; None for requests that do not.
         outcome: `ok`, or the code of the error.
@@ -34,6 +36,7 @@ class Visit:
     deadline_s: float
     timings: Timings
     caller: str = ""
+    policy: Policy = field(default_factory=Policy)
     slot: Slot | None = None
     passage: Passage | None = None
     outcome: str = "ok"

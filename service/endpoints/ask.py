@@ -7,13 +7,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from models.prompts.templates import Task
+from models.prompts.templates import Task, Template
 from service.admit.visit import Visit
 from service.endpoints.documentation import error_responses, request_body
 from service.endpoints.pictures import Pictures, pass_picture, shield_picture
 from service.errors import InvalidField
 from service.forward.completion import Completion
 from service.guard import Guard
+from service.policy import Disclosure
 from service.respond.defense import describe_defense
 from service.respond.patience import answer_in_time
 from service.respond.stream import stream_answer
@@ -25,7 +26,6 @@ from service.schemas import (
     VqaResponse,
     parse_fields,
 )
-from service.settings import Disclosure
 
 __all__ = ["build_ask"]
 
@@ -90,8 +90,9 @@ async def _answer(
 ) -> Response:
     look_at = _pass_on if guard.is_off else _shield
     fields, pictures = await look_at(guard, kind, visit, request, body)
+    template = guard.templates[kind.task]
     completion = Completion(
-        prompt=guard.templates[kind.task].fill(kind.question_of(fields)),
+        prompt=template.fill(kind.question_of(fields)),
         image_url=pictures.forwarded,
         model=fields.model,
         max_tokens=fields.max_tokens,
@@ -99,10 +100,10 @@ async def _answer(
     )
     if fields.stream:
         stream = await guard.forward_stream(visit, completion)
-        return stream_answer(visit, stream, lambda: _describe(guard, kind, visit, pictures))
+        return stream_answer(visit, stream, lambda: _describe(guard, template, visit, pictures))
     answer = await guard.forward(visit, completion)
     visit.timings.begin_response()
-    description = _describe(guard, kind, visit, pictures)
+    description = _describe(guard, template, visit, pictures)
     filled = kind.response(**{kind.text_field: answer.text}, usage=answer.usage, **description)
     return Response(filled.model_dump_json(), media_type="application/json")
 
@@ -138,12 +139,12 @@ def _check_length(fields: AskFields, max_answer_tokens: int) -> None:
         raise InvalidField(msg, "max_tokens")
 
 
-def _describe(guard: Guard, kind: _Kind, visit: Visit, pictures: Pictures) -> dict[str, Any]:
+def _describe(guard: Guard, template: Template, visit: Visit, pictures: Pictures) -> dict[str, Any]:
     """What goes beside the answer."""
-    disclose = guard.settings.disclose
+    disclose = visit.policy.disclose
     defense = describe_defense(
         guard.engine_facts,
-        guard.templates[kind.task],
+        template,
         disclose,
         bypassed=pictures.bypassed,
         purified=pictures.purification,

@@ -5,7 +5,7 @@ import asyncio
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from models.prompts.templates import Task
+from models.prompts.templates import Task, Template
 from service.admit.visit import Visit
 from service.decode.chat import Chat, ChatImage
 from service.decode.stage import Upload
@@ -13,13 +13,13 @@ from service.endpoints.documentation import chat_body, chat_responses
 from service.endpoints.pictures import Pictures, pass_picture, shield_picture
 from service.errors import ImageFlagged, ImageTooLarge, UnsupportedMedia
 from service.guard import Guard
+from service.policy import Disclosure
 from service.respond.chat_report import ImageReport, describe_chat
 from service.respond.defense import describe_defense
 from service.respond.patience import answer_in_time
 from service.respond.splice import splice_answer
 from service.respond.stream import stream_chat
 from service.schemas import Defense
-from service.settings import Disclosure
 from service.together import run_together
 
 __all__ = ["build_chat"]
@@ -54,13 +54,14 @@ def build_chat(guard: Guard) -> APIRouter:
 
 
 async def _answer(guard: Guard, visit: Visit, body: bytes) -> Response:
-    chat = await guard.open_chat(visit, body)
-    shielded = await (_pass_on if guard.is_off else _shield_all)(guard, visit, chat)
+    template = guard.templates[Task.CHAT]
+    chat = await guard.open_chat(visit, body, template)
+    shielded = await (_pass_on if guard.is_off else _shield_all)(guard, visit, chat, template)
     urls = [url for url, _ in shielded]
     reports = [report for _, report in shielded]
 
     def describe() -> bytes:
-        is_full = guard.settings.disclose is Disclosure.FULL
+        is_full = visit.policy.disclose is Disclosure.FULL
         timings_ms = visit.timings.milliseconds() if is_full else None
         return describe_chat(reports, timings_ms, with_images=chat.return_image)
 
@@ -71,25 +72,36 @@ async def _answer(guard: Guard, visit: Visit, body: bytes) -> Response:
     return Response(splice_answer(answer, describe()), media_type="application/json")
 
 
-async def _shield_all(guard: Guard, visit: Visit, chat: Chat) -> list[tuple[str, ImageReport]]:
+async def _shield_all(
+    guard: Guard, visit: Visit, chat: Chat, template: Template
+) -> list[tuple[str, ImageReport]]:
     """Purifies all images; returns the URLs that the model gets, and what to say of each."""
     uploads: dict[str, Upload] = {}
     try:
         await _decode(guard, visit, chat, uploads)
         return await run_together(
-            _shield(guard, visit, chat, image, uploads[image.param]) for image in chat.images
+            _shield(guard, visit, chat, template, image, uploads[image.param])
+            for image in chat.images
         )
     finally:
         for upload in uploads.values():
             upload.pixels.release()
 
 
-async def _pass_on(guard: Guard, visit: Visit, chat: Chat) -> list[tuple[str, ImageReport]]:
+async def _pass_on(
+    guard: Guard, visit: Visit, chat: Chat, template: Template
+) -> list[tuple[str, ImageReport]]:
     """The same where purification is off: the model gets the images as they were sent."""
     passed = []
     for image in chat.images:
         pictures = await pass_picture(guard, visit, image)
-        report = ImageReport(image.param, None, None, _describe(guard, chat, pictures), None)
+        report = ImageReport(
+            image.param,
+            None,
+            None,
+            _describe(guard, visit, template if chat.used_template else None, pictures),
+            None,
+        )
         passed.append((pictures.forwarded, report))
     return passed
 
@@ -124,23 +136,23 @@ async def _decode(guard: Guard, visit: Visit, chat: Chat, uploads: dict[str, Upl
 
 
 async def _shield(
-    guard: Guard, visit: Visit, chat: Chat, image: ChatImage, upload: Upload
+    guard: Guard, visit: Visit, chat: Chat, template: Template, image: ChatImage, upload: Upload
 ) -> tuple[str, ImageReport]:
     """Purifies one image; returns the URL that the model gets, and what to say of it."""
     try:
         pictures = await shield_picture(guard, visit, upload, is_shown=chat.return_image)
     except ImageFlagged as refusal:
         raise ImageFlagged(param=image.param) from refusal
-    defense = _describe(guard, chat, pictures)
+    defense = _describe(guard, visit, template if chat.used_template else None, pictures)
     report = ImageReport(image.param, upload.width, upload.height, defense, pictures.purified)
     return pictures.forwarded, report
 
 
-def _describe(guard: Guard, chat: Chat, pictures: Pictures) -> Defense:
+def _describe(guard: Guard, visit: Visit, template: Template | None, pictures: Pictures) -> Defense:
     return describe_defense(
         guard.engine_facts,
-        guard.templates[Task.CHAT] if chat.used_template else None,
-        guard.settings.disclose,
+        template,
+        visit.policy.disclose,
         bypassed=pictures.bypassed,
         purified=pictures.purification,
     )

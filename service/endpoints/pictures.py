@@ -15,9 +15,9 @@ from service.errors import PurificationFailed
 from service.forward.choice import choose_picture
 from service.guard import Guard
 from service.metrics import Stage
+from service.policy import Mode
 from service.processes.pixels import Picture
 from service.purify.purified import Purified
-from service.settings import Mode
 
 __all__ = ["Pictures", "pass_picture", "shield_picture"]
 
@@ -46,7 +46,7 @@ async def shield_picture(
         is_shown: Whether the caller wants to see the purified picture.
 
     Raises:
-        PurificationFailed: It failed, and no setting lets the original take its place.
+        PurificationFailed: It failed, and no policy lets the original take its place.
         Overloaded: The line is full.
         ImageFlagged: It looks attacked, and such pictures are refused.
     """
@@ -54,8 +54,8 @@ async def shield_picture(
     with contextlib.suppress(PurificationFailed):
         purification = await guard.purify(visit, upload)
     was_purified = purification is not None
-    settings = guard.settings
-    choice = choose_picture(settings.mode, settings.on_purify_failure, was_purified=was_purified)
+    policy = visit.policy
+    choice = choose_picture(policy.mode, policy.on_purify_failure, was_purified=was_purified)
     if choice.bypass_reason is not None:
         _note_bypass(guard, visit, upload.facts, choice.bypass_reason)
     forwarded = await _as_url(guard, visit, upload, choice.picture)

@@ -7,12 +7,12 @@ from models.codec import ImageFormat, data_url
 from service.admit.visit import Visit
 from service.endpoints.documentation import error_responses, request_body
 from service.guard import Guard
+from service.policy import Disclosure
 from service.processes.pixels import Picture
 from service.purify.errors import PurificationOff
 from service.respond.defense import describe_defense
 from service.respond.patience import answer_in_time
 from service.schemas import PurifyFields, PurifyResponse, parse_fields
-from service.settings import Disclosure
 
 __all__ = ["build_purify"]
 
@@ -58,7 +58,7 @@ async def _answer(guard: Guard, visit: Visit, request: Request, body: bytes) -> 
     visit.timings.begin_response()
     if raw_format is not None:
         return Response(encoded, media_type=raw_format.media_type)
-    disclose = guard.settings.disclose
+    disclose = visit.policy.disclose
     engine = guard.engine_facts
     answer = PurifyResponse(
         purified_image=data_url(encoded, image_format),

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from service.errors import PurificationFailed
+from service.policy import Mode, OnPurifyFailure
 from service.processes.pixels import Picture
-from service.settings import Mode, OnPurifyFailure
 
 __all__ = ["Choice", "choose_picture"]
 

@@ -174,6 +174,7 @@ def _run_child(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.nice(NICENESS)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     handler, description = make_handler(config)
     if counter is not None:
         start_beating(counter)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from service.purify.engine import EngineFacts
+
 __all__ = ["PurifiedCache", "Replay"]
 
 Key = tuple[str, str]
@@ -24,10 +26,12 @@ class Replay:
     Attributes:
         pixels: (H, W, 3) uint8, purified.
         suspicion: Of the upload; None where there was no detector.
+        engine: What purified it.
     """
 
     pixels: NDArray[np.uint8]
     suspicion: float | None
+    engine: EngineFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,11 @@ class PurifiedCache:
         self._num_bytes += num_bytes
         while self._num_bytes > self._max_bytes:
             self._drop(next(iter(self._entries)))
+
+    def clear(self) -> None:
+        """Forgets all pictures."""
+        self._entries.clear()
+        self._num_bytes = 0
 
     def _drop(self, key: Key) -> None:
         self._num_bytes -= self._entries.pop(key).replay.pixels.nbytes

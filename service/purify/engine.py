@@ -19,13 +19,14 @@ class OutOfMemory(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What an engine says about itself; responses repeat it."""
+    """What an engine says about itself; responses repeat it, but for the generation."""
 
     name: str
     version: str
     steps: int
     noise_level: float
     device: str
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)

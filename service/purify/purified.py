@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from models.detector.calibration import is_flagged
+from service.purify.engine import EngineFacts
 
 __all__ = ["Purified"]
 
@@ -14,10 +15,12 @@ class Purified:
     Attributes:
         suspicion: How much it looked attacked, in [0, 1]; None without a detector.
         cached: Whether its purified picture is a replay.
+        engine: What purified it.
     """
 
     suspicion: float | None
     cached: bool
+    engine: EngineFacts
 
     @property
     def flagged(self) -> bool | None:

@@ -37,16 +37,19 @@ def make_worker(config: WorkerConfig) -> tuple[Handler, dict[str, Any]]:
     """Loads the engine, warms it up, and returns the message handler and what the engine is.
 
     Raises:
-        ValueError: The engine returned something else than a purified batch.
+        ValueError: The engine returned something else than a purified batch and a suspicion.
     """
     engine = find_engine_loader(config.engine)(config.options)
-    seconds_per_pixel = _warm_up(engine)
-    description = asdict(engine.facts) | {"seconds_per_pixel": seconds_per_pixel}
-    return partial(_run_batch, engine), description
+    return partial(_run_batch, engine), asdict(engine.facts) | _warm_up(engine)
 
 
-def _warm_up(engine: Engine) -> float:
-    """Runs each warm-up shape twice; returns the seconds per pixel of the last run."""
+def _warm_up(engine: Engine) -> dict[str, float]:
+    """Runs each warm-up shape twice.
+
+    Returns:
+        `seconds_per_pixel` of the last run, and `grey_distance`: the levels by which a pixel of
+        plain grey came back other than it was, on average.
+    """
     seconds_per_pixel = 0.0
     for bucket in WARM_UP_BUCKETS:
         grey = _grey(bucket)
@@ -57,7 +60,12 @@ def _warm_up(engine: Engine) -> float:
         if purified.shape != grey.shape or purified.dtype != np.uint8:
             msg = f"the engine turned {grey.shape} into {purified.dtype} {purified.shape}"
             raise ValueError(msg)
-    return seconds_per_pixel
+    suspicion = engine.suspect(grey[0], purified[0])
+    if suspicion is not None and not 0 <= suspicion <= 1:
+        msg = f"the detector's suspicion is {suspicion}"
+        raise ValueError(msg)
+    distance = np.abs(purified.astype(np.int16) - grey).mean()
+    return {"seconds_per_pixel": seconds_per_pixel, "grey_distance": float(distance)}
 
 
 def _grey(bucket: Bucket) -> NDArray[np.uint8]:

@@ -29,6 +29,11 @@ class BatchCosts:
         """Takes a first estimate, as from a warm-up; measurements outweigh it soon."""
         self._seconds_per_pixel = seconds_per_pixel
 
+    def begin_anew(self) -> None:
+        """Forgets all measurements: another purifier takes other times."""
+        self._seconds_per_pixel = 0.0
+        self._seconds.clear()
+
     def record(self, bucket: Bucket, num_images: int, seconds: float) -> None:
         """Learns from one finished batch."""
         key = (bucket, num_images)

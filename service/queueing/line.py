@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from models.buckets import Bucket, choose_bucket
 from service.errors import Overloaded
@@ -42,6 +43,7 @@ class Job:
         started_at_s: Time at which its last batch began.
         num_failures: Batches with it that failed.
         group: Names those that it runs with after a failure, and nobody else.
+        made_by: What purified it, as its engine describes itself.
         done: Completed with its suspicion when it is purified; fails with PurificationFailed.
     """
 
@@ -54,6 +56,7 @@ class Job:
     started_at_s: float | None = None
     num_failures: int = 0
     group: int | None = None
+    made_by: Any = None
     done: asyncio.Future[float | None] = field(default_factory=asyncio.Future)
 
     @property

@@ -1,10 +1,10 @@
 """Says what the defence did, as much of it as may be disclosed."""
 
 from models.prompts.templates import Template
+from service.policy import Disclosure
 from service.purify.engine import EngineFacts
 from service.purify.purified import Purified
 from service.schemas import Defense, NamedVersion
-from service.settings import Disclosure
 
 __all__ = ["describe_defense"]
 
@@ -20,12 +20,14 @@ def describe_defense(
     """Builds the `defense` object of a response.
 
     Args:
-        engine: The purifier; None where there is none, as purification is off.
+        engine: The present purifier; None where there is none, as purification is off.
         template: The prompt template; None where no model is asked.
         disclose: `minimal` gives names and nothing measured, lest it serve as an oracle.
         bypassed: Whether the model saw the image unpurified.
-        purified: What purification said of the image; None if it failed.
+        purified: What purification said of the image, and by which purifier; None if it failed.
     """
+    if purified is not None:
+        engine = purified.engine
     full = disclose is Disclosure.FULL
     return Defense(
         purifier=engine and NamedVersion(name=engine.name, version=engine.version),

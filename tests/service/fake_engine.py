@@ -1,6 +1,7 @@
 """An engine without weights: it inverts images, so that every byte of an answer can be checked.
 
-Certain colours in the first pixel make it misbehave. Its options come as JSON in `purifier`.
+Certain colours in the first pixel make it misbehave. Its options come as JSON in `purifier`, or in
+`engine.json` of a directory. With a `mark` its pictures show which engine made them.
 """
 
 import json
@@ -22,9 +23,10 @@ SICKEN_ONCE = (255, 0, 5)
 
 
 class FakeEngine:
-    facts = EngineFacts("fake", "1", steps=1, noise_level=0.1, device="cpu")
-
-    def __init__(self, seconds=0.0, flag=None, memory_pixels=None, suspects=False):
+    def __init__(self, seconds=0.0, flag=None, memory_pixels=None, suspects=False, mark=None):
+        version = "1" if mark is None else str(mark)
+        self.facts = EngineFacts("fake", version, steps=1, noise_level=0.1, device="cpu")
+        self._mark = mark
         self._suspects = suspects
         self._seconds = seconds
         self._flag = Path(flag) if flag else None
@@ -37,11 +39,14 @@ class FakeEngine:
         for image in images:
             self._misbehave(tuple(image[0, 0]))
         time.sleep(self._seconds)
-        return np.uint8(255) - images
+        purified = np.uint8(255) - images
+        if self._mark is not None:
+            purified[:, 0, 1] = self._mark
+        return purified
 
     def suspect(self, upload, purified):
         """The level of red in the last pixel, if it is to suspect anything."""
-        assert np.array_equal(purified, np.uint8(255) - upload)
+        assert self._mark is not None or np.array_equal(purified, np.uint8(255) - upload)
         return float(upload[-1, -1, 0]) / 255 if self._suspects else None
 
     def _misbehave(self, colour):
@@ -58,10 +63,28 @@ class FakeEngine:
             raise RuntimeError("told to fail")
 
 
+class SpoilingEngine(FakeEngine):
+    def purify(self, images):
+        return np.zeros_like(images)
+
+    def suspect(self, upload, purified):
+        return None
+
+
 def load_engine(options):
-    given = json.loads(options.purifier) if options.purifier.startswith("{") else {}
+    directory = Path(options.purifier)
+    if options.purifier.startswith("{"):
+        given = json.loads(options.purifier)
+    else:
+        file = directory / "engine.json"
+        given = json.loads(file.read_text()) if file.exists() else {}
     if given.pop("broken", False):
         raise RuntimeError("told not to load")
+    if given.pop("spoils", False):
+        return SpoilingEngine(**given)
+    while given.pop("waits", False):  # until it is told otherwise, or for ever
+        time.sleep(0.02)
+        given = json.loads(file.read_text())
     return FakeEngine(**given)
 
 

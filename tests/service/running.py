@@ -1,5 +1,6 @@
 """Runs the real application on a real port, in a thread of the test's process."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -19,6 +20,7 @@ READY_TIMEOUT_S = 180
 class RunningService:
     def __init__(self, app, url, client):
         self.guard = app.state.guard
+        self._start_guard, self.guard.start = self.guard.start, self._start
         self.url = url
         self.client = client
 
@@ -27,6 +29,14 @@ class RunningService:
         """Host and port, for tests that speak HTTP by hand."""
         host, port = self.url.removeprefix("http://").split(":")
         return host, int(port)
+
+    async def _start(self):
+        self._loop = asyncio.get_running_loop()
+        await self._start_guard()
+
+    def reload(self):
+        """What the signal does."""
+        self._loop.call_soon_threadsafe(self.guard.reloader.request)
 
     @contextmanager
     def changed(self, **changes):
@@ -71,14 +81,15 @@ def run_service(settings, *, wait=True):
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
     try:
         with httpx.Client(base_url=url, timeout=60) as client:
             service = RunningService(app, url, client)
+            thread.start()
             service.wait_until(lambda: server.started or not thread.is_alive())
             if wait:
                 service.wait_until(lambda: app.state.guard.is_warm)
             yield service
     finally:
         server.should_exit = True
-        thread.join()
+        if thread.ident is not None:
+            thread.join()

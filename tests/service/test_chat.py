@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from models.prompts.templates import Task, Template
+from service.policy import Disclosure, Mode, OnPurifyFailure
 from service.processes.pixels import lease_pixels
-from service.settings import Disclosure, Mode, OnPurifyFailure
 from tests.service.fake_engine import FAIL, marked
 from tests.service.pictures import encode, hostile_images, picture, pixels_of, png
 from tests.service.running import make_settings, run_service

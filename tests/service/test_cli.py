@@ -108,3 +108,18 @@ def test_verify_names_what_is_wrong(monkeypatch, tmp_path):
     result = run("verify")
     assert result.exit_code == 1
     assert "sha256" in result.output
+
+
+def test_config_shows_what_holds_for_each_key_and_no_key(tmp_path, monkeypatch):
+    file = tmp_path / "keys.toml"
+    file.write_text(
+        '[[keys]]\nname = "ann"\nkey = "topsecret"\n'
+        'disclose = "minimal"\nendpoints = ["/metrics"]\n'
+    )
+    monkeypatch.setenv("CODEFEND_API_KEYS_FILE", str(file))
+    monkeypatch.setenv("CODEFEND_MAX_REQUESTS_PER_MINUTE", "7")
+    shown = run("config").output
+    (line,) = (line for line in shown.splitlines() if line.startswith("# key ann: "))
+    for part in ("mode=enforce", "disclose=minimal", "endpoints=/metrics", "_per_minute=7"):
+        assert part in line
+    assert "topsecret" not in shown

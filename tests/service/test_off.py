@@ -6,7 +6,7 @@ import logging
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Mode, OnPurifyFailure
+from service.policy import Mode, OnPurifyFailure
 from tests.service.pictures import encode, picture, png
 from tests.service.running import make_settings, run_service
 from tests.service.test_api import as_form, from_data_url

@@ -11,14 +11,14 @@ def make_house(max_requests=2, rate=0.5, ahead=lambda *_: Ahead(0, 0), **limits)
     return House(HouseLimits(max_requests, **limits), lambda: rate, ahead)
 
 
-def flood(house, *callers):
+def flood(house, *callers, most=None):
     """Each takes as many places as it gets; returns how many."""
     placed = dict.fromkeys(callers, 0)
     refused = set()
     while len(refused) < len(callers):
         for caller in callers:
             try:
-                house.enter(caller)
+                house.enter(caller, most)
                 placed[caller] += 1
             except Overloaded:
                 refused.add(caller)
@@ -78,7 +78,7 @@ def test_whoever_would_be_answered_too_late_is_refused_and_told_for_how_long():
     ("callers", "each"), [(["ann"], {48}), (["ann", "bob"], {27, 28}), (["a", "b", "c"], {19, 20})]
 )
 def test_where_callers_share_one_that_floods_leaves_room_for_others(callers, each):
-    house = make_house(64, is_shared=True)
+    house = make_house(64, is_shared=lambda: True)
     placed = flood(house, *callers)
     assert set(placed.values()) <= each
     house.enter("late")
@@ -88,11 +88,11 @@ def test_a_caller_alone_may_have_the_whole_house():
     assert flood(make_house(64), "")[""] == 64
 
 
-def test_a_bound_for_every_key():
-    house = make_house(64, max_per_caller=3)
-    assert flood(house, "ann") == {"ann": 3}
+def test_a_bound_of_one_key():
+    house = make_house(64)
+    assert flood(house, "ann", most=3) == {"ann": 3}
     with pytest.raises(KeyBusy) as refusal:
-        house.enter("ann")
+        house.enter("ann", 3)
     assert refusal.value.headers()["Retry-After"] == "6"
     assert refusal.value.body()["error"]["code"] == "concurrency_limit_exceeded"
     house.enter("bob").leave()

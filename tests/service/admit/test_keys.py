@@ -18,7 +18,11 @@ class Clock:
 
 
 def caller(value, ring=RING):
-    return ring.caller_of(Headers({"authorization": value, "host": "any.example"}))
+    return key_of(value, ring).name
+
+
+def key_of(value, ring=RING):
+    return ring.find(Headers({"authorization": value, "host": "any.example"}))
 
 
 @pytest.mark.parametrize("value", ["Bearer one", "bearer two", "Bearer  one "])
@@ -46,13 +50,13 @@ def test_anything_else_does_not(value):
     "host", ["localhost", "127.0.0.1:8000", "LOCALHOST:1", "[::1]:80", "[::1]"]
 )
 def test_without_keys_loopback_names_are_served(host):
-    assert KeyRing().caller_of(Headers({"host": host})) == ""
+    assert KeyRing().find(Headers({"host": host})).name == ""
 
 
 @pytest.mark.parametrize("host", ["", "evil.example", "127.0.0.1.evil.example:8000", "10.0.0.1"])
 def test_without_keys_no_other_name_is(host):
     with pytest.raises(WrongHost):
-        KeyRing().caller_of(Headers({"host": host}))
+        KeyRing().find(Headers({"host": host}))
 
 
 def test_no_key_is_kept_in_memory():
@@ -115,15 +119,16 @@ def test_a_file_gone_bad_locks_nobody_out(file, content, caplog):
     ("content", "reason"),
     [
         ("no = toml = at all", "not TOML"),
+        ("roles = []", "only ..keys.. and .policies.NAME. are known"),
         ("", "no .*keys"),
         ("keys = []", "no .*keys"),
-        ("keys = [1]", "key 1: only"),
+        ("keys = [1]", "key 1: it is no table"),
         ('[[keys]]\nname = "x"', "either key or sha256"),
         ('[[keys]]\nkey = "topsecret"\nsha256 = "x"', "either key or sha256"),
         ('[[keys]]\nsha256 = "xyz"', "64 hex digits"),
         ('[[keys]]\nkey = ""', "not empty"),
-        ("[[keys]]\nkey = 7", "must be a string"),
-        ('[[keys]]\nkey = "topsecret"\nrole = "admin"', "only key, name, sha256"),
+        ("[[keys]]\nkey = 7", "must be strings"),
+        ('[[keys]]\nkey = "topsecret"\nrole = "admin"', "only .*key, .*sha256"),
     ],
 )
 def test_malformed_files_are_refused_in_words_without_keys(tmp_path, content, reason):
@@ -132,3 +137,9 @@ def test_malformed_files_are_refused_in_words_without_keys(tmp_path, content, re
     with pytest.raises(ValueError, match=reason) as caught:
         read_keys(file)
     assert "topsecret" not in str(caught.value)
+
+
+def test_a_key_of_the_settings_that_the_file_names_has_the_files_policy(file):
+    file.write_text('[[keys]]\nname = "ann"\nkey = "a1"\nmode = "shadow"\n')
+    key = key_of("Bearer a1", KeyRing([hash_key("a1")], file))
+    assert (key.name, key.change.mode) == ("ann", "shadow")

@@ -13,52 +13,64 @@ class Clock:
 
 def test_a_minutes_worth_at_once_and_then_one_after_another():
     clock = Clock()
-    quota = Quota(4, clock)
+    quota = Quota(clock)
     for _ in range(4):
-        quota.check("ann")
-        quota.spend("ann")
+        quota.check("ann", 4)
+        quota.spend("ann", 4)
     with pytest.raises(RateLimited) as refusal:
-        quota.check("ann")
+        quota.check("ann", 4)
     assert refusal.value.status == 429
     assert refusal.value.headers()["Retry-After"] == "15"
     clock.now_s = 0.5
     with pytest.raises(RateLimited) as refusal:
-        quota.check("ann")
+        quota.check("ann", 4)
     assert refusal.value.headers()["Retry-After"] == "15", "14.5, and never too early"
     clock.now_s = 15.0
-    quota.check("ann")
-    quota.spend("ann")
+    quota.check("ann", 4)
+    quota.spend("ann", 4)
     with pytest.raises(RateLimited):
-        quota.check("ann")
+        quota.check("ann", 4)
 
 
 def test_keys_have_quotas_of_their_own():
-    quota = Quota(1, Clock())
-    quota.spend("ann")
-    quota.check("bob")
+    quota = Quota(Clock())
+    quota.spend("ann", 1)
+    quota.check("bob", 1)
     with pytest.raises(RateLimited):
-        quota.check("ann")
+        quota.check("ann", 1)
 
 
 def test_what_was_not_let_in_costs_nothing():
-    quota = Quota(1, Clock())
+    quota = Quota(Clock())
     for _ in range(9):
-        quota.check("ann")
+        quota.check("ann", 1)
 
 
 def test_a_long_pause_saves_up_a_minute_and_no_more():
     clock = Clock()
-    quota = Quota(2, clock)
-    quota.spend("ann")
+    quota = Quota(clock)
+    quota.spend("ann", 2)
     clock.now_s = 3600
-    quota.spend("ann")
-    quota.spend("ann")
+    quota.spend("ann", 2)
+    quota.spend("ann", 2)
     with pytest.raises(RateLimited):
-        quota.check("ann")
+        quota.check("ann", 2)
 
 
 def test_off_by_default():
-    quota = Quota(None, Clock())
+    quota = Quota(Clock())
     for _ in range(1000):
-        quota.check("ann")
-        quota.spend("ann")
+        quota.check("ann", None)
+        quota.spend("ann", None)
+
+
+def test_a_rate_that_is_raised_or_lowered_holds_at_once():
+    clock = Clock()
+    quota = Quota(clock)
+    quota.spend("ann", 60)
+    quota.check("ann", 1)
+    quota.spend("ann", 1)
+    with pytest.raises(RateLimited):
+        quota.check("ann", 1)
+    clock.now_s = 1.0
+    quota.check("ann", 60)

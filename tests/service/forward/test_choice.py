@@ -2,8 +2,8 @@ import pytest
 
 from service.errors import PurificationFailed
 from service.forward.choice import choose_picture
+from service.policy import Mode, OnPurifyFailure
 from service.processes.pixels import Picture
-from service.settings import Mode, OnPurifyFailure
 
 ENFORCE, SHADOW = Mode.ENFORCE, Mode.SHADOW
 REFUSE, PASS = OnPurifyFailure.REFUSE, OnPurifyFailure.PASS

@@ -2,6 +2,9 @@ import numpy as np
 import pytest
 
 from service.purify.cache import PurifiedCache, Replay
+from service.purify.engine import EngineFacts
+
+ENGINE = EngineFacts("fake", "1", steps=1, noise_level=0.1, device="cpu")
 
 
 class Clock:
@@ -12,7 +15,7 @@ class Clock:
 
 
 def picture(value, num_bytes=300):
-    return Replay(np.full((num_bytes // 3, 1, 3), value, np.uint8), value / 10)
+    return Replay(np.full((num_bytes // 3, 1, 3), value, np.uint8), value / 10, ENGINE)
 
 
 @pytest.fixture
@@ -62,3 +65,12 @@ def test_what_does_not_fit_is_not_kept(max_bytes):
     cache = PurifiedCache(max_bytes, 10)
     cache.keep("", "a", picture(1))
     assert cache.find("", "a") is None
+
+
+def test_cleared_it_has_its_memory_back():
+    cache = PurifiedCache(300, 10)
+    cache.keep("ann", "hash", picture(1))
+    cache.clear()
+    assert (cache.find("ann", "hash"), cache.num_bytes) == (None, 0)
+    cache.keep("ann", "hash", picture(2))
+    assert cache.find("ann", "hash").suspicion == 0.2

@@ -11,7 +11,9 @@ from models.purifier.latent import LatentPurificationPipeline
 from models.purifier.pipeline import PurificationPipeline
 from models.quantise import dequantise
 from service.purify.engine import EngineOptions, OutOfMemory, find_engine_loader
+from service.purify.stage import MOST_GREY_DISTANCE
 from service.purify.torch_engine import load_engine
+from service.purify.worker import WorkerConfig, make_worker
 from service.settings import Settings
 from tests.service.pictures import picture
 
@@ -145,3 +147,10 @@ def test_settings_reach_the_engine(latent, monkeypatch):
     monkeypatch.setenv("CODEFEND_PURIFIER_ADAPTERS", str(latent / "adapters"))
     options = EngineOptions.of(Settings(), "cpu")
     assert load_engine(options).facts.name == "tuned"
+
+
+def test_the_shipped_weights_pass_a_reloads_trial():
+    settings = Settings()
+    options = EngineOptions.of(settings, "cpu")
+    _, description = make_worker(WorkerConfig(settings.engine, options))
+    assert description["grey_distance"] < MOST_GREY_DISTANCE / 8

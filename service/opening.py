@@ -1,0 +1,57 @@
+"""Whether requests can be served at all: what the door and the readiness probe ask."""
+
+from math import ceil
+
+from service.errors import NotReady
+from service.forward.embedded import EmbeddedModel
+from service.forward.upstream import Upstream
+from service.purify.stage import PurifyStage
+
+__all__ = ["Opening"]
+
+# When to come back to a service that is not warm yet: how long that takes is not known then.
+WARM_UP_S = 5.0
+WITHOUT_MODEL = frozenset({"/v1/purify"})
+
+
+class Opening:
+    """Looks at the purifier and at the model, and changes neither."""
+
+    def __init__(
+        self, workers: PurifyStage | None, embedded: EmbeddedModel | None, upstream: Upstream
+    ) -> None:
+        """Takes what requests need.
+
+        Args:
+            workers: The purifier; None where purification is off.
+            embedded: The embedded model; None in front of an upstream.
+            upstream: Its client.
+        """
+        self._workers = workers
+        self._embedded = embedded
+        self._upstream = upstream
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether requests can be served; an upstream of others is their own concern."""
+        purifies = self._workers is None or self._workers.is_warm
+        return purifies and self._has_model
+
+    def check(self, path: str) -> None:
+        """Refuses what could not be served, now or after waiting.
+
+        Requests wait while a worker is replaced, but not for one that has yet to start at all.
+
+        Raises:
+            NotReady: Nothing can.
+            UpstreamDown: The path needs the model, and it is failing.
+        """
+        purifies = self._workers is None or self._workers.warm_in_s is not None
+        if not (purifies and self._has_model):
+            raise NotReady(retry_after_s=ceil(WARM_UP_S))
+        if path not in WITHOUT_MODEL:
+            self._upstream.check()
+
+    @property
+    def _has_model(self) -> bool:
+        return self._embedded is None or self._embedded.is_warm

@@ -1,0 +1,236 @@
+"""The workers of one generation of weights: supervised, and retired when another takes over.
+
+A worker that dies, hangs, falls silent or ends itself is replaced while the requests wait. The jobs
+of a failed batch are tried again as `recovery` says; an image at fault is answered with
+PoisonousImage. None is lost.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from service.errors import PoisonousImage
+from service.metrics import Metrics
+from service.processes.child import ChildDied
+from service.purify.devices import resolve_devices
+from service.purify.engine import EngineFacts
+from service.purify.generation import Generation
+from service.purify.remote import Outcome, RemoteWorker
+from service.purify.worker import WorkerConfig
+from service.queueing.line import Batch, Line
+from service.settings import Settings
+
+__all__ = ["Crew"]
+
+logger = logging.getLogger(__name__)
+
+# Between starts that fail: the pause doubles from one to the next.
+RESTART_PAUSE_LIMITS_S = (2.0, 60.0)
+
+
+class Crew:
+    """One supervised worker process per device; they take batches from `work` to `retire`."""
+
+    def __init__(
+        self,
+        generation: Generation,
+        settings: Settings,
+        line: Line,
+        metrics: Metrics,
+        on_change: Callable[["Crew"], None],
+    ) -> None:
+        """Takes what the workers are started with; nothing starts yet.
+
+        Args:
+            generation: Their weights.
+            settings: Devices, engine and timeouts.
+            line: Where the batches come from.
+            metrics: Where batches and failures are counted.
+            on_change: Called whenever a worker has become warm, failed to, or ended.
+        """
+        self.generation = generation
+        self.facts: EngineFacts | None = None
+        self.seconds_per_pixel = 0.0
+        self.grey_distance = 0.0
+        self._settings = settings
+        self._line = line
+        self._metrics = metrics
+        self._on_change = on_change
+        self._workers = [
+            RemoteWorker(
+                f"purify-{generation.number}-{index}",
+                WorkerConfig(settings.engine, generation.options(settings, device)),
+                settings.worker_start_timeout_s,
+                settings.worker_silence_s,
+            )
+            for index, device in enumerate(resolve_devices(settings.devices))
+        ]
+        self._tasks: list[asyncio.Task[None]] = []
+        self._failure: ChildDied | None = None
+        self._changed = asyncio.Event()
+        self._working = asyncio.Event()
+        self._retired = asyncio.Event()
+
+    @property
+    def num_warm(self) -> int:
+        """How many workers have run a batch of their own and could take others."""
+        return sum(worker.is_warm for worker in self._workers)
+
+    @property
+    def warm_in_s(self) -> float | None:
+        """Seconds until a worker should take batches, 0 if one does; None if that is unknown.
+
+        It is unknown before the first start, and from a start that failed until one succeeds.
+        """
+        known = [worker.warm_in_s for worker in self._workers]
+        return min((seconds for seconds in known if seconds is not None), default=None)
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the living workers."""
+        return [worker.pid for worker in self._workers if worker.pid is not None]
+
+    def start(self) -> None:
+        """Begins to load the workers, in the background."""
+        self._tasks = [asyncio.create_task(self._supervise(worker)) for worker in self._workers]
+
+    def work(self) -> None:
+        """Lets the workers take batches, as soon as each is warm."""
+        self._working.set()
+
+    async def wait_until_warm(self) -> None:
+        """Waits for all workers.
+
+        Raises:
+            ChildDied: One did not start.
+        """
+        while self.num_warm < len(self._workers):
+            if self._failure is not None:
+                raise self._failure
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def retire(self) -> None:
+        """Ends the workers for good: after their present batches, those not yet warm at once."""
+        self._retired.set()
+        starting = [worker for worker in self._workers if not worker.is_warm]
+        await asyncio.gather(*(worker.stop() for worker in starting))
+        await asyncio.gather(*self._tasks)
+        others = [worker for worker in self._workers if worker not in starting]
+        await asyncio.gather(*(worker.stop() for worker in others))
+
+    async def _supervise(self, worker: RemoteWorker) -> None:
+        """Keeps one worker alive and fed, until the crew retires."""
+        pause_s, longest_pause_s = RESTART_PAUSE_LIMITS_S
+        while not self._retired.is_set():
+            try:
+                description = await worker.start()
+            except ChildDied as error:
+                if self._retired.is_set():
+                    return
+                logger.error("%s did not start: %s", worker.name, error)
+                self._failure = error
+                self._note_change()
+                await self._pause(pause_s)
+                pause_s = min(longest_pause_s, 2 * pause_s)
+                continue
+            pause_s, _ = RESTART_PAUSE_LIMITS_S
+            self._learn(description)
+            logger.info("%s is warm", worker.name)
+            await self._until_working()
+            await self._feed(worker)
+            if self._retired.is_set():
+                return
+            self._metrics.worker_restarts.labels("purify").inc()
+            logger.error("%s is replaced", worker.name)
+            await worker.clear_away()
+            self._note_change()
+
+    def _learn(self, description: dict[str, Any]) -> None:
+        self.seconds_per_pixel = description.pop("seconds_per_pixel")
+        self.grey_distance = description.pop("grey_distance")
+        self.facts = EngineFacts(**description | {"generation": self.generation.number})
+        self._note_change()
+
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._on_change(self)
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._retired.wait(), seconds)
+
+    async def _until_working(self) -> None:
+        waits = [asyncio.create_task(e.wait()) for e in (self._working, self._retired)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+    async def _feed(self, worker: RemoteWorker) -> None:
+        """Gives a worker one batch after another, until its process is gone or the crew retires."""
+        ending = asyncio.create_task(worker.watch())
+        retiring = asyncio.create_task(self._retired.wait())
+        try:
+            batch = await self._take_batch(ending, retiring)
+            while batch is not None:
+                if not await self._run(worker, batch):
+                    return
+                batch = await self._take_batch(ending, retiring)
+        finally:
+            ending.cancel()
+            retiring.cancel()
+
+    async def _take_batch(self, *ends: asyncio.Task[Any]) -> Batch | None:
+        """The next batch; None if the worker ends, or retires, before there is one."""
+        if self._retired.is_set():
+            return None
+        taking = asyncio.create_task(self._line.next_batch())
+        try:
+            await asyncio.wait({taking, *ends}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not taking.done():
+                taking.cancel()
+        return taking.result() if taking.done() else None
+
+    async def _run(self, worker: RemoteWorker, batch: Batch) -> bool:
+        """Runs one batch; returns whether the worker can take another."""
+        self._begin(batch)
+        running = asyncio.create_task(worker.run(batch, self._timeout_s(batch)))
+        try:
+            await asyncio.shield(running)
+        finally:
+            # Also if the service stops: the process has the pixels in use until the batch is over.
+            outcome = await running
+            self._settle(batch, outcome)
+        return outcome.failure is None or not outcome.failure.ended_worker
+
+    def _timeout_s(self, batch: Batch) -> float:
+        limits_s = (self._settings.batch_timeout_floor_s, self._settings.batch_timeout_s)
+        return self._line.costs.hung_after_s(batch.bucket, len(batch.jobs), limits_s)
+
+    def _begin(self, batch: Batch) -> None:
+        now_s = time.monotonic()
+        for job in batch.jobs:
+            job.started_at_s = now_s
+            # The batch outlives a client that leaves: its pixels must too.
+            job.pixels.hold()
+        self._metrics.batch_size.observe(len(batch.jobs))
+        self._metrics.batch_shapes.observe(len({(job.height, job.width) for job in batch.jobs}))
+        self._metrics.padding.observe(batch.padding_ratio)
+
+    def _settle(self, batch: Batch, outcome: Outcome) -> None:
+        for job in batch.jobs:
+            job.pixels.release()
+        if outcome.failure is not None:
+            self._metrics.batch_failures.labels(outcome.failure.value).inc()
+            for job in self._line.retry(batch, outcome.failure):
+                job.done.set_exception(PoisonousImage())
+        elif outcome.seconds is not None:
+            self._line.finish(batch, outcome.seconds)
+            for job, suspicion in zip(batch.jobs, outcome.suspicions, strict=True):
+                if not job.done.done():
+                    job.made_by = self.facts
+                    job.done.set_result(suspicion)

@@ -1,0 +1,100 @@
+"""One generation of what is learned: purifier, adapters, detector and prompts, as found on disk.
+
+Links are followed once, when a generation is loaded: a worker that is replaced comes back with the
+weights of its own generation, whatever the link leads to by then.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from models.manifest import MANIFEST_NAME, read_manifest, verify_weights
+from models.prompts.templates import Task, Template, read_templates
+from service.purify.engine import EngineOptions
+from service.settings import Settings
+
+__all__ = ["Generation", "ReloadFailed", "check_weights", "load_generation"]
+
+
+class ReloadFailed(Exception):
+    """A new generation cannot serve; `outcome` is what the metric calls the reason."""
+
+    def __init__(self, outcome: str, reason: str) -> None:
+        super().__init__(reason)
+        self.outcome = outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What workers are started with, and the prompts that belong to it.
+
+    Attributes:
+        number: Counts the loads of this process, from 1.
+        purifier: Directory, links followed, or hub id.
+        adapters: The same; None for none.
+        detector: The same; None for none.
+        templates: The prompt of each task.
+    """
+
+    number: int
+    purifier: str
+    adapters: str | None
+    detector: str | None
+    templates: Mapping[Task, Template]
+
+    def options(self, settings: Settings, device: str) -> EngineOptions:
+        """What an engine is loaded with on one device."""
+        return replace(
+            EngineOptions.of(settings, device),
+            purifier=self.purifier,
+            adapters=self.adapters,
+            detector=self.detector,
+        )
+
+
+def load_generation(settings: Settings, number: int) -> Generation:
+    """Finds what the settings name, as it lies on disk now; reads no weights.
+
+    Raises:
+        ReloadFailed: The prompts are malformed, or not there.
+    """
+    try:
+        templates = read_templates(settings.prompts)
+    except (OSError, ValueError) as error:
+        raise ReloadFailed("bad_prompts", str(error)) from error
+    adapters, detector = settings.purifier_adapters, settings.detector_source
+    return Generation(
+        number,
+        _follow(settings.purifier),
+        adapters and _follow(adapters),
+        detector and _follow(detector),
+        templates,
+    )
+
+
+def check_weights(generation: Generation) -> None:
+    """Compares those weights with their digests that stand in a manifest beside them.
+
+    Raises:
+        ReloadFailed: A file is missing, altered or not listed.
+    """
+    for source in (generation.purifier, generation.adapters, generation.detector):
+        problems = list(_problems_of(Path(source))) if source and os.path.isdir(source) else []
+        if problems:
+            raise ReloadFailed("bad_weights", "; ".join(problems))
+
+
+def _problems_of(directory: Path) -> Iterator[str]:
+    if not (directory.parent / MANIFEST_NAME).is_file():
+        return
+    try:
+        for entry in read_manifest(directory.parent):
+            if entry.path == directory.name:
+                yield from verify_weights(entry, directory.parent)
+    except (OSError, ValueError) as error:
+        yield f"{directory.parent / MANIFEST_NAME}: {error}"
+
+
+def _follow(source: str) -> str:
+    return os.path.realpath(source) if os.path.isdir(source) else source

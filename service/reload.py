@@ -1,0 +1,79 @@
+"""Weights and prompts taken up anew while requests go on: all of it works, or nothing changes."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from service.metrics import Metrics
+from service.policy import Mode
+from service.purify.generation import Generation, ReloadFailed, check_weights, load_generation
+from service.purify.stage import PurifyStage
+from service.settings import Settings
+
+__all__ = ["Reloader"]
+
+logger = logging.getLogger(__name__)
+
+
+class Reloader:
+    """Runs one reload at a time; all methods belong to the event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        workers: PurifyStage,
+        metrics: Metrics,
+        on_switch: Callable[[Generation], None],
+    ) -> None:
+        """Takes what is reloaded.
+
+        Args:
+            settings: They say where weights and prompts lie, and are not read anew.
+            workers: The purifier.
+            metrics: Where reloads are counted by outcome.
+            on_switch: Takes up the rest of a generation, in the moment when its workers take over.
+        """
+        self._settings = settings
+        self._workers = workers
+        self._metrics = metrics
+        self._on_switch = on_switch
+        self._is_asked = False
+        self._num_loads = 1
+        self._task: asyncio.Task[None] | None = None
+
+    def request(self) -> None:
+        """Begins a reload; during one, asks for one more, however often it is called."""
+        self._is_asked = True
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        """Gives up a reload that is under way."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def _run(self) -> None:
+        while self._is_asked:
+            self._is_asked = False
+            await self._reload()
+
+    async def _reload(self) -> None:
+        self._num_loads += 1
+        logger.info("reload %d begins", self._num_loads)
+        is_off = self._settings.mode is Mode.OFF
+        try:
+            generation = await asyncio.to_thread(load_generation, self._settings, self._num_loads)
+            if not is_off:
+                await asyncio.to_thread(check_weights, generation)
+                crew = await self._workers.prepare(generation)
+        except ReloadFailed as error:
+            self._metrics.reloads.labels(error.outcome).inc()
+            logger.error("reload %d failed, and changed nothing: %s", self._num_loads, error)
+            return
+        # No await from here on: workers and prompts change in one moment.
+        if not is_off:
+            self._workers.switch(crew)
+        self._on_switch(generation)
+        self._metrics.reloads.labels("ok").inc()
+        logger.info("reload %d serves: %s", generation.number, generation.purifier)

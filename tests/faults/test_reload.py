@@ -1,0 +1,336 @@
+"""Weights and prompts that change while requests go on: none is dropped, none is mixed up."""
+
+import contextlib
+import fcntl
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import termios
+import threading
+
+import httpx
+import numpy as np
+import pytest
+
+from models.manifest import describe_weights, write_manifest
+from models.prompts.templates import SHIPPED_TEMPLATES
+from service.policy import Mode
+from tests.service.fake_engine import IMPORT_PATH
+from tests.service.pictures import encode, picture, pixels_of
+from tests.service.running import RunningService, make_settings, run_service
+from tests.service.test_api import as_form, from_data_url
+
+NUM_CLIENTS = 6
+
+
+class Weights:
+    """Directories of weights, a link to one of them, and a file of prompts."""
+
+    def __init__(self, root):
+        self.root = root
+        self.link = root / "current"
+        self.prompts = root / "prompts.json"
+
+    def write(self, name, **options):
+        (self.root / name).mkdir(exist_ok=True)
+        unfinished = self.root / name / "engine.json.new"
+        unfinished.write_text(json.dumps(options))
+        unfinished.replace(self.root / name / "engine.json")
+
+    def flip(self, name, version="1"):
+        new = self.root / "new-link"
+        new.symlink_to(name)
+        new.replace(self.link)
+        templates = json.loads(SHIPPED_TEMPLATES.read_text())
+        for template in templates.values():
+            template["version"] = version
+        self.prompts.write_text(json.dumps(templates))
+
+
+@pytest.fixture
+def weights(tmp_path):
+    weights = Weights(tmp_path)
+    weights.write("one", mark=1, seconds=0.02)
+    weights.write("two", mark=2, seconds=0.02)
+    weights.flip("one", "1")
+    return weights
+
+
+@pytest.fixture
+def service(upstream, weights):
+    settings = make_settings(
+        upstream.url,
+        purifier=str(weights.link),
+        prompts=weights.prompts,
+        cache_bytes=1 << 20,
+        max_batch=4,
+    )
+    with run_service(settings) as service:
+        yield service
+
+
+def ask(service, pixels):
+    return service.client.post("/v1/vqa", **as_form(encode(pixels), question="?"))
+
+
+def made_by(response, pixels):
+    """The versions of purifier and prompts that an answer names; the picture has to agree."""
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    purified = pixels_of(from_data_url(answer["purified_image"])[1])
+    version = answer["defense"]["purifier"]["version"]
+    expected = 255 - pixels
+    expected[0, 1] = int(version)
+    assert np.array_equal(purified, expected)
+    return version, answer["defense"]["prompt_template"]["version"]
+
+
+def reload_and_wait(service, outcome="ok"):
+    before = reloads(service, outcome)
+    service.reload()
+    service.wait_until(lambda: reloads(service, outcome) == before + 1, 60)
+
+
+def reloads(service, outcome):
+    return service.metric("codefend_reloads_total", outcome=outcome)
+
+
+class Clients:
+    def __init__(self, service):
+        self._service = service
+        self._seeds = itertools.count(1000)
+        self._stopped = threading.Event()
+        self._threads = [threading.Thread(target=self._send) for _ in range(NUM_CLIENTS)]
+        self.versions = []
+        self.errors = []
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_for(self, number):
+        target = len(self.versions) + number
+        self._service.wait_until(lambda: self.errors or len(self.versions) >= target)
+
+    def _send(self):
+        while not self._stopped.is_set():
+            pixels = picture(seed=next(self._seeds))
+            try:
+                self.versions.append(made_by(ask(self._service, pixels), pixels))
+            except Exception as error:  # whatever it is, it was no right answer
+                self.errors.append(error)
+
+
+def test_under_load_every_request_is_answered_by_one_generation_or_the_other(service, weights):
+    pids = service.guard.workers.worker_pids
+    with Clients(service) as clients:
+        clients.wait_for(10)
+        for name, version in (("two", "2"), ("one", "1"), ("two", "2")):
+            weights.flip(name, version)
+            reload_and_wait(service)
+            clients.wait_for(3 * NUM_CLIENTS)
+            assert clients.versions[-1] == (version, version)
+    assert clients.errors == []
+    assert {("1", "1"), ("2", "2")} <= set(clients.versions)
+    assert service.metric("codefend_worker_restarts_total", kind="purify") == 0
+    assert service.metric("codefend_generation") == 4
+    service.wait_until(lambda: not any(is_alive(pid) for pid in pids))
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("options", "outcome"), [({"broken": True}, "not_warm"), ({"spoils": True}, "bad_output")]
+)
+def test_weights_that_cannot_serve_change_nothing(service, weights, options, outcome, caplog):
+    pids = service.guard.workers.worker_pids
+    weights.write("bad", **options)
+    weights.flip("bad", "9")
+    with Clients(service) as clients:
+        reload_and_wait(service, outcome)
+        clients.wait_for(2 * NUM_CLIENTS)
+    assert clients.errors == []
+    assert set(clients.versions) == {("1", "1")}
+    assert service.guard.workers.worker_pids == pids
+    assert service.metric("codefend_generation") == 1
+    assert "failed, and changed nothing" in caplog.text
+    # A worker that dies now comes back with its own weights, not with those behind the link.
+    os.kill(pids[0], signal.SIGKILL)
+    service.wait_until(lambda: not service.guard.is_warm)
+    assert made_by(ask(service, picture(seed=1)), picture(seed=1)) == ("1", "1")
+    weights.flip("two", "2")
+    reload_and_wait(service)
+    assert made_by(ask(service, picture(seed=1)), picture(seed=1)) == ("2", "2")
+
+
+def test_weights_that_differ_from_their_manifest_change_nothing(service, weights):
+    entry = describe_weights("two", licence="MIT", command="", figures={}, directory=weights.root)
+    write_manifest([entry], weights.root)
+    weights.write("two", mark=3)
+    weights.flip("two")
+    reload_and_wait(service, "bad_weights")
+    assert made_by(ask(service, picture()), picture()) == ("1", "1")
+    weights.write("two", mark=2, seconds=0.02)
+    reload_and_wait(service)
+    assert made_by(ask(service, picture(seed=2)), picture(seed=2))[0] == "2"
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"caption": 1, "vqa": 1, "chat": 1}'])
+def test_prompts_that_are_malformed_change_nothing(service, weights, content):
+    weights.flip("two", "2")
+    weights.prompts.unlink() if content is None else weights.prompts.write_text(content)
+    reload_and_wait(service, "bad_prompts")
+    assert made_by(ask(service, picture()), picture()) == ("1", "1")
+
+
+def test_a_replay_is_never_an_older_generations(service, weights):
+    pixels = picture(seed=5)
+    assert ask(service, pixels).json()["defense"]["cached"] is False
+    assert ask(service, pixels).json()["defense"]["cached"] is True
+    weights.flip("two", "2")
+    reload_and_wait(service)
+    fresh = ask(service, pixels)
+    assert fresh.json()["defense"]["cached"] is False
+    assert made_by(fresh, pixels) == ("2", "2")
+
+
+def test_workers_of_both_generations_may_die_meanwhile(service, weights):
+    weights.write("slow", mark=3, waits=True)
+    weights.flip("slow", "3")
+    old = service.guard.workers.worker_pids
+    crews = crews_made(service)
+    service.reload()
+    service.wait_until(lambda: crews and crews[0].pids)
+    os.kill(old[0], signal.SIGKILL)
+    service.wait_until(lambda: service.guard.workers.worker_pids not in ([], old))
+    assert made_by(ask(service, picture()), picture()) == ("1", "1")
+    os.kill(crews[0].pids[0], signal.SIGKILL)
+    service.wait_until(lambda: reloads(service, "not_warm") == 1)
+    assert made_by(ask(service, picture(seed=1)), picture(seed=1)) == ("1", "1")
+
+
+def test_reloads_asked_for_during_one_are_one_more(service, weights):
+    weights.write("slow", mark=3, waits=True)
+    weights.flip("slow", "3")
+    crews = crews_made(service)
+    service.reload()
+    service.wait_until(lambda: crews and crews[0].pids)
+    weights.flip("two", "2")
+    for _ in range(5):
+        service.reload()
+    weights.write("slow", mark=3)
+    service.wait_until(lambda: reloads(service, "ok") == 2)
+    assert made_by(ask(service, picture()), picture()) == ("2", "2")
+    assert len(crews) == 2
+
+
+def test_a_service_ends_in_the_middle_of_a_reload(service, weights):
+    weights.write("slow", mark=3, waits=True)
+    weights.flip("slow", "3")
+    crews = crews_made(service)
+    service.reload()
+    service.wait_until(lambda: crews and crews[0].pids)
+
+
+def crews_made(service):
+    """The crews that are prepared from now on."""
+    crews = []
+    make = service.guard.workers._make_crew
+
+    def make_and_note(generation):
+        crews.append(make(generation))
+        return crews[-1]
+
+    service.guard.workers._make_crew = make_and_note
+    return crews
+
+
+@contextlib.contextmanager
+def served(upstream, weights, **options):
+    """`codefend serve` in a process of its own, ready, and a client of it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    environment = os.environ | {
+        "CODEFEND_PORT": str(port),
+        "CODEFEND_ENGINE": IMPORT_PATH,
+        "CODEFEND_PURIFIER": str(weights.link),
+        "CODEFEND_PROMPTS": str(weights.prompts),
+        "CODEFEND_UPSTREAM_URL": upstream.url,
+        "CODEFEND_DECODE_WORKERS": "1",
+        "CODEFEND_ENCODE_WORKERS": "1",
+    }
+    command = [sys.executable, "-m", "service.cli", "serve"]
+    with (
+        subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, **options) as process,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+    ):
+        try:
+            RunningService.wait_until(None, lambda: status_of(client, process) == 200)
+            yield process, client
+        finally:
+            process.kill()
+
+
+def test_the_signal_reloads_a_service_of_its_own(upstream, weights):
+    with served(upstream, weights) as (process, client):
+        weights.flip("two", "2")
+        process.send_signal(signal.SIGHUP)
+        done = 'codefend_reloads_total{outcome="ok"} 1.0'
+        RunningService.wait_until(None, lambda: done in client.get("/metrics").text)
+        response = client.post("/v1/vqa", **as_form(encode(picture()), question="?"))
+        assert made_by(response, picture()) == ("2", "2")
+        process.terminate()
+        assert process.wait(60) == 0
+
+
+def test_the_end_of_its_terminal_ends_it(upstream, weights):
+    ours, theirs = os.openpty()
+    options = {
+        "stdin": theirs,
+        "start_new_session": True,
+        "preexec_fn": lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    }
+    with served(upstream, weights, **options) as (process, client):
+        process.send_signal(signal.SIGHUP)  # the terminal is there: a reload
+        done = 'codefend_reloads_total{outcome="ok"} 1.0'
+        RunningService.wait_until(None, lambda: done in client.get("/metrics").text)
+        os.close(theirs)
+        os.close(ours)
+        assert process.wait(60) == 0
+
+
+def status_of(client, process):
+    assert process.poll() is None
+    try:
+        return client.get("/readyz").status_code
+    except httpx.TransportError:
+        return None
+
+
+def test_where_purification_is_off_prompts_alone_are_reloaded(upstream, weights):
+    settings = make_settings(
+        upstream.url, purifier=str(weights.link), prompts=weights.prompts, mode=Mode.OFF
+    )
+    with run_service(settings) as service:
+        weights.write("bad", broken=True)
+        weights.flip("bad", "2")
+        reload_and_wait(service)
+        defense = ask(service, picture()).json()["defense"]
+        assert defense["prompt_template"]["version"] == "2"
+        assert service.guard.workers.worker_pids == []
