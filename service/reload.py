@@ -56,7 +56,11 @@ class Reloader:
     async def _run(self) -> None:
         while self._is_asked:
             self._is_asked = False
-            await self._reload()
+            try:
+                await self._reload()
+            except Exception:  # the reload's boundary: what served before serves on
+                self._metrics.reloads.labels("error").inc()
+                logger.exception("reload %d failed, and changed nothing", self._num_loads)
 
     async def _reload(self) -> None:
         self._num_loads += 1

@@ -37,6 +37,9 @@ class Template:
     default_question: str | None = None
 
     def __post_init__(self) -> None:
+        if not all(isinstance(value, str) for value in (self.name, self.version, self.text)):
+            msg = "name, version and text of a template are strings"
+            raise ValueError(msg)
         if self.text.count(PLACEHOLDER) != 1:
             msg = f"template {self.name} must hold {PLACEHOLDER} exactly once"
             raise ValueError(msg)

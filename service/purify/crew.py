@@ -53,7 +53,7 @@ class Crew:
         """
         self.generation = generation
         self.facts: EngineFacts | None = None
-        self.seconds_per_pixel = 0.0
+        self._seconds_per_pixel: float | None = None
         self.grey_distance = 0.0
         self._settings = settings
         self._line = line
@@ -113,9 +113,18 @@ class Crew:
             self._changed.clear()
             await self._changed.wait()
 
+    def take_measurement(self) -> float | None:
+        """Seconds a pixel as the last start measured them; once, since batches know better."""
+        measured, self._seconds_per_pixel = self._seconds_per_pixel, None
+        return measured
+
+    def dismiss(self) -> None:
+        """No worker takes another batch from here on; `retire` ends them."""
+        self._retired.set()
+
     async def retire(self) -> None:
         """Ends the workers for good: after their present batches, those not yet warm at once."""
-        self._retired.set()
+        self.dismiss()
         starting = [worker for worker in self._workers if not worker.is_warm]
         await asyncio.gather(*(worker.stop() for worker in starting))
         await asyncio.gather(*self._tasks)
@@ -150,7 +159,7 @@ class Crew:
             self._note_change()
 
     def _learn(self, description: dict[str, Any]) -> None:
-        self.seconds_per_pixel = description.pop("seconds_per_pixel")
+        self._seconds_per_pixel = description.pop("seconds_per_pixel")
         self.grey_distance = description.pop("grey_distance")
         self.facts = EngineFacts(**description | {"generation": self.generation.number})
         self._note_change()

@@ -90,6 +90,7 @@ class PurifyStage:
     def switch(self, crew: Crew) -> None:
         """Lets a prepared crew take all further batches; the old one ends what it has begun."""
         old, self._crew = self._crew, crew
+        old.dismiss()
         self._line.costs.begin_anew()
         self._count(crew)
         crew.work()
@@ -110,8 +111,9 @@ class PurifyStage:
         if crew is not self._crew:
             return
         self._line.num_workers = max(1, crew.num_warm)
-        if crew.seconds_per_pixel:
-            self._line.costs.suppose(crew.seconds_per_pixel)
+        measured = crew.take_measurement()
+        if measured is not None:
+            self._line.costs.suppose(measured)
         self._give_up_waiting()
 
     def _give_up_waiting(self) -> None:

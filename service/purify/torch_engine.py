@@ -70,6 +70,7 @@ class TorchEngine:
 
         Raises:
             OutOfMemory: The device has too little memory for so large a batch.
+            ArithmeticError: What came out is no picture.
         """
         try:
             return self._purify(images)
@@ -109,6 +110,9 @@ class TorchEngine:
         pixels = torch.tensor(images, device=self._device)
         batch = dequantise(pixels, self._dtype)
         purified = self._pipeline.purify(batch, generator=self._generator)
+        if not torch.isfinite(purified).all():
+            msg = "the purifier gave values that are no numbers"
+            raise ArithmeticError(msg)
         return quantise(purified).cpu().numpy()
 
 

@@ -261,6 +261,19 @@ def crews_made(service):
     return crews
 
 
+def test_an_unforeseen_failure_is_counted_and_changes_nothing(service, weights, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr("service.reload.load_generation", fail)
+    reload_and_wait(service, "error")
+    assert made_by(ask(service, picture()), picture()) == ("1", "1")
+    monkeypatch.undo()
+    weights.flip("two", "2")
+    reload_and_wait(service)
+    assert made_by(ask(service, picture()), picture()) == ("2", "2")
+
+
 @contextlib.contextmanager
 def served(upstream, weights, **options):
     """`codefend serve` in a process of its own, ready, and a client of it."""

@@ -22,6 +22,14 @@ def test_a_template_has_one_place(text):
         Template("x", "1", text)
 
 
+def test_names_and_versions_are_text(tmp_path):
+    path = tmp_path / "templates.json"
+    entry = {"name": "x", "version": 1, "text": "{question}"}
+    path.write_text(json.dumps(dict.fromkeys(("caption", "vqa", "chat"), entry)))
+    with pytest.raises(ValueError, match="are strings"):
+        read_templates(path)
+
+
 def test_a_file_without_a_task_is_refused(tmp_path):
     entry = {"name": "x", "version": "1", "text": "{question}"}
     path = tmp_path / "templates.json"

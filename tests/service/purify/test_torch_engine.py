@@ -83,6 +83,17 @@ def test_a_detector_without_calibration_is_no_detector(tmp_path):
         load_engine(options)
 
 
+def test_what_is_no_picture_is_a_failure(engine, monkeypatch):
+    def spoil(images, **_):
+        images = images.clone()
+        images[-1, 0, 3, 3] = float("nan")
+        return images
+
+    monkeypatch.setattr(engine._pipeline, "purify", spoil)
+    with pytest.raises(ArithmeticError):
+        engine.purify(np.zeros((2, 64, 64, 3), np.uint8))
+
+
 def test_a_lack_of_memory_is_told_from_other_failures(engine, monkeypatch):
     def fail(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
