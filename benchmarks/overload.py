@@ -2,7 +2,8 @@
 
 Requests come at random times and at a fixed rate, whether those before them are answered or not:
 clients that wait for their answers would slow down with the service, and never overload it. The
-sender shares the processors with the service, so that what both take is told, too.
+sender shares the processors with the service, so that what both take is told, too, and what the
+capacity is while the same requests are sent to a server that does nothing.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from benchmarks.family import measure_family_cpu_s
 from benchmarks.lean_client import Connections, Reply, write_request
 from benchmarks.memory import measure_tree_mib
 from benchmarks.report import Row, percentiles_ms
+from benchmarks.rivals import run_fixed_upstream
 from benchmarks.server import RunningServer, run_server
 from benchmarks.trace import mixed_trace
 from service.settings import Settings
@@ -86,9 +88,22 @@ def measure_overload(purifier: str, device: str, duration_s: float) -> tuple[lis
         rate = FACTOR * before.answers_per_second
         overload = uvloop.run(_run(server, duration_s, rate))
         after = uvloop.run(_run(server, duration_s / 3, None))
+        with run_fixed_upstream() as sink:
+            beside_sender = uvloop.run(_run_beside_sender(server, sink, duration_s / 3, rate))
     measured_on = load_warm_engine(purifier, device, []).facts.device
     config = {"factor": FACTOR, "seconds": duration_s, "sizes": SIZES, "requests_per_second": rate}
-    return list(_rows(before, overload, after, config)), measured_on
+    rows = list(_rows(before, overload, after, config))
+    told = {**config, "baseline": "capacity while as many requests are sent, but to another server"}
+    rows.append(
+        Row(
+            "goodput_beside_sender",
+            told,
+            overload.answers_per_second,
+            "images/s",
+            baseline=beside_sender.answers_per_second,
+        )
+    )
+    return rows, measured_on
 
 
 def _rows(
@@ -154,6 +169,19 @@ async def _run(server: RunningServer, duration_s: float, rate: float | None) -> 
     probing.cancel()
     await asyncio.gather(probing, return_exceptions=True)
     connections.close()
+    return phase
+
+
+async def _run_beside_sender(
+    server: RunningServer, sink: RunningServer, duration_s: float, rate: float
+) -> _Phase:
+    """The capacity of a machine that has to send the overload too: what it alone takes away."""
+    elsewhere = Connections(sink.url)
+    ends_s = time.perf_counter() + duration_s
+    sending = asyncio.create_task(_send_at_rate(elsewhere, sink, _Phase(), ends_s, rate))
+    phase = await _run(server, duration_s, None)
+    await sending
+    elsewhere.close()
     return phase
 
 

@@ -62,6 +62,8 @@ def create_app(settings: Settings) -> FastAPI:
         version=_version(),
         lifespan=lifespan,
         redoc_url=None,
+        # The tracer writes spans of its own stages; the framework's would repeat them, with paths.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.guard = guard
     for build in (build_purify, build_ask, build_chat, build_models, build_probes):

@@ -45,6 +45,7 @@ def serve(settings: Settings) -> None:
         # Its lines would hold the query, and so prompts; the gate writes its own.
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nobody here asks for a client's address
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s)),
     )
