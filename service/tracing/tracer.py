@@ -86,9 +86,13 @@ class _SpanTracer:
             return
         own = _context(trace, trace.span_id, is_remote=False)
         parent = _context(trace, trace.parent_id, is_remote=True) if trace.parent_id else None
-        self._send(own, parent, request, attributes)
+        # Lengths come from the steady clock; the machine's own may be set while a request runs. One
+        # offset for all spans: taken anew, it would let a stage begin before its request.
+        epoch_ns = time.time_ns() - time.monotonic_ns()
+        self._send(own, parent, request, epoch_ns, attributes)
         for stage in stages:
-            self._send(_context(trace, secrets.token_hex(8), is_remote=False), own, stage, {})
+            context = _context(trace, secrets.token_hex(8), is_remote=False)
+            self._send(context, own, stage, epoch_ns, {})
 
     def close(self) -> None:
         self._processor.shutdown()
@@ -98,13 +102,12 @@ class _SpanTracer:
         context: "SpanContext",
         parent: "SpanContext | None",
         interval: Interval,
+        epoch_ns: int,
         attributes: Mapping[str, str | int],
     ) -> None:
         from opentelemetry.sdk.trace import ReadableSpan
         from opentelemetry.trace import SpanKind
 
-        # Lengths come from the steady clock; the machine's own may be set while a request runs.
-        epoch_ns = time.time_ns() - time.monotonic_ns()
         span = ReadableSpan(
             interval.name,
             context,
