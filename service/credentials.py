@@ -14,6 +14,8 @@ _SHOWN_DIGITS = 12
 _KEY_FIELDS = ("key", "name", "policy", "sha256")
 _POLICY_FIELDS = tuple(name for name in PolicyChange.model_fields if name != "name")
 _NO_CHANGE = PolicyChange()
+# What the audit calls a policy that has no name in the file.
+_RESERVED_NAMES = frozenset({"own", "service"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,9 @@ def _read_policies(tables: object, file: Path) -> dict[str, PolicyChange]:
     policies = {}
     for name, table in tables.items():
         place = f"{file}, policy {name}"
+        if not name or name in _RESERVED_NAMES:
+            msg = f"{place}: call it otherwise; {' and '.join(sorted(_RESERVED_NAMES))} are taken"
+            raise ValueError(msg)
         _check_fields(table, _POLICY_FIELDS, place)
         policies[name] = read_policy_change(table | {"name": name}, place)
     return policies

@@ -44,6 +44,12 @@ mode = "enforce"
 on_flagged = "refuse"
 
 [[keys]]
+name = "trial"
+key = "trial"
+policy = "watch"
+on_flagged = "refuse"
+
+[[keys]]
 name = "slow"
 key = "slow"
 max_requests_per_minute = 2
@@ -121,16 +127,24 @@ def test_a_chat_goes_by_its_keys_policy(shared, upstream):
     path = "/v1/chat/completions"
     full = shared.client.post(path, json=body, headers=bearer("plain")).json()["codefend"]
     assert full["images"][0]["defense"]["flagged"] is True
+    assert full["timings_ms"]
     assert shared.client.post(path, json=body, headers=bearer("strict")).status_code == 400
     watched = shared.client.post(path, json=body, headers=bearer("watched")).json()["codefend"]
     assert watched["images"][0]["defense"]["bypassed"] is True
     assert watched["images"][0]["defense"]["flagged"] is None
+    assert watched["timings_ms"] is None
 
 
 def test_what_is_flagged_is_refused_to_one_and_purified_for_another(shared, upstream):
     answers = [ask(shared, key, suspect(255, seed=1)) for key in ("plain", "strict", "watched")]
     assert [answer.status_code for answer in answers] == [200, 400, 200]
     assert answers[1].json()["error"]["code"] == "image_flagged"
+
+
+def test_a_key_in_shadow_refuses_nothing_that_is_flagged(shared, upstream):
+    answer = ask(shared, "trial", suspect(255, seed=2))
+    assert answer.status_code == 200
+    assert answer.json()["defense"]["bypassed"] is True
 
 
 def test_an_image_that_fails_passes_for_the_key_that_says_so_alone(shared, upstream):

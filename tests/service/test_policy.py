@@ -59,6 +59,9 @@ def test_off_holds_for_every_key(write):
         (KEY + "policy = 7", "must be strings"),
         ("policies = 1\n" + KEY, r"\[policies.NAME\]"),
         (KEY + '[policies.x]\nname = "y"', "policy x: only"),
+        (KEY + '[policies.service]\nmode = "shadow"', "policy service: call it otherwise"),
+        (KEY + '[policies.own]\nmode = "shadow"', "policy own: call it otherwise"),
+        (KEY + '[policies.""]\nmode = "shadow"', "policy : call it otherwise"),
         (KEY + '[policies.x]\nmode = "y"', "policy x: mode: Input should be"),
         (
             KEY + 'name = "ann"\n[[keys]]\nname = "ann"\nkey = "b"\nmode = "shadow"',
