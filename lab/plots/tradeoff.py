@@ -41,7 +41,7 @@ class Curve:
 def draw_tradeoff(curves: Sequence[Curve]) -> Any:
     """A matplotlib figure; every spot bears its noise level, and its interval as a bar."""
     figure = new_figure(8.0, 5.0)
-    axes = figure.add_axes((0.09, 0.12, 0.68, 0.76))
+    axes = figure.add_axes((0.09, 0.12, 0.66, 0.76))
     kinds = list(dict.fromkeys((curve.purifier, curve.num_steps) for curve in curves))
     for curve in curves:
         _draw(axes, curve, _DASHES[kinds.index((curve.purifier, curve.num_steps)) % len(_DASHES)])
@@ -72,7 +72,7 @@ def _draw(axes: Any, curve: Curve, dash: Any) -> None:
         elinewidth=0.8,
         marker="o",
         markersize=5,
-        label=f"{_NAMES.get(curve.tier, curve.tier)}: {curve.purifier}, {steps}",
+        label=f"{_NAMES.get(curve.tier, curve.tier)}:\n{curve.purifier}, {steps}",
     )
     for spot in spots:
         axes.annotate(
