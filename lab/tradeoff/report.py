@@ -24,7 +24,7 @@ _HEADS = (
     "T0 VQA",
     "T2 VQA",
     "T2, of clean",
-    "T2, less than as served",
+    "T2, served minus this",
     "512×512, ms",
 )
 
