@@ -10,11 +10,9 @@ from typing import Any
 import torch
 import typer
 
-from lab.attacks.adaptive.surrogate import surrogate_passage
 from lab.attacks.interface import Tier
 from lab.attacks.query.service import ServiceClient
 from lab.baselines.choose import Trial
-from lab.baselines.purifiers import load_purifier
 from lab.baselines.smoothing import gaussian_noise
 from lab.errors import LabError
 from lab.evaluate import options
@@ -36,6 +34,7 @@ from lab.evaluate.tiers.notes import check_notes, tier_notes
 from lab.evaluate.tiers.plan import Budget, TierPlan
 from lab.evaluate.tiers.requested import requested_goals, requested_numbers, requested_plan
 from lab.evaluate.tiers.suite import variants_named
+from lab.evaluate.tiers.surrogate import load_surrogate
 from lab.evaluate.truth import TrueScene
 from lab.evaluate.tune import SettingChooser
 from lab.evaluate.worlds import training_questions
@@ -117,7 +116,7 @@ def evaluate(
         scenes=tier_scenes,
         curve_steps=curve_steps,
         queries=queries,
-        autocast="" if purifier_dtype is options.Precision.FLOAT32 else purifier_dtype.value,
+        autocast=purifier_dtype.autocast,
         numbers={
             "steps": tier_steps,
             "num_draws": eot,
@@ -157,7 +156,7 @@ def evaluate(
         rows += Evaluation(asked, material.tested, conditions, plan, out, attacker=attacker).rows()
     notes = [material.note, _notes(conditions, roster.trials, plan)]
     variants = variants_named(families) if Tier.OBLIVIOUS in tiers else ()
-    own = _surrogate(surrogate, surrogate_noise_level, roster)
+    own, roster.weights["surrogate"] = load_surrogate(surrogate, device, surrogate_noise_level)
     bench = _bench(asked, attacker, material.tested, conditions, plan, tier_plan, own, out)
     if variants or set(tiers) - {Tier.CLEAN, Tier.OBLIVIOUS}:
         joined = _surrogate_models(surrogate_models, attacker, device)
@@ -213,13 +212,6 @@ def _with_controls(names: list[str], tiers: Sequence[Tier]) -> list[str]:
     """White-box figures come with the controls that the same attacker must break."""
     controls = [name for name in CONTROLS if name in CONDITIONS and name not in names]
     return [*names, *controls] if Tier.WHITE_BOX in tiers else names
-
-
-def _surrogate(directory: Path, largest_noise_level: float, roster: Roster) -> Surrogate:
-    pipeline, roster.weights["surrogate"] = load_purifier(directory, device=roster.device)
-    largest = largest_noise_level or pipeline.config.noise_level
-    setting = f"largest_noise_level={largest:g} weights={roster.weights['surrogate'][:12]}"
-    return Surrogate(setting, surrogate_passage(pipeline, largest_noise_level=largest))
 
 
 def _surrogate_models(sources: str, attacker: Victim, device: str) -> list[Victim]:

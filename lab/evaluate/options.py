@@ -74,6 +74,11 @@ class Precision(StrEnum):
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
 
+    @property
+    def autocast(self) -> str:
+        """The torch dtype to multiply in; empty for single precision, which needs no autocast."""
+        return "" if self is Precision.FLOAT32 else self.value
+
 
 def parse_tiers(names: str) -> tuple[Tier, ...]:
     """The tiers of ``--tier``: ``all``, or comma-separated names.

@@ -8,7 +8,6 @@ from typing import Annotated
 import torch
 import typer
 
-from lab.attacks.adaptive.surrogate import surrogate_passage
 from lab.attacks.interface import Tier
 from lab.baselines.defence import NO_DEFENCE
 from lab.baselines.grid import settings_named
@@ -19,9 +18,10 @@ from lab.evaluate.outcomes import Condition
 from lab.evaluate.provenance import provenance
 from lab.evaluate.report import write_report
 from lab.evaluate.run import Plan
-from lab.evaluate.tiers.bench import Bench, Surrogate
+from lab.evaluate.tiers.bench import Bench
 from lab.evaluate.tiers.plan import Budget
 from lab.evaluate.tiers.requested import requested_plan
+from lab.evaluate.tiers.surrogate import load_surrogate
 from lab.evaluate.worlds import world_scenes
 from lab.labels import UNION
 from lab.plots.files import save_small
@@ -81,7 +81,7 @@ def trade_off(
     pipelines = _load(purifier or [f"served={WEIGHTS_DIRECTORY / 'purifier'}"], device)
     points = points_of(pipelines, settings_named(settings, "--settings"))
     asked = load_victim(victim, device=device)
-    own, own_sha256 = load_purifier(surrogate, device=device)
+    own, _ = load_surrogate(surrogate, device)
     bench = Bench(
         victim=asked,
         attacker=asked.astype(getattr(torch, attack_dtype.value)),
@@ -93,13 +93,10 @@ def trade_off(
             budget,
             gradients=gradients,
             scenes=f"{Tier.WHITE_BOX}={white_box_scenes},{Tier.TRANSFER}={white_box_scenes}",
-            autocast="" if purifier_dtype is options.Precision.FLOAT32 else purifier_dtype.value,
+            autocast=purifier_dtype.autocast,
             numbers={"steps": tier_steps, "num_draws": eot, "num_draws_network": eot},
         ),
-        surrogate=Surrogate(
-            f"largest_noise_level={own.config.noise_level:g} weights={own_sha256[:12]}",
-            surrogate_passage(own),
-        ),
+        surrogate=own,
         out=out,
     )
     rows = [*timing_rows(points, num_rounds=rounds, device=device), *tradeoff_rows(bench)]

@@ -1,10 +1,47 @@
 """Many requests at once, each with a picture of its own, so that every answer can be checked."""
 
+import itertools
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from tests.service.pictures import encode, picture, pixels_of
+
+
+class Senders:
+    """Threads that each send one picture after another, none of them twice, until the end."""
+
+    def __init__(self, service, number, first_seed=0):
+        self._service = service
+        self._seeds = itertools.count(first_seed)
+        self._stopped = threading.Event()
+        self._threads = [threading.Thread(target=self._send_all) for _ in range(number)]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+    def send(self, pixels):
+        """Sends one picture and notes what came of it."""
+        raise NotImplementedError
+
+    def fail(self, error):
+        """Notes that there was no answer."""
+        raise NotImplementedError
+
+    def _send_all(self):
+        while not self._stopped.is_set():
+            try:
+                self.send(picture(seed=next(self._seeds)))
+            except Exception as error:  # whatever it is, it was no right answer
+                self.fail(error)
 
 
 def post(service, pixels, key=None):

@@ -1,59 +1,41 @@
 """Kill -9 on the worker, again and again under load: nothing is lost and nothing is mixed up."""
 
-import itertools
 import os
 import random
 import signal
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from service.processes.pixels import lease_pixels
-from tests.faults.loads import is_clear_refusal, is_right, post
-from tests.service.pictures import picture
+from tests.faults.loads import Senders, is_clear_refusal, is_right, post
 from tests.service.running import make_settings, run_service
 
 NUM_CLIENTS = 8
 NUM_KILLS = 20
 
 
-class Clients:
-    """Threads that each send one picture after another, none of them twice."""
+class Clients(Senders):
+    """They count right answers, clear refusals, and everything else."""
 
     def __init__(self, service):
-        self._service = service
-        self._seeds = itertools.count()
-        self._stopped = threading.Event()
-        self._threads = [threading.Thread(target=self._send) for _ in range(NUM_CLIENTS)]
+        super().__init__(service, NUM_CLIENTS)
         self.num_right = 0
         self.num_refused = 0
         self.others = []
 
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
+    def send(self, pixels):
+        response = post(self._service, pixels)
+        if is_right(response, pixels):
+            self.num_right += 1
+        elif is_clear_refusal(response):
+            self.num_refused += 1
+        else:
+            self.others.append((response.status_code, response.content[:200]))
 
-    def __exit__(self, *_):
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _send(self):
-        while not self._stopped.is_set():
-            pixels = picture(seed=next(self._seeds))
-            try:
-                response = post(self._service, pixels)
-                if is_right(response, pixels):
-                    self.num_right += 1
-                elif is_clear_refusal(response):
-                    self.num_refused += 1
-                else:
-                    self.others.append((response.status_code, response.content[:200]))
-            except Exception as error:  # whatever it is, it was no answer
-                self.others.append(error)
+    def fail(self, error):
+        self.others.append(error)
 
 
 @pytest.fixture

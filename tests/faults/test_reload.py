@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import itertools
 import json
 import os
 import signal
@@ -10,7 +9,6 @@ import socket
 import subprocess
 import sys
 import termios
-import threading
 
 import httpx
 import numpy as np
@@ -19,6 +17,7 @@ import pytest
 from models.manifest import describe_weights, write_manifest
 from models.prompts.templates import SHIPPED_TEMPLATES
 from service.policy import Mode
+from tests.faults.loads import Senders
 from tests.service.fake_engine import IMPORT_PATH
 from tests.service.pictures import encode, picture, pixels_of
 from tests.service.running import RunningService, make_settings, run_service
@@ -99,36 +98,23 @@ def reloads(service, outcome):
     return service.metric("codefend_reloads_total", outcome=outcome)
 
 
-class Clients:
+class Clients(Senders):
+    """They note what made each answer."""
+
     def __init__(self, service):
-        self._service = service
-        self._seeds = itertools.count(1000)
-        self._stopped = threading.Event()
-        self._threads = [threading.Thread(target=self._send) for _ in range(NUM_CLIENTS)]
+        super().__init__(service, NUM_CLIENTS, first_seed=1000)
         self.versions = []
         self.errors = []
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join()
 
     def wait_for(self, number):
         target = len(self.versions) + number
         self._service.wait_until(lambda: self.errors or len(self.versions) >= target)
 
-    def _send(self):
-        while not self._stopped.is_set():
-            pixels = picture(seed=next(self._seeds))
-            try:
-                self.versions.append(made_by(ask(self._service, pixels), pixels))
-            except Exception as error:  # whatever it is, it was no right answer
-                self.errors.append(error)
+    def send(self, pixels):
+        self.versions.append(made_by(ask(self._service, pixels), pixels))
+
+    def fail(self, error):
+        self.errors.append(error)
 
 
 def test_under_load_every_request_is_answered_by_one_generation_or_the_other(service, weights):
