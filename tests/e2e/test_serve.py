@@ -62,9 +62,16 @@ def process(environment, log):
 
 
 @pytest.fixture(scope="session")
-def client(process, environment):
+def ids():
+    """The ids of all requests that an answer to has begun."""
+    return set()
+
+
+@pytest.fixture(scope="session")
+def client(process, environment, ids):
     url = f"http://127.0.0.1:{environment['CODEFEND_PORT']}"
-    with httpx.Client(base_url=url, timeout=START_TIMEOUT_S) as client:
+    hooks = {"response": [lambda response: ids.add(response.headers["x-request-id"])]}
+    with httpx.Client(base_url=url, timeout=START_TIMEOUT_S, event_hooks=hooks) as client:
         wait_until_ready(client, process)
         yield client
 
@@ -151,11 +158,12 @@ def test_an_embedded_model_that_dies_is_replaced(client, process):
     assert client.post("/v1/caption", **as_form(png(), max_tokens=2)).status_code == 200
 
 
-def requests_of(log):
-    """Outcomes of all requests so far, as the service logged them."""
+def outcomes_of(log):
+    """What became of each request, by its id, as the service logged it: after the answer."""
     lines = [line for line in log.read_text().splitlines() if line.startswith("{")]
     entries = [json.loads(line) for line in lines]
-    return [entry["outcome"] for entry in entries if entry["message"] == "request"]
+    requests = [entry for entry in entries if entry["message"] == "request"]
+    return {entry["request_id"]: entry["outcome"] for entry in requests}
 
 
 class Caller(threading.Thread):
@@ -167,6 +175,7 @@ class Caller(threading.Thread):
         self._path = path
         self._request = as_form(png(300, 300), **fields)
         self.statuses = []
+        self.answered = set()
         self.last = None
         self.last_sent_s = 0.0
 
@@ -179,13 +188,15 @@ class Caller(threading.Thread):
                 self.last = None
                 return
             self.statuses.append(self.last.status_code)
+            if self.last.status_code == 200:
+                self.answered.add(self.last.headers["x-request-id"])
 
 
 def test_sigterm_under_load_answers_what_was_accepted_and_ends_with_0(
-    client, process, environment, log
+    client, process, environment, log, ids
 ):
     model = embedded_model_of(process)
-    num_before = len(requests_of(log))
+    earlier = set(ids)
     callers = [Caller(client, "/v1/purify") for _ in range(6)]
     callers += [Caller(client, "/v1/vqa", question="what?", max_tokens=3) for _ in range(2)]
     for caller in callers:
@@ -204,7 +215,9 @@ def test_sigterm_under_load_answers_what_was_accepted_and_ends_with_0(
         else:
             assert caller.last.json()["error"]["code"] == "shutting_down"
             assert int(caller.last.headers["retry-after"]) >= 1
-    answered = sum(caller.statuses.count(200) for caller in callers)
-    outcomes = requests_of(log)[num_before:]
-    assert set(outcomes) <= {"ok", "shutting_down"}
-    assert outcomes.count("ok") == answered > 8, "all that was accepted was answered"
+    outcomes = {key: value for key, value in outcomes_of(log).items() if key not in earlier}
+    assert set(outcomes.values()) <= {"ok", "shutting_down"}
+    accepted = {key for key, value in outcomes.items() if value == "ok"}
+    answered = set().union(*(caller.answered for caller in callers))
+    assert accepted == answered, "all that was accepted was answered"
+    assert len(answered) > 8
