@@ -12,6 +12,7 @@ import typer
 from lab.baselines.purifiers import load_purifier, purifying
 from lab.detection.calibration import calibrate
 from lab.detection.scoring import Scorer
+from lab.evaluate.files import digest_of
 from lab.train.detector import calibration_images, make_examples, train_detector
 from lab.train.loop import LoopSettings
 from lab.train.options import (
@@ -64,7 +65,7 @@ def detector(
         pairs_from or [RUNS / "pairs"],
         scenes,
         defence,
-        runs / f"detector-examples-{sha256[:12]}",
+        runs / f"detector-examples-{digest_of(defence.setting)}",
         num_crops=num_crops,
         seed=seed,
     )

@@ -22,6 +22,7 @@ from lab.baselines.defence import NO_DEFENCE
 from lab.baselines.purifiers import purifying
 from lab.baselines.smoothing import gaussian_noise
 from lab.evaluate.checks import check_report
+from lab.evaluate.command import CONTROL_NOISE
 from lab.evaluate.defences import served_prompt
 from lab.evaluate.outcomes import Condition
 from lab.evaluate.pictures import draw_examples
@@ -34,6 +35,7 @@ from lab.evaluate.tiers.notes import check_notes, tier_notes
 from lab.evaluate.tiers.plan import TierPlan
 from lab.evaluate.tiers.uploads import Uploader
 from models.codec import encode_image
+from models.manifest import WEIGHTS_DIRECTORY
 from models.purifier.pipeline import PurificationPipeline
 
 OBLIVIOUS = Plan(steps=2, other_epsilons=(16,), num_scenes_other=2, seeds=2)
@@ -386,3 +388,8 @@ def test_examples_are_drawn_from_what_was_kept(build, finished, tmp_path, monkey
     assert width > height  # two scenes, seven panels each
     draw_examples(build(out), [Tier.TRANSFER], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+def test_the_control_is_as_noisy_as_what_ships():
+    index = json.loads((WEIGHTS_DIRECTORY / "purifier" / "model_index.json").read_text())
+    assert index["noise_level"] == CONTROL_NOISE
