@@ -16,12 +16,21 @@ __all__ = [
     "RUNS",
     "WORLD_FILE",
     "Batch",
+    "CleanShare",
+    "Compiled",
+    "CropShare",
     "CropSide",
+    "FeatureWeight",
     "Minutes",
+    "NoiseLevel",
+    "PurifierBase",
     "PurifierKind",
     "Runs",
     "Seed",
     "Steps",
+    "ThroughShare",
+    "ThroughSteps",
+    "Version",
     "VictimSource",
     "Weights",
     "Workers",
@@ -45,6 +54,21 @@ Batch = Annotated[int, typer.Option("--batch-size", help="Images a step.")]
 CropSide = Annotated[int, typer.Option("--crop-px", help="Side of the training crops.")]
 Workers = Annotated[int, typer.Option("--num-workers", help="Processes that make batches.")]
 Seed = Annotated[int, typer.Option(help="Of data, weights and noise.")]
+PurifierBase = Annotated[
+    str, typer.Option("--base", help="Pipeline to start from; of a latent one, or a hub id.")
+]
+FeatureWeight = Annotated[float, typer.Option(help="0 leaves the feature loss out.")]
+ThroughShare = Annotated[
+    float, typer.Option(help="Share of a batch attacked through the purifier itself.")
+]
+ThroughSteps = Annotated[int, typer.Option(help="Gradient steps of that attack.")]
+CleanShare = Annotated[float, typer.Option(help="Share of a batch not attacked.")]
+CropShare = Annotated[float, typer.Option(help="Share that is clean crops of photos and text.")]
+Compiled = Annotated[bool, typer.Option(help="Compile the network first: minutes.")]
+NoiseLevel = Annotated[
+    float, typer.Option(help="Default of the finished one; 0.05, or 0.1 if latent, where 0.")
+]
+Version = Annotated[str, typer.Option(help="Name of this training.")]
 VictimSource = Annotated[str, typer.Option("--victim", help="Model directory or hub id.")]
 
 DEFAULT_WORKERS = default_workers()

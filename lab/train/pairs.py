@@ -34,6 +34,7 @@ __all__ = [
     "batches_due",
     "load_pairs",
     "make_pairs",
+    "num_batches_in",
     "served_dialogues",
     "training_attack",
 ]
@@ -155,6 +156,15 @@ def batches_due(
             yield number, path
 
 
+def num_batches_in(folder: Path) -> int:
+    """How many batches are made."""
+    return len(_files_in(folder))
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(folder.glob("pairs-*[0-9].npz"))
+
+
 def training_attack(epsilon: float, steps: int, goal: Goal) -> AttackConfig:
     """The attack that pairs are made by.
 
@@ -214,7 +224,7 @@ def load_pairs(folder: Path) -> Pairs:
     Raises:
         LabError: There are none.
     """
-    files = [np.load(path) for path in sorted(folder.glob("pairs-*[0-9].npz"))]
+    files = [np.load(path) for path in _files_in(folder)]
     if not files:
         raise LabError(f"{folder} holds no pairs; make them with: codefend-lab train pairs")
     clean, attacked, epsilon = (

@@ -19,7 +19,7 @@ __all__ = ["World"]
 
 
 class World:
-    """Photos, sprites and signs in memory.
+    """Photos, sprites and signs in memory, or on the device that composes them.
 
     Attributes:
         photos: For each split, (3, H, W) uint8 tensors with a short side of 512 px.
@@ -27,22 +27,31 @@ class World:
         class_names: Label 0 is background; then every kind, then every sign word.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Read a world file made by ``codefend-lab data build``."""
+    def __init__(self, path: Path, *, device: torch.device | str = "cpu") -> None:
+        """Read a world file made by ``codefend-lab data build``.
+
+        Args:
+            path: The file.
+            device: Where scenes are composed.
+
+        Raises:
+            LabError: There is no such file.
+        """
         if not path.exists():
             raise LabError(f"{path} does not exist; make it with: codefend-lab data build")
         packed = np.load(path)
+        self._device = torch.device(device)
         paths = [str(name) for name in packed["photo_paths"]]
         self.photos: dict[Split, list[torch.Tensor]] = {}
         self.photo_paths: dict[Split, list[str]] = {}
         for split, share in split_photos(paths).items():
-            self.photos[split] = [_chw(packed[f"photo_{index:04d}"]) for index in share]
+            self.photos[split] = [_chw(packed[f"photo_{index:04d}"]).to(device) for index in share]
             self.photo_paths[split] = [paths[index] for index in share]
         self._backgrounds = {
             split: [_halve(photo) for photo in photos] for split, photos in self.photos.items()
         }
         self._sprites = {
-            name.split("_", 1)[1]: _premultiplied(packed[name])
+            name.split("_", 1)[1]: _premultiplied(packed[name]).to(device)
             for name in packed.files
             if name.startswith(("sprite_", "sign_"))
         }
@@ -57,10 +66,10 @@ class World:
 
         Returns:
             Images (B, 3, size, size) uint8, and labels (B, size, size) uint8 that index
-            ``class_names`` (an unreadable sign counts as background).
+            ``class_names`` (an unreadable sign counts as background), both on the world's device.
         """
-        images = torch.empty(len(layouts), 3, size_px, size_px)
-        labels = torch.zeros(len(layouts), size_px, size_px, dtype=torch.uint8)
+        images = torch.empty(len(layouts), 3, size_px, size_px, device=self._device)
+        labels = torch.zeros_like(images[:, 0], dtype=torch.uint8)
         for image, label, layout in zip(images, labels, layouts, strict=True):
             image.copy_(self._background(layout, split, size_px))
             for placed in layout.objects:
@@ -116,7 +125,7 @@ class World:
         region = image[:, rows, columns]
         region.mul_(1 - alpha).add_(color, alpha=placed.brightness)
         index = self._class_of[class_name] if class_name else 0
-        label[rows, columns][alpha[0] > 0.5] = index
+        label[rows, columns].masked_fill_(alpha[0] > 0.5, index)
 
 
 def _sample_sprite(
@@ -126,7 +135,8 @@ def _sample_sprite(
     scale = reach_px / side_px
     cosine, sine = math.cos(placed.angle) * scale, math.sin(placed.angle) * scale
     mirror = -1.0 if placed.flipped else 1.0
-    theta = torch.tensor([[[cosine * mirror, -sine * mirror, 0.0], [sine, cosine, 0.0]]])
+    rows = [[cosine * mirror, -sine * mirror, 0.0], [sine, cosine, 0.0]]
+    theta = torch.tensor([rows], device=sprite.device)
     grid = functional.affine_grid(theta, [1, 4, reach_px, reach_px], align_corners=False)
     return functional.grid_sample(sprite[None], grid, align_corners=False)[0]
 

@@ -6,10 +6,11 @@ import torch
 
 from lab.errors import LabError
 from lab.folders.folder import open_folder
-from lab.train.command import pairs, purifier
+from lab.train.command import pairs
 from lab.train.crops import photo_crops
 from lab.train.folder_pairs import make_folder_pairs
 from lab.train.pairs import load_pairs
+from lab.train.purifier_command import purifier
 from tests.pictures_folder import draw_pictures
 
 

@@ -11,7 +11,6 @@ import lab.train.pairs
 from lab.errors import LabError
 from lab.train.base import train_base
 from lab.train.capture import captured
-from lab.train.command import purifier
 from lab.train.courses import Course
 from lab.train.crops import text_crops
 from lab.train.loop import LoopSettings, train_loop
@@ -20,6 +19,7 @@ from lab.train.pairs import GOALS, Pairs, load_pairs, make_pairs
 from lab.train.photo_pairs import make_photo_pairs
 from lab.train.publish import publish_mllm, publish_purifier, record_figures
 from lab.train.purifier import PurifierOptions, train_purifier
+from lab.train.purifier_command import purifier
 from lab.train.through import attack_through
 from lab.train.vision import SceneNumbers, patch_labels, train_vision
 from lab.victims.efficientnet import HELD_OUT, SURROGATE, load_classifier

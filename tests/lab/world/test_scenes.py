@@ -1,5 +1,8 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
 from lab.world.compose import World
 from lab.world.kinds import KINDS
@@ -82,3 +85,14 @@ def test_few_sign_questions_are_asked_where_no_sign_can_be_read() -> None:
 def test_scenes_come_in_the_size_asked_for(world: World, size_px: int) -> None:
     batch = scene_batch(world, "train", range(2), seed=0, size_px=size_px)
     assert batch.images.shape == (2, 3, size_px, size_px)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_a_gpu_composes_the_same_scenes(world: World, world_file: Path) -> None:
+    there = World(world_file, device="cuda")
+    expected, composed = (scene_batch(w, "train", range(32), seed=3) for w in (world, there))
+    assert composed.images.device.type == composed.labels.device.type == "cuda"
+    difference = (expected.images.int() - composed.images.cpu().int()).abs()
+    assert difference.max() <= 1
+    assert (expected.labels != composed.labels.cpu()).float().mean() < 1e-3

@@ -1,0 +1,73 @@
+"""The one command that makes the shipped purifier, at tiny size."""
+
+import json
+
+import pytest
+
+import lab.train.pair_sources
+from lab.errors import LabError
+from lab.train.pair_sources import PairSource
+from lab.train.pairs import load_pairs
+from lab.train.purifier_command import recipe
+from lab.victims.efficientnet import HELD_OUT, SURROGATE
+from models.manifest import read_manifest
+from models.mllm.tiny import tiny_mllm
+from models.purifier.pipeline import PurificationPipeline
+
+
+@pytest.fixture
+def tiny(world_file, tmp_path):
+    """The command's options for two tiny models, and two steps."""
+    for part in tiny_mllm():
+        part.save_pretrained(tmp_path / "mllm")
+    PurificationPipeline.tiny(0).save_pretrained(tmp_path / "base")
+    (tmp_path / "weights").mkdir()
+    return {
+        "source": [f"{tmp_path / 'mllm'}=6,4", f"{SURROGATE}=2,2"],
+        "world": world_file,
+        "runs": tmp_path / "runs",
+        "weights": tmp_path / "weights",
+        "base_from": str(tmp_path / "base"),
+        "attack_steps": 1,
+        "attack_batch": 2,
+        "steps": 2,
+        "through_share": 0.5,
+        "through_steps": 1,
+        "num_workers": 0,
+        "version": "9",
+    }
+
+
+def test_several_processes_make_the_pairs_and_an_interrupted_one_resumes(tiny, tmp_path):
+    recipe(**tiny, processes=2)
+    folders = [PairSource.parse(text).folder(tmp_path / "runs") for text in tiny["source"]]
+    assert [len(load_pairs(folder).clean) for folder in folders] == [6, 2]
+    index = json.loads((tmp_path / "weights" / "purifier" / "model_index.json").read_text())
+    assert (index["noise_level"], index["version"]) == (0.08, "9")
+    assert read_manifest(tmp_path / "weights")[0].name == "purifier"
+    first, *others = sorted(path for folder in folders for path in folder.iterdir())
+    first.unlink()
+    before = {path: path.stat().st_mtime_ns for path in others}
+    recipe(**tiny, processes=1)
+    assert first.exists()
+    assert before == {path: path.stat().st_mtime_ns for path in others}
+
+
+def test_what_a_process_finds_wrong_is_said(tiny):
+    tiny["source"][1] = f"{HELD_OUT}=2,2"
+    with pytest.raises(LabError, match="learn from efficientnet-lite0 alone"):
+        recipe(**tiny, processes=2)
+
+
+@pytest.mark.parametrize("source", ["mllm", "mllm=4", "mllm=0,4", "mllm=4,x", "=4,4"])
+def test_a_source_that_means_nothing_is_refused(tiny, source):
+    tiny["source"] = [source]
+    with pytest.raises(LabError, match="VICTIM=PAIRS,BATCH"):
+        recipe(**tiny)
+
+
+def test_a_missing_base_is_said_before_any_pair_is_made(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(lab.train.pair_sources, "make_pairs_of", None)
+    tiny["base_from"] = str(tmp_path / "nowhere")
+    with pytest.raises(LabError, match="train base"):
+        recipe(**tiny)
