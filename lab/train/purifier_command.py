@@ -281,6 +281,7 @@ def _fine_tuning(
     return LoopSettings(
         num_steps=steps,
         learning_rate=learning_rate,
+        warmup_steps=max(1, min(200, steps // 10)),
         ema_decay=0.996,
         weight_decay=0.0,
         max_minutes=minutes,
