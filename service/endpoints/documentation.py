@@ -108,6 +108,7 @@ def error_responses() -> dict[int | str, dict[str, Any]]:
     meanings = {
         400: "The body, a field or the image is at fault.",
         401: "The API key is missing or wrong.",
+        403: "The policy of the API key does not allow this path.",
         413: "The body or the image is too large.",
         415: "Neither JSON, multipart nor an image; or no JPEG, PNG or WebP.",
         429: "At capacity: Retry-After says when to come back.",
