@@ -32,6 +32,7 @@ def serve() -> None:
     from service.logs import configure_logs
     from service.server import serve as serve_forever
 
+    _check_weights(settings)
     configure_logs(settings.log_level)
     serve_forever(settings)
 
@@ -119,6 +120,20 @@ def _policies_of_keys(settings: "Settings") -> dict[str, str]:
 
     keys = read_keys(settings.api_keys_file) if settings.api_keys_file else ()
     return {key.name: key.change.apply(settings.policy).describe() for key in keys}
+
+
+def _check_weights(settings: "Settings") -> None:
+    """Ends the command where prompts or weights are not what their manifest says."""
+    from service.policy import Mode
+    from service.purify.generation import UnfitGeneration, check_weights, load_generation
+
+    try:
+        generation = load_generation(settings, 1)
+        if settings.mode is not Mode.OFF:
+            check_weights(generation)
+    except UnfitGeneration as error:
+        typer.echo(f"codefend: {error}", err=True)
+        raise typer.Exit(BAD_SETTINGS_EXIT_CODE) from None
 
 
 def _settings() -> "Settings":

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from service.metrics import Metrics
 from service.policy import Mode
-from service.purify.generation import Generation, ReloadFailed, check_weights, load_generation
+from service.purify.generation import Generation, UnfitGeneration, check_weights, load_generation
 from service.purify.stage import PurifyStage
 from service.settings import Settings
 
@@ -71,7 +71,7 @@ class Reloader:
             if not is_off:
                 await asyncio.to_thread(check_weights, generation)
                 crew = await self._workers.prepare(generation)
-        except ReloadFailed as error:
+        except UnfitGeneration as error:
             self._metrics.reloads.labels(error.outcome).inc()
             logger.error("reload %d failed, and changed nothing: %s", self._num_loads, error)
             return

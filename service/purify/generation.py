@@ -14,10 +14,10 @@ from models.prompts.templates import Task, Template, read_templates
 from service.purify.engine import EngineOptions
 from service.settings import Settings
 
-__all__ = ["Generation", "ReloadFailed", "check_weights", "load_generation"]
+__all__ = ["Generation", "UnfitGeneration", "check_weights", "load_generation"]
 
 
-class ReloadFailed(Exception):
+class UnfitGeneration(Exception):
     """A new generation cannot serve; `outcome` is what the metric calls the reason."""
 
     def __init__(self, outcome: str, reason: str) -> None:
@@ -57,12 +57,12 @@ def load_generation(settings: Settings, number: int) -> Generation:
     """Finds what the settings name, as it lies on disk now; reads no weights.
 
     Raises:
-        ReloadFailed: The prompts are malformed, or not there.
+        UnfitGeneration: The prompts are malformed, or not there.
     """
     try:
         templates = read_templates(settings.prompts)
     except (OSError, ValueError) as error:
-        raise ReloadFailed("bad_prompts", str(error)) from error
+        raise UnfitGeneration("bad_prompts", str(error)) from error
     adapters, detector = settings.purifier_adapters, settings.detector_source
     return Generation(
         number,
@@ -77,12 +77,12 @@ def check_weights(generation: Generation) -> None:
     """Compares those weights with their digests that stand in a manifest beside them.
 
     Raises:
-        ReloadFailed: A file is missing, altered or not listed.
+        UnfitGeneration: A file is missing, altered or not listed.
     """
     for source in (generation.purifier, generation.adapters, generation.detector):
         problems = list(_problems_of(Path(source))) if source and os.path.isdir(source) else []
         if problems:
-            raise ReloadFailed("bad_weights", "; ".join(problems))
+            raise UnfitGeneration("bad_weights", "; ".join(problems))
 
 
 def _problems_of(directory: Path) -> Iterator[str]:

@@ -10,7 +10,7 @@ from service.metrics import Metrics
 from service.processes.child import ChildDied
 from service.purify.crew import Crew
 from service.purify.engine import EngineFacts
-from service.purify.generation import Generation, ReloadFailed
+from service.purify.generation import Generation, UnfitGeneration
 from service.queueing.line import Line
 from service.settings import Settings
 
@@ -72,7 +72,7 @@ class PurifyStage:
             They are warm and take no batches yet.
 
         Raises:
-            ReloadFailed: They cannot serve, and are gone again.
+            UnfitGeneration: They cannot serve, and are gone again.
         """
         crew = self._make_crew(generation)
         crew.start()
@@ -82,8 +82,8 @@ class PurifyStage:
             return crew
         except ChildDied as error:
             await crew.retire()
-            raise ReloadFailed("not_warm", str(error)) from error
-        except (ReloadFailed, asyncio.CancelledError):
+            raise UnfitGeneration("not_warm", str(error)) from error
+        except (UnfitGeneration, asyncio.CancelledError):
             await crew.retire()
             raise
 
@@ -128,4 +128,4 @@ class PurifyStage:
 def _check(crew: Crew) -> None:
     if crew.grey_distance > MOST_GREY_DISTANCE:
         reason = f"it turns grey by {crew.grey_distance:.0f} of 255 levels"
-        raise ReloadFailed("bad_output", reason)
+        raise UnfitGeneration("bad_output", reason)

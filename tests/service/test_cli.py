@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from models import manifest
 from service.cli import app
 from tests.service.fake_engine import IMPORT_PATH
 from tests.service.pictures import animated, encode, picture, pixels_of, png
@@ -92,15 +93,18 @@ def test_a_public_address_without_a_key_is_refused_clearly(monkeypatch):
     assert "CODEFEND_API_KEYS" in result.output
 
 
-def test_verify_names_what_is_wrong(monkeypatch, tmp_path):
-    from models import manifest
-
-    (tmp_path / "net").mkdir()
-    (tmp_path / "net" / "model.safetensors").write_bytes(b"x")
+def list_weights(directory):
+    """A folder of weights, and the manifest that lists it."""
+    (directory / "net").mkdir()
+    (directory / "net" / "model.safetensors").write_bytes(b"x")
     entry = manifest.describe_weights(
-        "net", licence="Apache-2.0", command="train", figures={}, directory=tmp_path
+        "net", licence="Apache-2.0", command="train", figures={}, directory=directory
     )
-    manifest.write_manifest([entry], tmp_path)
+    manifest.write_manifest([entry], directory)
+
+
+def test_verify_names_what_is_wrong(monkeypatch, tmp_path):
+    list_weights(tmp_path)
     for function in (manifest.read_manifest, manifest.verify_weights):
         monkeypatch.setattr(function, "__defaults__", (tmp_path,))
     assert run("verify").output == "net: ok\n"
@@ -108,6 +112,30 @@ def test_verify_names_what_is_wrong(monkeypatch, tmp_path):
     result = run("verify")
     assert result.exit_code == 1
     assert "sha256" in result.output
+
+
+@pytest.mark.parametrize(("mode", "starts"), [("enforce", False), ("off", True)])
+def test_altered_weights_are_not_served(monkeypatch, tmp_path, mode, starts):
+    list_weights(tmp_path)
+    monkeypatch.setenv("CODEFEND_PURIFIER", str(tmp_path / "net"))
+    monkeypatch.setenv("CODEFEND_MODE", mode)
+    served = []
+    monkeypatch.setattr("service.server.serve", served.append)
+    assert run("serve").exit_code == 0
+    assert served.pop().purifier == str(tmp_path / "net")
+    (tmp_path / "net" / "model.safetensors").write_bytes(b"y")
+    result = run("serve")
+    assert bool(served) == starts
+    if not starts:
+        assert result.exit_code == 2
+        assert "sha256" in result.output
+
+
+def test_prompts_that_cannot_be_read_end_the_command(monkeypatch, tmp_path):
+    monkeypatch.setenv("CODEFEND_PROMPTS", str(tmp_path / "nowhere.json"))
+    result = run("serve")
+    assert result.exit_code == 2
+    assert "nowhere.json" in result.output
 
 
 def test_config_shows_what_holds_for_each_key_and_no_key(tmp_path, monkeypatch):
