@@ -52,7 +52,7 @@ def test_the_engine_draws_fresh_noise_in_half_precision(pixels: np.ndarray) -> N
     assert engine.facts.device == "cuda:0"
     assert first.shape == pixels.shape
     assert (first != second).any()
-    assert abs(first - pixels).mean() < 6
+    assert abs(first - pixels).mean() < 8
 
 
 def test_a_latent_purifier_runs_in_half_precision(pixels: np.ndarray, tmp_path: Path) -> None:
