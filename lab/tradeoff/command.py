@@ -48,7 +48,7 @@ def trade_off(
     out: options.Out,
     purifier: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=DIRECTORY; may be repeated. The first is the one that is served."),
+        typer.Option(help="NAME=DIRECTORY; may be repeated. Others are compared with the first."),
     ] = None,
     settings: Annotated[
         str, typer.Option(help="LEVELxSTEPS of every purifier, comma-separated, beside its own.")
@@ -130,6 +130,6 @@ def _notes(bench: Bench) -> str:
         f"worst of T0, of T1 and of {oblivious.attack} on {' and '.join(plan.goals)} through the "
         f"point itself, {plan.steps} steps, {plan.num_draws_network} draws, by every gradient of "
         f"{', '.join(plan.gradients)}, and of {plan.num_focused} rounds at the answers left. The "
-        "lead is in points, paired by scene; where it is positive the served point withstands "
+        "lead is in points, paired by scene; where it is positive the first point withstands "
         "more. Brackets are 95 % intervals, of times the 5 % and 95 % quantiles."
     )

@@ -17,7 +17,7 @@ __all__ = ["tradeoff_rows"]
 def tradeoff_rows(bench: Bench) -> list[Row]:
     """Clean and T0 on all scenes of the bench, then T2 on as many as its plan says.
 
-    The point that is served is named as ours, so that its rows hold its lead over every other.
+    The first point is named as ours, so that its rows hold its lead over every other.
 
     Args:
         bench: its conditions are the points, after ``none``.

@@ -24,13 +24,13 @@ _HEADS = (
     "T0 VQA",
     "T2 VQA",
     "T2, of clean",
-    "T2, served minus this",
+    "T2, first minus this",
     "512×512, ms",
 )
 
 
 def tradeoff_table(rows: Sequence[Row], points: Sequence[Point]) -> str:
-    """Markdown; the first point is the one that is served, in bold."""
+    """Markdown; the first point, in bold, is what the others are compared with."""
     lines = ["| " + " | ".join(_HEADS) + " |", "|---" * len(_HEADS) + "|"]
     for point in points:
         cells = [*_setting(point), *_figures(rows, point.condition.name)]
