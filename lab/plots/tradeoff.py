@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lab.plots.axes import show_percent
@@ -39,25 +39,47 @@ class Curve:
 
 
 def draw_tradeoff(curves: Sequence[Curve]) -> Any:
-    """A matplotlib figure; every spot bears its noise level, and its interval as a bar."""
+    """A matplotlib figure; every spot bears its noise level, and its interval as a bar.
+
+    Where no purifier has a second setting, spots bear their purifiers' names instead.
+    """
     figure = new_figure(8.0, 5.0)
     axes = figure.add_axes((0.09, 0.12, 0.66, 0.76))
     kinds = list(dict.fromkeys((curve.purifier, curve.num_steps) for curve in curves))
-    for curve in curves:
-        _draw(axes, curve, _DASHES[kinds.index((curve.purifier, curve.num_steps)) % len(_DASHES)])
+    drawn = [curve for curve in curves if curve.spots]
+    what = "noise level and steps"
+    if all(len(curve.spots) == 1 for curve in drawn):
+        what = "purifier"
+        drawn = [
+            Curve(
+                tier,
+                "",
+                0,
+                [replace(c.spots[0], label=c.purifier) for c in drawn if c.tier == tier],
+            )
+            for tier in dict.fromkeys(curve.tier for curve in drawn)
+        ]
+    for curve in drawn:
+        _draw(axes, curve, _dash_of(curve, kinds))
     show_percent(axes, "clean images after purification, dB (more is nearer)")
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=10)
-    title = "Right answers under attack, by noise level and steps"
+    title = f"Right answers under attack, by {what}"
     figure.text(0.03, 0.93, title, fontsize=13.5, fontweight="bold", color=INK)
     return figure
 
 
+def _dash_of(curve: Curve, kinds: Sequence[tuple[str, int]]) -> Any:
+    """A dash for each purifier and number of steps; no line between different purifiers."""
+    kind = (curve.purifier, curve.num_steps)
+    return _DASHES[kinds.index(kind) % len(_DASHES)] if kind in kinds else "none"
+
+
 def _draw(axes: Any, curve: Curve, dash: Any) -> None:
-    if not curve.spots:
-        return
     color = _COLORS.get(curve.tier, FAINT)
     spots = sorted(curve.spots, key=lambda spot: spot.decibels)
-    steps = f"{curve.num_steps} step{'s' if curve.num_steps > 1 else ''}"
+    name = _NAMES.get(curve.tier, curve.tier)
+    if curve.purifier:
+        name += f":\n{curve.purifier}, {curve.num_steps} step{'s' if curve.num_steps > 1 else ''}"
     values = [spot.value for spot in spots]
     axes.errorbar(
         [spot.decibels for spot in spots],
@@ -72,7 +94,7 @@ def _draw(axes: Any, curve: Curve, dash: Any) -> None:
         elinewidth=0.8,
         marker="o",
         markersize=5,
-        label=f"{_NAMES.get(curve.tier, curve.tier)}:\n{curve.purifier}, {steps}",
+        label=name,
     )
     for spot in spots:
         axes.annotate(

@@ -18,6 +18,7 @@ from lab.plots.question_types import draw_question_types
 from lab.plots.report import plot_report
 from lab.plots.rows import read_rows
 from lab.plots.tiers import main_attack, worst_rows
+from lab.plots.tradeoff import Curve, Spot, draw_tradeoff
 
 PUBLISHED = Path(__file__).parents[3] / "docs" / "robustness" / "report.json"
 
@@ -196,3 +197,14 @@ def test_labels_are_apart_and_in_order(heights, gap):
 
 def test_two_labels_at_one_height_move_half_a_gap_each():
     assert spread([0.5, 0.5, 0.9], 0.1) == pytest.approx([0.45, 0.55, 0.9])
+
+
+def test_purifiers_with_one_setting_each_are_named_in_the_plot():
+    curves = [
+        Curve(tier, name, 1, [Spot("0.08", 30 + place, 0.5, 0.4, 0.6)])
+        for tier in ("t0", "t2")
+        for place, name in enumerate(("whole", "bare"))
+    ]
+    axes = draw_tradeoff(curves).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["whole", "bare"] * 2
+    assert axes.get_legend_handles_labels()[1] == ["oblivious", "white box"]
