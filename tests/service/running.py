@@ -5,7 +5,7 @@ import json
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 import uvicorn
@@ -15,6 +15,7 @@ from service.settings import Settings
 from tests.service.fake_engine import IMPORT_PATH
 
 READY_TIMEOUT_S = 180
+SETTLING_TIMEOUT_S = 0.3
 
 
 class RunningService:
@@ -48,7 +49,20 @@ class RunningService:
         finally:
             self.guard.settings = before
 
+    def settle(self):
+        """Waits until what was answered is counted and logged, which comes after the last byte.
+
+        Some tests hold requests inside: it does not wait long.
+        """
+        asyncio.run_coroutine_threadsafe(self._settle(), self._loop).result()
+
+    async def _settle(self):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLING_TIMEOUT_S):
+                await self.guard.house.wait_until_empty()
+
     def metric(self, name, **labels):
+        self.settle()
         return self.guard.metrics.registry.get_sample_value(name, labels) or 0.0
 
     def wait_until(self, condition, timeout_s=READY_TIMEOUT_S):

@@ -121,6 +121,7 @@ def test_altered_weights_are_not_served(monkeypatch, tmp_path, mode, starts):
     monkeypatch.setenv("CODEFEND_MODE", mode)
     served = []
     monkeypatch.setattr("service.server.serve", served.append)
+    monkeypatch.setattr("service.logs.configure_logs", lambda _: None)  # it would outlive the test
     assert run("serve").exit_code == 0
     assert served.pop().purifier == str(tmp_path / "net")
     (tmp_path / "net" / "model.safetensors").write_bytes(b"y")

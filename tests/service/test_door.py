@@ -86,6 +86,7 @@ def test_logs_hold_hashes_and_never_prompts_or_keys(locked, monkeypatch, path):
             },
         }[path]
         response = locked.client.post(path, headers=bearer(KEY), **arguments)
+        locked.settle()
     finally:
         logging.getLogger().handlers[:] = before[0]
         logging.getLogger().setLevel(before[1])

@@ -193,6 +193,7 @@ def test_the_audit_says_which_policy_decided(shared, upstream, caplog):
     with caplog.at_level(logging.INFO):
         for key in ("plain", "watched", "strict"):
             ask(shared, key, plain())
+        shared.settle()
     lines = [record.fields for record in caplog.records if record.name == "codefend.audit"]
     told = [(line["caller"], line["policy"], line["mode"]) for line in lines]
     assert told == [

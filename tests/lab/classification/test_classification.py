@@ -15,6 +15,7 @@ from lab.classification.command import classify
 from lab.classification.evaluation import ClassificationPlan, evaluate_classifier
 from lab.classification.windows import SIDE_PX, Windows, confident_windows
 from lab.errors import LabError
+from lab.evaluate.command import CONTROL_NOISE
 from lab.evaluate.specimens import Specimen
 from lab.victims.classifier import ClassifierVictim
 from lab.victims.preprocess import Preprocess
@@ -96,7 +97,9 @@ def test_the_command_writes_a_report(world_file, tmp_path, monkeypatch):
     assert told.exit_code == 0, told.output
     rows = json.loads((out / "report.json").read_text())["rows"]
     assert {row["task"] for row in rows} == {"classification"}
-    assert {"none", "purifier noise_level=0.03 num_steps=1"} <= {row["defence"] for row in rows}
+    assert {"none", f"purifier noise_level={CONTROL_NOISE} num_steps=1"} <= {
+        row["defence"] for row in rows
+    }
     assert "| efficientnet-lite0 | clean | 4/255 | 8/255 | n |" in (out / "report.md").read_text()
     refused = CliRunner().invoke(
         app, ["--out", str(out), "--world", str(world_file), "--victims", "resnet"]
