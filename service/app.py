@@ -45,8 +45,8 @@ def create_app(settings: Settings) -> FastAPI:
             metrics_server, _thread = start_http_server(
                 settings.metrics_port, settings.host, metrics.registry
             )
-        await guard.start()
         try:
+            await guard.start()
             yield
         finally:
             await guard.stop()

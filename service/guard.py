@@ -7,6 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 from starlette.requests import Request
@@ -139,14 +140,15 @@ class Guard:
         await self._encode.start()
 
     async def stop(self) -> None:
-        """Ends every process."""
-        await self.reloader.stop()
-        await self._upstream.close()
-        await self.workers.stop()
-        if self.embedded is not None:
-            await self.embedded.stop()
-        await self._decode.stop()
-        await self._encode.stop()
+        """Ends every process, started or not; what goes wrong with one keeps none of the others."""
+        async with AsyncExitStack() as ending:  # the last first
+            ending.push_async_callback(self._encode.stop)
+            ending.push_async_callback(self._decode.stop)
+            if self.embedded is not None:
+                ending.push_async_callback(self.embedded.stop)
+            ending.push_async_callback(self.workers.stop)
+            ending.push_async_callback(self._upstream.close)
+            ending.push_async_callback(self.reloader.stop)
 
     def _take_up(self, generation: Generation) -> None:
         self.templates = generation.templates

@@ -1,9 +1,11 @@
 """One spawned process that answers one message at a time; the codec pool and the workers use it."""
 
+import atexit
 import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -16,6 +18,9 @@ __all__ = ["Child", "ChildDied", "ChildTimeout"]
 STOP_GRACE_S = 5.0
 # Where processors are scarce the service itself comes first: it answers probes and refuses.
 NICENESS = 5
+# Where it starts a process, `multiprocessing` looks whether others have ended, and so may take an
+# exit code from under the thread that waits for it.
+_bookkeeping = threading.Lock()
 
 
 class ChildDied(Exception):
@@ -64,7 +69,10 @@ class Child:
     @property
     def pid(self) -> int | None:
         """Process id, while there is a process."""
-        return self._process.pid if self._process else None
+        process = self._process
+        with contextlib.suppress(ValueError):  # reaped in this very moment
+            return process.pid if process else None
+        return None
 
     def has_ended(self) -> bool:
         """Whether there is no process, or one that has ended and was not reaped yet."""
@@ -89,8 +97,11 @@ class Child:
             name=self.name,
             daemon=True,
         )
-        process.start()
+        with _bookkeeping:
+            process.start()
         theirs.close()
+        # Whoever exits without a `stop` would wait for ever: children do not heed SIGTERM.
+        atexit.register(self.kill)
         self._process, self._connection = process, ours
 
     def wait_until_ready(self, timeout_s: float) -> dict[str, Any]:
@@ -122,9 +133,8 @@ class Child:
             self._connection.close()
             self._connection = None
         if self._process is not None:
-            self._process.join(STOP_GRACE_S)
-            if self._process.is_alive():
-                self._process.kill()
+            if not wait([self._process.sentinel], STOP_GRACE_S):
+                self.kill()
             self._reap()
 
     def kill(self) -> None:
@@ -151,12 +161,16 @@ class Child:
         return ChildDied(self.name, self._reap())
 
     def _reap(self) -> int | None:
+        """Takes the exit code of a process that has ended or was killed."""
         if self._process is None:
             return None
-        self._process.join()
-        exit_code = self._process.exitcode
-        self._process.close()
+        wait([self._process.sentinel], STOP_GRACE_S)  # before anybody else has to wait for it
+        with _bookkeeping:
+            self._process.join()
+            exit_code = self._process.exitcode
+            self._process.close()
         self._process = None
+        atexit.unregister(self.kill)
         if self._connection is not None:
             self._connection.close()
             self._connection = None

@@ -37,6 +37,7 @@ class ChildPool:
         self._idle: queue.SimpleQueue[Child] = queue.SimpleQueue()
         # One thread per child: a thread that runs always finds an idle child.
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="children")
+        self._is_stopping = False
 
     async def start(self) -> list[dict[str, Any]]:
         """Launches all children and waits until they are ready.
@@ -62,9 +63,9 @@ class ChildPool:
         return await loop.run_in_executor(self._threads, self._run_blocking, meta, blob, timeout_s)
 
     async def stop(self) -> None:
-        """Ends the children."""
-        await asyncio.get_running_loop().run_in_executor(self._threads, self._stop_blocking)
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Ends the children at once; nobody waits for an answer any more."""
+        self._is_stopping = True
+        await asyncio.to_thread(self._stop_blocking)
 
     def _start_blocking(self) -> list[dict[str, Any]]:
         for child in self._children:
@@ -90,10 +91,16 @@ class ChildPool:
             self._idle.put(child)
 
     def _replace(self, child: Child) -> None:
+        if self._is_stopping:
+            return
         self._on_restart()
         child.launch()
         child.wait_until_ready(self._start_timeout_s)
 
     def _stop_blocking(self) -> None:
+        for child in self._children:
+            child.kill()
+        # Only then does no other thread use them, or replace them.
+        self._threads.shutdown(cancel_futures=True)
         for child in self._children:
             child.stop()

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -11,6 +13,15 @@ from service.processes.pool import ChildPool
 from tests.service.processes.misbehaviour import make_confined_handler, make_handler
 
 START_S = 60
+LEAVE_RUNNING = """
+from service.processes.child import Child
+from tests.service.processes.misbehaviour import make_handler
+
+child = Child("left", make_handler, "left")
+child.launch()
+child.wait_until_ready(60)
+print(child.pid)
+"""
 
 
 @pytest.fixture
@@ -87,3 +98,29 @@ def test_a_pool_replaces_the_dead_and_loses_one_message_each():
     assert isinstance(answers.pop(2), ChildDied)
     assert [blob for _, blob in answers] == [b"0", b"1", b"3", b"4", b"5"]
     assert restarts == [1]
+
+
+def test_a_pool_that_stops_gives_up_what_runs_and_replaces_nobody():
+    restarts = []
+    children = [Child("a", make_handler, "a"), Child("b", make_handler, "b")]
+
+    async def scenario():
+        pool = ChildPool(children.__getitem__, 2, START_S, lambda: restarts.append(1))
+        await pool.start()
+        running = asyncio.create_task(pool.run({"do": "sleep"}, b"", 60))
+        await pool.run({}, b"", 30)  # by then the first has long begun
+        async with asyncio.timeout(30):
+            await pool.stop()
+        with pytest.raises(ChildDied):
+            await running
+
+    asyncio.run(scenario())
+    assert restarts == []
+    assert [child.pid for child in children] == [None, None]
+
+
+def test_whoever_exits_without_a_stop_takes_its_children_along():
+    command = [sys.executable, "-c", LEAVE_RUNNING]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=True)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(done.stdout), 0)
