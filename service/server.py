@@ -17,6 +17,7 @@ import uvicorn
 
 from service.app import create_app
 from service.guard import Guard
+from service.processes.child import kill_children
 from service.processes.kernel import hide_memory
 from service.settings import Settings
 
@@ -84,6 +85,7 @@ class _DrainingServer(uvicorn.Server):
 
     def _on_signal(self) -> None:
         if self._draining is not None:
+            kill_children()
             self.force_exit = True
             self.should_exit = True
             return

@@ -13,7 +13,7 @@ from typing import Any
 from service.processes.heartbeat import Counter, start_beating
 from service.processes.messages import Handler, Message, receive_message, send_message
 
-__all__ = ["Child", "ChildDied", "ChildTimeout"]
+__all__ = ["Child", "ChildDied", "ChildTimeout", "kill_children"]
 
 STOP_GRACE_S = 5.0
 # Where processors are scarce the service itself comes first: it answers probes and refuses.
@@ -21,6 +21,15 @@ NICENESS = 5
 # Where it starts a process, `multiprocessing` looks whether others have ended, and so may take an
 # exit code from under the thread that waits for it.
 _bookkeeping = threading.Lock()
+_running: set["Child"] = set()
+
+
+# Whoever exits without having stopped them would wait for ever: children do not heed SIGTERM.
+@atexit.register
+def kill_children() -> None:
+    """Ends all children of this process at once."""
+    for child in tuple(_running):
+        child.kill()
 
 
 class ChildDied(Exception):
@@ -100,9 +109,8 @@ class Child:
         with _bookkeeping:
             process.start()
         theirs.close()
-        # Whoever exits without a `stop` would wait for ever: children do not heed SIGTERM.
-        atexit.register(self.kill)
         self._process, self._connection = process, ours
+        _running.add(self)
 
     def wait_until_ready(self, timeout_s: float) -> dict[str, Any]:
         """Waits until the handler is made, and returns what it says about itself.
@@ -170,7 +178,7 @@ class Child:
             exit_code = self._process.exitcode
             self._process.close()
         self._process = None
-        atexit.unregister(self.kill)
+        _running.discard(self)
         if self._connection is not None:
             self._connection.close()
             self._connection = None

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import termios
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
@@ -18,7 +19,7 @@ from models.manifest import describe_weights, write_manifest
 from models.prompts.templates import SHIPPED_TEMPLATES
 from service.policy import Mode
 from tests.faults.loads import Senders
-from tests.service.fake_engine import IMPORT_PATH
+from tests.service.fake_engine import HANG_ONCE, IMPORT_PATH, marked
 from tests.service.pictures import encode, picture, pixels_of
 from tests.service.running import RunningService, make_settings, run_service
 from tests.service.test_api import as_form, from_data_url
@@ -333,3 +334,19 @@ def test_where_purification_is_off_prompts_alone_are_reloaded(upstream, weights)
         defense = ask(service, picture()).json()["defense"]
         assert defense["prompt_template"]["version"] == "2"
         assert service.guard.workers.worker_pids == []
+
+
+def test_a_second_signal_waits_for_nobody(upstream, weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("CODEFEND_BATCH_TIMEOUT_S", "600")
+    monkeypatch.setenv("CODEFEND_BATCH_TIMEOUT_FLOOR_S", "600")
+    weights.write("hangs", mark=1, flag=str(tmp_path / "once"))
+    weights.flip("hangs")
+    image = as_form(encode(marked(picture(), HANG_ONCE)))
+    with served(upstream, weights) as (process, client), ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(client.post, "/v1/purify", **image)
+        RunningService.wait_until(None, (tmp_path / "once").exists)
+        process.terminate()
+        RunningService.wait_until(None, lambda: client.get("/readyz").status_code == 503)
+        process.terminate()
+        assert process.wait(60) == 0
+        assert asked.exception() or asked.result().is_server_error
