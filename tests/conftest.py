@@ -1,6 +1,9 @@
 """What holds for all tests."""
 
+import faulthandler
 import multiprocessing
+import signal
+import sys
 import threading
 import time
 
@@ -11,7 +14,7 @@ import pytest
 hypothesis.settings.register_profile("no-deadline", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("no-deadline")
 
-ENDING_TIMEOUT_S = 20
+ENDING_TIMEOUT_S = 60
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,3 +30,9 @@ def nothing_outlives_the_tests():
 def left_behind():
     threads = [thread for thread in threading.enumerate() if not thread.daemon]
     return [*multiprocessing.active_children(), *threads[1:]]
+
+
+def pytest_unconfigure():
+    """A process that does not end once all is tested is a failure too: it says where it stands."""
+    faulthandler.dump_traceback_later(ENDING_TIMEOUT_S, file=sys.__stderr__)
+    signal.alarm(2 * ENDING_TIMEOUT_S)
