@@ -28,8 +28,8 @@ def nothing_outlives_the_tests():
 
 
 def left_behind():
-    threads = [thread for thread in threading.enumerate() if not thread.daemon]
-    return [*multiprocessing.active_children(), *threads[1:]]
+    others = set(threading.enumerate()) - {threading.main_thread()}
+    return [*multiprocessing.active_children(), *(other for other in others if not other.daemon)]
 
 
 def pytest_unconfigure():
