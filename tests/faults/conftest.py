@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.faults.served import Weights
 from tests.service.fake_upstream import run_upstream
 from tests.service.running import make_settings, run_service
 
@@ -30,3 +31,12 @@ def service(upstream, tmp_path_factory):
     )
     with run_service(settings) as service:
         yield service
+
+
+@pytest.fixture
+def weights(tmp_path):
+    weights = Weights(tmp_path)
+    weights.write("one", mark=1, seconds=0.02)
+    weights.write("two", mark=2, seconds=0.02)
+    weights.flip("one", "1")
+    return weights

@@ -1,12 +1,21 @@
 """A service that ends, however it ends, leaves no process behind and waits for none."""
 
 import asyncio
+import fcntl
 import multiprocessing
+import os
+import signal
+import termios
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from service.app import create_app
-from tests.service.running import make_settings, run_service
+from tests.faults.served import served
+from tests.service.fake_engine import HANG_ONCE, marked
+from tests.service.pictures import encode, picture
+from tests.service.running import RunningService, make_settings, run_service
+from tests.service.test_api import as_form
 
 
 @pytest.fixture
@@ -45,3 +54,35 @@ def test_a_part_that_does_not_start_ends_the_others(upstream, children, monkeypa
     with pytest.raises(Untold):
         asyncio.run(live())
     assert children() == []
+
+
+def test_the_end_of_its_terminal_ends_it(upstream, weights):
+    ours, theirs = os.openpty()
+    options = {
+        "stdin": theirs,
+        "start_new_session": True,
+        "preexec_fn": lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    }
+    with served(upstream, weights, **options) as (process, client):
+        process.send_signal(signal.SIGHUP)  # the terminal is there: a reload
+        done = 'codefend_reloads_total{outcome="ok"} 1.0'
+        RunningService.wait_until(None, lambda: done in client.get("/metrics").text)
+        os.close(theirs)
+        os.close(ours)
+        assert process.wait(60) == 0
+
+
+def test_a_second_signal_waits_for_nobody(upstream, weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("CODEFEND_BATCH_TIMEOUT_S", "600")
+    monkeypatch.setenv("CODEFEND_BATCH_TIMEOUT_FLOOR_S", "600")
+    weights.write("hangs", mark=1, flag=str(tmp_path / "once"))
+    weights.flip("hangs")
+    image = as_form(encode(marked(picture(), HANG_ONCE)))
+    with served(upstream, weights) as (process, client), ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(client.post, "/v1/purify", **image)
+        RunningService.wait_until(None, (tmp_path / "once").exists)
+        process.terminate()
+        RunningService.wait_until(None, lambda: client.get("/readyz").status_code == 503)
+        process.terminate()
+        assert process.wait(60) == 0
+        assert asked.exception() or asked.result().is_server_error

@@ -1,63 +1,20 @@
 """Weights and prompts that change while requests go on: none is dropped, none is mixed up."""
 
-import contextlib
-import fcntl
-import json
 import os
 import signal
-import socket
-import subprocess
-import sys
-import termios
-from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import numpy as np
 import pytest
 
 from models.manifest import describe_weights, write_manifest
-from models.prompts.templates import SHIPPED_TEMPLATES
 from service.policy import Mode
 from tests.faults.loads import Senders
-from tests.service.fake_engine import HANG_ONCE, IMPORT_PATH, marked
+from tests.faults.served import served
 from tests.service.pictures import encode, picture, pixels_of
 from tests.service.running import RunningService, make_settings, run_service
 from tests.service.test_api import as_form, from_data_url
 
 NUM_CLIENTS = 6
-
-
-class Weights:
-    """Directories of weights, a link to one of them, and a file of prompts."""
-
-    def __init__(self, root):
-        self.root = root
-        self.link = root / "current"
-        self.prompts = root / "prompts.json"
-
-    def write(self, name, **options):
-        (self.root / name).mkdir(exist_ok=True)
-        unfinished = self.root / name / "engine.json.new"
-        unfinished.write_text(json.dumps(options))
-        unfinished.replace(self.root / name / "engine.json")
-
-    def flip(self, name, version="1"):
-        new = self.root / "new-link"
-        new.symlink_to(name)
-        new.replace(self.link)
-        templates = json.loads(SHIPPED_TEMPLATES.read_text())
-        for template in templates.values():
-            template["version"] = version
-        self.prompts.write_text(json.dumps(templates))
-
-
-@pytest.fixture
-def weights(tmp_path):
-    weights = Weights(tmp_path)
-    weights.write("one", mark=1, seconds=0.02)
-    weights.write("two", mark=2, seconds=0.02)
-    weights.flip("one", "1")
-    return weights
 
 
 @pytest.fixture
@@ -261,32 +218,6 @@ def test_an_unforeseen_failure_is_counted_and_changes_nothing(service, weights, 
     assert made_by(ask(service, picture()), picture()) == ("2", "2")
 
 
-@contextlib.contextmanager
-def served(upstream, weights, **options):
-    """`codefend serve` in a process of its own, ready, and a client of it."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    environment = os.environ | {
-        "CODEFEND_PORT": str(port),
-        "CODEFEND_ENGINE": IMPORT_PATH,
-        "CODEFEND_PURIFIER": str(weights.link),
-        "CODEFEND_PROMPTS": str(weights.prompts),
-        "CODEFEND_UPSTREAM_URL": upstream.url,
-        "CODEFEND_DECODE_WORKERS": "1",
-        "CODEFEND_ENCODE_WORKERS": "1",
-    }
-    command = [sys.executable, "-m", "service.cli", "serve"]
-    with (
-        subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, **options) as process,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
-    ):
-        try:
-            RunningService.wait_until(None, lambda: status_of(client, process) == 200)
-            yield process, client
-        finally:
-            process.kill()
-
-
 def test_the_signal_reloads_a_service_of_its_own(upstream, weights):
     with served(upstream, weights) as (process, client):
         weights.flip("two", "2")
@@ -297,30 +228,6 @@ def test_the_signal_reloads_a_service_of_its_own(upstream, weights):
         assert made_by(response, picture()) == ("2", "2")
         process.terminate()
         assert process.wait(60) == 0
-
-
-def test_the_end_of_its_terminal_ends_it(upstream, weights):
-    ours, theirs = os.openpty()
-    options = {
-        "stdin": theirs,
-        "start_new_session": True,
-        "preexec_fn": lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-    }
-    with served(upstream, weights, **options) as (process, client):
-        process.send_signal(signal.SIGHUP)  # the terminal is there: a reload
-        done = 'codefend_reloads_total{outcome="ok"} 1.0'
-        RunningService.wait_until(None, lambda: done in client.get("/metrics").text)
-        os.close(theirs)
-        os.close(ours)
-        assert process.wait(60) == 0
-
-
-def status_of(client, process):
-    assert process.poll() is None
-    try:
-        return client.get("/readyz").status_code
-    except httpx.TransportError:
-        return None
 
 
 def test_where_purification_is_off_prompts_alone_are_reloaded(upstream, weights):
@@ -334,19 +241,3 @@ def test_where_purification_is_off_prompts_alone_are_reloaded(upstream, weights)
         defense = ask(service, picture()).json()["defense"]
         assert defense["prompt_template"]["version"] == "2"
         assert service.guard.workers.worker_pids == []
-
-
-def test_a_second_signal_waits_for_nobody(upstream, weights, tmp_path, monkeypatch):
-    monkeypatch.setenv("CODEFEND_BATCH_TIMEOUT_S", "600")
-    monkeypatch.setenv("CODEFEND_BATCH_TIMEOUT_FLOOR_S", "600")
-    weights.write("hangs", mark=1, flag=str(tmp_path / "once"))
-    weights.flip("hangs")
-    image = as_form(encode(marked(picture(), HANG_ONCE)))
-    with served(upstream, weights) as (process, client), ThreadPoolExecutor(1) as threads:
-        asked = threads.submit(client.post, "/v1/purify", **image)
-        RunningService.wait_until(None, (tmp_path / "once").exists)
-        process.terminate()
-        RunningService.wait_until(None, lambda: client.get("/readyz").status_code == 503)
-        process.terminate()
-        assert process.wait(60) == 0
-        assert asked.exception() or asked.result().is_server_error
