@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 from collections.abc import Iterator
 
 import uvicorn
@@ -63,6 +64,17 @@ class _DrainingServer(uvicorn.Server):
         self._reload = guard.reloader.request
         self._had_terminal = _has_terminal()
         self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if not hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux has it
+            return
+        # A client that does not read would hold its place and its answer for ever. Connections
+        # inherit the wish.
+        timeout_ms = int(1000 * self._settings.unread_timeout_s)
+        for server in self.servers:
+            for listener in server.sockets:
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -67,6 +67,9 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(32 * MEBIBYTE, ge=1024, description="Longest request body.")
     body_timeout_s: float = Field(30.0, gt=0, description="Time for a body to arrive.")
+    unread_timeout_s: float = Field(
+        30.0, gt=0, description="Time a client may leave its answer unread; then it is cut off."
+    )
     deadline_s: float = Field(
         30.0, gt=0, description="Time from a request's arrival until it is answered; then 504."
     )

@@ -8,7 +8,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from service.admit.visit import Visit
-from service.errors import CodefendError
+from service.errors import ClientLeft, CodefendError
 from service.forward.answer_stream import AnswerStream
 from service.metrics import Stage
 from service.respond.splice import StreamSplicer
@@ -83,10 +83,12 @@ class _AnswerResponse(StreamingResponse):
 
 
 async def _with_error_event(visit: Visit, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    outcome, visit.outcome = visit.outcome, ClientLeft.code  # unless the last event is taken
     try:
         with visit.timings.stage(Stage.FORWARD):
             async for event in events:
                 yield event
+        visit.outcome = outcome
     except CodefendError as error:
         visit.outcome = error.code
         # Whatever line was begun before it broke off is over: an event begins after an empty line.

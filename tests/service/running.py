@@ -15,7 +15,7 @@ from service.settings import Settings
 from tests.service.fake_engine import IMPORT_PATH
 
 READY_TIMEOUT_S = 180
-SETTLING_TIMEOUT_S = 1.0
+SETTLING_TIMEOUT_S = 0.3
 
 
 class RunningService:
