@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
@@ -40,21 +40,18 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        metrics_server = None
-        if settings.metrics_port is not None:
-            metrics_server, _thread = start_http_server(
-                settings.metrics_port, settings.host, metrics.registry
-            )
-        try:
+        async with AsyncExitStack() as ending:  # the last first
+            if settings.metrics_port is not None:
+                metrics_server, _thread = start_http_server(
+                    settings.metrics_port, settings.host, metrics.registry
+                )
+                ending.callback(metrics_server.server_close)
+                ending.callback(metrics_server.shutdown)
+            if tracer is not None:
+                ending.push_async_callback(asyncio.to_thread, tracer.close)
+            ending.push_async_callback(guard.stop)
             await guard.start()
             yield
-        finally:
-            await guard.stop()
-            if tracer is not None:
-                await asyncio.to_thread(tracer.close)
-            if metrics_server is not None:
-                metrics_server.shutdown()
-                metrics_server.server_close()
 
     app = FastAPI(
         title="CoDefend",
