@@ -26,9 +26,10 @@ from lab.train.pairs import load_pairs
 from lab.victims.dialogue import chat_prompt
 from models.mllm.stills import load_processor
 from models.prompts.templates import render
-from tests.e2e.test_serve import START_TIMEOUT_S, wait_until_ready
+from tests.e2e.test_serve import START_TIMEOUT_S
 from tests.families import build_family
 from tests.pictures_folder import draw_pictures
+from tests.service.running import wait_until_ready
 from tests.service.test_api import as_form
 
 ROOT = Path(__file__).parents[2]
@@ -157,7 +158,7 @@ def client(trained, environment):
     url = f"http://127.0.0.1:{environment['CODEFEND_PORT']}"
     try:
         with httpx.Client(base_url=url, timeout=START_TIMEOUT_S) as client:
-            wait_until_ready(client, process)
+            wait_until_ready(client, process, START_TIMEOUT_S)
             yield client
     finally:
         os.killpg(process.pid, signal.SIGTERM)

@@ -16,6 +16,7 @@ import pytest
 from models.mllm.tiny import tiny_mllm
 from models.purifier.pipeline import PurificationPipeline
 from tests.service.pictures import png
+from tests.service.running import status_of_readiness, wait_until_ready
 from tests.service.test_api import as_form
 from tests.service.test_chat import image_part, text_part, user
 
@@ -72,23 +73,8 @@ def client(process, environment, ids):
     url = f"http://127.0.0.1:{environment['CODEFEND_PORT']}"
     hooks = {"response": [lambda response: ids.add(response.headers["x-request-id"])]}
     with httpx.Client(base_url=url, timeout=START_TIMEOUT_S, event_hooks=hooks) as client:
-        wait_until_ready(client, process)
+        wait_until_ready(client, process, START_TIMEOUT_S)
         yield client
-
-
-def status_of_readiness(client):
-    try:
-        return client.get("/readyz").status_code
-    except httpx.TransportError:
-        return None
-
-
-def wait_until_ready(client, process):
-    ends_s = time.monotonic() + START_TIMEOUT_S
-    while status_of_readiness(client) != 200:
-        assert process.poll() is None
-        assert time.monotonic() < ends_s
-        time.sleep(0.1)
 
 
 def embedded_model_of(process):
@@ -154,7 +140,7 @@ def test_an_embedded_model_that_dies_is_replaced(client, process):
     while status_of_readiness(client) == 200:
         time.sleep(0.05)
     assert client.get("/healthz").status_code == 200
-    wait_until_ready(client, process)
+    wait_until_ready(client, process, START_TIMEOUT_S)
     assert client.post("/v1/caption", **as_form(png(), max_tokens=2)).status_code == 200
 
 

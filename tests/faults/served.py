@@ -11,7 +11,9 @@ import httpx
 
 from models.prompts.templates import SHIPPED_TEMPLATES
 from tests.service.fake_engine import IMPORT_PATH
-from tests.service.running import RunningService
+from tests.service.running import READY_TIMEOUT_S, wait_until, wait_until_ready
+
+RELOADED = 'codefend_reloads_total{outcome="ok"} 1.0'
 
 
 class Weights:
@@ -58,15 +60,11 @@ def served(upstream, weights, **options):
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
     ):
         try:
-            RunningService.wait_until(None, lambda: status_of(client, process) == 200)
+            wait_until_ready(client, process)
             yield process, client
         finally:
             process.kill()
 
 
-def status_of(client, process):
-    assert process.poll() is None
-    try:
-        return client.get("/readyz").status_code
-    except httpx.TransportError:
-        return None
+def wait_for_metric(client, line, timeout_s=READY_TIMEOUT_S):
+    wait_until(lambda: line in client.get("/metrics").text, timeout_s)

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from service.app import create_app
-from tests.faults.served import served
+from tests.faults.served import RELOADED, served, wait_for_metric
 from tests.service.fake_engine import HANG_ONCE, marked
 from tests.service.pictures import encode, picture
-from tests.service.running import RunningService, make_settings, run_service
+from tests.service.running import make_settings, run_service, wait_until
 from tests.service.test_api import as_form
 
 
@@ -65,8 +65,7 @@ def test_the_end_of_its_terminal_ends_it(upstream, weights):
     }
     with served(upstream, weights, **options) as (process, client):
         process.send_signal(signal.SIGHUP)  # the terminal is there: a reload
-        done = 'codefend_reloads_total{outcome="ok"} 1.0'
-        RunningService.wait_until(None, lambda: done in client.get("/metrics").text)
+        wait_for_metric(client, RELOADED)
         os.close(theirs)
         os.close(ours)
         assert process.wait(60) == 0
@@ -80,9 +79,9 @@ def test_a_second_signal_waits_for_nobody(upstream, weights, tmp_path, monkeypat
     image = as_form(encode(marked(picture(), HANG_ONCE)))
     with served(upstream, weights) as (process, client), ThreadPoolExecutor(1) as threads:
         asked = threads.submit(client.post, "/v1/purify", **image)
-        RunningService.wait_until(None, (tmp_path / "once").exists)
+        wait_until((tmp_path / "once").exists)
         process.terminate()
-        RunningService.wait_until(None, lambda: client.get("/readyz").status_code == 503)
+        wait_until(lambda: client.get("/readyz").status_code == 503)
         process.terminate()
         assert process.wait(60) == 0
         assert asked.exception() or asked.result().is_server_error

@@ -9,9 +9,9 @@ import pytest
 from models.manifest import describe_weights, write_manifest
 from service.policy import Mode
 from tests.faults.loads import Senders
-from tests.faults.served import served
+from tests.faults.served import RELOADED, served, wait_for_metric
 from tests.service.pictures import encode, picture, pixels_of
-from tests.service.running import RunningService, make_settings, run_service
+from tests.service.running import make_settings, run_service
 from tests.service.test_api import as_form, from_data_url
 
 NUM_CLIENTS = 6
@@ -222,8 +222,7 @@ def test_the_signal_reloads_a_service_of_its_own(upstream, weights):
     with served(upstream, weights) as (process, client):
         weights.flip("two", "2")
         process.send_signal(signal.SIGHUP)
-        done = 'codefend_reloads_total{outcome="ok"} 1.0'
-        RunningService.wait_until(None, lambda: done in client.get("/metrics").text)
+        wait_for_metric(client, RELOADED)
         response = client.post("/v1/vqa", **as_form(encode(picture()), question="?"))
         assert made_by(response, picture()) == ("2", "2")
         process.terminate()

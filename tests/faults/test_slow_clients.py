@@ -1,8 +1,7 @@
 """Clients that do not read what they asked for."""
 
-from tests.faults.served import served
+from tests.faults.served import served, wait_for_metric
 from tests.service.raw_upstream import STREAM_HEAD, chunked, run_raw_upstream, without_end, words
-from tests.service.running import RunningService
 from tests.service.test_chat import PATH, chat, text_part, user
 
 INSIDE = "codefend_requests_in_flight 1.0"
@@ -16,5 +15,5 @@ def test_who_reads_nothing_of_a_stream_is_cut_off_and_leaves_its_place(weights, 
         raw.script = without_end(STREAM_HEAD, chunked(words("on and on") * 100))
         with client.stream("POST", PATH, json=body):  # its head is read, and nothing else
             assert INSIDE in client.get("/metrics").text
-            RunningService.wait_until(None, lambda: GONE in client.get("/metrics").text, 30)
+            wait_for_metric(client, GONE, 30)
         assert INSIDE not in client.get("/metrics").text

@@ -18,6 +18,30 @@ READY_TIMEOUT_S = 180
 SETTLING_TIMEOUT_S = 0.3
 
 
+def wait_until(condition, timeout_s=READY_TIMEOUT_S):
+    ends_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < ends_s, "waited in vain"
+        time.sleep(0.02)
+
+
+def status_of_readiness(client):
+    try:
+        return client.get("/readyz").status_code
+    except httpx.TransportError:
+        return None
+
+
+def wait_until_ready(client, process, timeout_s=READY_TIMEOUT_S):
+    """Waits for a service in a process of its own."""
+
+    def is_ready():
+        assert process.poll() is None
+        return status_of_readiness(client) == 200
+
+    wait_until(is_ready, timeout_s)
+
+
 class RunningService:
     def __init__(self, app, url, client):
         self.guard = app.state.guard
@@ -65,11 +89,7 @@ class RunningService:
         self.settle()
         return self.guard.metrics.registry.get_sample_value(name, labels) or 0.0
 
-    def wait_until(self, condition, timeout_s=READY_TIMEOUT_S):
-        ends_s = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < ends_s, "waited in vain"
-            time.sleep(0.02)
+    wait_until = staticmethod(wait_until)
 
 
 def make_settings(upstream_url="http://127.0.0.1:9/v1", *, engine_options=None, **changes):
