@@ -8,7 +8,7 @@ CodefendError
 │   ├── InvalidImage 400           ├── MethodNotAllowed 405
 │   ├── AnimatedImage 400          ├── BodyTimeout 408
 │   ├── RemoteImage 400            ├── BodyTooLarge 413
-│   ├── TooManyImages 400          ├── ImageTooLarge 413
+│   ├── TooManyImages 400          ├── ImageTooLarge 413, ImageTooSlow 413
 │   ├── UnsupportedContent 400     ├── UnsupportedMedia 415
 │   ├── ImageFlagged 400           ├── UnsupportedImage 415
 │   ├── EndpointForbidden 403      └── ClientLeft 499 (nobody reads it; it is only counted)
@@ -19,6 +19,7 @@ CodefendError
 ├── Unavailable 503 (with Retry-After)
 │   ├── ShuttingDown
 │   ├── NotReady
+│   ├── OutOfMemory
 │   └── PurificationFailed
 │       └── PoisonousImage
 └── UpstreamError 502 (it and its kind: service/forward/errors.py)
@@ -45,6 +46,7 @@ __all__ = [
     "DeadlineExceeded",
     "ImageFlagged",
     "ImageTooLarge",
+    "ImageTooSlow",
     "InternalError",
     "InvalidBody",
     "InvalidField",
@@ -54,6 +56,7 @@ __all__ = [
     "MissingField",
     "NotFound",
     "NotReady",
+    "OutOfMemory",
     "Overloaded",
     "PoisonousImage",
     "PurificationFailed",
@@ -256,6 +259,14 @@ class ImageTooLarge(RequestRefused):
     message = "The image is too large."
 
 
+class ImageTooSlow(RequestRefused):
+    """The image would take more of the purifier's time than one image may."""
+
+    status = 413
+    code = "image_too_slow"
+    message = "The image would take too long to purify."
+
+
 class ClientLeft(RequestRefused):
     """The client closed the connection before its answer was ready."""
 
@@ -324,6 +335,15 @@ class NotReady(Unavailable):
 
     code = "not_ready"
     message = "The service is not ready yet."
+
+
+class OutOfMemory(Unavailable):
+    """The memory for bodies, pictures and answers is taken by other requests."""
+
+    code = "out_of_memory"
+    message = (
+        "The service has no memory left for this request. Retry after the time in Retry-After."
+    )
 
 
 class PurificationFailed(Unavailable):

@@ -3,11 +3,11 @@
 admit (the gate, before a request comes here), decode, queue, purify, encode, forward, respond.
 """
 
-import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -22,7 +22,7 @@ from service.decode.chat import Chat, ChatImage, ChatLimits
 from service.decode.refusals import naming_place
 from service.decode.stage import DecodeStage, Upload
 from service.encode.stage import EncodeStage
-from service.errors import ImageFlagged, NotReady
+from service.errors import NotReady
 from service.forward.answer_stream import AnswerStream
 from service.forward.breaker import Passage
 from service.forward.chat_body import fill_gaps
@@ -31,15 +31,17 @@ from service.forward.completion import Answer, Completion
 from service.forward.embedded import EmbeddedModel
 from service.metrics import Metrics, Stage
 from service.opening import Opening
-from service.policy import Mode, OnFlagged
-from service.processes.pixels import Picture, read_pixels, write_pixels
-from service.purify.cache import PurifiedCache, Replay
+from service.policy import Mode
+from service.processes.pixels import Picture, PixelStore
+from service.processes.supervision import Supervision
+from service.purification import Purification
+from service.purify.cache import PurifiedCache
 from service.purify.engine import EngineFacts
 from service.purify.generation import Generation, load_generation
 from service.purify.purified import Purified
 from service.purify.stage import PurifyStage
 from service.queueing.costs import BatchCosts, Throughput
-from service.queueing.line import Job, Line
+from service.queueing.line import Line
 from service.queueing.policy import BatchLimits
 from service.reload import Reloader
 from service.settings import Settings
@@ -47,6 +49,9 @@ from service.settings import Settings
 __all__ = ["Guard"]
 
 logger = logging.getLogger(__name__)
+
+# What is received lies in pieces and then as a whole; later as its parts beside that.
+BODY_COPIES = 2
 
 
 class Guard:
@@ -70,29 +75,45 @@ class Guard:
         self.line = Line(
             limits, BatchCosts(), settings.max_queue, lambda: self.house.num_arriving, throughput
         )
+        self.failure: str | None = None
+        self.on_failure: Callable[[], None] = lambda: None
+        self.supervision = Supervision(self._fail)
+
+        def is_shared() -> bool:
+            return self.keys.num_callers > 1
+
         house_limits = HouseLimits(
             settings.max_requests,
-            is_shared=lambda: self.keys.num_callers > 1,
+            is_shared=is_shared,
             deadline_s=settings.deadline_s,
+            max_bytes=settings.max_memory_bytes,
         )
-        self.house = House(house_limits, throughput.per_second, self.line.measure_ahead)
+        self.house = House(house_limits, throughput.per_second)
         self.house.on_change = self.line.wake
         metrics.queue_depth.set_function(lambda: len(self.line))
         metrics.in_flight.set_function(lambda: self.house.num_inside)
+        metrics.held_bytes.set_function(lambda: self.house.memory.num_held)
         restarts = metrics.worker_restarts
-        self._decode = DecodeStage(settings, restarts.labels("decode").inc)
-        self._encode = EncodeStage(settings, restarts.labels("encode").inc)
+        self._pixels = PixelStore()
+        directory = str(self._pixels.directory)
+        self._decode = DecodeStage(settings, directory, restarts.labels("decode").inc, is_shared)
+        self._encode = EncodeStage(settings, restarts.labels("encode").inc, is_shared)
         self._cache = PurifiedCache(settings.cache_bytes, settings.cache_lifetime_s)
-        self.workers = PurifyStage(settings, self.line, metrics, generation)
+        self.workers = PurifyStage(settings, self.line, metrics, generation, self.supervision)
+        self._purification = Purification(
+            self.line, self.workers, self._cache, self._pixels, self.house.memory, metrics
+        )
         self.reloader = Reloader(settings, self.workers, metrics, self._take_up)
         metrics.generation.set(generation.number)
         self.embedded = (
-            EmbeddedModel(settings.mllm, restarts.labels("mllm").inc)
+            EmbeddedModel(
+                settings.mllm, settings.worker_start_timeout_s, restarts.labels("mllm").inc
+            )
             if settings.upstream_url is None
             else None
         )
         socket_path = self.embedded.socket_path if self.embedded else None
-        self._upstream = make_upstream(settings, socket_path, metrics)
+        self._upstream = make_upstream(settings, socket_path, metrics, is_shared)
         purifier = None if self.is_off else self.workers
         self.opening = Opening(purifier, self.embedded, self._upstream)
 
@@ -135,13 +156,14 @@ class Guard:
         else:
             self.workers.start()
         if self.embedded is not None:
-            self.embedded.start()
-        await self._decode.start()
-        await self._encode.start()
+            self.embedded.start(self.supervision)
+        await self._decode.start(self.supervision)
+        await self._encode.start(self.supervision)
 
     async def stop(self) -> None:
         """Ends every process, started or not; what goes wrong with one keeps none of the others."""
         async with AsyncExitStack() as ending:  # the last first
+            ending.callback(self._pixels.close)
             ending.push_async_callback(self._encode.stop)
             ending.push_async_callback(self._decode.stop)
             if self.embedded is not None:
@@ -149,6 +171,11 @@ class Guard:
             ending.push_async_callback(self.workers.stop)
             ending.push_async_callback(self._upstream.close)
             ending.push_async_callback(self.reloader.stop)
+
+    def _fail(self, name: str) -> None:
+        """Says that a part has failed without which the service only looks alive."""
+        self.failure = name
+        self.on_failure()
 
     def _take_up(self, generation: Generation) -> None:
         self.templates = generation.templates
@@ -162,22 +189,31 @@ class Guard:
         Raises:
             BodyTooLarge: It is too long.
             BodyTimeout: It did not arrive in time.
+            OutOfMemory: There is no memory for it now.
         """
         settings = self.settings
         left_s = max(0.0, visit.deadline_s - time.monotonic())
         timeout_s = min(settings.body_timeout_s, left_s)
-        body = await read_body(request, settings.max_body_bytes, timeout_s)
+
+        def take(num_bytes: int) -> None:
+            self.house.memory.take(visit.caller, BODY_COPIES * num_bytes)
+            visit.held_bytes += BODY_COPIES * num_bytes
+
+        body = await read_body(request, settings.max_body_bytes, timeout_s, take)
         visit.timings.record_so_far(Stage.ADMIT)
         return body
 
     async def decode(self, visit: Visit, content_type: str, body: bytes) -> Upload:
-        """Stage decode; the caller releases the upload's pixels.
+        """Stage decode; the caller releases the upload.
 
         Raises:
             RequestRefused: The body or the image is at fault.
+            Overloaded: So much is ahead of the picture that it would be answered too late.
+            Unavailable: There is no purifier, no memory, or no process for it now.
         """
         with visit.timings.stage(Stage.DECODE):
-            upload = await self._decode.decode(content_type, body)
+            admit = partial(self._purification.admit, visit)
+            upload = await self._decode.decode(content_type, body, visit.caller, admit)
         visit.facts["body_bytes"] = len(body)
         visit.images.append(upload.facts)
         return upload
@@ -191,21 +227,24 @@ class Guard:
         settings = self.settings
         limits = ChatLimits(settings.max_images, settings.max_answer_tokens, settings.max_choices)
         with visit.timings.stage(Stage.DECODE):
-            chat = await self._decode.open_chat(body, limits, template)
+            chat = await self._decode.open_chat(body, limits, template, visit.caller)
         visit.facts["body_bytes"] = len(body)
         if visit.slot is not None and not chat.images:
             visit.slot.arrive()
         return chat
 
     async def decode_image(self, visit: Visit, image: ChatImage) -> Upload:
-        """Stage decode, its second part for a chat; the caller releases the upload's pixels.
+        """Stage decode, its second part for a chat; the caller releases the upload.
 
         Raises:
             RequestRefused: The image is at fault; the error names its place.
+            Overloaded: As in `decode`; and Unavailable.
         """
         with visit.timings.stage(Stage.DECODE), naming_place(image.param):
+            admit = partial(self._purification.admit, visit)
             # The image's own bytes say what it is; its URL's header is not asked.
-            upload = await self._decode.decode("application/octet-stream", image.file)
+            kind = "application/octet-stream"
+            upload = await self._decode.decode(kind, image.file, visit.caller, admit)
         visit.images.append(upload.facts)
         return upload
 
@@ -218,72 +257,20 @@ class Guard:
             RequestRefused: The body is at fault.
         """
         with visit.timings.stage(Stage.DECODE):
-            file, fields = await self._decode.unwrap(content_type, body)
+            file, fields = await self._decode.unwrap(content_type, body, visit.caller)
         visit.facts["body_bytes"] = len(body)
         return ChatImage(file, "image"), fields
 
     async def purify(self, visit: Visit, upload: Upload) -> Purified:
-        """Stages queue and purify: fills the upload's second picture.
-
-        A replay is what the same caller's same file was purified to of late.
-
-        Raises:
-            Overloaded: The line is full.
-            PurificationFailed: The picture could not be purified.
-            ImageFlagged: It looks attacked, and such pictures are refused.
-        """
-        place = (upload.pixels.name, Picture.PURIFIED)
-        replay = self._cache.find(visit.caller, upload.sha256)
-        if replay is not None:
-            await asyncio.to_thread(write_pixels, *place, replay.pixels)
-            if visit.slot is not None:
-                visit.slot.arrive()
-            self.metrics.cached.inc()
-            return self._judge(visit, upload, Purified(replay.suspicion, True, replay.engine))
-        suspicion, engine = await self._purify_anew(visit, upload)
-        if self.settings.cache_bytes:
-            fresh = await asyncio.to_thread(read_pixels, *place, upload.height, upload.width)
-            if engine.generation == self.workers.generation:
-                self._cache.keep(visit.caller, upload.sha256, Replay(fresh, suspicion, engine))
-        return self._judge(visit, upload, Purified(suspicion, False, engine))
-
-    def _judge(self, visit: Visit, upload: Upload, purified: Purified) -> Purified:
-        """Records the suspicion, and refuses what is flagged where the policy says so."""
-        upload.facts["cached"] = purified.cached
-        upload.facts["suspicion"] = purified.suspicion
-        upload.facts["flagged"] = purified.flagged
-        if purified.suspicion is not None:
-            self.metrics.suspicion.observe(purified.suspicion)
-        if purified.flagged:
-            self.metrics.flagged.inc()
-            is_enforced = visit.policy.mode is Mode.ENFORCE
-            if is_enforced and visit.policy.on_flagged is OnFlagged.REFUSE:
-                raise ImageFlagged(param="image")
-        return purified
-
-    async def _purify_anew(self, visit: Visit, upload: Upload) -> tuple[float | None, EngineFacts]:
-        now_s = time.monotonic()
-        size = (upload.height, upload.width)
-        job = Job(upload.pixels, *size, visit.deadline_s, now_s, visit.caller)
-        self.line.join(job)
-        if visit.slot is not None:
-            visit.slot.arrive()
-        try:
-            return await job.done, job.made_by
-        finally:
-            self.line.leave(job)
-            ended_s = time.monotonic()
-            started_s = job.started_at_s or ended_s
-            visit.timings.record(Stage.QUEUE, job.queued_at_s, started_s)
-            if job.started_at_s is not None:
-                visit.timings.record(Stage.PURIFY, started_s, ended_s)
+        """Stages queue and purify: fills the upload's second picture; see `Purification`."""
+        return await self._purification.purify(visit, upload)
 
     async def encode(
         self, visit: Visit, upload: Upload, picture: Picture, image_format: ImageFormat
     ) -> bytes:
         """Stage encode: one of the upload's two pictures as a file."""
         with visit.timings.stage(Stage.ENCODE):
-            return await self._encode.encode(upload, picture, image_format)
+            return await self._encode.encode(upload, picture, image_format, visit.caller)
 
     async def forward(self, visit: Visit, completion: Completion) -> Answer:
         """Stage forward: the whole answer.

@@ -65,6 +65,9 @@ class Metrics:
         self.generation = self._gauge("generation", "Which load serves, counted from 1.")
         self.queue_depth = self._gauge("queue_depth", "Images waiting for the purifier.")
         self.in_flight = self._gauge("requests_in_flight", "Requests in the house.")
+        self.held_bytes = self._gauge(
+            "held_bytes", "Bytes of bodies, pictures and answers of all requests inside."
+        )
         self.batch_size = Histogram(
             "codefend_batch_size",
             "Images per batch.",

@@ -40,17 +40,17 @@ class Opening:
     def check(self, path: str) -> None:
         """Refuses what could not be served, now or after waiting.
 
-        Requests wait while a worker is replaced, but not for one that has yet to start at all.
+        The purifier is not asked here: a request may have no picture, or one that is known.
 
         Raises:
-            NotReady: Nothing can.
+            NotReady: There is no model yet.
             UpstreamDown: The path needs the model, and it is failing.
         """
-        purifies = self._workers is None or self._workers.warm_in_s is not None
-        if not (purifies and self._has_model):
+        if path in WITHOUT_MODEL:
+            return
+        if not self._has_model:
             raise NotReady(retry_after_s=ceil(WARM_UP_S))
-        if path not in WITHOUT_MODEL:
-            self._upstream.check()
+        self._upstream.check()
 
     @property
     def _has_model(self) -> bool:

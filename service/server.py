@@ -27,6 +27,7 @@ __all__ = ["serve"]
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 30
+FAILURE_EXIT_CODE = 70
 
 
 def serve(settings: Settings) -> None:
@@ -52,6 +53,8 @@ def serve(settings: Settings) -> None:
         timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s)),
     )
     _DrainingServer(config, settings, app.state.guard).run()
+    if app.state.guard.failure is not None:
+        raise SystemExit(FAILURE_EXIT_CODE)
 
 
 class _DrainingServer(uvicorn.Server):
@@ -61,6 +64,9 @@ class _DrainingServer(uvicorn.Server):
         super().__init__(config)
         self._settings = settings
         self._house = guard.house
+        guard.on_failure = (
+            self._on_signal
+        )  # it only looks alive: it drains, and whoever watches restarts it
         self._reload = guard.reloader.request
         self._had_terminal = _has_terminal()
         self._draining: asyncio.Task[None] | None = None

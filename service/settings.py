@@ -70,6 +70,12 @@ class Settings(BaseSettings):
     unread_timeout_s: float = Field(
         30.0, gt=0, description="Time a client may leave its answer unread; then it is cut off."
     )
+    max_memory_bytes: int = Field(
+        2048 * MEBIBYTE,
+        ge=MEBIBYTE,
+        description="Most bytes of the bodies, pictures and answers of all requests inside; "
+        "then 503. Pictures lie in shared memory (/dev/shm), which has to hold them.",
+    )
     deadline_s: float = Field(
         30.0, gt=0, description="Time from a request's arrival until it is answered; then 504."
     )
@@ -261,6 +267,18 @@ class Settings(BaseSettings):
             msg = (
                 "CODEFEND_MAX_IMAGES is above CODEFEND_MAX_QUEUE: "
                 "a conversation with so many images could never be served"
+            )
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _a_largest_request_fits_the_memory(self) -> Self:
+        # Twice a body, as it is received in pieces, and two pictures of three bytes a pixel.
+        largest = 2 * self.max_body_bytes + 6 * self.max_pixels
+        if self.max_memory_bytes < largest:
+            msg = (
+                f"CODEFEND_MAX_MEMORY_BYTES is below {largest}, which one request may take: raise "
+                "it, or lower CODEFEND_MAX_PIXELS or CODEFEND_MAX_BODY_BYTES"
             )
             raise ValueError(msg)
         return self

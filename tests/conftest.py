@@ -10,11 +10,26 @@ import time
 import hypothesis
 import pytest
 
+from service.processes.pixels import PixelStore
+
 # A busy machine may take any time for anything: only the property itself is under test.
 hypothesis.settings.register_profile("no-deadline", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("no-deadline")
 
 ENDING_TIMEOUT_S = 60
+
+
+@pytest.fixture
+def leases(monkeypatch):
+    """All memory that was taken for pixels since."""
+    taken, lease = [], PixelStore.lease
+
+    def lease_and_note(*arguments):
+        taken.append(lease(*arguments))
+        return taken[-1]
+
+    monkeypatch.setattr(PixelStore, "lease", lease_and_note)
+    return taken
 
 
 @pytest.fixture(scope="session", autouse=True)

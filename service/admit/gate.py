@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.admit.errors import EndpointForbidden
 from service.admit.house import House
 from service.admit.keys import KeyRing
+from service.admit.memory import MemoryBudget
 from service.admit.quota import Quota
 from service.admit.visit import Visit
 from service.errors import (
@@ -68,7 +69,7 @@ class Gate:
             keys: Who may come in.
             tracer: Takes finished requests; None where traces are off.
             metrics: Where requests are counted.
-            house: Where costly requests take a slot.
+            house: Where costly requests take a slot, and all answers count until they are sent.
             check_open: Raises NotReady or UpstreamDown where a path cannot be served at present.
             paths: All paths that exist; others are counted together. A POST below /v1/ needs a
                 slot.
@@ -90,7 +91,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         visit = self._greet(scope)
-        reply = _Reply(send, visit)
+        reply = _Reply(send, visit, self._house.memory)
         try:
             self._admit(scope, visit)
             await self._app(scope, receive, reply.send)
@@ -106,8 +107,9 @@ class Gate:
 
     def _greet(self, scope: Scope) -> Visit:
         path = scope["path"]
-        deadline_s = time.monotonic() + self._settings().deadline_s
-        visit = Visit(path if path in self._paths else "other", deadline_s, Timings(self._metrics))
+        whole_s = self._settings().deadline_s
+        endpoint = path if path in self._paths else "other"
+        visit = Visit(endpoint, time.monotonic() + whole_s, whole_s, Timings(self._metrics))
         scope.setdefault("state", {})["visit"] = visit
         if self._tracer is not None:
             visit.trace = Trace.begin(Headers(scope=scope).get("traceparent", ""))
@@ -148,8 +150,9 @@ class Gate:
         if visit.slot is not None:
             if visit.outcome in {"ok", DeadlineExceeded.code}:
                 was_late = visit.outcome == DeadlineExceeded.code
-                self._house.learn(visit.timings.total_s(), was_late=was_late)
+                self._house.learn(visit.caller, visit.timings.total_s(), was_late=was_late)
             visit.slot.leave()
+        self._house.memory.give(visit.caller, visit.held_bytes)
         if visit.endpoint in PROBES:
             return
         visit.timings.publish()
@@ -184,9 +187,10 @@ class Gate:
 class _Reply:
     """Watches a response on its way out, and marks it with the request's id."""
 
-    def __init__(self, send: Send, visit: Visit) -> None:
+    def __init__(self, send: Send, visit: Visit, memory: MemoryBudget) -> None:
         self._send = send
         self._visit = visit
+        self._memory = memory
         self.status: int | None = None
 
     @property
@@ -197,4 +201,10 @@ class _Reply:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             MutableHeaders(scope=message)["X-Request-Id"] = self._visit.request_id
-        await self._send(message)
+        # It is sent when the client has taken it, or nearly so: until then it takes up memory.
+        num_bytes = len(message.get("body", b""))
+        self._memory.note(self._visit.caller, num_bytes)
+        try:
+            await self._send(message)
+        finally:
+            self._memory.give(self._visit.caller, num_bytes)

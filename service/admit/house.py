@@ -1,22 +1,17 @@
-"""How many requests are inside; a slot is reserved before a body is even read."""
+"""What requests inside hold: a slot, reserved before their body is even read, and bytes."""
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil
 
-from service.admit.ceiling import Ceiling
+from service.admit.ceiling import Ceilings
+from service.admit.memory import MemoryBudget
 from service.errors import KeyBusy, Overloaded, ShuttingDown
-from service.queueing.backlog import Ahead
+from service.fairness import fair_share
 from service.queueing.costs import retry_after_s
 
 __all__ = ["House", "HouseLimits", "Slot"]
-
-# Where callers share the house, each may hold this many times the slots that are still free: one
-# alone at most three quarters of all, two that flood it three sevenths each, and so on. However
-# many flood it, one that comes anew finds room.
-SLOTS_PER_FREE_SLOT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +22,13 @@ class HouseLimits:
         max_requests: Most requests at once.
         is_shared: Says whether there is more than one caller who could come; keys come and go.
         deadline_s: What a newcomer has, all in all.
+        max_bytes: Most bytes of their bodies, pictures and answers together.
     """
 
     max_requests: int
     is_shared: Callable[[], bool] = lambda: False
     deadline_s: float = 30.0
+    max_bytes: int = 1 << 31
 
 
 class Slot:
@@ -63,28 +60,22 @@ class Slot:
 class House:
     """Counts requests, refuses when full or closing; all methods belong to the event loop."""
 
-    def __init__(
-        self,
-        limits: HouseLimits,
-        images_per_second: Callable[[], float],
-        measure_ahead: Callable[[str, Mapping[str, int]], Ahead],
-    ) -> None:
+    def __init__(self, limits: HouseLimits, images_per_second: Callable[[], float]) -> None:
         """Takes the bounds.
 
         Args:
             limits: How many may be inside.
             images_per_second: The measured rate, for Retry-After.
-            measure_ahead: Measures the work ahead of a caller, given who is on the way.
         """
         self.inside: Counter[str] = Counter()
         self.arriving: Counter[str] = Counter()
         self.is_draining = False
         self.left = asyncio.Event()
         self.on_change: Callable[[], None] = lambda: None
+        self.memory = MemoryBudget(limits.max_bytes, limits.is_shared)
         self._limits = limits
-        self._ceiling = Ceiling(limits.max_requests, limits.deadline_s)
+        self._ceilings = Ceilings(limits.max_requests, limits.deadline_s)
         self._images_per_second = images_per_second
-        self._measure_ahead = measure_ahead
 
     @property
     def num_inside(self) -> int:
@@ -105,34 +96,35 @@ class House:
 
         Raises:
             ShuttingDown: No new requests are taken.
-            Overloaded: The house is full, or so much is ahead that the answer would be late.
+            Overloaded: The house is full, or as full as the model behind it can take.
             KeyBusy: The caller holds as many places as it may.
         """
         if self.is_draining:
             raise ShuttingDown
-        if self.num_inside >= self._ceiling.num_requests:
+        num_held = self.inside[caller]
+        if self.num_inside >= self._ceilings.most_of_all(caller, num_held):
             raise Overloaded(retry_after_s=self._wait_s(self.num_inside))
-        if self.inside[caller] >= self._most_slots(max_per_caller):
-            raise KeyBusy(retry_after_s=self._wait_s(self.inside[caller]))
-        ahead = self._measure_ahead(caller, self.arriving)
-        if ahead.bars_arrival(self._limits.deadline_s):
-            raise Overloaded(retry_after_s=max(1, ceil(ahead.fair_s)))
+        if num_held >= self._most_slots(max_per_caller):
+            raise KeyBusy(retry_after_s=self._wait_s(num_held))
+        if num_held >= self._ceilings.most_of(caller):
+            raise Overloaded(retry_after_s=self._wait_s(num_held))
         self.inside[caller] += 1
         self.arriving[caller] += 1
         self.on_change()
         return Slot(self, caller)
 
-    def learn(self, seconds: float, *, was_late: bool) -> None:
+    def learn(self, caller: str, seconds: float, *, was_late: bool) -> None:
         """Learns from a request that is about to leave how many may be inside.
 
         Args:
+            caller: Whose it is.
             seconds: What it took.
             was_late: Whether its deadline passed before its answer came.
         """
         if was_late:
-            self._ceiling.note_late()
+            self._ceilings.note_late(caller)
         else:
-            self._ceiling.note_answer(seconds, self.num_inside)
+            self._ceilings.note_answer(caller, seconds, self.inside[caller], self.num_inside)
 
     async def wait_until_empty(self) -> None:
         """Waits until the last request has left."""
@@ -142,9 +134,9 @@ class House:
 
     def _most_slots(self, max_per_caller: int | None) -> int:
         """How many slots one caller may hold at present."""
-        most = self._ceiling.num_requests
+        most = self._limits.max_requests
         if self._limits.is_shared():
-            most = SLOTS_PER_FREE_SLOT * (most - self.num_inside)
+            most = fair_share(most, self.num_inside)
         return min(most, max_per_caller or most)
 
     def _wait_s(self, depth: int) -> int:

@@ -20,10 +20,12 @@ class Visit:
     Attributes:
         endpoint: Path, or `other` for paths that are not ours.
         deadline_s: Monotonic time at which the answer is worthless.
+        whole_s: Seconds from its arrival until then.
         timings: Its stopwatch.
         caller: Who sent it, as the key ring names them.
         policy: What holds for this caller; a file of keys that changes meanwhile changes nothing.
         slot: Its place in the house; None for requests that take none.
+        held_bytes: Of the body and the answer, as they count in the budget.
         passage: Its leave to ask the model; None for requests that do not.
         outcome: `ok`, or the code of the error.
         facts: What the log says of the request.
@@ -34,10 +36,12 @@ class Visit:
 
     endpoint: str
     deadline_s: float
+    whole_s: float
     timings: Timings
     caller: str = ""
     policy: Policy = field(default_factory=Policy)
     slot: Slot | None = None
+    held_bytes: int = 0
     passage: Passage | None = None
     outcome: str = "ok"
     facts: dict[str, Any] = field(default_factory=dict)

@@ -11,6 +11,7 @@ import struct
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from service.decode.landlock import restrict_files
@@ -22,11 +23,10 @@ __all__ = ["allow_cpu_time", "confine"]
 _NO_NEW_PRIVILEGES = 38
 _CAPABILITY_VERSION = 0x20080522
 _SPARE_FILES = 16
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the system keeps shared memory
 _SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
 
 
-def confine(memory_bytes: int) -> tuple[str, ...]:
+def confine(memory_bytes: int, pixels_directory: Path) -> tuple[str, ...]:
     """Gives up, for good, what decoding does not need.
 
     The libraries that decode must be loaded before, and there must be no other thread: Landlock
@@ -34,6 +34,7 @@ def confine(memory_bytes: int) -> tuple[str, ...]:
 
     Args:
         memory_bytes: Address space the process may have.
+        pixels_directory: The one folder whose files it may overwrite.
 
     Returns:
         What could not be given up, one sentence each; empty where all walls stand.
@@ -44,7 +45,7 @@ def confine(memory_bytes: int) -> tuple[str, ...]:
     walls: list[tuple[str, Callable[[], None]]] = [
         ("the environment is not wiped", _forget_environment),
         ("new privileges are not excluded", _exclude_privileges),
-        ("files are not restricted by Landlock", _restrict_files),
+        ("files are not restricted by Landlock", partial(_restrict_files, pixels_directory)),
         ("system calls are not restricted by seccomp", restrict_system_calls),
     ]
     return tuple(_missing(walls))
@@ -92,12 +93,12 @@ def _exclude_privileges() -> None:
     set_capabilities(header, struct.pack("=6I", *[0] * 6))
 
 
-def _restrict_files() -> None:
+def _restrict_files(pixels_directory: Path) -> None:
     """Leaves Python's own modules, the system's libraries, and the pixels' shared memory."""
     modules = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     rooms = Path(__file__).parents[2]
     places = [*modules, *_SYSTEM_LIBRARIES, str(rooms / "service"), str(rooms / "models")]
-    restrict_files([Path(path) for path in places], [_SHARED_MEMORY])
+    restrict_files([Path(path) for path in places], [pixels_directory])
 
 
 def _forget_environment() -> None:

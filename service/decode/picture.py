@@ -8,6 +8,7 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,10 @@ from service.decode.parts import count_parts
 from service.decode.sniffing import sniff_format
 from service.errors import AnimatedImage, ImageTooLarge, InvalidImage
 
-__all__ = ["PictureLimits", "decode_picture"]
+__all__ = ["Inspect", "PictureLimits", "decode_picture"]
+
+# Called with format, height and width, as the file's header has them, before any pixel is decoded.
+Inspect = Callable[[str, int, int], None]
 
 # Pillow's own decoders raise these on damaged files; anything else would be a fault of ours.
 _DAMAGE = (
@@ -93,7 +97,13 @@ class PictureLimits:
             raise ImageTooLarge(msg, "image")
 
 
-def decode_picture(image: bytes, limits: PictureLimits) -> tuple[NDArray[np.uint8], str]:
+def _inspect_nothing(_format: str, _height: int, _width: int) -> None:
+    return
+
+
+def decode_picture(
+    image: bytes, limits: PictureLimits, inspect: Inspect = _inspect_nothing
+) -> tuple[NDArray[np.uint8], str]:
     """Decodes one still JPEG, PNG or WebP.
 
     The orientation that its metadata asks for is applied; transparency is laid on white; all
@@ -102,6 +112,7 @@ def decode_picture(image: bytes, limits: PictureLimits) -> tuple[NDArray[np.uint
     Args:
         image: The file.
         limits: Checked against the header, before any pixel is decoded.
+        inspect: Called next; what it raises ends the decoding.
 
     Returns:
         Pixels (H, W, 3) uint8 RGB, and the format (`PNG`, `JPEG`, `WEBP`).
@@ -117,7 +128,7 @@ def decode_picture(image: bytes, limits: PictureLimits) -> tuple[NDArray[np.uint
         with warnings.catch_warnings():
             # Of Pillow's warnings only the bomb's matters; our limit is lower, and is a refusal.
             warnings.simplefilter("ignore")
-            return _decode(image, format_name, limits), format_name
+            return _decode(image, format_name, limits, inspect), format_name
     except Image.DecompressionBombError as error:
         raise ImageTooLarge(param="image") from error
     except MemoryError as error:
@@ -126,12 +137,15 @@ def decode_picture(image: bytes, limits: PictureLimits) -> tuple[NDArray[np.uint
         raise InvalidImage(param="image") from error
 
 
-def _decode(image: bytes, format_name: str, limits: PictureLimits) -> NDArray[np.uint8]:
+def _decode(
+    image: bytes, format_name: str, limits: PictureLimits, inspect: Inspect
+) -> NDArray[np.uint8]:
     limits.check_file(image, format_name)
     with Image.open(io.BytesIO(image), formats=[format_name]) as picture:
         limits.check(*picture.size)
         if getattr(picture, "n_frames", 1) > 1:
             raise AnimatedImage(param="image")
+        inspect(format_name, picture.height, picture.width)
         # Read in one piece: Pillow would copy the rest anew for each of its own small blocks.
         picture.decodermaxblock = len(image)
         picture.load()

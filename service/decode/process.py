@@ -8,6 +8,7 @@ import hashlib
 import logging
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from models.prompts.templates import Template
@@ -18,7 +19,7 @@ from service.decode.picture import PictureLimits, decode_picture
 from service.decode.refusals import report_refusal
 from service.decode.rehearsal import rehearse
 from service.errors import ClientLeft, RequestRefused
-from service.processes.messages import Handler, Message
+from service.processes.messages import Ask, Handler, Message
 from service.processes.pixels import Picture, write_pixels
 
 __all__ = ["DecodeConfig", "make_decoder"]
@@ -31,6 +32,7 @@ class DecodeConfig:
     limits: PictureLimits
     memory_bytes: int
     cpu_s: int
+    pixels_directory: str
 
 
 def make_decoder(config: DecodeConfig) -> tuple[Handler, dict[str, Any]]:
@@ -42,18 +44,22 @@ def make_decoder(config: DecodeConfig) -> tuple[Handler, dict[str, Any]]:
     logging.disable(logging.CRITICAL)
     # Once before, so that every library is loaded; once behind the walls, to see that it works.
     rehearse()
-    unconfined = confine(config.memory_bytes)
+    unconfined = confine(config.memory_bytes, Path(config.pixels_directory))
     rehearse()
     return partial(_handle, config), {"unconfined": unconfined}
 
 
-def _handle(config: DecodeConfig, meta: dict[str, Any], body: bytes) -> Message:
+class _NotWanted(Exception):
+    """The service wants no pixels of this picture: it has them, or has refused the request."""
+
+
+def _handle(config: DecodeConfig, meta: dict[str, Any], body: bytes, ask: Ask) -> Message:
     allow_cpu_time(config.cpu_s)
     try:
         if "chat" in meta:
             limits, template = ChatLimits(**meta["chat"]), Template(**meta["template"])
             return open_chat(body, limits, template).pack()
-        return _decode(config, meta, body)
+        return _open(config, meta, body, ask)
     except RequestRefused as refusal:
         return report_refusal(refusal), b""
     except FileNotFoundError:
@@ -61,16 +67,28 @@ def _handle(config: DecodeConfig, meta: dict[str, Any], body: bytes) -> Message:
         return report_refusal(ClientLeft()), b""
 
 
-def _decode(config: DecodeConfig, meta: dict[str, Any], body: bytes) -> Message:
+def _open(config: DecodeConfig, meta: dict[str, Any], body: bytes, ask: Ask) -> Message:
     image, fields = open_envelope(meta["content_type"], body)
-    if "pixels" not in meta:
+    if not meta["decodes"]:
         return {"fields": fields}, image
-    pixels, format_name = decode_picture(image, config.limits)
-    write_pixels(meta["pixels"], Picture.DECODED, pixels)
-    return {
-        "height": pixels.shape[0],
-        "width": pixels.shape[1],
-        "format": format_name,
-        "sha256": hashlib.sha256(image).hexdigest(),
-        "fields": fields,
-    }, b""
+    sha256 = hashlib.sha256(image).hexdigest()
+    try:
+        return _decode(config, image, sha256, ask) | {"sha256": sha256, "fields": fields}, b""
+    except _NotWanted:
+        return {"fields": fields}, b""
+
+
+def _decode(config: DecodeConfig, image: bytes, sha256: str, ask: Ask) -> dict[str, Any]:
+    """Asks where the pixels shall go once their number is known, and puts them there."""
+    place = ""
+
+    def inspect(format_name: str, height: int, width: int) -> None:
+        nonlocal place
+        header = {"format": format_name, "height": height, "width": width, "sha256": sha256}
+        place = ask(header)["pixels"]
+        if not place:
+            raise _NotWanted
+
+    pixels, _ = decode_picture(image, config.limits, inspect)
+    write_pixels(place, Picture.DECODED, pixels)
+    return {"height": pixels.shape[0], "width": pixels.shape[1]}

@@ -1,8 +1,8 @@
-"""The service's side of the decode stage: leases memory and asks a decode process to fill it."""
+"""The service's side of the decode stage: decode processes are asked, and fill leased memory."""
 
+import asyncio
 import logging
-import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,15 +11,23 @@ from service.decode.chat import Chat, ChatLimits, open_chat
 from service.decode.limits import picture_limits
 from service.decode.process import DecodeConfig, make_decoder
 from service.decode.refusals import refusal_from_report
-from service.errors import ImageTooLarge, InvalidBody, InvalidImage, Unavailable
+from service.errors import (
+    ClientLeft,
+    CodefendError,
+    ImageTooLarge,
+    InvalidBody,
+    InvalidImage,
+    Unavailable,
+)
 from service.processes.child import ChildDied, ChildTimeout
 from service.processes.messages import Message
-from service.processes.pixels import PixelLease, lease_pixels
-from service.processes.pool import ChildPool
+from service.processes.pixels import PixelLease
+from service.processes.pool import ChildPool, PoolJob
 from service.processes.single_threaded import SingleThreadedChild
+from service.processes.supervision import Supervision
 from service.settings import Settings
 
-__all__ = ["DecodeStage", "Upload"]
+__all__ = ["Admit", "Admitted", "DecodeStage", "PictureHeader", "Upload"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +38,54 @@ SMALL_CHAT_BYTES = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
+class PictureHeader:
+    """What a decode process says of a picture before it decodes it.
+
+    Attributes:
+        format: `PNG`, `JPEG` or `WEBP`.
+        height: Rows, before any turn that its metadata asks for.
+        width: Columns.
+        sha256: Of its file, in hex.
+    """
+
+    format: str
+    height: int
+    width: int
+    sha256: str
+
+
+@dataclass(slots=True, eq=False)
+class Admitted:
+    """A picture that was let in.
+
+    Attributes:
+        pixels: Memory for it.
+        size: Height and width, where its pixels are known already and are not decoded again.
+        context: What whoever let it in keeps of it.
+        give_back: Called once, when the picture is given up or done with.
+    """
+
+    pixels: PixelLease
+    size: tuple[int, int] | None = None
+    context: Any = None
+    give_back: Callable[[], None] = lambda: None
+
+    def release(self) -> None:
+        """Frees what it holds."""
+        self.pixels.release()
+        self.give_back()
+
+
+# Decides on a picture by its header; raises a CodefendError where it is refused.
+Admit = Callable[[PictureHeader], Awaitable[Admitted]]
+
+
+@dataclass(frozen=True, slots=True)
 class Upload:
     """A decoded request.
 
     Attributes:
-        pixels: In shared memory.
+        admitted: What it holds; its pixels in shared memory first of all.
         height: Rows.
         width: Columns.
         sha256: Of the image's file, in hex.
@@ -42,35 +93,66 @@ class Upload:
         facts: What the audit may say of it; later stages add to it.
     """
 
-    pixels: PixelLease
+    admitted: Admitted
     height: int
     width: int
     sha256: str
     fields: dict[str, Any]
     facts: dict[str, Any]
 
+    @property
+    def pixels(self) -> PixelLease:
+        """In shared memory."""
+        return self.admitted.pixels
+
+    def release(self) -> None:
+        """Frees what it holds."""
+        self.admitted.release()
+
 
 class DecodeStage:
     """A pool of confined processes."""
 
-    def __init__(self, settings: Settings, on_restart: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        pixels_directory: str,
+        on_restart: Callable[[], None],
+        is_shared: Callable[[], bool],
+    ) -> None:
+        """Takes what its processes are told.
+
+        Args:
+            settings: Their limits and their number.
+            pixels_directory: Where all leases are.
+            on_restart: Called whenever a process is replaced.
+            is_shared: Says whether there is more than one caller who could come.
+        """
         self._max_pixels = settings.max_pixels
         self._timeout_s = settings.decode_timeout_s
         config = DecodeConfig(
             picture_limits(settings),
             settings.decode_memory_bytes,
             settings.decode_cpu_s,
+            pixels_directory,
         )
         self._pool = ChildPool(
             lambda index: SingleThreadedChild(f"decode-{index}", make_decoder, config),
             settings.decode_workers,
             START_TIMEOUT_S,
             on_restart,
+            is_shared,
         )
 
-    async def start(self) -> None:
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of its living processes."""
+        return self._pool.pids
+
+    async def start(self, supervision: Supervision) -> None:
         """Starts the processes, and says in the log which walls they lack."""
-        for walls_missing in {tuple(facts["unconfined"]) for facts in await self._pool.start()}:
+        facts = await self._pool.start(supervision)
+        for walls_missing in {tuple(fact["unconfined"]) for fact in facts}:
             for wall in walls_missing:
                 logger.warning("decode processes are confined less: %s", wall)
 
@@ -78,29 +160,39 @@ class DecodeStage:
         """Ends the processes."""
         await self._pool.stop()
 
-    async def decode(self, content_type: str, body: bytes) -> Upload:
-        """Decodes one request body; the caller releases the upload's pixels.
+    async def decode(self, content_type: str, body: bytes, caller: str, admit: Admit) -> Upload:
+        """Decodes one request body; the caller releases the upload.
+
+        Args:
+            content_type: Of the body.
+            body: An image, in any envelope.
+            caller: Whose it is.
+            admit: Decides on the picture when its size is known.
 
         Raises:
             RequestRefused: The body or the image is at fault.
-            Unavailable: There is no memory for it now.
+            CodefendError: Whatever `admit` raises.
+            Unavailable: No process could decode it; it is not known to be at fault.
         """
-        pixels = self._lease()
+
+        async def admit_and_charge(header: PictureHeader) -> Admitted:
+            admitted = await admit(header)
+            if admitted.size is None:
+                self._pool.charge(caller, header.height * header.width)
+            return admitted
+
+        admission = _Admission(admit_and_charge, self._max_pixels)
         try:
-            meta = {"content_type": content_type, "pixels": pixels.name}
-            answer = await self._ask_for_pixels(meta, body)
-            height, width = int(answer["height"]), int(answer["width"])
-            # The sizes steer reads of shared memory: a process gone bad may not choose them.
-            if not 0 < height * width <= self._max_pixels:
-                raise InvalidImage(param="image")
-            sha256 = answer["sha256"]
-            facts = {"sha256": sha256, "format": answer["format"], "width": width, "height": height}
-            return Upload(pixels, height, width, sha256, dict(answer["fields"]), facts)
+            meta = {"content_type": content_type, "decodes": True}
+            answer, _ = await self._ask(meta, body, caller, admission)
+            return admission.upload(answer)
         except BaseException:
-            pixels.release()
+            admission.give_up()
             raise
 
-    async def unwrap(self, content_type: str, body: bytes) -> tuple[bytes, dict[str, Any]]:
+    async def unwrap(
+        self, content_type: str, body: bytes, caller: str
+    ) -> tuple[bytes, dict[str, Any]]:
         """Takes a request body apart and decodes no image.
 
         Returns:
@@ -108,53 +200,128 @@ class DecodeStage:
 
         Raises:
             RequestRefused: The body is at fault.
+            Unavailable: As in `decode`.
         """
-        try:
-            answer, file = await self._ask({"content_type": content_type}, body)
-        except ChildDied as error:
-            raise _too_costly() from error
+        meta = {"content_type": content_type, "decodes": False}
+        answer, file = await self._ask(meta, body, caller)
         return file, dict(answer["fields"])
 
-    async def open_chat(self, body: bytes, limits: ChatLimits, template: Template) -> Chat:
+    async def open_chat(
+        self, body: bytes, limits: ChatLimits, template: Template, caller: str
+    ) -> Chat:
         """Takes a chat apart; its images are then decoded one by one.
 
         Raises:
             RequestRefused: The body is at fault.
+            Unavailable: As in `decode`.
         """
         if len(body) <= SMALL_CHAT_BYTES:
             return open_chat(body, limits, template)
         meta = {"chat": asdict(limits), "template": asdict(template)}
-        try:
-            return Chat.unpack(*await self._ask(meta, body))
-        except ChildDied as error:
-            raise _too_costly() from error
+        return Chat.unpack(*await self._ask(meta, body, caller))
 
-    def _lease(self) -> PixelLease:
+    async def _ask(
+        self, meta: dict[str, Any], body: bytes, caller: str, admission: "_Admission | None" = None
+    ) -> Message:
+        job = PoolJob(meta, body, self._timeout_s, caller, cost=len(body))
+        if admission is not None:
+            job.reply = admission.reply_from(asyncio.get_running_loop())
         try:
-            return lease_pixels(self._max_pixels)
-        except OSError as error:
-            raise Unavailable from error
-
-    async def _ask_for_pixels(self, meta: dict[str, Any], body: bytes) -> dict[str, Any]:
-        try:
-            return (await self._ask(meta, body))[0]
+            answer, blob = await self._pool.run(job)
         except ChildTimeout as error:
-            msg = "The image takes too long to decode."
-            raise ImageTooLarge(msg, "image") from error
+            raise _took_too_long(admission) from error
         except ChildDied as error:
-            # A bus error means that shared memory is full, which is our lack and not the image's.
-            if error.exit_code == -signal.SIGBUS:
-                raise Unavailable from error
-            msg = "The image could not be decoded within the limits of one image."
-            raise InvalidImage(msg, "image") from error
-
-    async def _ask(self, meta: dict[str, Any], body: bytes) -> Message:
-        answer, blob = await self._pool.run(meta, body, self._timeout_s)
+            if error.exceeded_cpu_limit:
+                raise _took_too_long(admission) from error
+            raise Unavailable from error
+        if admission is not None and admission.refusal is not None:
+            raise admission.refusal
         refusal = refusal_from_report(answer)
         if refusal is not None:
             raise refusal
         return answer, blob
 
 
-def _too_costly() -> InvalidBody:
+class _Admission:
+    """Answers a decode process that asks where one picture's pixels shall go."""
+
+    def __init__(self, admit: Admit, max_pixels: int) -> None:
+        self._admit = admit
+        self._max_pixels = max_pixels
+        self._header: PictureHeader | None = None
+        self._admitted: Admitted | None = None
+        self._is_over = False
+        self.refusal: CodefendError | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a picture was found."""
+        return self._header is not None
+
+    def reply_from(self, loop: asyncio.AbstractEventLoop) -> Callable[[Any], dict[str, Any]]:
+        """The reply, for the thread that talks to the process; it is made in the loop."""
+
+        def reply(question: dict[str, Any]) -> dict[str, Any]:
+            header = PictureHeader(**question)
+            return asyncio.run_coroutine_threadsafe(self._decide(header), loop).result()
+
+        return reply
+
+    def upload(self, answer: dict[str, Any]) -> Upload:
+        """What became of it.
+
+        Raises:
+            InvalidImage: The process speaks nonsense.
+        """
+        admitted, header = self._admitted, self._header
+        if admitted is None or header is None:
+            raise InvalidImage(param="image")
+        height, width = admitted.size or (int(answer["height"]), int(answer["width"]))
+        # The sizes steer reads of shared memory: a process gone bad may not choose them.
+        if not 0 < height * width == header.height * header.width:
+            raise InvalidImage(param="image")
+        sha256 = header.sha256
+        facts = {
+            "sha256": sha256,
+            "format": header.format,
+            "width": width,
+            "height": height,
+        }
+        return Upload(admitted, height, width, sha256, dict(answer["fields"]), facts)
+
+    def give_up(self) -> None:
+        """Frees what was let in; what comes later is not."""
+        self._is_over = True
+        if self._admitted is not None:
+            self._admitted.release()
+            self._admitted = None
+
+    async def _decide(self, header: PictureHeader) -> dict[str, Any]:
+        try:
+            admitted = await self._let_in(header)
+        except CodefendError as error:
+            self.refusal = error
+            return {"pixels": ""}
+        return {"pixels": "" if admitted.size else admitted.pixels.name}
+
+    async def _let_in(self, header: PictureHeader) -> Admitted:
+        if self._admitted is not None and header == self._header:
+            return self._admitted  # another process tries the same picture again
+        if self._is_over or self._header is not None:
+            raise ClientLeft
+        if not 0 < header.height * header.width <= self._max_pixels:
+            raise InvalidImage(param="image")
+        self._header = header
+        admitted = await self._admit(header)
+        if self._is_over:
+            admitted.release()
+            raise ClientLeft
+        self._admitted = admitted
+        return admitted
+
+
+def _took_too_long(admission: _Admission | None) -> CodefendError:
+    if admission is not None and admission.has_begun:
+        msg = "The image takes too long to decode."
+        return ImageTooLarge(msg, "image")
     return InvalidBody("The body takes too much time or memory to read.")

@@ -3,7 +3,7 @@
 from typing import Any
 
 from models.codec import ImageFormat, encode_image
-from service.processes.messages import Handler, Message
+from service.processes.messages import Ask, Handler, Message
 from service.processes.pixels import Picture, read_pixels
 
 __all__ = ["make_encoder"]
@@ -14,7 +14,7 @@ def make_encoder(_: None) -> tuple[Handler, dict[str, Any]]:
     return _encode, {}
 
 
-def _encode(meta: dict[str, Any], _: bytes) -> Message:
+def _encode(meta: dict[str, Any], _: bytes, __: Ask) -> Message:
     try:
         picture = Picture(meta["picture"])
         pixels = read_pixels(meta["pixels"], picture, meta["height"], meta["width"])

@@ -116,7 +116,7 @@ async def _shield(
         fields = _read_fields(guard, kind, request, upload.fields)
         return fields, await shield_picture(guard, visit, upload)
     finally:
-        upload.pixels.release()
+        upload.release()
 
 
 async def _pass_on(

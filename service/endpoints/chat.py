@@ -85,7 +85,7 @@ async def _shield_all(
         )
     finally:
         for upload in uploads.values():
-            upload.pixels.release()
+            upload.release()
 
 
 async def _pass_on(

@@ -13,10 +13,19 @@ def build_probes(guard: Guard) -> APIRouter:
     """Builds /healthz, /readyz and, unless it has a port of its own, /metrics."""
     router = APIRouter(tags=["probes"])
 
-    @router.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        """Alive: the event loop turns. The model behind the service has no say in this."""
-        return {"status": "ok"}
+    @router.get(
+        "/healthz",
+        responses={503: {"description": "A part has failed that nothing replaces."}},
+        response_model=dict[str, str],
+    )
+    async def healthz() -> JSONResponse:
+        """Alive: the event loop turns, and what replaces its processes does.
+
+        The model behind the service has no say in this.
+        """
+        if guard.failure is not None:
+            return JSONResponse({"status": "failed"}, 503)
+        return JSONResponse({"status": "ok"})
 
     @router.get(
         "/readyz",

@@ -54,7 +54,7 @@ async def _answer(guard: Guard, visit: Visit, request: Request, body: bytes) -> 
         purified = await guard.purify(visit, upload)
         encoded = await guard.encode(visit, upload, Picture.PURIFIED, image_format)
     finally:
-        upload.pixels.release()
+        upload.release()
     visit.timings.begin_response()
     if raw_format is not None:
         return Response(encoded, media_type=raw_format.media_type)

@@ -13,16 +13,17 @@ closed, all may ask; open, nobody may; half-open, a few may try. It opens
 Each caller has one vote on that, by the share of its own: a key whose requests make the model fail
 does not shut out the others while theirs are answered. A request that was merely late counts only
 if nothing was answered meanwhile: a model that answers others is not broken, but was asked for
-much.
+much. Where there are several callers, the lateness of one alone never opens it: it may have asked
+for what takes long, and its own ceiling falls for that (`admit/ceiling.py`).
 
 The pause before a trial doubles for each trial that fails, up to a ceiling.
 """
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum, IntEnum
 from math import ceil, inf
 
 from service.forward.errors import UpstreamDown
@@ -38,6 +39,14 @@ class BreakerState(IntEnum):
     CLOSED = 0
     HALF_OPEN = 1
     OPEN = 2
+
+
+class End(Enum):
+    """What came of a request."""
+
+    ANSWERED = "answered"
+    FAILED = "failed"
+    LATE = "late"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +97,16 @@ class Passage:
 
     def succeed(self) -> None:
         """Says that the upstream answered, be it with a refusal."""
-        self.breaker.settle(self, has_failed=False)
+        self.breaker.settle(self, End.ANSWERED)
 
     def fail(self, retry_after_s: float = 0.0) -> None:
         """Says that it did not, and how long it asks to be left alone, if it does."""
-        self.breaker.settle(self, has_failed=True, retry_after_s=retry_after_s)
+        self.breaker.settle(self, End.FAILED, retry_after_s)
 
     def fail_late(self) -> None:
         """Says that it took too long, which is its fault only if it answered nobody meanwhile."""
         if self.breaker.answered_at_s < self.began_at_s:
-            self.fail()
+            self.breaker.settle(self, End.LATE)
         else:
             self.leave()
 
@@ -114,6 +123,7 @@ class Breaker:
         limits: BreakerLimits,
         clock: Callable[[], float] = time.monotonic,
         on_change: Callable[[BreakerState, float], None] = lambda _state, _pause_s: None,
+        is_shared: Callable[[], bool] = lambda: False,
     ) -> None:
         """Begins closed.
 
@@ -121,16 +131,18 @@ class Breaker:
             limits: When it opens.
             clock: Seconds.
             on_change: Called with each new state, and the pause if it is open.
+            is_shared: Says whether there is more than one caller who could ask.
         """
         self.state = BreakerState.CLOSED
         self.answered_at_s = -inf
         self._limits = limits
         self.clock = clock
         self._on_change = on_change
+        self._is_shared = is_shared
         # Outcomes of what was asked in an earlier state say nothing about this one.
         self._era = 0
-        self._ends: deque[tuple[float, str, bool]] = deque()
-        self._num_in_a_row = 0
+        self._ends: deque[tuple[float, str, End]] = deque()
+        self._in_a_row: list[tuple[str, End]] = []
         self._num_openings = 0
         self._opens_at_s = 0.0
         self._trials: set[Passage] = set()
@@ -185,9 +197,9 @@ class Breaker:
         if passage in self._trials:
             passage.succeed()
 
-    def settle(self, passage: Passage, *, has_failed: bool, retry_after_s: float = 0.0) -> None:
+    def settle(self, passage: Passage, end: End, retry_after_s: float = 0.0) -> None:
         """Learns from one request; see `Passage`."""
-        if not has_failed:
+        if end is End.ANSWERED:
             self.answered_at_s = self.clock()
         is_trial = passage in self._trials
         self._trials.discard(passage)
@@ -195,42 +207,53 @@ class Breaker:
             return
         passage.is_settled = True
         if is_trial:
-            self._learn_from_trial(has_failed=has_failed, retry_after_s=retry_after_s)
+            self._learn_from_trial(end, retry_after_s)
         else:
-            self._learn(passage.caller, has_failed=has_failed, retry_after_s=retry_after_s)
+            self._learn(passage.caller, end, retry_after_s)
 
     def leave(self, passage: Passage) -> None:
         """See `Passage.leave`."""
         passage.is_settled = True
         self._trials.discard(passage)
 
-    def _learn(self, caller: str, *, has_failed: bool, retry_after_s: float) -> None:
+    def _learn(self, caller: str, end: End, retry_after_s: float) -> None:
         now_s = self.clock()
-        self._ends.append((now_s, caller, has_failed))
+        self._ends.append((now_s, caller, end))
         while self._ends[0][0] < now_s - self._limits.window_s:
             self._ends.popleft()
-        self._num_in_a_row = self._num_in_a_row + 1 if has_failed else 0
-        if has_failed and self._is_broken():
+        if end is End.ANSWERED:
+            self._in_a_row.clear()
+            return
+        # The last of them are enough to know.
+        self._in_a_row = [*self._in_a_row[1 - self._limits.num_failures :], (caller, end)]
+        if self._is_broken():
             self._open(retry_after_s)
 
     def _is_broken(self) -> bool:
         fewest = self._limits.num_failures
-        if self._num_in_a_row >= fewest:
+        if len(self._in_a_row) >= fewest and not self._is_one_callers_lateness(self._in_a_row):
             return True
+        failures = [(caller, end) for _, caller, end in self._ends if end is not End.ANSWERED]
+        if self._is_one_callers_lateness(failures):
+            return False
         asked = Counter(caller for _, caller, _ in self._ends)
-        failed = Counter(caller for _, caller, has_failed in self._ends if has_failed)
+        failed = Counter(caller for caller, _ in failures)
         num_votes = sum(failed[caller] > FAILING_SHARE * asked[caller] for caller in asked)
         return failed.total() >= fewest and num_votes > FAILING_SHARE * len(asked)
 
-    def _learn_from_trial(self, *, has_failed: bool, retry_after_s: float) -> None:
-        if has_failed:
+    def _is_one_callers_lateness(self, failures: Sequence[tuple[str, End]]) -> bool:
+        is_lateness = all(end is End.LATE for _, end in failures)
+        return self._is_shared() and is_lateness and len({caller for caller, _ in failures}) == 1
+
+    def _learn_from_trial(self, end: End, retry_after_s: float) -> None:
+        if end is not End.ANSWERED:
             self._open(retry_after_s)
             return
         self._num_passed += 1
         if self._num_passed >= self._limits.num_trials:
             self._num_openings = 0
             self._ends.clear()
-            self._num_in_a_row = 0
+            self._in_a_row.clear()
             self._change(BreakerState.CLOSED)
 
     def _open(self, retry_after_s: float) -> None:

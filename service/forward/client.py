@@ -1,6 +1,7 @@
 """Builds the client of the upstream: where it is, how it is reached, and who is told what fails."""
 
 import logging
+from collections.abc import Callable
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
@@ -18,19 +19,25 @@ logger = logging.getLogger(__name__)
 EMBEDDED_URL = "http://embedded/v1"
 
 
-def make_upstream(settings: Settings, socket_path: str | None, metrics: Metrics) -> Upstream:
+def make_upstream(
+    settings: Settings,
+    socket_path: str | None,
+    metrics: Metrics,
+    is_shared: Callable[[], bool],
+) -> Upstream:
     """Builds the upstream.
 
     Args:
         settings: Its address, key and timeouts, and when it is no longer asked.
         socket_path: The embedded model's socket, when there is no upstream.
         metrics: Where its failures are counted.
+        is_shared: Says whether there is more than one caller who could ask.
     """
     watch = UpstreamWatch(
         on_error=lambda reason: metrics.upstream_errors.labels(reason).inc(),
         on_retry=lambda reason: metrics.upstream_retries.labels(reason).inc(),
     )
-    breaker = _make_breaker(settings, metrics)
+    breaker = _make_breaker(settings, metrics, is_shared)
     return Upstream(_make_client(settings, socket_path), settings, breaker, watch)
 
 
@@ -72,7 +79,7 @@ async def _pass_on_trace(request: httpx.Request) -> None:
         request.headers["traceparent"] = trace.traceparent
 
 
-def _make_breaker(settings: Settings, metrics: Metrics) -> Breaker:
+def _make_breaker(settings: Settings, metrics: Metrics, is_shared: Callable[[], bool]) -> Breaker:
     # The embedded model has none: it is supervised, and while it is replaced the gate refuses
     # requests as long as it takes. A pause on top of that would only prolong it.
     is_embedded = settings.upstream_url is None
@@ -92,4 +99,4 @@ def _make_breaker(settings: Settings, metrics: Metrics) -> Breaker:
             fields["pause_s"] = round(pause_s, 1)
         logger.warning("the upstream's breaker has changed", extra={"fields": fields})
 
-    return Breaker(limits, on_change=on_change)
+    return Breaker(limits, on_change=on_change, is_shared=is_shared)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import shutil
 import sys
@@ -11,26 +12,33 @@ from pathlib import Path
 
 import httpx
 
+from service.processes.heartbeat import BEAT_S, StallDetector, read_vitals
+from service.processes.supervision import Backoff, Supervision
+
 __all__ = ["EmbeddedModel"]
 
 logger = logging.getLogger(__name__)
 
-POLL_S = 0.2
-RESTART_PAUSE_S = 2.0
 STOP_GRACE_S = 10.0
+# Its server turns beside the model and answers within milliseconds, however busy both are.
+HEALTH_TIMEOUT_S = 3.0
+MOST_MISSED_CHECKS = 2
+BEATS_PER_CHECK = 4
 
 
 class EmbeddedModel:
-    """One process that speaks the upstream's protocol, restarted whenever it ends."""
+    """One process that speaks the upstream's protocol, replaced when it ends or does nothing."""
 
-    def __init__(self, model: str, on_restart: Callable[[], None]) -> None:
+    def __init__(self, model: str, start_timeout_s: float, on_restart: Callable[[], None]) -> None:
         """Takes what to serve.
 
         Args:
             model: Directory or hub id.
+            start_timeout_s: Time for the model to load and warm up.
             on_restart: Called whenever the process is replaced.
         """
         self._model = model
+        self._start_timeout_s = start_timeout_s
         self._on_restart = on_restart
         # mkdtemp makes the directory 0700: nobody else can even reach the socket.
         self._directory = Path(tempfile.mkdtemp(prefix="codefend-"))
@@ -48,9 +56,13 @@ class EmbeddedModel:
         """Process id, while there is a process."""
         return self._process.pid if self._process else None
 
-    def start(self) -> None:
-        """Begins to load the model, in the background."""
-        self._task = asyncio.create_task(self._supervise())
+    def start(self, supervision: Supervision) -> None:
+        """Begins to load the model, in the background.
+
+        Args:
+            supervision: Is told if its supervisor fails.
+        """
+        self._task = supervision.start("supervisor of the embedded model", self._supervise())
 
     async def stop(self) -> None:
         """Ends the process."""
@@ -62,16 +74,25 @@ class EmbeddedModel:
         shutil.rmtree(self._directory, ignore_errors=True)
 
     async def _supervise(self) -> None:
+        backoff = Backoff()
         while True:
-            self._process = await self._launch()
+            was_warm = False
             try:
-                await self._wait_until_warm(self._process)
-                await self._process.wait()
+                self._process = await self._launch()
+                was_warm = await self._wait_until_warm(self._process)
+                if was_warm:
+                    backoff.reset()
+                    await self._watch(self._process)
+                await self._kill(self._process)
+                error: Exception = RuntimeError(f"it ended with {self._process.returncode}")
+            except Exception as failure:  # whatever it was, the next try may succeed
+                error = failure
             finally:
                 self.is_warm = False
-            logger.error("the embedded model ended with %s", self._process.returncode)
+            logger.error("the embedded model is replaced: %s", error)
             self._on_restart()
-            await asyncio.sleep(RESTART_PAUSE_S)
+            if not was_warm:
+                await asyncio.sleep(backoff.pause_s(error))
 
     async def _launch(self) -> asyncio.subprocess.Process:
         # It ends when its standard input does, so that it never outlives the service; in a session
@@ -90,16 +111,44 @@ class EmbeddedModel:
             start_new_session=True,
         )
 
-    async def _wait_until_warm(self, process: asyncio.subprocess.Process) -> None:
-        transport = httpx.AsyncHTTPTransport(uds=self.socket_path)
-        async with httpx.AsyncClient(transport=transport) as client:
+    async def _wait_until_warm(self, process: asyncio.subprocess.Process) -> bool:
+        """Whether it became warm; if not, it has ended, is stopped, or took too long."""
+        stalls = StallDetector()
+        ends_s = asyncio.get_running_loop().time() + self._start_timeout_s
+        async with self._client() as client:
             while process.returncode is None:
-                with contextlib.suppress(httpx.HTTPError):
-                    if (await client.get("http://embedded/healthz")).is_success:
-                        self.is_warm = True
-                        logger.info("the embedded model is warm")
-                        return
-                await asyncio.sleep(POLL_S)
+                if await _is_healthy(client):
+                    self.is_warm = True
+                    logger.info("the embedded model is warm")
+                    return True
+                is_late = asyncio.get_running_loop().time() > ends_s
+                if is_late or stalls.is_stalled(read_vitals(process.pid), is_due=False):
+                    return False
+                await asyncio.sleep(BEAT_S)
+        return False
+
+    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+        """Returns when it has ended, is stopped, or answers nothing any more."""
+        stalls = StallDetector()
+        num_missed = 0
+        async with self._client() as client:
+            for beat in itertools.count():
+                await asyncio.sleep(BEAT_S)
+                if process.returncode is not None or num_missed >= MOST_MISSED_CHECKS:
+                    return
+                if stalls.is_stalled(read_vitals(process.pid), is_due=False):
+                    return
+                if beat % BEATS_PER_CHECK == 0:
+                    num_missed = 0 if await _is_healthy(client) else num_missed + 1
+
+    def _client(self) -> httpx.AsyncClient:
+        transport = httpx.AsyncHTTPTransport(uds=self.socket_path)
+        return httpx.AsyncClient(transport=transport, timeout=HEALTH_TIMEOUT_S)
+
+    async def _kill(self, process: asyncio.subprocess.Process) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
         if process.returncode is not None:
@@ -110,5 +159,11 @@ class EmbeddedModel:
             async with asyncio.timeout(STOP_GRACE_S):
                 await process.wait()
         except TimeoutError:
-            process.kill()
-            await process.wait()
+            await self._kill(process)
+
+
+async def _is_healthy(client: httpx.AsyncClient) -> bool:
+    try:
+        return (await client.get("http://embedded/healthz")).is_success
+    except httpx.HTTPError:
+        return False

@@ -10,10 +10,19 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from service.processes.heartbeat import Counter, start_beating
-from service.processes.messages import Handler, Message, receive_message, send_message
+from service.processes.heartbeat import Counter, Vitals, read_vitals, start_beating
+from service.processes.messages import (
+    QUESTION,
+    Ask,
+    Handler,
+    Message,
+    ask_nothing,
+    ask_through,
+    receive_message,
+    send_message,
+)
 
-__all__ = ["Child", "ChildDied", "ChildTimeout", "kill_children"]
+__all__ = ["Child", "ChildDied", "ChildTimeout", "LaunchFailed", "kill_children"]
 
 STOP_GRACE_S = 5.0
 # Where processors are scarce the service itself comes first: it answers probes and refuses.
@@ -39,9 +48,30 @@ class ChildDied(Exception):
         super().__init__(f"{name} ended with exit code {exit_code}")
         self.exit_code = exit_code
 
+    @property
+    def exceeded_cpu_limit(self) -> bool:
+        """Whether the system ended it as it had used all the processor time it may."""
+        return self.exit_code == -signal.SIGXCPU
+
 
 class ChildTimeout(ChildDied):
-    """The process gave no answer in time and was killed."""
+    """The process gave no answer in time and was killed.
+
+    Attributes:
+        cpu_ticks: Processor time that it had used by then, in clock ticks; None if that is unknown.
+    """
+
+    def __init__(self, name: str, exit_code: int | None, cpu_ticks: int | None = None) -> None:
+        super().__init__(name, exit_code)
+        self.cpu_ticks = cpu_ticks
+
+
+class LaunchFailed(ChildDied):
+    """There is no process: the system had no files, no memory or no leave for one."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, None)
+        self.args = (f"{name} could not be started: {reason}",)
 
 
 class Child:
@@ -95,20 +125,37 @@ class Child:
         """How often its heart has beaten; stands still if the process does."""
         return self._counter.value if self._counter is not None else 0
 
+    def read_vitals(self) -> Vitals | None:
+        """What the kernel says of the process; None if there is none, or nothing is said."""
+        pid = self.pid
+        return None if pid is None else read_vitals(pid)
+
     def launch(self) -> None:
-        """Starts the process and returns at once."""
+        """Starts the process and returns at once.
+
+        Raises:
+            LaunchFailed: It could not be started, for whatever reason.
+        """
+        try:
+            self._launch()
+        except Exception as error:  # whatever it is, there is no process
+            raise LaunchFailed(self.name, f"{type(error).__name__}: {error}") from error
+
+    def _launch(self) -> None:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        self._counter = context.Value("Q", 0, lock=False) if self._beats else None
-        process = context.Process(
-            target=_run_child,
-            args=(theirs, self._make_handler, self._config, self._counter),
-            name=self.name,
-            daemon=True,
-        )
-        with _bookkeeping:
-            process.start()
-        theirs.close()
+        with contextlib.ExitStack() as undoing, theirs:
+            undoing.callback(ours.close)
+            self._counter = context.Value("Q", 0, lock=False) if self._beats else None
+            process = context.Process(
+                target=_run_child,
+                args=(theirs, self._make_handler, self._config, self._counter),
+                name=self.name,
+                daemon=True,
+            )
+            with _bookkeeping:
+                process.start()
+            undoing.pop_all()
         self._process, self._connection = process, ours
         _running.add(self)
 
@@ -120,20 +167,35 @@ class Child:
         """
         return self._receive(timeout_s)[0]
 
-    def call(self, meta: dict[str, Any], blob: bytes, timeout_s: float) -> Message:
+    def call(
+        self,
+        meta: dict[str, Any],
+        blob: bytes,
+        timeout_s: float,
+        reply: Ask = ask_nothing,
+    ) -> Message:
         """Sends one message and waits for the answer.
+
+        Args:
+            meta: What to do.
+            blob: To what.
+            timeout_s: Time for the answer; the questions' own time does not count.
+            reply: Answers what the process asks meanwhile.
 
         Raises:
             ChildDied: There will be no answer; the process is gone.
             ChildTimeout: There was no answer in time; the process was killed.
         """
-        if self._connection is None:
-            raise ChildDied(self.name, None)
-        try:
-            send_message(self._connection, meta, blob)
-        except OSError as error:
-            raise self._died() from error
-        return self._receive(timeout_s)
+        self._send(meta, blob)
+        while True:
+            answer = self._receive(timeout_s)
+            if QUESTION not in answer[0]:
+                return answer
+            try:
+                replied = reply(answer[0][QUESTION])
+            except ValueError as error:
+                raise self._died() from error
+            self._send(replied, b"")
 
     def stop(self) -> None:
         """Lets the process end after its present message, and kills it if it does not."""
@@ -152,6 +214,14 @@ class Child:
             with contextlib.suppress(ValueError):  # reaped in this very moment
                 process.kill()
 
+    def _send(self, meta: dict[str, Any], blob: bytes) -> None:
+        if self._connection is None:
+            raise ChildDied(self.name, None)
+        try:
+            send_message(self._connection, meta, blob)
+        except OSError as error:
+            raise self._died() from error
+
     def _receive(self, timeout_s: float) -> Message:
         if self._connection is None:
             raise ChildDied(self.name, None)
@@ -160,9 +230,10 @@ class Child:
                 return receive_message(self._connection)
         except (EOFError, OSError, ValueError) as error:
             raise self._died() from error
+        vitals = self.read_vitals()
         self.kill()
         exit_code = self._reap()
-        raise ChildTimeout(self.name, exit_code)
+        raise ChildTimeout(self.name, exit_code, None if vitals is None else vitals.cpu_ticks)
 
     def _died(self) -> ChildDied:
         self.kill()
@@ -202,7 +273,8 @@ def _run_child(
         start_beating(counter)
     try:
         send_message(connection, description)
+        ask = ask_through(connection)
         while True:
-            send_message(connection, *handler(*receive_message(connection)))
+            send_message(connection, *handler(*receive_message(connection), ask))
     except (EOFError, OSError):
         return

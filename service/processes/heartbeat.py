@@ -1,16 +1,38 @@
-"""Whether a child still turns: it counts, and the service looks whether the count moves.
+"""Whether a child still turns, by three signs.
 
-A count and not a time of day: after a machine was suspended, or a container paused, both sides are
-behind alike, and nobody is taken for hung.
+- A child with a thread to spare counts, and the service looks whether the count moves. A count and
+  not a time of day: after a machine was suspended, or a container paused, both sides are behind
+  alike, and nobody is taken for hung.
+- The kernel says whether a process is stopped (SIGSTOP): such a one is lost for the service,
+  whatever stopped it.
+- A confined child has one thread only, and it decodes. The kernel says how much processor time it
+  has used: one that owes an answer and uses none does nothing for it.
 """
 
 import threading
 import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-__all__ = ["BEAT_S", "Counter", "Listener", "start_beating"]
+__all__ = [
+    "BEAT_S",
+    "Counter",
+    "Listener",
+    "StallDetector",
+    "Vitals",
+    "read_vitals",
+    "start_beating",
+]
 
 BEAT_S = 0.5
+# A process that is stopped and continued at once, as by a snapshot of it, is not lost.
+STOPPED_PATIENCE_S = 1.5
+# Without any processor time, while an answer is due; a busy machine gives a little to everybody.
+IDLE_PATIENCE_S = 5.0
+_STOPPED = "T"
+# proc(5): the fields 3, 14 and 15; the first behind the name is the third.
+_STATE, _USER_TICKS, _SYSTEM_TICKS = 0, 11, 12
 
 
 class Counter(Protocol):
@@ -44,3 +66,51 @@ class Listener:
         self._silent_s = 0.0 if count != self._last else self._silent_s + BEAT_S
         self._last = count
         return self._silent_s < self._patience_s
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """What the kernel says of a process.
+
+    Attributes:
+        is_stopped: By SIGSTOP or its kind.
+        cpu_ticks: Processor time it has used, in the kernel's clock ticks.
+    """
+
+    is_stopped: bool
+    cpu_ticks: int
+
+
+def read_vitals(pid: int) -> Vitals | None:
+    """Asks the kernel about a process; None where it is gone, or where there is no /proc."""
+    try:
+        line = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = line.rpartition(") ")[2].split()
+    is_stopped = fields[_STATE] == _STOPPED
+    return Vitals(is_stopped, int(fields[_USER_TICKS]) + int(fields[_SYSTEM_TICKS]))
+
+
+class StallDetector:
+    """Notices that a process is stopped, or does nothing; pure, and asked every `BEAT_S`."""
+
+    def __init__(self) -> None:
+        self._stopped_s = 0.0
+        self._idle_s = 0.0
+        self._cpu_ticks = -1
+
+    def is_stalled(self, vitals: Vitals | None, *, is_due: bool) -> bool:
+        """Whether the process is lost.
+
+        Args:
+            vitals: What the kernel says; None where it says nothing, which proves nothing.
+            is_due: Whether the process owes an answer that takes processor time.
+        """
+        if vitals is None:
+            return False
+        self._stopped_s = self._stopped_s + BEAT_S if vitals.is_stopped else 0.0
+        is_idle = is_due and vitals.cpu_ticks == self._cpu_ticks
+        self._idle_s = self._idle_s + BEAT_S if is_idle else 0.0
+        self._cpu_ticks = vitals.cpu_ticks
+        return self._stopped_s >= STOPPED_PATIENCE_S or self._idle_s >= IDLE_PATIENCE_S

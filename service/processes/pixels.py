@@ -1,18 +1,33 @@
 """Pixels in shared memory: decoded once, purified and encoded in other processes, never piped.
 
-A lease is one segment with room for two pictures: the decoded one first, the purified one after.
-The service creates and frees every segment; children only attach.
+A lease is one file in memory with room for two pictures: the decoded one first, the purified one
+after. Its bytes are reserved when it is leased, so that no process is killed by a bus error on
+memory that was promised and is not there. The service creates and frees every file, and reads and
+writes it by system calls alone, which fail with an error; only its children map it.
 """
 
+import contextlib
+import fcntl
+import mmap
+import os
+import secrets
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable
 from enum import IntEnum
-from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Picture", "PixelLease", "lease_pixels", "read_pixels", "write_pixels"]
+__all__ = ["Picture", "PixelLease", "PixelStore", "bytes_of_lease", "read_pixels", "write_pixels"]
 
 CHANNELS = 3
+NUM_PICTURES = 2
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps shared memory
+_PREFIX = "codefend-pixels-"
+_LOCK = "lock"
 
 
 class Picture(IntEnum):
@@ -22,17 +37,23 @@ class Picture(IntEnum):
     PURIFIED = 1
 
 
-class PixelLease:
-    """Ownership of one segment, counted: a request and a running batch may hold it together."""
+def bytes_of_lease(num_pixels: int) -> int:
+    """Bytes that a lease for pictures of so many pixels reserves."""
+    return NUM_PICTURES * CHANNELS * num_pixels
 
-    def __init__(self, segment: SharedMemory) -> None:
-        self._segment = segment
+
+class PixelLease:
+    """Ownership of one file, counted: a request and a running batch may hold it together."""
+
+    def __init__(self, path: Path, on_free: Callable[[], None]) -> None:
+        self._path = path
+        self._on_free = on_free
         self._num_holders = 1
 
     @property
     def name(self) -> str:
-        """What children attach by."""
-        return self._segment.name
+        """What children open."""
+        return str(self._path)
 
     def hold(self) -> None:
         """Adds a holder."""
@@ -42,55 +63,143 @@ class PixelLease:
         """Removes a holder; the last one frees the memory."""
         self._num_holders -= 1
         if self._num_holders == 0:
-            self._segment.close()
-            self._segment.unlink()
+            self._path.unlink(missing_ok=True)
+            self._on_free()
+
+    def write(self, picture: Picture, pixels: NDArray[np.uint8]) -> None:
+        """Copies one picture in, by system calls: for the service itself, which maps nothing.
+
+        Args:
+            picture: Which place to fill.
+            pixels: (H, W, 3) uint8.
+
+        Raises:
+            OSError: There is no such file any more, or no memory.
+        """
+        left = memoryview(np.ascontiguousarray(pixels).data).cast("B")
+        offset = picture * len(left)
+        file = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            while left:
+                num_written = os.pwrite(file, left, offset)
+                left, offset = left[num_written:], offset + num_written
+        finally:
+            os.close(file)
 
 
-def lease_pixels(max_pixels: int) -> PixelLease:
-    """Creates a segment for two pictures of up to `max_pixels` each.
+class PixelStore:
+    """A folder of leases that is this process's own; it goes with the process, however that ends.
 
-    The segment is sparse: memory is spent only for the pixels that are written.
-
-    Raises:
-        OSError: The system has no shared memory left.
+    A process that was killed cannot clean up: the next one removes the folders whose owners are
+    gone, which it knows by their locks. The kernel drops those with their process.
     """
-    return PixelLease(SharedMemory(create=True, size=2 * CHANNELS * max_pixels))
+
+    def __init__(self, parent: Path | None = None) -> None:
+        """Makes the folder.
+
+        Args:
+            parent: Where; None for the system's shared memory, or its folder of temporary files.
+
+        Raises:
+            OSError: It cannot be made.
+        """
+        if parent is None:
+            has_memory = os.access(_SHARED_MEMORY, os.W_OK | os.X_OK)
+            parent = _SHARED_MEMORY if has_memory else Path(tempfile.gettempdir())
+        _remove_abandoned(parent)
+        self.directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        self._lock = os.open(self.directory / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        # Also where nobody closes it: an application may be made and never started.
+        self._finalizer = weakref.finalize(self, _remove, self.directory, self._lock)
+
+    def lease(self, num_pixels: int, on_free: Callable[[], None] = lambda: None) -> PixelLease:
+        """Reserves memory for two pictures of `num_pixels` each.
+
+        Args:
+            num_pixels: Of each picture.
+            on_free: Called when the last holder has released it.
+
+        Raises:
+            OSError: The system has not so much shared memory left.
+        """
+        num_bytes = bytes_of_lease(num_pixels)
+        path = self.directory / secrets.token_hex(16)
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            _reserve(file, num_bytes)
+        except OSError:
+            path.unlink()
+            raise
+        finally:
+            os.close(file)
+        return PixelLease(path, on_free)
+
+    def close(self) -> None:
+        """Removes the folder, leases that are still held included."""
+        self._finalizer()
+
+
+def _remove(directory: Path, lock: int) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    os.close(lock)
 
 
 def write_pixels(name: str, picture: Picture, pixels: NDArray[np.uint8]) -> None:
-    """Copies one picture into a segment.
+    """Copies one picture into a lease, by a mapping: a confined process may write no file.
 
     Args:
-        name: The segment's name.
+        name: The lease's name.
         picture: Which place to fill.
         pixels: (H, W, 3) uint8.
 
     Raises:
-        FileNotFoundError: The segment was freed meanwhile.
+        FileNotFoundError: The lease was freed meanwhile.
+        ValueError: The picture does not fit.
     """
-    segment = SharedMemory(name)
+    file = os.open(name, os.O_RDWR | os.O_CLOEXEC)
     try:
-        _view(segment, picture, pixels.shape[0], pixels.shape[1])[:] = pixels
+        with mmap.mmap(file, 0) as memory:
+            offset = picture * pixels.nbytes
+            place = np.frombuffer(memory, np.uint8, pixels.size, offset)
+            place.reshape(pixels.shape)[:] = pixels
+            del place  # a view keeps its mapping from being closed
     finally:
-        segment.close()
+        os.close(file)
 
 
 def read_pixels(name: str, picture: Picture, height: int, width: int) -> NDArray[np.uint8]:
-    """Copies one picture out of a segment.
+    """Copies one picture out of a lease.
 
     Returns:
         (height, width, 3) uint8.
 
     Raises:
-        FileNotFoundError: The segment was freed meanwhile.
+        FileNotFoundError: The lease was freed meanwhile.
+        ValueError: It holds no such picture.
     """
-    segment = SharedMemory(name)
+    shape = (height, width, CHANNELS)
+    num_bytes = height * width * CHANNELS
+    return np.fromfile(name, np.uint8, num_bytes, offset=picture * num_bytes).reshape(shape)
+
+
+def _reserve(file: int, num_bytes: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, num_bytes)
+    else:
+        os.ftruncate(file, num_bytes)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    for directory in parent.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):  # another user's, or gone in this very moment
+            _remove_if_abandoned(directory)
+
+
+def _remove_if_abandoned(directory: Path) -> None:
+    lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        return _view(segment, picture, height, width).copy()
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(directory)
     finally:
-        segment.close()
-
-
-def _view(segment: SharedMemory, picture: Picture, height: int, width: int) -> NDArray[np.uint8]:
-    offset = picture * height * width * CHANNELS
-    return np.ndarray((height, width, CHANNELS), np.uint8, buffer=segment.buf, offset=offset)
+        os.close(lock)

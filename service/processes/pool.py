@@ -1,20 +1,59 @@
-"""A fixed set of children that share one line of work; a child that dies is replaced at once."""
+"""A fixed set of supervised children that share one queue of work; callers take turns at them.
+
+A child that is lost costs nobody an answer: what it had under way goes to another one.
+"""
 
 import asyncio
-import contextlib
-import queue
+import logging
+import os
+from collections import Counter, deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
-from service.processes.child import Child, ChildDied
-from service.processes.messages import Message
+from service.fairness import FairScheduler
+from service.processes.child import Child, ChildDied, ChildTimeout
+from service.processes.messages import Ask, Message, ask_nothing
+from service.processes.supervision import Backoff, SupervisedChild, Supervision
 
-__all__ = ["ChildPool"]
+__all__ = ["ChildPool", "PoolJob"]
+
+logger = logging.getLogger(__name__)
+
+# A message whose children were lost so often may be what ends them.
+MOST_LOSSES = 2
+# Of the time that a child had for an answer. One that used less of the processor was held up, and
+# what it had to do is not at fault.
+FAIR_CPU_SHARE = 0.25
+
+
+@dataclass(slots=True, eq=False)
+class PoolJob:
+    """One message on its way.
+
+    Attributes:
+        meta: What to do.
+        blob: To what.
+        timeout_s: Time for the answer, once a child has begun.
+        caller: Whose it is.
+        cost: What it counts in its caller's turns: bytes or pixels, whatever takes the time.
+        reply: Answers what the child asks meanwhile; called in a thread.
+        num_losses: Children that were lost with it.
+        done: Completed with the answer.
+    """
+
+    meta: dict[str, Any]
+    blob: bytes
+    timeout_s: float
+    caller: str = ""
+    cost: int = 1
+    reply: Ask = ask_nothing
+    num_losses: int = 0
+    done: asyncio.Future[Message] = field(default_factory=asyncio.Future)
 
 
 class ChildPool:
-    """Runs messages on idle children; each death costs one message and no other."""
+    """Runs messages on idle children; all methods belong to the event loop."""
 
     def __init__(
         self,
@@ -22,6 +61,7 @@ class ChildPool:
         size: int,
         start_timeout_s: float,
         on_restart: Callable[[], None],
+        is_shared: Callable[[], bool] = lambda: False,
     ) -> None:
         """Takes what makes the children.
 
@@ -29,18 +69,33 @@ class ChildPool:
             make_child: Builds the n-th child, not yet launched.
             size: How many there are.
             start_timeout_s: Time for one child to become ready.
-            on_restart: Called, from a thread, whenever a child is replaced.
+            on_restart: Called whenever a child is replaced.
+            is_shared: Says whether there is more than one caller who could come. Then none may
+                have all children at once: another's message waits for none of its own.
         """
-        self._children = [make_child(index) for index in range(size)]
-        self._start_timeout_s = start_timeout_s
+        self._children = [
+            SupervisedChild(make_child(index), start_timeout_s) for index in range(size)
+        ]
         self._on_restart = on_restart
-        self._idle: queue.SimpleQueue[Child] = queue.SimpleQueue()
-        # One thread per child: a thread that runs always finds an idle child.
-        self._threads = ThreadPoolExecutor(size, thread_name_prefix="children")
+        self._is_shared = is_shared
+        self._turns = FairScheduler()
+        self._waiting: dict[str, deque[PoolJob]] = {}
+        self._running: Counter[str] = Counter()
+        self._idle: deque[SupervisedChild] = deque()
+        self._supervisors: list[asyncio.Task[None]] = []
+        self._errands: set[asyncio.Task[None]] = set()
         self._is_stopping = False
 
-    async def start(self) -> list[dict[str, Any]]:
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the living children."""
+        return [child.pid for child in self._children if child.pid is not None]
+
+    async def start(self, supervision: Supervision | None = None) -> list[dict[str, Any]]:
         """Launches all children and waits until they are ready.
+
+        Args:
+            supervision: Is told of a supervisor that fails; None where nobody is.
 
         Returns:
             What each says about itself.
@@ -48,59 +103,145 @@ class ChildPool:
         Raises:
             ChildDied: One did not become ready.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._start_blocking)
+        supervision = supervision or Supervision(lambda _: None)
+        facts = await asyncio.gather(*(child.start() for child in self._children))
+        self._supervisors = [
+            supervision.start(f"supervisor of {child.name}", self._supervise(child))
+            for child in self._children
+        ]
+        return facts
 
-    async def run(self, meta: dict[str, object], blob: bytes, timeout_s: float) -> Message:
+    async def run(self, job: PoolJob) -> Message:
         """Runs one message on the next idle child.
 
-        A cancelled caller whose message has not begun takes it out of the line.
+        A cancelled caller whose message has not begun takes it out of the queue.
 
         Raises:
-            ChildDied: The child ended before it answered.
-            ChildTimeout: It gave no answer in time.
+            ChildDied: Every child that had it was lost.
+            ChildTimeout: It was worked on for all of its time.
         """
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._run_blocking, meta, blob, timeout_s)
+        self._add(job)
+        self._dispatch()
+        try:
+            return await job.done
+        finally:
+            self._forget(job)
+
+    def charge(self, caller: str, cost: int) -> None:
+        """Counts what a caller's message turned out to cost more than was known when it began."""
+        self._turns.spend([(caller, cost)])
 
     async def stop(self) -> None:
         """Ends the children at once; nobody waits for an answer any more."""
-        self._is_stopping = True
-        await asyncio.to_thread(self._stop_blocking)
-
-    def _start_blocking(self) -> list[dict[str, Any]]:
-        for child in self._children:
-            child.launch()
-        facts = []
-        for child in self._children:
-            facts.append(child.wait_until_ready(self._start_timeout_s))
-            self._idle.put(child)
-        return facts
-
-    def _run_blocking(self, meta: dict[str, object], blob: bytes, timeout_s: float) -> Message:
-        child = self._idle.get()
-        try:
-            if child.pid is None:
-                self._replace(child)
-            return child.call(meta, blob, timeout_s)
-        except ChildDied:
-            # If this fails too, the child stays without a process and the next message tries anew.
-            with contextlib.suppress(ChildDied):
-                self._replace(child)
-            raise
-        finally:
-            self._idle.put(child)
-
-    def _replace(self, child: Child) -> None:
         if self._is_stopping:
             return
-        self._on_restart()
-        child.launch()
-        child.wait_until_ready(self._start_timeout_s)
-
-    def _stop_blocking(self) -> None:
+        self._is_stopping = True
+        for task in self._supervisors:
+            task.cancel()
         for child in self._children:
             child.kill()
-        # Only then does no other thread use them, or replace them.
-        self._threads.shutdown(cancel_futures=True)
-        for child in self._children:
-            child.stop()
+        await asyncio.gather(*self._supervisors, *self._errands, return_exceptions=True)
+        await asyncio.gather(*(child.stop() for child in self._children))
+        for jobs in self._waiting.values():
+            for job in jobs:
+                _fail(job, ChildDied("the pool", None))
+
+    async def _supervise(self, child: SupervisedChild) -> None:
+        """Feeds one child until it is lost, and starts it again, for ever."""
+        backoff = Backoff()
+        while True:
+            if not child.is_warm:
+                await self._bring_up(child, backoff)
+            self._idle.append(child)
+            self._dispatch()
+            await child.watch()
+            if child in self._idle:
+                self._idle.remove(child)
+            await child.clear_away()
+            logger.error("%s is replaced", child.name)
+            self._on_restart()
+
+    async def _bring_up(self, child: SupervisedChild, backoff: Backoff) -> None:
+        while not child.is_warm:
+            try:
+                await child.start()
+            except Exception as error:  # whatever it was, the next try may succeed
+                logger.error("%s did not start: %s", child.name, error)
+                await child.clear_away()
+                await asyncio.sleep(backoff.pause_s(error))
+        backoff.reset()
+
+    def _add(self, job: PoolJob) -> None:
+        jobs = self._waiting.setdefault(job.caller, deque())
+        if not jobs and not self._running[job.caller]:
+            self._turns.arrive(job.caller)
+        # One that lost its child was there before all others.
+        (jobs.appendleft if job.num_losses else jobs.append)(job)
+
+    def _forget(self, job: PoolJob) -> None:
+        jobs = self._waiting.get(job.caller)
+        if jobs and job in jobs:
+            jobs.remove(job)
+
+    def _dispatch(self) -> None:
+        """Gives idle children what waits: first that of the caller with the lowest virtual time."""
+        while self._idle and not self._is_stopping:
+            caller = self._next_caller()
+            if caller is None:
+                return
+            job = self._waiting[caller].popleft()
+            child = self._idle.popleft()
+            self._running[caller] += 1
+            self._turns.spend([(caller, job.cost)])
+            errand = asyncio.get_running_loop().create_task(self._run_on(child, job))
+            self._errands.add(errand)
+            errand.add_done_callback(self._errands.discard)
+
+    def _next_caller(self) -> str | None:
+        for caller in [caller for caller, jobs in self._waiting.items() if not jobs]:
+            del self._waiting[caller]
+        most = max(1, len(self._children) - 1) if self._is_shared() else len(self._children)
+        free = [caller for caller in self._waiting if self._running[caller] < most]
+        return min(free, key=self._turns.virtual_time, default=None)
+
+    async def _run_on(self, child: SupervisedChild, job: PoolJob) -> None:
+        vitals = child.read_vitals()
+        try:
+            answer = await child.call(job.meta, job.blob, job.timeout_s, job.reply)
+        except ChildDied as death:
+            self._settle_loss(job, death, 0 if vitals is None else vitals.cpu_ticks)
+        else:
+            if not job.done.done():
+                job.done.set_result(answer)
+            self._idle.append(child)
+        finally:
+            self._running[job.caller] -= 1
+            if not self._running[job.caller]:
+                del self._running[job.caller]
+            self._dispatch()
+
+    def _settle_loss(self, job: PoolJob, death: ChildDied, ticks_before: int) -> None:
+        """Lets a message whose child was lost go to another, unless it is what took the time."""
+        job.num_losses += 1
+        if isinstance(death, ChildTimeout):
+            if _was_held_up(death, ticks_before, job.timeout_s):
+                death = ChildDied("a child that was held up", death.exit_code)
+            else:
+                _fail(job, death)
+                return
+        if job.num_losses >= MOST_LOSSES or self._is_stopping or death.exceeded_cpu_limit:
+            _fail(job, death)
+        elif not job.done.done():
+            self._add(job)
+
+
+def _was_held_up(timeout: ChildTimeout, ticks_before: int, timeout_s: float) -> bool:
+    if timeout.cpu_ticks is None:
+        return False
+    cpu_s = (timeout.cpu_ticks - ticks_before) / os.sysconf("SC_CLK_TCK")
+    return cpu_s < FAIR_CPU_SHARE * timeout_s
+
+
+def _fail(job: PoolJob, death: ChildDied) -> None:
+    if not job.done.done():
+        job.done.set_exception(death)

@@ -60,6 +60,11 @@ class PurifiedCache:
         self._num_bytes = 0
 
     @property
+    def is_on(self) -> bool:
+        """Whether anything is kept at all."""
+        return self._max_bytes > 0
+
+    @property
     def num_bytes(self) -> int:
         """Memory of all pictures together."""
         return self._num_bytes

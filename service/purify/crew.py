@@ -14,7 +14,7 @@ from typing import Any
 
 from service.errors import PoisonousImage
 from service.metrics import Metrics
-from service.processes.child import ChildDied
+from service.processes.supervision import Backoff, Supervision
 from service.purify.devices import resolve_devices
 from service.purify.engine import EngineFacts
 from service.purify.generation import Generation
@@ -26,9 +26,6 @@ from service.settings import Settings
 __all__ = ["Crew"]
 
 logger = logging.getLogger(__name__)
-
-# Between starts that fail: the pause doubles from one to the next.
-RESTART_PAUSE_LIMITS_S = (2.0, 60.0)
 
 
 class Crew:
@@ -69,7 +66,7 @@ class Crew:
             for index, device in enumerate(resolve_devices(settings.devices))
         ]
         self._tasks: list[asyncio.Task[None]] = []
-        self._failure: ChildDied | None = None
+        self._failure: Exception | None = None
         self._changed = asyncio.Event()
         self._working = asyncio.Event()
         self._retired = asyncio.Event()
@@ -93,9 +90,16 @@ class Crew:
         """Process ids of the living workers."""
         return [worker.pid for worker in self._workers if worker.pid is not None]
 
-    def start(self) -> None:
-        """Begins to load the workers, in the background."""
-        self._tasks = [asyncio.create_task(self._supervise(worker)) for worker in self._workers]
+    def start(self, supervision: Supervision) -> None:
+        """Begins to load the workers, in the background.
+
+        Args:
+            supervision: Is told if their supervisors fail.
+        """
+        self._tasks = [
+            supervision.start(f"supervisor of {worker.name}", self._supervise(worker))
+            for worker in self._workers
+        ]
 
     def work(self) -> None:
         """Lets the workers take batches, as soon as each is warm."""
@@ -105,7 +109,7 @@ class Crew:
         """Waits for all workers.
 
         Raises:
-            ChildDied: One did not start.
+            ChildDied: One did not start; or whatever kept it from that.
         """
         while self.num_warm < len(self._workers):
             if self._failure is not None:
@@ -133,20 +137,19 @@ class Crew:
 
     async def _supervise(self, worker: RemoteWorker) -> None:
         """Keeps one worker alive and fed, until the crew retires."""
-        pause_s, longest_pause_s = RESTART_PAUSE_LIMITS_S
+        backoff = Backoff()
         while not self._retired.is_set():
             try:
                 description = await worker.start()
-            except ChildDied as error:
+            except Exception as error:  # whatever it was, the next try may succeed
                 if self._retired.is_set():
                     return
                 logger.error("%s did not start: %s", worker.name, error)
                 self._failure = error
                 self._note_change()
-                await self._pause(pause_s)
-                pause_s = min(longest_pause_s, 2 * pause_s)
+                await self._pause(backoff.pause_s(error))
                 continue
-            pause_s, _ = RESTART_PAUSE_LIMITS_S
+            backoff.reset()
             self._learn(description)
             logger.info("%s is warm", worker.name)
             await self._until_working()

@@ -7,7 +7,7 @@ import asyncio
 
 from service.errors import PurificationFailed
 from service.metrics import Metrics
-from service.processes.child import ChildDied
+from service.processes.supervision import Supervision
 from service.purify.crew import Crew
 from service.purify.engine import EngineFacts
 from service.purify.generation import Generation, UnfitGeneration
@@ -25,8 +25,14 @@ class PurifyStage:
     """The workers of the present generation; all methods belong to the event loop."""
 
     def __init__(
-        self, settings: Settings, line: Line, metrics: Metrics, generation: Generation
+        self,
+        settings: Settings,
+        line: Line,
+        metrics: Metrics,
+        generation: Generation,
+        supervision: Supervision,
     ) -> None:
+        self._supervision = supervision
         self._settings = settings
         self._line = line
         self._metrics = metrics
@@ -62,7 +68,7 @@ class PurifyStage:
 
     def start(self) -> None:
         """Begins to load the workers, in the background."""
-        self._crew.start()
+        self._crew.start(self._supervision)
         self._crew.work()
 
     async def prepare(self, generation: Generation) -> Crew:
@@ -75,17 +81,17 @@ class PurifyStage:
             UnfitGeneration: They cannot serve, and are gone again.
         """
         crew = self._make_crew(generation)
-        crew.start()
+        crew.start(self._supervision)
         try:
             await crew.wait_until_warm()
             _check(crew)
             return crew
-        except ChildDied as error:
-            await crew.retire()
-            raise UnfitGeneration("not_warm", str(error)) from error
         except (UnfitGeneration, asyncio.CancelledError):
             await crew.retire()
             raise
+        except Exception as error:
+            await crew.retire()
+            raise UnfitGeneration("not_warm", str(error)) from error
 
     def switch(self, crew: Crew) -> None:
         """Lets a prepared crew take all further batches; the old one ends what it has begun."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.buckets import Bucket, crop_from_bucket, pad_to_bucket
-from service.processes.messages import Handler, Message
+from service.processes.messages import Ask, Handler, Message
 from service.processes.pixels import Picture, read_pixels, write_pixels
 from service.purify.engine import Engine, EngineOptions, OutOfMemory, find_engine_loader
 from service.queueing.recovery import Failure
@@ -72,7 +72,7 @@ def _grey(bucket: Bucket) -> NDArray[np.uint8]:
     return np.full((1, bucket.height, bucket.width, 3), 128, np.uint8)
 
 
-def _run_batch(engine: Engine, meta: dict[str, Any], _: bytes) -> Message:
+def _run_batch(engine: Engine, meta: dict[str, Any], _: bytes, __: Ask) -> Message:
     """Runs one batch; a failure is an answer, and the worker's end only if the engine is sick."""
     started_s = time.perf_counter()
     bucket = Bucket(*meta["bucket"])

@@ -23,15 +23,18 @@ class BatchCosts:
 
     def __init__(self) -> None:
         self._seconds_per_pixel = 0.0
+        self._best_seconds_per_pixel = inf
         self._seconds: dict[tuple[Bucket, int], float] = {}
 
     def suppose(self, seconds_per_pixel: float) -> None:
         """Takes a first estimate, as from a warm-up; measurements outweigh it soon."""
         self._seconds_per_pixel = seconds_per_pixel
+        self._note_best(seconds_per_pixel)
 
     def begin_anew(self) -> None:
         """Forgets all measurements: another purifier takes other times."""
         self._seconds_per_pixel = 0.0
+        self._best_seconds_per_pixel = inf
         self._seconds.clear()
 
     def record(self, bucket: Bucket, num_images: int, seconds: float) -> None:
@@ -40,11 +43,21 @@ class BatchCosts:
         self._seconds[key] = _blend(self._seconds.get(key), seconds)
         per_pixel = seconds / (bucket.num_pixels * num_images)
         self._seconds_per_pixel = _blend(self._seconds_per_pixel or None, per_pixel)
+        self._note_best(per_pixel)
 
     def estimate_s(self, bucket: Bucket, num_images: int) -> float:
         """Seconds that a batch will take; 0 while nothing is known."""
         fallback = self._seconds_per_pixel * bucket.num_pixels * num_images
         return self._seconds.get((bucket, num_images), fallback)
+
+    def least_s(self, bucket: Bucket) -> float:
+        """Seconds that one image takes at the best rate seen; 0 while nothing is known.
+
+        A machine that is busy for a while makes every estimate longer. What is said of an image
+        for good must not depend on that.
+        """
+        best = self._best_seconds_per_pixel
+        return 0.0 if best == inf else best * bucket.num_pixels
 
     def hung_after_s(self, bucket: Bucket, num_images: int, limits_s: tuple[float, float]) -> float:
         """Seconds after which a batch counts as hung.
@@ -65,6 +78,10 @@ class BatchCosts:
     def seconds_per_pixel(self, num_workers: int) -> float:
         """Seconds that a padded pixel takes, spread over the workers; 0 while nothing is known."""
         return self._seconds_per_pixel / max(1, num_workers)
+
+    def _note_best(self, seconds_per_pixel: float) -> None:
+        if seconds_per_pixel > 0:
+            self._best_seconds_per_pixel = min(self._best_seconds_per_pixel, seconds_per_pixel)
 
 
 def _blend(old: float | None, new: float) -> float:

@@ -4,29 +4,39 @@ import asyncio
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Any
 
 from models.buckets import Bucket, choose_bucket
-from service.errors import Overloaded
+from service.errors import ImageTooSlow, Overloaded
+from service.fairness import FairScheduler
 from service.processes.pixels import PixelLease
 from service.queueing.allowance import PixelAllowance
-from service.queueing.backlog import Ahead, measure_ahead
+from service.queueing.backlog import LARGEST_FRACTION, Ahead, measure_ahead
 from service.queueing.costs import BatchCosts, Throughput, retry_after_s
 from service.queueing.policy import BatchLimits, Waiting, plan_batch
 from service.queueing.recovery import Failure, regroup
-from service.queueing.turns import Turns
 
-__all__ = ["Batch", "Job", "Line"]
+__all__ = ["Batch", "Job", "Line", "Promise"]
 
-# What an image is taken to have before it is decoded, until there were some to learn from.
-PIXELS_BEFORE_ANY = 512 * 512
 # A batch takes this part of its images' time at most: all of them wait for its end, and so do those
 # that come while it runs.
 BATCH_FRACTION = 0.15
-# How far one image moves what the next are taken to have.
-SMOOTHING = 0.1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Promise:
+    """A place in line for a picture that is still being decoded.
+
+    Attributes:
+        caller: Whose it is.
+        bucket: The smallest bucket that holds it.
+    """
+
+    caller: str
+    bucket: Bucket
 
 
 @dataclass(slots=True, eq=False)
@@ -40,6 +50,7 @@ class Job:
         deadline_s: Time at which its answer is worthless.
         queued_at_s: Time at which it joined the line.
         caller: Whose it is.
+        promise: Its place in line, taken before it was decoded; None if it has none.
         started_at_s: Time at which its last batch began.
         num_failures: Batches with it that failed.
         group: Names those that it runs with after a failure, and nobody else.
@@ -53,6 +64,7 @@ class Job:
     deadline_s: float
     queued_at_s: float
     caller: str = ""
+    promise: Promise | None = None
     started_at_s: float | None = None
     num_failures: int = 0
     group: int | None = None
@@ -65,7 +77,7 @@ class Job:
         return choose_bucket(self.height, self.width)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """Jobs that run together, padded to one bucket."""
 
@@ -111,8 +123,8 @@ class Line:
         self.pause_s: Callable[[], float] = lambda: 0.0
         self._limits = limits
         self._allowance = PixelAllowance(limits.max_pixels)
-        self._turns = Turns()
-        self._usual_pixels: float | None = None
+        self._turns = FairScheduler()
+        self._promises: set[Promise] = set()
         self._groups = itertools.count()
         self._max_length = max_length
         self._count_arriving = count_arriving
@@ -121,25 +133,50 @@ class Line:
         self._keys = itertools.count()
         self._jobs: dict[int, Job] = {}
         self._wakers: set[asyncio.Event] = set()
-        self._running_pixels = 0
+        self._running: dict[Batch, float] = {}
 
     def __len__(self) -> int:
         return len(self._jobs)
 
-    def measure_ahead(self, caller: str, arriving: Mapping[str, int]) -> Ahead:
-        """Measures the work ahead of a request that would come now.
+    @property
+    def num_running(self) -> int:
+        """Batches that run."""
+        return len(self._running)
+
+    def measure_ahead(self, caller: str) -> Ahead:
+        """Measures the work ahead of a picture that would come now."""
+        per_pixel_s = self.costs.seconds_per_pixel(self.num_workers)
+        running_s = self._left_of_running_s() + self.pause_s()
+        return measure_ahead(self._waiting_pixels(), caller, running_s, per_pixel_s)
+
+    def promise(
+        self, caller: str, height: int, width: int, deadline_s: float, whole_s: float
+    ) -> Promise:
+        """Takes a place for a picture that is about to be decoded; `join` or `withdraw` follows.
 
         Args:
             caller: Whose it is.
-            arriving: Requests that were admitted and are not yet in line, by caller.
+            height: Rows.
+            width: Columns.
+            deadline_s: Time at which its answer is worthless.
+            whole_s: What requests have from their arrival on.
+
+        Raises:
+            ImageTooSlow: It takes so long by itself that nobody could wait for it.
+            Overloaded: The line is full, or so long that it would be answered too late.
         """
-        pixels = self._waiting_pixels()
-        for other, number in arriving.items():
-            pixels[other] += number * (self._usual_pixels or PIXELS_BEFORE_ANY)
-        per_pixel_s = self.costs.seconds_per_pixel(self.num_workers)
-        ahead = measure_ahead(pixels, caller, self._running_pixels, per_pixel_s)
-        pause_s = self.pause_s()
-        return Ahead(ahead.fair_s + pause_s, ahead.total_s + pause_s)
+        bucket = choose_bucket(height, width)
+        least_s = self.costs.least_s(bucket)
+        if least_s > LARGEST_FRACTION * whole_s:
+            raise ImageTooSlow(_too_slow(height, width, least_s, whole_s), "image")
+        self._check(caller, bucket, deadline_s - self._clock())
+        promise = Promise(caller, bucket)
+        self._promises.add(promise)
+        return promise
+
+    def withdraw(self, promise: Promise) -> None:
+        """Gives a place back that is not needed any more; a second time does nothing."""
+        self._promises.discard(promise)
 
     def join(self, job: Job) -> None:
         """Puts a job in line.
@@ -147,13 +184,10 @@ class Line:
         Raises:
             Overloaded: The line is full, or so long that the job would miss its deadline.
         """
-        ahead = self.measure_ahead(job.caller, {})
-        if len(self._jobs) >= self._max_length or ahead.bars_joining(
-            job.deadline_s - self._clock()
-        ):
-            wait_s = retry_after_s(len(self._jobs), self._throughput.per_second())
-            raise Overloaded(retry_after_s=wait_s)
-        self._note_size(job.bucket.num_pixels)
+        if job.promise in self._promises:
+            self._promises.remove(job.promise)
+        else:
+            self._check(job.caller, job.bucket, job.deadline_s - self._clock())
         if all(other.caller != job.caller for other in self._jobs.values()):
             self._turns.arrive(job.caller)
         self._add(job)
@@ -179,7 +213,7 @@ class Line:
                 waker.clear()
                 batch, wait_s = self._plan()
                 if batch is not None:
-                    self._running_pixels += batch.num_pixels
+                    self._running[batch] = self._clock()
                     self._turns.spend((job.caller, batch.bucket.num_pixels) for job in batch.jobs)
                     return batch
                 await _wait(waker, wait_s)
@@ -188,7 +222,7 @@ class Line:
 
     def finish(self, batch: Batch, seconds: float) -> None:
         """Ends a batch that took so long."""
-        self._running_pixels -= batch.num_pixels
+        self._running.pop(batch, None)
         self.costs.record(batch.bucket, len(batch.jobs), seconds)
         self._throughput.record(len(batch.jobs))
         self._allowance.note_success()
@@ -201,7 +235,7 @@ class Line:
         Returns:
             The jobs that are given up.
         """
-        self._running_pixels -= batch.num_pixels
+        self._running.pop(batch, None)
         if failure is Failure.OUT_OF_MEMORY:
             self._allowance.lower(batch.num_pixels)
         jobs = [job for job in batch.jobs if not job.done.done()]
@@ -234,7 +268,7 @@ class Line:
             replace(self._limits, max_pixels=self._most_pixels()),
             self.costs.estimate_s,
             self._count_arriving(),
-            self._turns.tag_of,
+            self._turns.virtual_time,
         )
         if plan is None:
             return None, None
@@ -252,15 +286,40 @@ class Line:
         self._jobs[next(self._keys)] = job
         self.wake()
 
-    def _note_size(self, num_pixels: int) -> None:
-        usual = num_pixels if self._usual_pixels is None else self._usual_pixels
-        self._usual_pixels = usual + SMOOTHING * (num_pixels - usual)
+    def _check(self, caller: str, bucket: Bucket, left_s: float) -> None:
+        depth = len(self._jobs) + len(self._promises)
+        if depth >= self._max_length:
+            raise Overloaded(retry_after_s=retry_after_s(depth, self._throughput.per_second()))
+        ahead = self.measure_ahead(caller)
+        own_s = self.costs.seconds_per_pixel(1) * bucket.num_pixels
+        if ahead.is_too_late(own_s, left_s):
+            raise Overloaded(retry_after_s=max(1, ceil(ahead.running_s + ahead.fair_s)))
+
+    def _left_of_running_s(self) -> float:
+        """What is left of the batches that run, by what such batches take, for each worker."""
+        now_s = self._clock()
+        left_s = sum(
+            max(0.0, began_at_s + self.costs.estimate_s(batch.bucket, len(batch.jobs)) - now_s)
+            for batch, began_at_s in self._running.items()
+        )
+        return left_s / max(1, self.num_workers)
 
     def _waiting_pixels(self) -> dict[str, float]:
         pixels: dict[str, float] = defaultdict(float)
         for job in self._jobs.values():
             pixels[job.caller] += job.bucket.num_pixels
+        for promise in self._promises:
+            pixels[promise.caller] += promise.bucket.num_pixels
         return pixels
+
+
+def _too_slow(height: int, width: int, least_s: float, whole_s: float) -> str:
+    most_s = LARGEST_FRACTION * whole_s
+    return (
+        f"An image of {width}x{height} pixels takes about {ceil(least_s)} s to purify here, and "
+        f"one image may take {most_s:.3g} s. Send a smaller one; the operator can raise "
+        f"CODEFEND_DEADLINE_S, of which that is {LARGEST_FRACTION:.0%}."
+    )
 
 
 async def _wait(waker: asyncio.Event, timeout_s: float | None) -> None:

@@ -15,7 +15,7 @@ from models.buckets import Bucket
 
 __all__ = ["BatchLimits", "Plan", "Waiting", "plan_batch"]
 
-# Whoever has waited this part of its time is served before any larger bucket and out of turn.
+# Whoever has waited this part of its time is served before any larger bucket of its caller's.
 URGENT_FRACTION = 0.5
 
 
@@ -108,12 +108,13 @@ def plan_batch(
     if group is not None:
         together = [image for image in waiting if image.group == group]
         return _plan_of(together, _holding_all(together))
-    # 2. Whoever has waited too long goes first.
-    urgent = next((image for image in waiting if image.is_urgent(now_s)), None)
+    by_caller = _in_turns(waiting, turn_of)
+    # 2. Of the caller whose turn it is, an image that has waited too long goes first.
+    urgent = next((image for image in by_caller[0] if image.is_urgent(now_s)), None)
     if urgent is not None:
-        return _plan_of(_gather(urgent.bucket, waiting, limits), urgent.bucket)
-    # 3. Otherwise the largest group with an image of the caller whose turn it is, then the oldest.
-    bucket, images = _largest_group(_in_turns(waiting, turn_of), limits)
+        return _plan_of(_deal(urgent.bucket, by_caller, limits), urgent.bucket)
+    # 3. Otherwise the largest group with an image of that caller, then the oldest.
+    bucket, images = _largest_group(by_caller, limits)
     # 4. Hold it back only while someone may still come, and only for a part of its own time.
     full = len(images) == limits.capacity(bucket)
     if full or num_arriving == 0:

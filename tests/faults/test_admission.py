@@ -70,7 +70,7 @@ def test_images_of_clients_who_left_are_never_purified(shared):
     connections = [socket.create_connection(shared.address) for _ in range(8)]
     for connection in connections:
         connection.sendall(head_of(image, "bob") + image)
-    shared.wait_until(lambda: len(shared.guard.line) + shared.guard.line._running_pixels > 0)
+    shared.wait_until(lambda: len(shared.guard.line) + shared.guard.line.num_running > 0)
     with ThreadPoolExecutor(1) as threads:
         staying = threads.submit(post, shared, picture(seed=7), "ann")
         shared.wait_until(lambda: shared.guard.house.num_inside >= 5)

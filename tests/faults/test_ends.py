@@ -44,7 +44,7 @@ def test_a_part_that_does_not_stop_keeps_none_of_the_others(upstream, children):
 
 
 def test_a_part_that_does_not_start_ends_the_others(upstream, children, monkeypatch):
-    monkeypatch.setattr("service.encode.stage.EncodeStage.start", lambda _: fail())
+    monkeypatch.setattr("service.encode.stage.EncodeStage.start", lambda *_: fail())
     app = create_app(make_settings(upstream.url))
 
     async def live():

@@ -6,9 +6,6 @@ import signal
 import time
 from pathlib import Path
 
-import pytest
-
-from service.processes.pixels import lease_pixels
 from tests.faults.loads import Senders, is_clear_refusal, is_right, post
 from tests.service.running import make_settings, run_service
 
@@ -38,20 +35,6 @@ class Clients(Senders):
         self.others.append(error)
 
 
-@pytest.fixture
-def leases(monkeypatch):
-    """The names of all shared memory that was taken for pixels."""
-    names = []
-
-    def lease_and_note(*arguments):
-        lease = lease_pixels(*arguments)
-        names.append(lease.name)
-        return lease
-
-    monkeypatch.setattr("service.decode.stage.lease_pixels", lease_and_note)
-    return names
-
-
 def test_every_accepted_request_is_answered_rightly_or_clearly_refused(upstream, leases):
     chance = random.Random(0)
     settings = make_settings(upstream.url, engine_options={"seconds": 0.05}, max_batch=4)
@@ -71,4 +54,4 @@ def test_every_accepted_request_is_answered_rightly_or_clearly_refused(upstream,
         assert service.guard.house.num_inside == 0
         assert len(service.guard.line) == 0
     assert leases
-    assert not any(Path("/dev/shm", name).exists() for name in leases), "no pixels are left behind"
+    assert not any(Path(lease.name).exists() for lease in leases), "no pixels are left behind"

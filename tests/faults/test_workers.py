@@ -49,7 +49,7 @@ def occupy(service):
     """Gives the worker something to do, so that what is sent next waits and shares a batch."""
     thread = threading.Thread(target=post, args=(service, picture(seed=99)))
     thread.start()
-    service.wait_until(lambda: service.guard.line._running_pixels > 0)
+    service.wait_until(lambda: service.guard.line.num_running > 0)
     return thread
 
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from service.decode.limits import picture_limits
 from service.decode.process import DecodeConfig, make_decoder
 from service.processes.child import ChildDied, ChildTimeout
-from service.processes.pixels import lease_pixels
+from service.processes.pixels import PixelStore
 from service.processes.single_threaded import SingleThreadedChild
 from service.settings import Settings
 from tests.fuzz.envelopes import wrap
@@ -29,10 +29,12 @@ def fuzz_decoding(seed, numbers, num_processes=1, progress=lambda: None):
 def _fuzz_one(seed, numbers, progress):
     settings = Settings()
     limits = picture_limits(settings)
-    config = DecodeConfig(limits, settings.decode_memory_bytes, settings.decode_cpu_s)
+    store = PixelStore()
+    memory_bytes, directory = settings.decode_memory_bytes, str(store.directory)
+    config = DecodeConfig(limits, memory_bytes, settings.decode_cpu_s, directory)
     child = SingleThreadedChild("fuzzed", make_decoder, config)
     tally = Tally()
-    lease = lease_pixels(settings.max_pixels)
+    lease = store.lease(settings.max_pixels)
     _start(child)
     try:
         for count, number in enumerate(numbers):
@@ -44,15 +46,21 @@ def _fuzz_one(seed, numbers, progress):
             _measure(child, tally, count)
             progress()
     finally:
-        lease.release()
         child.stop()
+        store.close()
     return tally
 
 
 def _decode(child, pixels, content_type, body, tally, settings):
     try:
-        meta = {"content_type": content_type, "pixels": pixels}
-        answer, _ = child.call(meta, body, settings.decode_timeout_s)
+        meta = {"content_type": content_type, "decodes": True}
+        headers = []
+
+        def reply(header):
+            headers.append(header)
+            return {"pixels": pixels}
+
+        answer, _ = child.call(meta, body, settings.decode_timeout_s, reply)
     except ChildDied as death:
         fault = "hung" if isinstance(death, ChildTimeout) else f"died with {death.exit_code}"
         tally.keep(fault, content_type, body)
@@ -63,7 +71,7 @@ def _decode(child, pixels, content_type, body, tally, settings):
         return answer["refused"]
     if not 0 < answer["height"] * answer["width"] <= settings.max_pixels:
         tally.keep("size beyond the limits", content_type, body)
-    return f"decoded {answer['format']}"
+    return f"decoded {headers[-1]['format']}"
 
 
 def _measure(child, tally, count):

@@ -9,7 +9,6 @@ import pytest
 
 from models.prompts.templates import Task, Template
 from service.policy import Disclosure, Mode, OnPurifyFailure
-from service.processes.pixels import lease_pixels
 from tests.service.fake_engine import FAIL, marked
 from tests.service.pictures import encode, hostile_images, picture, pixels_of, png
 from tests.service.running import make_settings, run_service
@@ -343,14 +342,7 @@ def test_nothing_of_the_clients_headers_reaches_the_upstream(service, upstream):
     assert "theirs" not in str(upstream.headers)
 
 
-def test_all_memory_of_the_images_is_given_back(service, upstream, monkeypatch):
-    leases = []
-
-    def lease_noted(max_pixels):
-        leases.append(lease_pixels(max_pixels))
-        return leases[-1]
-
-    monkeypatch.setattr("service.decode.stage.lease_pixels", lease_noted)
+def test_all_memory_of_the_images_is_given_back(service, upstream, leases):
     good = [image_part(png(seed=index)) for index in range(3)]
     for parts in ([*good, image_part(BAD)], [*good, image_part(b"no image")], good):
         service.client.post(PATH, json=chat(user(*parts)))

@@ -2,13 +2,13 @@ import asyncio
 
 import pytest
 
+from service.admit.ceiling import FLOOR, Ceilings
 from service.admit.house import House, HouseLimits
 from service.errors import KeyBusy, Overloaded, ShuttingDown
-from service.queueing.backlog import Ahead
 
 
-def make_house(max_requests=2, rate=0.5, ahead=lambda *_: Ahead(0, 0), **limits):
-    return House(HouseLimits(max_requests, **limits), lambda: rate, ahead)
+def make_house(max_requests=2, rate=0.5, **limits):
+    return House(HouseLimits(max_requests, **limits), lambda: rate)
 
 
 def flood(house, *callers, most=None):
@@ -58,22 +58,6 @@ def test_a_closing_house_lets_nobody_in_and_waits_for_the_last():
     asyncio.run(scenario())
 
 
-def test_whoever_would_be_answered_too_late_is_refused_and_told_for_how_long():
-    asked = []
-
-    def ahead(caller, arriving):
-        asked.append((caller, dict(arriving)))
-        return Ahead(12.1, 12.1) if arriving else Ahead(11.9, 11.9)
-
-    house = make_house(max_requests=64, ahead=ahead, deadline_s=30)
-    house.enter("ann")
-    with pytest.raises(Overloaded) as refusal:
-        house.enter("bob")
-    assert refusal.value.retry_after_s == 13
-    assert asked == [("ann", {}), ("bob", {"ann": 1})]
-    assert house.num_inside == 1
-
-
 @pytest.mark.parametrize(
     ("callers", "each"), [(["ann"], {48}), (["ann", "bob"], {27, 28}), (["a", "b", "c"], {19, 20})]
 )
@@ -101,8 +85,39 @@ def test_a_bound_of_one_key():
 def test_it_takes_in_fewer_after_answers_came_late_and_more_again():
     house = make_house(64)
     for _ in range(4):
-        house.learn(30.0, was_late=True)
+        house.learn("", 30.0, was_late=True)
     assert flood(house, "") == {"": 1}
     for _ in range(2):
-        house.learn(1.0, was_late=False)
+        house.learn("", 1.0, was_late=False)
     assert flood(house, "") == {"": 1}
+
+
+def test_a_caller_whose_answers_are_late_lowers_its_own_ceiling_alone():
+    house = make_house(64, is_shared=lambda: True)
+    slow = [house.enter("slow") for _ in range(12)]
+    for slot in slow:
+        house.learn("slow", 30.0, was_late=True)
+        slot.leave()
+    assert flood(house, "slow") == {"slow": 1}
+    assert flood(house, "fast")["fast"] > 40
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self):
+        return self.now_s
+
+
+def test_where_all_are_late_with_one_request_each_fewer_come_in_and_who_is_in_time_still_does():
+    clock = Clock()
+    ceilings = Ceilings(64, 30.0, clock)
+    late = [f"late-{number}" for number in range(8)]
+    for _ in range(3):
+        clock.now_s += 31
+        for caller in late * 4:
+            ceilings.note_late(caller)
+    assert all(ceilings.most_of(caller) == 1 for caller in late)
+    assert ceilings.most_of_all("late-0", 0) < len(late)
+    assert ceilings.most_of_all("in-time", FLOOR - 1) == 64
+    assert ceilings.most_of_all("in-time", FLOOR) < len(late)

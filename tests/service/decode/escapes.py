@@ -26,13 +26,13 @@ def make_plain_handler(_):
 def make_confined_handler(config):
     decode, facts = make_decoder(config)
 
-    def handle(meta, body):
-        return _try(meta, body) if "escape" in meta else decode(meta, body)
+    def handle(meta, body, ask):
+        return _try(meta, body, ask) if "escape" in meta else decode(meta, body, ask)
 
     return handle, facts
 
 
-def _try(meta, _):
+def _try(meta, _, __):
     # As an attacker would, who has all numbers in mind: whatever is cheap to lift is lifted first.
     for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE):
         try:

@@ -11,7 +11,7 @@ from service.decode.parts import count_parts
 from service.decode.picture import PictureLimits, decode_picture
 from service.decode.process import DecodeConfig, make_decoder
 from service.errors import RequestRefused
-from service.processes.pixels import lease_pixels
+from service.processes.pixels import PixelStore
 from service.processes.single_threaded import SingleThreadedChild
 from service.settings import Settings
 from tests.fuzz.tally import read_rss
@@ -29,17 +29,21 @@ PICTURE_BYTES = 640 * MEBIBYTE
 class Decoder:
     def __init__(self, settings):
         limits, memory_bytes = picture_limits(settings), settings.decode_memory_bytes
-        config = DecodeConfig(limits, memory_bytes, settings.decode_cpu_s)
+        self.store = PixelStore()
+        config = DecodeConfig(
+            limits, memory_bytes, settings.decode_cpu_s, str(self.store.directory)
+        )
         self.child = SingleThreadedChild("bombed", make_decoder, config)
         self.child.launch()
         self.child.wait_until_ready(START_S)
         self.pid = self.child.pid
         self.idle_bytes = read_rss(self.pid)[0]
-        self.lease = lease_pixels(settings.max_pixels)
+        self.reply = {"pixels": self.store.lease(settings.max_pixels).name}
 
     def decode(self, content_type, body):
-        meta = {"content_type": content_type, "pixels": self.lease.name}
-        return self.child.call(meta, body, 300)[0].get("refused", DECODED)
+        meta = {"content_type": content_type, "decodes": True}
+        answer, _ = self.child.call(meta, body, 300, lambda _: self.reply)
+        return answer.get("refused", DECODED)
 
     def peak_bytes(self):
         """The most that it ever had beyond what it has when it is idle."""
@@ -50,8 +54,8 @@ class Decoder:
 def decoder():
     decoder = Decoder(SETTINGS)
     yield decoder
-    decoder.lease.release()
     decoder.child.stop()
+    decoder.store.close()
 
 
 # The dearest come last: the most that a process ever had can only grow.
@@ -83,8 +87,8 @@ def test_beyond_its_memory_it_refuses_and_lives():
         assert decoder.decode(RAW, image) == "image_too_large"
         assert decoder.decode(RAW, png()) == DECODED
     finally:
-        decoder.lease.release()
         decoder.child.stop()
+        decoder.store.close()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from service.decode.picture import PictureLimits
 from service.decode.process import DecodeConfig
 from service.processes.child import Child
-from service.processes.pixels import Picture, lease_pixels, read_pixels
+from service.processes.pixels import Picture, PixelStore, read_pixels
 from service.processes.single_threaded import SingleThreadedChild
 from tests.service.decode.escapes import (
     ESCAPES,
@@ -21,7 +21,6 @@ from tests.service.decode.escapes import (
 from tests.service.pictures import picture, png
 
 START_S = 60
-CONFIG = DecodeConfig(PictureLimits(1_000_000, 10_000), 1 << 30, 20)
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +39,17 @@ def started(child):
 
 
 @pytest.fixture(scope="module")
-def confined():
-    child = SingleThreadedChild("confined", make_confined_handler, CONFIG)
+def store():
+    store = PixelStore()
+    yield store
+    store.close()
+
+
+@pytest.fixture(scope="module")
+def confined(store):
+    limits = PictureLimits(1_000_000, 10_000)
+    config = DecodeConfig(limits, 1 << 30, 20, str(store.directory))
+    child = SingleThreadedChild("confined", make_confined_handler, config)
     missing = started(child)["unconfined"]
     if missing:
         child.stop()
@@ -67,12 +75,13 @@ def attempt(child, name, folder):
 
 
 @pytest.mark.parametrize("name", ESCAPES)
-def test_no_escape_and_decoding_goes_on(confined, folder, name):
+def test_no_escape_and_decoding_goes_on(confined, store, folder, name):
     assert attempt(confined, name, folder) is not None
-    lease = lease_pixels(10_000)
+    lease = store.lease(10_000)
     try:
-        meta = {"content_type": "image/png", "pixels": lease.name}
-        assert confined.call(meta, png(), 30)[0]["format"] == "PNG"
+        meta = {"content_type": "image/png", "decodes": True}
+        reply = {"pixels": lease.name}
+        assert confined.call(meta, png(), 30, lambda _: reply)[0]["height"] == 48
         assert np.array_equal(read_pixels(lease.name, Picture.DECODED, 48, 64), picture())
     finally:
         lease.release()

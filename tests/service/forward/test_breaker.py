@@ -173,6 +173,29 @@ def test_late_counts_only_if_nobody_was_answered_meanwhile(breaker, clock):
     assert breaker.state is BreakerState.OPEN
 
 
+def ask_late(breaker, clock, *callers):
+    for caller in callers:
+        passage = breaker.enter(caller)
+        passage.begin()
+        clock.now_s += 1
+        passage.fail_late()
+
+
+def test_where_callers_share_it_the_lateness_of_one_alone_never_opens_it(changes, clock):
+    breaker = Breaker(LIMITS, clock, is_shared=lambda: True)
+    ask_late(breaker, clock, *["slow"] * 20)
+    assert breaker.state is BreakerState.CLOSED
+    ask_late(breaker, clock, "other")
+    assert breaker.state is BreakerState.OPEN, "it is late for everybody"
+
+
+def test_failures_of_one_caller_open_it_all_the_same(clock):
+    breaker = Breaker(LIMITS, clock, is_shared=lambda: True)
+    for _ in range(LIMITS.num_failures):
+        breaker.enter("one").fail()
+    assert breaker.state is BreakerState.OPEN
+
+
 def test_a_trial_that_streams_has_succeeded_when_it_flows(breaker, clock):
     ask(breaker, "no", "no", "no")
     clock.now_s += 5

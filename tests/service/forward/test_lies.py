@@ -93,7 +93,7 @@ async def scene(script, port=None, **settings):
         url = raw.url if port is None else f"http://127.0.0.1:{port}/v1"
         values = {"upstream_url": url, "upstream_breaker_failures": 0} | PATIENCE | settings
         metrics = Metrics()
-        upstream = make_upstream(Settings(**values), None, metrics)
+        upstream = make_upstream(Settings(**values), None, metrics, lambda: False)
         try:
             yield Scene(raw, upstream, metrics)
         finally:

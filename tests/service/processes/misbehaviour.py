@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 from service.decode.confinement import allow_cpu_time, confine
 
@@ -13,28 +14,52 @@ def make_handler(name):
 
 
 def make_confined_handler(memory_bytes):
-    confine(memory_bytes)
+    confine(memory_bytes, Path("/nowhere"))
     return handle, {}
 
 
-def handle(meta, blob):
-    if meta.get("do") == "die":
-        os._exit(7)
-    if meta.get("do") == "sleep":
-        time.sleep(60)
-    if meta.get("do") == "spin":
-        allow_cpu_time(0)
-        while True:
-            pass
-    if meta.get("do") == "hoard":
-        try:
-            bytearray(1 << 30)
-        except MemoryError:
-            return {"memory": "refused"}, b""
-    if meta.get("do") == "write":
-        try:
-            with open(meta["path"], "wb") as file:
-                file.write(b"x")
-        except OSError:
-            return {"file": "refused"}, b""
-    return {"echo": meta}, blob[::-1]
+def handle(meta, blob, ask):
+    action = ACTIONS.get(meta.get("do"))
+    answer = action(meta, ask) if action else None
+    return answer or ({"echo": meta}, blob[::-1])
+
+
+def die(*_):
+    os._exit(7)
+
+
+def work(*_):
+    while True:
+        pass
+
+
+def spin(*_):
+    allow_cpu_time(0)
+    work()
+
+
+def hoard(*_):
+    try:
+        bytearray(1 << 30)
+    except MemoryError:
+        return {"memory": "refused"}, b""
+
+
+def write(meta, _):
+    try:
+        with open(meta["path"], "wb") as file:
+            file.write(b"x")
+    except OSError:
+        return {"file": "refused"}, b""
+
+
+ACTIONS = {
+    "die": die,
+    "sleep": lambda *_: time.sleep(60),
+    "nap": lambda *_: time.sleep(0.5),
+    "work": work,
+    "spin": spin,
+    "hoard": hoard,
+    "write": write,
+    "ask": lambda meta, ask: ({"told": ask({"question": meta["what"]})}, b""),
+}

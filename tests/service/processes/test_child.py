@@ -1,6 +1,6 @@
 """One real child process after another: answers, deaths, silence and confinement."""
 
-import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -8,8 +8,7 @@ import sys
 
 import pytest
 
-from service.processes.child import NICENESS, Child, ChildDied, ChildTimeout
-from service.processes.pool import ChildPool
+from service.processes.child import NICENESS, Child, ChildDied, ChildTimeout, LaunchFailed
 from tests.service.processes.misbehaviour import make_confined_handler, make_handler
 
 START_S = 60
@@ -76,47 +75,43 @@ def test_confinement(tmp_path):
     with pytest.raises(ChildDied) as death:
         child.call({"do": "spin"}, b"", 60)
     assert death.value.exit_code == -signal.SIGXCPU
+    assert death.value.exceeded_cpu_limit
 
 
-def test_a_pool_replaces_the_dead_and_loses_one_message_each():
-    restarts = []
-
-    async def scenario():
-        make = [Child("a", make_handler, "a"), Child("b", make_handler, "b")].__getitem__
-        pool = ChildPool(make, 2, START_S, lambda: restarts.append(1))
-        await pool.start()
-        try:
-            asked = [
-                pool.run({"do": "die"} if index == 2 else {}, b"%d" % index, 30)
-                for index in range(6)
-            ]
-            return await asyncio.gather(*asked, return_exceptions=True)
-        finally:
-            await pool.stop()
-
-    answers = asyncio.run(scenario())
-    assert isinstance(answers.pop(2), ChildDied)
-    assert [blob for _, blob in answers] == [b"0", b"1", b"3", b"4", b"5"]
-    assert restarts == [1]
+def test_it_asks_and_is_told_before_it_answers(child):
+    replies = {"pixels": "there"}.get
+    answer, _ = child.call(
+        {"do": "ask", "what": "pixels"}, b"", 5, lambda q: {"r": replies(q["question"])}
+    )
+    assert answer == {"told": {"r": "there"}}
 
 
-def test_a_pool_that_stops_gives_up_what_runs_and_replaces_nobody():
-    restarts = []
-    children = [Child("a", make_handler, "a"), Child("b", make_handler, "b")]
+def test_one_that_asks_what_nobody_answers_is_ended(child):
+    with pytest.raises(ChildDied):
+        child.call({"do": "ask", "what": "pixels"}, b"", 5)
+    assert child.pid is None
 
-    async def scenario():
-        pool = ChildPool(children.__getitem__, 2, START_S, lambda: restarts.append(1))
-        await pool.start()
-        running = asyncio.create_task(pool.run({"do": "sleep"}, b"", 60))
-        await pool.run({}, b"", 30)  # by then the first has long begun
-        async with asyncio.timeout(30):
-            await pool.stop()
-        with pytest.raises(ChildDied):
-            await running
 
-    asyncio.run(scenario())
-    assert restarts == []
-    assert [child.pid for child in children] == [None, None]
+@pytest.mark.parametrize("lacking", ["Pipe", "Process"])
+def test_whatever_keeps_it_from_being_launched_is_told_and_nothing_is_left(lacking, monkeypatch):
+    child = Child("unborn", make_handler, "unborn")
+    num_files = len(os.listdir("/proc/self/fd"))
+
+    def lack(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        if lacking == "Pipe":
+            patch.setattr("multiprocessing.context.SpawnContext.Pipe", lack)
+        else:
+            patch.setattr("multiprocessing.context.SpawnProcess.start", lack)
+        with pytest.raises(LaunchFailed, match="Too many open files"):
+            child.launch()
+    assert child.pid is None
+    assert len(os.listdir("/proc/self/fd")) == num_files
+    child.launch()
+    child.wait_until_ready(START_S)
+    child.stop()
 
 
 def test_whoever_exits_without_a_stop_takes_its_children_along():

@@ -1,33 +1,42 @@
 import pytest
 
-from service.queueing.backlog import measure_ahead
+from service.queueing.backlog import Ahead, measure_ahead
 
 
 @pytest.mark.parametrize(
-    ("pixels", "newcomer", "fair", "total"),
+    ("pixels", "newcomer", "fair"),
     [
-        ({}, "ann", 1, 1),
-        ({"ann": 5}, "ann", 6, 6),
-        ({"bob": 50}, "ann", 1, 51),
-        ({"bob": 50, "ann": 5}, "ann", 11, 56),
-        ({"bob": 50, "cid": 3, "ann": 5}, "ann", 14, 59),
-        ({"bob": 50, "ann": 5}, "bob", 56, 56),
+        ({}, "ann", 0),
+        ({"ann": 5}, "ann", 5),
+        ({"bob": 50}, "ann", 0),
+        ({"bob": 50, "ann": 5}, "ann", 10),
+        ({"bob": 50, "cid": 3, "ann": 5}, "ann", 13),
+        ({"bob": 50, "ann": 5}, "bob", 55),
     ],
 )
-def test_of_others_only_as_much_is_ahead_as_of_oneself(pixels, newcomer, fair, total):
-    ahead = measure_ahead(pixels, newcomer, running_pixels=1, seconds_per_pixel=2.0)
-    assert (ahead.fair_s, ahead.total_s) == (2 * fair, 2 * total)
+def test_of_others_only_as_much_is_ahead_as_of_oneself(pixels, newcomer, fair):
+    ahead = measure_ahead(pixels, newcomer, running_s=3.0, seconds_per_pixel=2.0)
+    assert ahead == Ahead(running_s=3.0, fair_s=2 * fair)
 
 
-def test_a_newcomer_still_comes_in_when_one_who_floods_is_barred():
-    flooded = {"bob": 21}
-    assert measure_ahead(flooded, "bob", 0, 1.0).bars_arrival(50)
-    assert not measure_ahead(flooded, "ann", 0, 1.0).bars_arrival(50)
-    assert measure_ahead({"bob": 26}, "ann", 0, 1.0).bars_arrival(50), "it would be late as well"
+def test_a_newcomer_comes_in_however_many_flood():
+    flooded = {"bob": 21, "cid": 21, "dan": 21}
+    assert measure_ahead(flooded, "bob", 0, 1.0).is_too_late(1, 50)
+    assert not measure_ahead(flooded, "ann", 0, 1.0).is_too_late(1, 50)
 
 
-def test_a_decoded_image_has_a_little_more_room():
-    ahead = measure_ahead({"bob": 28}, "bob", 0, 1.0)
-    assert ahead.bars_arrival(50)
-    assert not ahead.bars_joining(50)
-    assert ahead.bars_joining(40)
+@pytest.mark.parametrize(
+    ("running_s", "fair_s", "own_s", "is_too_late"),
+    [
+        (0, 12, 1, False),
+        (0, 12.1, 1, True),
+        (13.5, 8, 1, False),
+        (13.5, 8, 1.1, True),
+        (0, 0, 22.5, False),
+        (0, 0, 22.6, True),
+    ],
+)
+def test_what_runs_what_waits_and_the_picture_itself_have_to_fit(
+    running_s, fair_s, own_s, is_too_late
+):
+    assert Ahead(running_s, fair_s).is_too_late(own_s, left_s=30) is is_too_late

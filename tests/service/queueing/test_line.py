@@ -2,8 +2,10 @@ import asyncio
 
 import pytest
 
-from service.errors import Overloaded
+from models.buckets import Bucket
+from service.errors import ImageTooSlow, Overloaded
 from service.queueing.allowance import BATCHES_UNTIL_RAISED
+from service.queueing.backlog import Ahead
 from service.queueing.costs import BatchCosts, Throughput
 from service.queueing.line import Job, Line
 from service.queueing.policy import BatchLimits
@@ -189,11 +191,60 @@ def test_a_flood_bars_its_own_caller_and_no_other():
         line.costs.suppose(1 / (64 * 64))
         for _ in range(11):
             line.join(make_job(deadline_s=30, caller="flood"))
-        assert not line.measure_ahead("flood", {}).bars_arrival(30)
-        line.join(make_job(deadline_s=30, caller="flood"))
-        arriving = {"flood": 1}
-        assert line.measure_ahead("flood", arriving).bars_arrival(30)
-        assert not line.measure_ahead("other", arriving).bars_arrival(30)
+        for _ in range(2):
+            line.promise("flood", 64, 64, deadline_s=30, whole_s=30)
+        with pytest.raises(Overloaded) as refusal:
+            line.promise("flood", 64, 64, deadline_s=30, whole_s=30)
+        assert refusal.value.retry_after_s == 13
+        line.promise("other", 64, 64, deadline_s=30, whole_s=30)
+
+    asyncio.run(scenario())
+
+
+def test_a_promise_is_a_place_until_it_is_kept_or_given_back():
+    async def scenario():
+        line = make_line(max_length=2)
+        kept = line.promise("", 64, 64, deadline_s=60, whole_s=60)
+        lost = line.promise("", 64, 64, deadline_s=60, whole_s=60)
+        with pytest.raises(Overloaded):
+            line.promise("", 64, 64, deadline_s=60, whole_s=60)
+        job = make_job()
+        job.promise = kept
+        line.join(job)
+        assert len(line) == 1
+        with pytest.raises(Overloaded):
+            line.join(make_job())
+        line.withdraw(kept)
+        line.withdraw(lost)
+        line.withdraw(lost)
+        line.join(make_job())
+
+    asyncio.run(scenario())
+
+
+def test_an_image_that_takes_too_long_by_itself_is_told_the_setting_that_would_change_it():
+    line = make_line()
+    line.costs.suppose(14 / (1024 * 1024))
+    line.costs.record(Bucket(1024, 1024), 1, 90.0)  # a busy moment is no reason to refuse for good
+    with pytest.raises(ImageTooSlow, match=r"1024x1024 .* 14 s .* 13\.5 s.*CODEFEND_DEADLINE_S"):
+        line.promise("", 1024, 1024, deadline_s=30, whole_s=30)
+    line.costs.begin_anew()
+    line.costs.suppose(13 / (1024 * 1024))
+    line.promise("", 1024, 1024, deadline_s=30, whole_s=30)
+
+
+def test_while_a_large_image_runs_others_join_and_wait_for_it_alone():
+    async def scenario():
+        line = make_line()
+        line.costs.suppose(13 / (1024 * 1024))
+        line.join(make_job(side=1024, deadline_s=30, caller="large"))
+        await line.next_batch()
+        line.promise("other", 64, 64, deadline_s=30, whole_s=30)
+        assert line.measure_ahead("other").running_s == 13
+        line._clock.now_s = 10
+        assert line.measure_ahead("other").running_s == 3
+        line._clock.now_s = 20
+        assert line.measure_ahead("other").running_s == 0
 
     asyncio.run(scenario())
 
@@ -214,7 +265,7 @@ def test_a_caller_who_comes_late_is_in_the_next_batch():
 def test_those_who_come_while_no_worker_is_there_wait_for_it_too():
     line = make_line()
     line.pause_s = lambda: 5.0
-    ahead = line.measure_ahead("", {})
-    assert (ahead.fair_s, ahead.total_s) == (5, 5)
-    assert not ahead.bars_arrival(30)
-    assert ahead.bars_arrival(9)
+    ahead = line.measure_ahead("")
+    assert ahead == Ahead(running_s=5, fair_s=0)
+    assert not ahead.is_too_late(1, 30)
+    assert ahead.is_too_late(1, 7)

@@ -66,12 +66,12 @@ def test_whoever_has_waited_long_goes_before_larger_groups():
     assert plan(waiting, now_s=51).keys == (9,)
 
 
-def test_whoever_has_waited_long_goes_out_of_turn_too():
+def test_whoever_has_waited_long_goes_out_of_no_turn_but_its_callers_own():
     flood = [Waiting(key, SMALL, 0, 100, "flood") for key in range(4)]
-    waiting = [*flood, Waiting(9, SMALL, 45, 145, "other")]
+    waiting = [*flood, Waiting(8, LARGE, 0, 100, "other"), Waiting(9, SMALL, 45, 145, "other")]
     turns = {"flood": 5, "other": 0}.__getitem__
     assert 9 in plan(waiting, now_s=49, turn_of=turns).keys
-    assert plan(waiting, now_s=51, turn_of=turns).keys == (0, 1, 2, 3)
+    assert plan(waiting, now_s=51, turn_of=turns).keys == (8,)
 
 
 def test_images_of_a_failed_batch_run_with_nobody_else():
