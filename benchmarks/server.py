@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -33,11 +33,14 @@ def free_port() -> int:
 
 
 @contextmanager
-def run_server(log: int | None = None, /, **settings: str) -> Iterator[RunningServer]:
+def run_server(
+    log: int | None = None, prefix: Sequence[str] = (), /, **settings: str
+) -> Iterator[RunningServer]:
     """Serves on a free loopback port.
 
     Args:
         log: A file descriptor for its log; None for standard error.
+        prefix: A command that the service's own command is given to, as `unshare` or `prlimit`.
         **settings: CODEFEND_* by their short names, such as `purifier`.
 
     Yields:
@@ -54,7 +57,7 @@ def run_server(log: int | None = None, /, **settings: str) -> Iterator[RunningSe
         "cache_bytes": "0",  # every image of a benchmark is purified
     } | settings
     environment = os.environ | {f"CODEFEND_{key.upper()}": text for key, text in values.items()}
-    command = [sys.executable, "-m", "service.cli", "serve"]
+    command = [*prefix, sys.executable, "-m", "service.cli", "serve"]
     process = subprocess.Popen(command, env=environment, stderr=log)  # noqa: S603 - our own command
     url = f"http://127.0.0.1:{port}"
     try:

@@ -29,7 +29,6 @@ class BatchCosts:
     def suppose(self, seconds_per_pixel: float) -> None:
         """Takes a first estimate, as from a warm-up; measurements outweigh it soon."""
         self._seconds_per_pixel = seconds_per_pixel
-        self._note_best(seconds_per_pixel)
 
     def begin_anew(self) -> None:
         """Forgets all measurements: another purifier takes other times."""
@@ -43,7 +42,7 @@ class BatchCosts:
         self._seconds[key] = _blend(self._seconds.get(key), seconds)
         per_pixel = seconds / (bucket.num_pixels * num_images)
         self._seconds_per_pixel = _blend(self._seconds_per_pixel or None, per_pixel)
-        self._note_best(per_pixel)
+        self._best_seconds_per_pixel = min(self._best_seconds_per_pixel, per_pixel)
 
     def estimate_s(self, bucket: Bucket, num_images: int) -> float:
         """Seconds that a batch will take; 0 while nothing is known."""
@@ -51,10 +50,10 @@ class BatchCosts:
         return self._seconds.get((bucket, num_images), fallback)
 
     def least_s(self, bucket: Bucket) -> float:
-        """Seconds that one image takes at the best rate seen; 0 while nothing is known.
+        """Seconds that one image takes at the best rate of any batch; 0 before the first.
 
         A machine that is busy for a while makes every estimate longer. What is said of an image
-        for good must not depend on that.
+        for good must not depend on that, nor on a warm-up alone, which nothing would correct.
         """
         best = self._best_seconds_per_pixel
         return 0.0 if best == inf else best * bucket.num_pixels
@@ -78,10 +77,6 @@ class BatchCosts:
     def seconds_per_pixel(self, num_workers: int) -> float:
         """Seconds that a padded pixel takes, spread over the workers; 0 while nothing is known."""
         return self._seconds_per_pixel / max(1, num_workers)
-
-    def _note_best(self, seconds_per_pixel: float) -> None:
-        if seconds_per_pixel > 0:
-            self._best_seconds_per_pixel = min(self._best_seconds_per_pixel, seconds_per_pixel)
 
 
 def _blend(old: float | None, new: float) -> float:

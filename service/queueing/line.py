@@ -290,6 +290,8 @@ class Line:
         depth = len(self._jobs) + len(self._promises)
         if depth >= self._max_length:
             raise Overloaded(retry_after_s=retry_after_s(depth, self._throughput.per_second()))
+        if not depth and not self._running and not self.pause_s():
+            return  # nobody is ahead: an estimate that is too long would never be corrected
         ahead = self.measure_ahead(caller)
         own_s = self.costs.seconds_per_pixel(1) * bucket.num_pixels
         if ahead.is_too_late(own_s, left_s):

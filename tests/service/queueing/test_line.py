@@ -224,12 +224,14 @@ def test_a_promise_is_a_place_until_it_is_kept_or_given_back():
 
 def test_an_image_that_takes_too_long_by_itself_is_told_the_setting_that_would_change_it():
     line = make_line()
-    line.costs.suppose(14 / (1024 * 1024))
+    line.costs.suppose(100 / (1024 * 1024))
+    line.withdraw(line.promise("", 1024, 1024, deadline_s=30, whole_s=30))  # only a warm-up says so
+    line.costs.record(Bucket(1024, 1024), 1, 14.0)
     line.costs.record(Bucket(1024, 1024), 1, 90.0)  # a busy moment is no reason to refuse for good
     with pytest.raises(ImageTooSlow, match=r"1024x1024 .* 14 s .* 13\.5 s.*CODEFEND_DEADLINE_S"):
         line.promise("", 1024, 1024, deadline_s=30, whole_s=30)
     line.costs.begin_anew()
-    line.costs.suppose(13 / (1024 * 1024))
+    line.costs.record(Bucket(1024, 1024), 1, 13.0)
     line.promise("", 1024, 1024, deadline_s=30, whole_s=30)
 
 
@@ -265,6 +267,7 @@ def test_a_caller_who_comes_late_is_in_the_next_batch():
 def test_those_who_come_while_no_worker_is_there_wait_for_it_too():
     line = make_line()
     line.pause_s = lambda: 5.0
+    line.costs.suppose(1 / (64 * 64))
     ahead = line.measure_ahead("")
     assert ahead == Ahead(running_s=5, fair_s=0)
     assert not ahead.is_too_late(1, 30)

@@ -1,0 +1,17 @@
+"""`python -m tests.sieges memory|kills|tenants`: longer than a test may take; prints JSON lines."""
+
+import json
+import sys
+
+from tests.sieges import kills, memory, tenants
+
+SIEGES = {"memory": memory.run, "kills": kills.run, "tenants": tenants.run}
+
+if __name__ == "__main__":
+    name, *rest = sys.argv[1:]
+    arguments = [int(rest[0])] if rest else []
+    if name == "tenants" and rest[1:]:
+        arguments.append(rest[1:])
+    for row in SIEGES[name](*arguments):
+        sys.stdout.write(json.dumps(row) + "\n")
+        sys.stdout.flush()

@@ -1,0 +1,151 @@
+"""Two keys: what one of them does, and what the other gets meanwhile, beside what it gets alone."""
+
+import asyncio
+import itertools
+import json
+import time
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.server import run_server
+from tests.service.fake_upstream import run_upstream
+from tests.service.pictures import encode, png
+from tests.sieges.clients import Tally, as_picture, connect, send_until
+
+KEYS = {"heavy": "h" * 32, "light": "l" * 32}
+SLOW_S = 25
+CHAT = "/v1/chat/completions"
+
+
+def reply_slowly(handler, document):
+    """The model takes long where it is asked to."""
+    text = json.dumps(document)
+    if "slowly" in text:
+        time.sleep(SLOW_S)
+    message = {"role": "assistant", "content": "done"}
+    answer = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    try:
+        handler.send(json.dumps(answer).encode(), "application/json")
+    except OSError:
+        return  # whoever asked has left
+
+
+def chat(text):
+    body = {"model": "m", "messages": [{"role": "user", "content": text}]}
+    return {"method": "POST", "url": CHAT, "json": body}
+
+
+def noise_png(side_px, seed=0):
+    """As large a file as such a picture can make."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (side_px, side_px, 3), dtype=np.uint8)
+    return encode(pixels)
+
+
+def progressive_jpeg(side_px):
+    pixels = np.random.default_rng(0).integers(0, 256, (side_px, side_px, 3), dtype=np.uint8)
+    return encode(pixels, "JPEG", progressive=True, quality=95)
+
+
+def plain_png(side_px):
+    return encode(np.full((side_px, side_px, 3), 200, np.uint8))
+
+
+def rss_mib(pid):
+    with open(f"/proc/{pid}/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+def light_pictures():
+    seeds = itertools.count(1)
+    return lambda _: as_picture(png(128, 128, seed=next(seeds)))
+
+
+def costly_bodies():
+    body = json.dumps({"image": "A" * (31 << 20) + "!"}).encode()
+    headers = {"content-type": "application/json"}
+    request = {"method": "POST", "url": "/v1/purify", "content": body, "headers": headers}
+    return [lambda _: request] * 6, light_pictures(), 0.5, {}
+
+
+def costly_decodes():
+    image = progressive_jpeg(2500)
+    return [lambda _: as_picture(image, media_type="image/jpeg")] * 6, light_pictures(), 0.5, {}
+
+
+def of_side(side_px, num_connections):
+    image = plain_png(side_px)
+    return [lambda _: as_picture(image)] * num_connections, light_pictures(), 0.5, {}
+
+
+def lists_of_models():
+    body = bytes(32 << 20)
+    request = {"method": "GET", "url": "/v1/models", "content": body}
+    return [lambda _: request] * 70, light_pictures(), 0.5, {}
+
+
+SCENES = {
+    # What the heavy key sends over how many connections; what the light key sends, how often.
+    "slow at the model": lambda: (
+        [lambda _: chat("slowly, please")] * 12, lambda _: chat("now"), 6.0, {"deadline_s": "20"}
+    ),
+    "the same, six seconds": lambda: (
+        [lambda _: chat("slowly, please")] * 12, lambda _: chat("now"), 6.0, {"deadline_s": "6"}
+    ),
+    "costly bodies": costly_bodies,
+    "costly decodes": costly_decodes,
+    "2 megapixels": lambda: of_side(1414, 8),
+    "9 megapixels": lambda: of_side(3000, 2),
+    "25 megapixels": lambda: of_side(5000, 2),
+    "lists of models": lists_of_models,
+}  # fmt: skip
+
+
+def play(name, seconds):
+    heavies, light, pause_s, settings = SCENES[name]()
+    Image.MAX_IMAGE_PIXELS = None
+    with run_upstream() as upstream:
+        upstream.reply = reply_slowly
+        values = {"api_keys": ",".join(KEYS.values()), "upstream_url": upstream.url} | settings
+        with run_server(**values) as server:
+            return asyncio.run(_play(server, heavies, light, pause_s, seconds))
+
+
+async def _play(server, heavies, light, pause_s, seconds):
+    alone, beside, heavy = Tally(), Tally(), Tally()
+    async with (
+        connect(server.url, KEYS["light"]) as light_client,
+        connect(server.url, KEYS["heavy"]) as heavy_client,
+    ):
+        await _for(seconds / 3, [(light_client, alone, light, min(pause_s, 1.0))])
+        before_mib = rss_mib(server.pid)
+        peak = [before_mib]
+        watching = asyncio.create_task(_watch(server.pid, peak))
+        senders = [(heavy_client, heavy, request, 0.0) for request in heavies]
+        await _for(seconds, [*senders, (light_client, beside, light, pause_s)])
+        watching.cancel()
+    return {
+        "alone": alone.told(),
+        "beside": beside.told(),
+        "heavy": heavy.told(),
+        "api_process_grew_mib": round(max(peak) - before_mib, 1),
+    }
+
+
+async def _for(seconds, senders):
+    ends = asyncio.Event()
+    asyncio.get_running_loop().call_later(seconds, ends.set)
+    await asyncio.gather(
+        *(send_until(ends, client, tally, make, pause) for client, tally, make, pause in senders)
+    )
+
+
+async def _watch(pid, peak):
+    while True:
+        peak.append(rss_mib(pid))
+        await asyncio.sleep(0.2)
+
+
+def run(seconds=60, names=()):
+    for name in names or SCENES:
+        yield {name: play(name, seconds)}
