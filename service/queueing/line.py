@@ -10,7 +10,7 @@ from math import ceil
 from typing import Any
 
 from models.buckets import Bucket, choose_bucket
-from service.errors import ImageTooSlow, Overloaded
+from service.errors import ImageTooSlow, NotReady, Overloaded
 from service.fairness import FairScheduler
 from service.processes.pixels import PixelLease
 from service.queueing.allowance import PixelAllowance
@@ -164,6 +164,7 @@ class Line:
         Raises:
             ImageTooSlow: It takes so long by itself that nobody could wait for it.
             Overloaded: The line is full, or so long that it would be answered too late.
+            NotReady: The same, while the workers are being replaced.
         """
         bucket = choose_bucket(height, width)
         least_s = self.costs.least_s(bucket)
@@ -288,14 +289,17 @@ class Line:
 
     def _check(self, caller: str, bucket: Bucket, left_s: float) -> None:
         depth = len(self._jobs) + len(self._promises)
-        if depth >= self._max_length:
-            raise Overloaded(retry_after_s=retry_after_s(depth, self._throughput.per_second()))
-        if not depth and not self._running and not self.pause_s():
+        pause_s = self.pause_s()
+        if not depth and not self._running and not pause_s:
             return  # nobody is ahead: an estimate that is too long would never be corrected
+        # While the workers are being replaced it is the service that lacks something.
+        refuse = NotReady if pause_s else Overloaded
+        if depth >= self._max_length:
+            raise refuse(retry_after_s=retry_after_s(depth, self._throughput.per_second()))
         ahead = self.measure_ahead(caller)
         own_s = self.costs.seconds_per_pixel(1) * bucket.num_pixels
         if ahead.is_too_late(own_s, left_s):
-            raise Overloaded(retry_after_s=max(1, ceil(ahead.running_s + ahead.fair_s)))
+            raise refuse(retry_after_s=max(1, ceil(ahead.running_s + ahead.fair_s)))
 
     def _left_of_running_s(self) -> float:
         """What is left of the batches that run, by what such batches take, for each worker."""

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from models.buckets import Bucket
-from service.errors import ImageTooSlow, Overloaded
+from service.errors import ImageTooSlow, NotReady, Overloaded
 from service.queueing.allowance import BATCHES_UNTIL_RAISED
 from service.queueing.backlog import Ahead
 from service.queueing.costs import BatchCosts, Throughput
@@ -270,5 +270,7 @@ def test_those_who_come_while_no_worker_is_there_wait_for_it_too():
     line.costs.suppose(1 / (64 * 64))
     ahead = line.measure_ahead("")
     assert ahead == Ahead(running_s=5, fair_s=0)
-    assert not ahead.is_too_late(1, 30)
-    assert ahead.is_too_late(1, 7)
+    line.promise("", 64, 64, deadline_s=30, whole_s=30)
+    with pytest.raises(NotReady) as refusal:
+        line.promise("", 64, 64, deadline_s=7, whole_s=30)
+    assert refusal.value.retry_after_s == 6
