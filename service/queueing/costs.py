@@ -23,17 +23,18 @@ class BatchCosts:
 
     def __init__(self) -> None:
         self._seconds_per_pixel = 0.0
+        self._supposed_seconds_per_pixel = inf
         self._best_seconds_per_pixel = inf
         self._seconds: dict[tuple[Bucket, int], float] = {}
 
     def suppose(self, seconds_per_pixel: float) -> None:
         """Takes a first estimate, as from a warm-up; measurements outweigh it soon."""
-        self._seconds_per_pixel = seconds_per_pixel
+        self._seconds_per_pixel = self._supposed_seconds_per_pixel = seconds_per_pixel
 
     def begin_anew(self) -> None:
         """Forgets all measurements: another purifier takes other times."""
         self._seconds_per_pixel = 0.0
-        self._best_seconds_per_pixel = inf
+        self._supposed_seconds_per_pixel = self._best_seconds_per_pixel = inf
         self._seconds.clear()
 
     def record(self, bucket: Bucket, num_images: int, seconds: float) -> None:
@@ -50,13 +51,15 @@ class BatchCosts:
         return self._seconds.get((bucket, num_images), fallback)
 
     def least_s(self, bucket: Bucket) -> float:
-        """Seconds that one image takes at the best rate of any batch; 0 before the first.
+        """Seconds that one image takes at the best rate seen; 0 before the first batch.
 
         A machine that is busy for a while makes every estimate longer. What is said of an image
         for good must not depend on that, nor on a warm-up alone, which nothing would correct.
         """
-        best = self._best_seconds_per_pixel
-        return 0.0 if best == inf else best * bucket.num_pixels
+        if self._best_seconds_per_pixel == inf:
+            return 0.0
+        best = min(self._best_seconds_per_pixel, self._supposed_seconds_per_pixel)
+        return best * bucket.num_pixels
 
     def hung_after_s(self, bucket: Bucket, num_images: int, limits_s: tuple[float, float]) -> float:
         """Seconds after which a batch counts as hung.

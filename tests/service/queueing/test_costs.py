@@ -52,3 +52,16 @@ def test_throughput_forgets():
 )
 def test_retry_after(depth, rate, seconds):
     assert retry_after_s(depth, rate) == seconds
+
+
+def test_the_least_an_image_takes_is_known_after_a_batch_and_stays_the_best():
+    costs = BatchCosts()
+    costs.suppose(3 / LARGE.num_pixels)
+    assert costs.least_s(LARGE) == 0, "nothing would correct a warm-up in a busy moment"
+    costs.record(SMALL, 1, 1.0)
+    assert costs.least_s(LARGE) == 3, "four by a small one, which costs more a pixel"
+    costs.record(LARGE, 1, 9.0)
+    costs.record(LARGE, 1, 2.0)
+    assert costs.least_s(LARGE) == 2
+    costs.begin_anew()
+    assert costs.least_s(LARGE) == 0
