@@ -62,8 +62,8 @@ def _warm_up(engine: Engine) -> dict[str, float]:
     """Runs each warm-up shape twice.
 
     Returns:
-        `seconds_per_pixel` of the fastest large run, and `grey_distance`: the levels by which a pixel of
-        plain grey came back other than it was, on average.
+        `seconds_per_pixel` of the fastest large run, and `grey_distance`: the levels by which a
+        pixel of plain grey came back other than it was, on average.
     """
     for bucket in WARM_UP_BUCKETS:
         grey = _grey(bucket)

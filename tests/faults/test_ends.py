@@ -5,16 +5,23 @@ import fcntl
 import multiprocessing
 import os
 import signal
+import socket
+import subprocess
+import sys
 import termios
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import httpx
 import pytest
 
+from benchmarks.family import find_family
 from service.app import create_app
+from service.server import FAILURE_EXIT_CODE
 from tests.faults.served import RELOADED, served, wait_for_metric
 from tests.service.fake_engine import HANG_ONCE, marked
 from tests.service.pictures import encode, picture
-from tests.service.running import make_settings, run_service, wait_until
+from tests.service.running import make_settings, run_service, wait_until, wait_until_ready
 from tests.service.test_api import as_form
 
 
@@ -54,6 +61,46 @@ def test_a_part_that_does_not_start_ends_the_others(upstream, children, monkeypa
     with pytest.raises(Untold):
         asyncio.run(live())
     assert children() == []
+
+
+def test_a_supervisor_that_fails_is_said_by_the_probe_of_life(upstream):
+    with run_service(make_settings(upstream.url)) as service:
+        assert service.client.get("/healthz").status_code == 200
+        service.guard.supervision._on_failure("supervisor of something")
+        assert service.client.get("/healthz").status_code == 503
+
+
+SERVE_WITH_A_FAULT = """
+from service.purify.remote import RemoteWorker
+from service.server import FAILURE_EXIT_CODE, serve
+from tests.service.running import make_settings
+
+async def fail(self):
+    raise ValueError("a fault of ours")
+
+RemoteWorker.clear_away = fail
+if __name__ == "__main__":
+    serve(make_settings(port={port}, drain_timeout_s=5))
+"""
+
+
+def test_a_supervisor_that_fails_ends_the_service_visibly(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    program = tmp_path / "serve_with_a_fault.py"
+    program.write_text(SERVE_WITH_A_FAULT.format(port=port))
+    command = [sys.executable, str(program)]
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    with (
+        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+    ):
+        wait_until_ready(client, process)
+        for child in find_family(process.pid) - {process.pid}:
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                os.kill(child, signal.SIGKILL)  # the worker's is one of them
+        assert process.wait(60) == FAILURE_EXIT_CODE
+        assert "supervisor of purify-1-0 has failed" in process.stderr.read()
 
 
 def test_the_end_of_its_terminal_ends_it(upstream, weights):

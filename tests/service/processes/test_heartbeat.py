@@ -3,7 +3,14 @@ import signal
 import time
 
 from service.processes.child import Child
-from service.processes.heartbeat import BEAT_S, Listener
+from service.processes.heartbeat import (
+    BEAT_S,
+    IDLE_PATIENCE_S,
+    STOPPED_PATIENCE_S,
+    Listener,
+    StallDetector,
+    Vitals,
+)
 from tests.service.processes.misbehaviour import make_handler
 
 
@@ -15,6 +22,26 @@ def test_silence_counts_only_while_somebody_listens():
     assert listener.hears(1)
     assert not listener.hears(1)
     assert listener.hears(2)
+
+
+def beats_until_stalled(vitals_of, *, is_due):
+    stalls = StallDetector()
+    beats = range(int(10 * IDLE_PATIENCE_S / BEAT_S))
+    return next((n for n in beats if stalls.is_stalled(vitals_of(n), is_due=is_due)), None)
+
+
+def test_a_process_that_is_stopped_is_lost_soon_whether_it_is_due_or_not():
+    for is_due in (True, False):
+        beats = beats_until_stalled(lambda _: Vitals(True, 7), is_due=is_due)
+        assert (beats + 1) * BEAT_S == STOPPED_PATIENCE_S
+
+
+def test_one_that_owes_an_answer_has_to_use_the_processor_a_little():
+    assert beats_until_stalled(lambda _: Vitals(False, 7), is_due=True) * BEAT_S == IDLE_PATIENCE_S
+    assert beats_until_stalled(lambda _: Vitals(False, 7), is_due=False) is None
+    assert beats_until_stalled(lambda n: Vitals(False, n // 5), is_due=True) is None
+    assert beats_until_stalled(lambda n: Vitals(n % 3 == 0, 7), is_due=False) is None
+    assert beats_until_stalled(lambda _: None, is_due=True) is None
 
 
 def wait_until(condition):
