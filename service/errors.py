@@ -10,8 +10,10 @@ CodefendError
 │   ├── RemoteImage 400            ├── BodyTooLarge 413
 │   ├── TooManyImages 400          ├── ImageTooLarge 413, ImageTooSlow 413
 │   ├── UnsupportedContent 400     ├── UnsupportedMedia 415
-│   ├── ImageFlagged 400           ├── UnsupportedImage 415
-│   ├── EndpointForbidden 403      └── ClientLeft 499 (nobody reads it; it is only counted)
+│   ├── UnknownField 400           ├── UnsupportedImage 415
+│   ├── ClosedField 400            ├── EndpointForbidden 403
+│   ├── ImageInText 400            ├── ImageFlagged 400
+│   └── ClientLeft 499 (nobody reads it; it is only counted)
 ├── Overloaded 429 (with Retry-After)
 │   ├── RateLimited
 │   └── KeyBusy
@@ -42,9 +44,11 @@ __all__ = [
     "BodyTimeout",
     "BodyTooLarge",
     "ClientLeft",
+    "ClosedField",
     "CodefendError",
     "DeadlineExceeded",
     "ImageFlagged",
+    "ImageInText",
     "ImageTooLarge",
     "ImageTooSlow",
     "InternalError",
@@ -68,6 +72,7 @@ __all__ = [
     "TryLater",
     "Unauthorized",
     "Unavailable",
+    "UnknownField",
     "UnsupportedContent",
     "UnsupportedImage",
     "UnsupportedMedia",
@@ -179,6 +184,27 @@ class UnsupportedContent(RequestRefused):
 
     code = "unsupported_content"
     message = "Only text and images are taken; whatever could not be purified is refused."
+
+
+class UnknownField(RequestRefused):
+    """A field that nobody here has heard of: what is in it cannot be judged."""
+
+    code = "unknown_field"
+    message = "The request has a field that is not known here."
+
+
+class ClosedField(RequestRefused):
+    """A field that would have the upstream fetch, run or merge what nobody has checked."""
+
+    code = "closed_field"
+    message = "The request has a field that is closed."
+
+
+class ImageInText(RequestRefused):
+    """A text holds an image, or what the upstream would take for one."""
+
+    code = "image_in_text"
+    message = "A text holds an image. Send images as image_url parts."
 
 
 class UnsupportedMedia(RequestRefused):

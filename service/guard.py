@@ -20,6 +20,7 @@ from service.admit.keys import KeyRing
 from service.admit.visit import Visit
 from service.decode.chat import Chat, ChatImage, ChatLimits
 from service.decode.refusals import naming_place
+from service.decode.rules import field_rules
 from service.decode.stage import DecodeStage, Upload
 from service.encode.stage import EncodeStage
 from service.errors import NotReady
@@ -226,8 +227,9 @@ class Guard:
         """
         settings = self.settings
         limits = ChatLimits(settings.max_images, settings.max_answer_tokens, settings.max_choices)
+        rules = field_rules(settings, visit.policy.mode)
         with visit.timings.stage(Stage.DECODE):
-            chat = await self._decode.open_chat(body, limits, template, visit.caller)
+            chat = await self._decode.open_chat(body, limits, template, rules, visit.caller)
         visit.facts["body_bytes"] = len(body)
         if visit.slot is not None and not chat.images:
             visit.slot.arrive()

@@ -17,6 +17,8 @@ __all__ = [
     "OnPurifyFailure",
     "Policy",
     "PolicyChange",
+    "TextImages",
+    "UnknownFields",
     "read_policy_change",
 ]
 
@@ -62,6 +64,21 @@ class Disclosure(StrEnum):
 
     FULL = "full"
     MINIMAL = "minimal"
+
+
+class UnknownFields(StrEnum):
+    """What becomes of a request's fields that are not known here."""
+
+    REFUSE = "refuse"
+    DROP = "drop"
+
+
+class TextImages(StrEnum):
+    """How an upstream reads images out of plain text."""
+
+    MARKDOWN = "markdown"  # ![](https://...), as text-generation-inference does
+    HTML = "html"  # <img src="...">, as text-generation-webui does
+    PLACEHOLDERS = "placeholders"  # <image>, <|image_pad|>, [IMG] and the like, as processors do
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,15 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.prompts.templates import SHIPPED_TEMPLATES, read_templates
 from service.credentials import hash_key, read_keys
-from service.policy import Disclosure, Mode, OnFlagged, OnPurifyFailure, Policy
+from service.policy import (
+    Disclosure,
+    Mode,
+    OnFlagged,
+    OnPurifyFailure,
+    Policy,
+    TextImages,
+    UnknownFields,
+)
 
 __all__ = ["Settings", "load_settings"]
 
@@ -78,6 +86,17 @@ class Settings(BaseSettings):
     )
     deadline_s: float = Field(
         30.0, gt=0, description="Time from a request's arrival until it is answered; then 504."
+    )
+
+    # which fields of a chat pass
+    allowed_fields: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Comma-separated places (chat_template, messages.foo) that pass unread."
+    )
+    unknown_fields: UnknownFields = Field(
+        UnknownFields.REFUSE, description="drop takes them out of what is forwarded."
+    )
+    upstream_reads_text_images: Annotated[tuple[TextImages, ...], NoDecode] = Field(
+        (), description="Comma-separated: markdown, html, placeholders; such texts are refused."
     )
 
     # decode and encode
@@ -221,12 +240,23 @@ class Settings(BaseSettings):
             max_requests_per_minute=self.max_requests_per_minute,
         )
 
-    @field_validator("api_keys", "devices", mode="before")
+    @field_validator(
+        "api_keys", "devices", "allowed_fields", "upstream_reads_text_images", mode="before"
+    )
     @classmethod
     def _split_on_commas(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("allowed_fields")
+    @classmethod
+    def _has_no_indices(cls, places: tuple[str, ...]) -> tuple[str, ...]:
+        for place in places:
+            if "[" in place or any(not name for name in place.split(".")):
+                msg = f"{place!r} is no place: names and dots alone, as in messages.content.foo"
+                raise ValueError(msg)
+        return places
 
     @field_validator("api_keys")
     @classmethod

@@ -30,7 +30,8 @@ def test_functions_are_short():
     assert {name for name, length in lengths.items() if length > 60} == set()
 
 
-DECLARATIONS = {"service/errors.py", "service/settings.py"}  # there is nothing in them to follow
+# There is nothing in them to follow.
+DECLARATIONS = {"service/errors.py", "service/settings.py", "service/decode/fields.py"}
 
 
 def test_modules_are_small():

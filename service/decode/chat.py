@@ -7,23 +7,27 @@ they came in.
 
 import json
 import secrets
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from models.prompts.templates import Template
-from service.decode.conversation import ImagePlace, find_images, find_last_question
+from service.decode.fields import CHAT
 from service.decode.inline_image import read_inline_image
 from service.decode.json_object import read_json_object
-from service.decode.untouched import check_untouched
-from service.errors import InvalidBody, InvalidField, TooManyImages
+from service.decode.rules import FieldRules, Findings
+from service.decode.sniffing import sniff_format
+from service.decode.walk import ImagePlace, walk
+from service.errors import (
+    InvalidBody,
+    InvalidField,
+    MissingField,
+    RequestRefused,
+    TooManyImages,
+)
 
 __all__ = ["Chat", "ChatImage", "ChatLimits", "open_chat"]
 
 OWN_FIELD = "codefend"
-_UNDERSTOOD = (
-    "messages", "prediction", OWN_FIELD, "stream", "n", "max_tokens", "max_completion_tokens"
-)  # fmt: skip
 _FACTS = ("has_model", "stream", "return_image", "used_template")
 
 
@@ -61,6 +65,7 @@ class Chat:
         stream: Whether it asks for server-sent events.
         return_image: Whether the answer is to show the purified images.
         used_template: Whether the defensive prompt stands around its question.
+        findings: What its fields would have been refused for, or were taken out for.
     """
 
     fragments: tuple[bytes, ...]
@@ -69,6 +74,7 @@ class Chat:
     stream: bool
     return_image: bool
     used_template: bool
+    findings: Findings
 
     def pack(self) -> tuple[dict[str, Any], bytes]:
         """For another process: facts as JSON, and all bytes one after another."""
@@ -77,6 +83,7 @@ class Chat:
             "facts": {name: getattr(self, name) for name in _FACTS},
             "params": [image.param for image in self.images],
             "lengths": [len(part) for part in (*self.fragments, *files)],
+            "findings": asdict(self.findings),
         }
         return meta, b"".join((*self.fragments, *files))
 
@@ -94,55 +101,94 @@ class Chat:
         num_fragments = len(meta["params"]) + 1
         files, params = parts[num_fragments:], meta["params"]
         images = tuple(ChatImage(*pair) for pair in zip(files, params, strict=True))
-        return Chat(tuple(parts[:num_fragments]), images, **meta["facts"])
+        findings = Findings.from_json(meta["findings"])
+        fragments = tuple(parts[:num_fragments])
+        return Chat(fragments, images, findings=findings, **meta["facts"])
 
 
-def open_chat(body: bytes, limits: ChatLimits, template: Template) -> Chat:
+def open_chat(body: bytes, limits: ChatLimits, template: Template, rules: FieldRules) -> Chat:
     """Takes a request apart.
 
-    What is not understood is passed on untouched, unless it could bring an image past the purifier.
+    Its fields pass as `service/decode/fields.py` has them. Rules that refuse nothing leave in place
+    what does not pass, images that are elsewhere or unreadable included.
 
     Args:
         body: JSON, as received.
         limits: What it may ask for.
         template: Goes around the last text of the user, if there is an image in the conversation.
+        rules: What is set about its fields.
 
     Raises:
         InvalidBody: It is no JSON object, or holds a number that JSON cannot.
         InvalidField: A field that is understood has a value that is not allowed.
         MissingField: A field is absent.
+        UnknownField: A field stands in no table.
+        ClosedField: A field is closed.
         UnsupportedContent: There is something that is neither text nor an image.
+        ImageInText: A text holds an image.
         TooManyImages: There are more images than are taken.
         RemoteImage: An image is a URL to somewhere else.
         InvalidImage: An image is empty.
     """
     try:
-        return _open(read_json_object(body), limits, template)
+        return _open(read_json_object(body), limits, template, rules)
     except (RecursionError, MemoryError) as error:
         raise InvalidBody from error
 
 
-def _open(document: dict[str, Any], limits: ChatLimits, template: Template) -> Chat:
+def _open(
+    document: dict[str, Any], limits: ChatLimits, template: Template, rules: FieldRules
+) -> Chat:
     _check_limits(document, limits)
     return_image = _read_own_field(document)
     if not document.get("model"):
         document.pop("model", None)
-    check_untouched(document, _UNDERSTOOD)
+    _check_messages(document, rules)
+    places, findings = walk(document, CHAT, rules)
     # Counted before any of them is decoded.
-    places = list(islice(find_images(document), limits.max_images + 1))
     if len(places) > limits.max_images:
         msg = f"At most {limits.max_images} images are taken in one conversation."
         raise TooManyImages(msg, "messages")
-    used_template = bool(places) and _fill_template(document, template)
-    images = tuple(ChatImage(read_inline_image(p.url, p.param), p.param) for p in places)
+    images = _read_images(places, rules, findings)
+    used_template = bool(images) and _fill_template(document, template)
     return Chat(
-        fragments=_serialise(document, places),
-        images=images,
+        fragments=_serialise(document, [place for place, _ in images]),
+        images=tuple(image for _, image in images),
         has_model="model" in document,
         stream=bool(document.get("stream")),
         return_image=return_image,
         used_template=used_template,
+        findings=findings,
     )
+
+
+def _check_messages(document: dict[str, Any], rules: FieldRules) -> None:
+    if "messages" not in document:
+        msg = "The field messages is missing."
+        raise MissingField(msg, "messages")
+    messages = document["messages"]
+    if rules.is_enforced and not (isinstance(messages, list) and messages):
+        msg = "messages must be a list of at least one message."
+        raise InvalidField(msg, "messages")
+
+
+def _read_images(
+    places: list[ImagePlace], rules: FieldRules, findings: Findings
+) -> list[tuple[ImagePlace, ChatImage]]:
+    """Reads the files; what nothing is refused for and cannot be read stays where it is."""
+    images = []
+    for place in places:
+        try:
+            file = read_inline_image(place.url, place.param)
+            if not rules.is_enforced:
+                sniff_format(file)
+        except RequestRefused as refusal:
+            if rules.is_enforced:
+                raise
+            findings.note(refusal.code, place.dotted)
+        else:
+            images.append((place, ChatImage(file, place.param)))
+    return images
 
 
 def _check_limits(document: dict[str, Any], limits: ChatLimits) -> None:
@@ -182,12 +228,30 @@ def _read_own_field(document: dict[str, Any]) -> bool:
 
 
 def _fill_template(document: dict[str, Any], template: Template) -> bool:
-    question = find_last_question(document)
-    if question is None:
-        return False
-    holder, key, text = question
-    holder[key] = template.fill(text)
-    return True
+    """Puts the template around the last text of a user, if there is one."""
+    messages = document["messages"]
+    for message in reversed(messages if isinstance(messages, list) else []):
+        if not isinstance(message, dict) or message.get("role") != "user":
+            continue
+        for holder, key in reversed(_texts(message)):
+            if holder[key].strip():
+                holder[key] = template.fill(holder[key])
+                return True
+    return False
+
+
+def _texts(message: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """Where the texts of a message stand: `holder[key]` is one."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return [(message, "content")]
+    places: list[tuple[Any, Any]] = []
+    for index, part in enumerate(content if isinstance(content, list) else []):
+        if isinstance(part, str):
+            places.append((content, index))
+        elif isinstance(part, dict) and (part.get("type"), type(part.get("text"))) == ("text", str):
+            places.append((part, "text"))
+    return places
 
 
 def _serialise(document: dict[str, Any], places: list[ImagePlace]) -> tuple[bytes, ...]:

@@ -18,6 +18,7 @@ from service.decode.envelope import open_envelope
 from service.decode.picture import PictureLimits, decode_picture
 from service.decode.refusals import report_refusal
 from service.decode.rehearsal import rehearse
+from service.decode.rules import FieldRules
 from service.errors import ClientLeft, RequestRefused
 from service.processes.messages import Ask, Handler, Message
 from service.processes.pixels import Picture, write_pixels
@@ -58,7 +59,8 @@ def _handle(config: DecodeConfig, meta: dict[str, Any], body: bytes, ask: Ask) -
     try:
         if "chat" in meta:
             limits, template = ChatLimits(**meta["chat"]), Template(**meta["template"])
-            return open_chat(body, limits, template).pack()
+            rules = FieldRules(**meta["rules"])
+            return open_chat(body, limits, template, rules).pack()
         return _open(config, meta, body, ask)
     except RequestRefused as refusal:
         return report_refusal(refusal), b""

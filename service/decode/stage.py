@@ -11,6 +11,7 @@ from service.decode.chat import Chat, ChatLimits, open_chat
 from service.decode.limits import picture_limits
 from service.decode.process import DecodeConfig, make_decoder
 from service.decode.refusals import refusal_from_report
+from service.decode.rules import FieldRules
 from service.errors import (
     ClientLeft,
     CodefendError,
@@ -207,7 +208,7 @@ class DecodeStage:
         return file, dict(answer["fields"])
 
     async def open_chat(
-        self, body: bytes, limits: ChatLimits, template: Template, caller: str
+        self, body: bytes, limits: ChatLimits, template: Template, rules: FieldRules, caller: str
     ) -> Chat:
         """Takes a chat apart; its images are then decoded one by one.
 
@@ -216,8 +217,8 @@ class DecodeStage:
             Unavailable: As in `decode`.
         """
         if len(body) <= SMALL_CHAT_BYTES:
-            return open_chat(body, limits, template)
-        meta = {"chat": asdict(limits), "template": asdict(template)}
+            return open_chat(body, limits, template, rules)
+        meta = {"chat": asdict(limits), "template": asdict(template), "rules": asdict(rules)}
         return Chat.unpack(*await self._ask(meta, body, caller))
 
     async def _ask(

@@ -1,6 +1,6 @@
 """POST /v1/caption and /v1/vqa: the model behind the service sees the purified image only."""
 
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +9,14 @@ from fastapi.responses import Response
 
 from models.prompts.templates import Task, Template
 from service.admit.visit import Visit
+from service.decode.rules import Findings
+from service.decode.values import find_text_image
 from service.endpoints.documentation import error_responses, request_body
-from service.endpoints.pictures import Pictures, pass_picture, shield_picture
-from service.errors import InvalidField
+from service.endpoints.pictures import Pictures, note_findings, pass_picture, shield_picture
+from service.errors import ImageInText, InvalidField
 from service.forward.completion import Completion
 from service.guard import Guard
-from service.policy import Disclosure
+from service.policy import Disclosure, Mode
 from service.respond.defense import describe_defense
 from service.respond.patience import answer_in_time
 from service.respond.stream import stream_answer
@@ -38,13 +40,16 @@ class _Kind:
     text_field: str
     fields: type[AskFields]
     response: type[CaptionResponse] | type[VqaResponse]
-    question_of: Callable[[Any], str | None]
+    question_field: str
+
+    def question_of(self, fields: AskFields) -> str | None:
+        """What is asked; None where the usual is."""
+        question: str | None = getattr(fields, self.question_field)
+        return question
 
 
-_CAPTION = _Kind(
-    Task.CAPTION, "caption", CaptionFields, CaptionResponse, lambda fields: fields.prompt
-)
-_VQA = _Kind(Task.VQA, "answer", VqaFields, VqaResponse, lambda fields: fields.question)
+_CAPTION = _Kind(Task.CAPTION, "caption", CaptionFields, CaptionResponse, "prompt")
+_VQA = _Kind(Task.VQA, "answer", VqaFields, VqaResponse, "question")
 
 
 def build_ask(guard: Guard) -> APIRouter:
@@ -114,6 +119,7 @@ async def _shield(
     upload = await guard.decode(visit, request.headers.get("content-type", ""), body)
     try:
         fields = _read_fields(guard, kind, request, upload.fields)
+        _check_question(guard, kind, visit, fields)
         return fields, await shield_picture(guard, visit, upload)
     finally:
         upload.release()
@@ -124,6 +130,7 @@ async def _pass_on(
 ) -> tuple[Any, Pictures]:
     image, sent_fields = await guard.unwrap(visit, request.headers.get("content-type", ""), body)
     fields = _read_fields(guard, kind, request, sent_fields)
+    _check_question(guard, kind, visit, fields)
     return fields, await pass_picture(guard, visit, image)
 
 
@@ -137,6 +144,18 @@ def _check_length(fields: AskFields, max_answer_tokens: int) -> None:
     if fields.max_tokens is not None and fields.max_tokens > max_answer_tokens:
         msg = f"max_tokens is at most {max_answer_tokens}."
         raise InvalidField(msg, "max_tokens")
+
+
+def _check_question(guard: Guard, kind: _Kind, visit: Visit, fields: AskFields) -> None:
+    """Refuses a question that holds an image, or what the upstream would take for one."""
+    found = find_text_image(kind.question_of(fields), guard.settings.upstream_reads_text_images)
+    if found is None:
+        return
+    if visit.policy.mode is not Mode.ENFORCE:
+        note_findings(guard, visit, Findings(Counter({ImageInText.code: 1}), [kind.question_field]))
+        return
+    msg = f"{kind.question_field} holds {found}. One image is taken: the field image."
+    raise ImageInText(msg, kind.question_field)
 
 
 def _describe(guard: Guard, template: Template, visit: Visit, pictures: Pictures) -> dict[str, Any]:

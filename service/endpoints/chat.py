@@ -10,10 +10,21 @@ from service.admit.visit import Visit
 from service.decode.chat import Chat, ChatImage
 from service.decode.stage import Upload
 from service.endpoints.documentation import chat_body, chat_responses
-from service.endpoints.pictures import Pictures, pass_picture, shield_picture
-from service.errors import ImageFlagged, ImageTooLarge, UnsupportedMedia
+from service.endpoints.pictures import (
+    Pictures,
+    note_findings,
+    pass_picture,
+    shield_picture,
+)
+from service.errors import (
+    AnimatedImage,
+    ImageFlagged,
+    ImageTooLarge,
+    InvalidImage,
+    UnsupportedMedia,
+)
 from service.guard import Guard
-from service.policy import Disclosure
+from service.policy import Disclosure, Mode
 from service.respond.chat_report import ImageReport, describe_chat
 from service.respond.defense import describe_defense
 from service.respond.patience import answer_in_time
@@ -36,9 +47,10 @@ def build_chat(guard: Guard) -> APIRouter:
         openapi_extra=chat_body(),
     )
     async def complete(request: Request) -> Response:
-        """OpenAI's chat: every image is purified, everything else goes to the model as it is.
+        """OpenAI's chat: every image is purified, text goes to the model as it is.
 
-        What is neither text nor an image that can be purified is refused. The answer is the
+        What is neither text nor an image that can be purified is refused, and so are fields that
+        are not known. The answer is the
         upstream's, with a `codefend` object beside its choices: the last chunk's when it streams.
         """
         visit: Visit = request.state.visit
@@ -56,6 +68,7 @@ def build_chat(guard: Guard) -> APIRouter:
 async def _answer(guard: Guard, visit: Visit, body: bytes) -> Response:
     template = guard.templates[Task.CHAT]
     chat = await guard.open_chat(visit, body, template)
+    note_findings(guard, visit, chat.findings)
     shielded = await (_pass_on if guard.is_off else _shield_all)(guard, visit, chat, template)
     urls = [url for url, _ in shielded]
     reports = [report for _, report in shielded]
@@ -80,7 +93,7 @@ async def _shield_all(
     try:
         await _decode(guard, visit, chat, uploads)
         return await run_together(
-            _shield(guard, visit, chat, template, image, uploads[image.param])
+            _shield(guard, visit, chat, template, image, uploads.get(image.param))
             for image in chat.images
         )
     finally:
@@ -92,18 +105,16 @@ async def _pass_on(
     guard: Guard, visit: Visit, chat: Chat, template: Template
 ) -> list[tuple[str, ImageReport]]:
     """The same where purification is off: the model gets the images as they were sent."""
-    passed = []
-    for image in chat.images:
-        pictures = await pass_picture(guard, visit, image)
-        report = ImageReport(
-            image.param,
-            None,
-            None,
-            _describe(guard, visit, template if chat.used_template else None, pictures),
-            None,
-        )
-        passed.append((pictures.forwarded, report))
-    return passed
+    return [await _pass(guard, visit, chat, template, image, Mode.OFF) for image in chat.images]
+
+
+async def _pass(
+    guard: Guard, visit: Visit, chat: Chat, template: Template, image: ChatImage, reason: Mode
+) -> tuple[str, ImageReport]:
+    """Passes one image on as it was sent; returns its URL, and what to say of it."""
+    pictures = await pass_picture(guard, visit, image, reason)
+    defense = _describe(guard, visit, template if chat.used_template else None, pictures)
+    return pictures.forwarded, ImageReport(image.param, None, None, defense, None)
 
 
 async def _decode(guard: Guard, visit: Visit, chat: Chat, uploads: dict[str, Upload]) -> None:
@@ -114,6 +125,7 @@ async def _decode(guard: Guard, visit: Visit, chat: Chat, uploads: dict[str, Upl
         visit: The request.
         chat: Whose images they are.
         uploads: Filled, by the images' places; the caller releases their pixels, come what may.
+            In shadow mode one that cannot be decoded is left out: the model gets it as it was sent.
     """
     # A conversation takes no more decoders than there are: others wait for them too.
     decoders = asyncio.Semaphore(guard.settings.decode_workers)
@@ -122,7 +134,12 @@ async def _decode(guard: Guard, visit: Visit, chat: Chat, uploads: dict[str, Upl
     async def decode(image: ChatImage) -> None:
         nonlocal num_pixels
         async with decoders:
-            upload = await guard.decode_image(visit, image)
+            try:
+                upload = await guard.decode_image(visit, image)
+            except (InvalidImage, AnimatedImage):
+                if visit.policy.mode is Mode.SHADOW:
+                    return
+                raise
         uploads[image.param] = upload
         num_pixels += upload.height * upload.width
         if num_pixels > guard.settings.max_request_pixels:
@@ -136,9 +153,16 @@ async def _decode(guard: Guard, visit: Visit, chat: Chat, uploads: dict[str, Upl
 
 
 async def _shield(
-    guard: Guard, visit: Visit, chat: Chat, template: Template, image: ChatImage, upload: Upload
+    guard: Guard,
+    visit: Visit,
+    chat: Chat,
+    template: Template,
+    image: ChatImage,
+    upload: Upload | None,
 ) -> tuple[str, ImageReport]:
     """Purifies one image; returns the URL that the model gets, and what to say of it."""
+    if upload is None:
+        return await _pass(guard, visit, chat, template, image, Mode.SHADOW)
     try:
         pictures = await shield_picture(guard, visit, upload, is_shown=chat.return_image)
     except ImageFlagged as refusal:

@@ -9,6 +9,7 @@ from models.codec import ImageFormat, data_url
 from service.admit.visit import Visit
 from service.decode.chat import ChatImage
 from service.decode.refusals import naming_place
+from service.decode.rules import Findings
 from service.decode.sent import identify
 from service.decode.stage import Upload
 from service.errors import PurificationFailed
@@ -19,7 +20,7 @@ from service.policy import Mode
 from service.processes.pixels import Picture
 from service.purify.purified import Purified
 
-__all__ = ["Pictures", "pass_picture", "shield_picture"]
+__all__ = ["Pictures", "note_findings", "pass_picture", "shield_picture"]
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +68,10 @@ async def shield_picture(
     return Pictures(forwarded, purified, purification, bypassed=True)
 
 
-async def pass_picture(guard: Guard, visit: Visit, image: ChatImage) -> Pictures:
-    """Gives the model a picture as it was sent, where purification is off.
+async def pass_picture(
+    guard: Guard, visit: Visit, image: ChatImage, reason: Mode = Mode.OFF
+) -> Pictures:
+    """Gives the model a picture as it was sent: purification is off, or cannot read it in shadow.
 
     Raises:
         RequestRefused: It is no JPEG, PNG or WebP; the error names its place.
@@ -78,8 +81,22 @@ async def pass_picture(guard: Guard, visit: Visit, image: ChatImage) -> Pictures
     visit.images.append(sent.facts)
     if visit.slot is not None:
         visit.slot.arrive()
-    _note_bypass(guard, visit, sent.facts, Mode.OFF)
+    _note_bypass(guard, visit, sent.facts, reason)
     return Pictures(sent.url, None, None, bypassed=True)
+
+
+def note_findings(guard: Guard, visit: Visit, findings: Findings) -> None:
+    """Counts the fields that passed unrefused or were taken out; the request's log line names them.
+
+    Args:
+        guard: Has the metrics.
+        visit: The request.
+        findings: What its fields would have been refused for.
+    """
+    for verdict, count in findings.counts.items():
+        guard.metrics.fields.labels(verdict).inc(count)
+    if findings.counts:
+        visit.facts["fields"] = {"verdicts": dict(findings.counts), "names": findings.names}
 
 
 async def _as_url(guard: Guard, visit: Visit, upload: Upload, picture: Picture) -> str:

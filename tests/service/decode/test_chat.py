@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from models.prompts.templates import Template
 from service.decode.chat import Chat, ChatLimits, open_chat
+from service.decode.rules import FieldRules
 from service.errors import RequestRefused
 from service.forward.chat_body import fill_gaps
 
 LIMITS = ChatLimits(max_images=3, max_answer_tokens=100, max_choices=4)
 PLAIN = Template("plain", "1", "{question}")
+RULES = FieldRules()
 URL = "data:image/png;base64," + base64.b64encode(b"image").decode()
 IMAGE = {"type": "image_url", "image_url": {"url": URL}}
 
@@ -24,7 +26,7 @@ def user(*content):
 
 
 def opened(document):
-    return open_chat(json.dumps(document).encode(), LIMITS, PLAIN)
+    return open_chat(json.dumps(document).encode(), LIMITS, PLAIN, RULES)
 
 
 def image_with(**more):
@@ -109,7 +111,7 @@ def test_a_part_that_is_neither_text_nor_an_image_is_refused(role, part, code, p
          "messages[0].CONTENT"),
         ({"role": "assistant", "audio": {"id": "x"}}, "unsupported_content", "messages[0].audio"),
         ({"role": "user", "extra": {"deep": [" DATA:image/png;base64,aGk="]}},
-         "unsupported_content", "messages[0].extra"),
+         "unknown_field", "messages[0].extra"),
     ],
 )  # fmt: skip
 def test_a_message_that_could_hide_an_image_is_refused(message, code, param):
@@ -126,7 +128,7 @@ def test_a_message_that_could_hide_an_image_is_refused(message, code, param):
         ({"images": ["aGk="]}, "unsupported_content", "images"),
         ({"image_data": [{"data": "aGk=", "id": 1}]}, "unsupported_content", "image_data"),
         ({"multi_modal_data": {"image": "aGk="}}, "unsupported_content", "multi_modal_data"),
-        ({"extra": [{"x": "data:video/mp4;base64,aGk="}]}, "unsupported_content", "extra"),
+        ({"extra": [{"x": "data:video/mp4;base64,aGk="}]}, "unknown_field", "extra"),
         # Go reads these as messages and stream
         ({"Messages": [user(IMAGE)]}, "unsupported_content", "Messages"),
         ({"me\u017f\u017fages": [user(IMAGE)]}, "unsupported_content", "me\u017f\u017fages"),
@@ -165,20 +167,23 @@ def test_a_field_that_is_understood_has_to_be_right(fields, code, param):
         b'{"messages": [{"role": "user", "content": "hi"}], "x": -Infinity}',
         b'{"messages": [{"role": "user", "content": "hi"}], "x": 1e999}',
         b'{"messages": [{"role": "user", "content": "hi"}], "x": ' + b"9" * 5000 + b"}",
-        b'{"messages": [{"role": "user", "content": "hi"}], "x": ' + b"[" * 990 + b"]" * 990 + b"}",
+        b'{"messages": [{"role": "user", "content": "hi"}], "metadata": '
+        + b"[" * 990
+        + b"]" * 990
+        + b"}",
         b'{"messages": "\xff"}',
     ],
 )
 def test_what_no_other_parser_would_read_alike_is_refused(body):
     with pytest.raises(RequestRefused) as refusal:
-        open_chat(body, LIMITS, PLAIN)
+        open_chat(body, LIMITS, PLAIN, RULES)
     assert refusal.value.code == "invalid_body"
 
 
 def test_a_key_that_stands_twice_goes_out_once():
     """Servers differ in which of the two they read: the one that was looked at is the only one."""
     body = b'{"messages": [{"role": "user", "content": [{"type": "file"}], "content": "hi"}]}'
-    assert open_chat(body, LIMITS, PLAIN).fragments == (
+    assert open_chat(body, LIMITS, PLAIN, RULES).fragments == (
         b'{"messages":[{"role":"user","content":"hi"}]}',
     )
 
@@ -221,12 +226,13 @@ JSON = st.recursive(
 PARTS = st.text().map(lambda text: {"type": "text", "text": text}) | st.just(IMAGE)
 MESSAGES = st.builds(
     lambda role, content: {"role": role, "content": content},
-    st.text(),
+    st.text("abc_ \u00fc", max_size=20),
     st.none() | st.text() | st.lists(PARTS, max_size=2),
 )
+FREE = st.sampled_from(["stop", "metadata", "grammar", "guided_json"])
 
 
-@given(st.lists(MESSAGES, min_size=1, max_size=1), st.dictionaries(st.text("xyz"), JSON))
+@given(st.lists(MESSAGES, min_size=1, max_size=1), st.dictionaries(FREE, JSON))
 def test_what_is_taken_apart_goes_together_again(messages, fields):
     document = {"messages": messages} | fields
     chat = opened(document)

@@ -1,0 +1,394 @@
+"""The fields of a chat/completions request: whose each is, and of what kind.
+
+An allowlist: what stands in no table does not pass. `service/decode/walk.py` applies the tables;
+another protocol gets tables of its own. Sources: OpenAI's API reference and the types of its Python
+client; `ChatCompletionRequest` of vLLM and of SGLang; Ollama's `openai` package; LiteLLM's
+`completion()`, `all_litellm_params` and what its proxy reads from a body.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Flag, StrEnum, auto
+
+__all__ = ["CHAT", "MEDIA_FIELDS", "MEDIA_TYPES", "Choice", "Field", "Kind", "Owner", "Place"]
+
+
+class Owner(Flag):
+    """Who documents a field."""
+
+    OPENAI = auto()
+    VLLM = auto()
+    SGLANG = auto()
+    OLLAMA = auto()
+    LITELLM = auto()
+    LLAMA_CPP = auto()
+    OPENROUTER = auto()
+    ANTHROPIC = auto()
+    GEMINI = auto()
+    HOSTS = auto()  # Azure, Mistral, DeepSeek, Groq, xAI, Perplexity, Together, Qwen and the like
+    CLIENTS = auto()  # LangChain and others, in what they send back
+
+
+class Kind(StrEnum):
+    """What a field may hold."""
+
+    PLAIN = "plain"  # numbers, booleans, null, names of up to 64 characters; lists and maps of them
+    TEXT = "text"  # any JSON, bit for bit, but for images in its texts
+    OPAQUE = "opaque"  # any JSON, bit for bit: signatures, encrypted reasoning
+    PICTURE = "picture"  # purified
+    REFERENCE = "reference"  # names of up to 256 characters, neither URL nor base64; lists and maps
+    CLOSED = "closed"  # nothing but what is empty, unless it is opened
+    OBJECT = "object"  # an object, or a list of objects, with a table of its own
+    CONTENT = "content"  # a text, or a list of texts and parts
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a table.
+
+    Attributes:
+        owners: Who documents it.
+        kind: What it may hold.
+        place: The table of the objects in it.
+        reason: Why it is closed, as it stands in the refusal; empty where it could hold media.
+    """
+
+    owners: Owner
+    kind: Kind
+    place: "Place | Choice | None" = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The table of one kind of object.
+
+    Attributes:
+        fields: Field by name.
+        folded: The same names as a reader sees them that ignores case, as Go's does.
+        required: Fields that have to be there; those of text as strings.
+        other: What stands under any other name of up to 64 characters; None where nothing may.
+        closed_names: Names that are closed by their form.
+        values: The only values that some fields may have, each with the field's name.
+    """
+
+    fields: Mapping[str, Field]
+    folded: Mapping[str, str]
+    required: tuple[str, ...] = ()
+    other: Field | None = None
+    closed_names: re.Pattern[str] | None = None
+    values: Mapping[str, frozenset[str]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A table for each value of one field; objects with another value take `other`, or none."""
+
+    key: str
+    places: Mapping[str, Place]
+    other: Place | None = None
+
+
+_Row = tuple[str, Field]
+
+
+def _row(
+    owners: Owner, kind: Kind, names: str, place: "Place | Choice | None" = None
+) -> list[_Row]:
+    return [(name, Field(owners, kind, place)) for name in names.split()]
+
+
+def _closed(owners: Owner, reason: str, names: str) -> list[_Row]:
+    return [(name, Field(owners, Kind.CLOSED, reason=reason)) for name in names.split()]
+
+
+def _place(
+    *rows: list[_Row],
+    required: str = "",
+    other: Field | None = None,
+    closed_names: str | None = None,
+    values: Mapping[str, frozenset[str]] | None = None,
+) -> Place:
+    fields = dict(row for group in rows for row in group)
+    return Place(
+        fields,
+        {name.casefold(): name for name in fields},
+        tuple(required.split()),
+        other,
+        re.compile(closed_names) if closed_names else None,
+        values,
+    )
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Where media stand under names of other servers' own, in whatever object.
+MEDIA_FIELDS = _names(
+    """attachments audio_data audio_url audio_urls audios content_hash file file_data file_id
+    file_ids files image image_base64 image_bytes image_data image_embeds image_file image_url
+    image_urls images inline_data inlinedata input_audio input_embeds input_image input_images
+    media mm_data multi_modal_data multi_modal_uuids multimodal_data pixel_values prompt_embeds
+    source urls uuid video video_data video_url video_urls videos"""
+)
+# Objects of these types are media; LiteLLM puts what an opaque field holds back among the parts.
+MEDIA_TYPES = _names(
+    """audio audio_url container_upload document file image image_file image_url input_audio
+    input_file input_image media video video_url"""
+)
+
+_O = Owner
+_NOTES = [
+    *_row(_O.ANTHROPIC | _O.LITELLM | _O.OPENROUTER, Kind.PLAIN, "cache_control"),
+    *_row(_O.OPENAI, Kind.PLAIN, "prompt_cache_breakpoint"),
+    *_row(_O.CLIENTS | _O.OPENROUTER, Kind.PLAIN, "index format"),
+    *_row(_O.CLIENTS | _O.OPENAI, Kind.REFERENCE, "id"),
+]
+_SIGNATURES = _row(
+    _O.ANTHROPIC | _O.GEMINI | _O.OPENROUTER, Kind.OPAQUE, "signature thought_signature"
+)
+
+_ANNOTATION = _place(
+    _row(_O.OPENAI | _O.CLIENTS, Kind.PLAIN, "type start_index end_index index"),
+    _row(_O.OPENAI, Kind.TEXT, "url_citation"),
+    _row(_O.CLIENTS, Kind.TEXT, "url title cited_text extras text value"),
+    _row(_O.OPENAI, Kind.REFERENCE, "filename container_id id"),
+    _row(_O.OPENAI, Kind.REFERENCE, "file_citation container_file_citation file_path"),
+    # OpenRouter reads a parsed file out of it again, its pictures included.
+    _closed(_O.OPENROUTER, "", "file"),
+)
+_ANNOTATIONS = _row(
+    _O.OPENAI | _O.VLLM | _O.LITELLM | _O.CLIENTS, Kind.OBJECT, "annotations", _ANNOTATION
+)
+_CITATIONS = _row(_O.ANTHROPIC | _O.VLLM | _O.CLIENTS, Kind.TEXT, "citations")
+
+_IMAGE_URL = _place(
+    _row(_O.OPENAI, Kind.PICTURE, "url"),
+    _row(_O.OPENAI, Kind.PLAIN, "detail"),
+    _row(_O.LITELLM, Kind.PLAIN, "format video_metadata"),
+    _row(_O.SGLANG, Kind.PLAIN, "max_dynamic_patch min_dynamic_patch"),
+    _row(_O.HOSTS, Kind.PLAIN, "min_pixels max_pixels"),
+    required="url",
+)
+_IMAGE = _place(
+    _NOTES,
+    _row(_O.OPENAI, Kind.PLAIN, "type"),
+    _row(_O.OPENAI, Kind.PICTURE, "image_url", _IMAGE_URL),
+    _row(_O.HOSTS, Kind.PLAIN, "detail min_pixels max_pixels"),
+    _row(_O.SGLANG, Kind.PLAIN, "modalities"),
+    _closed(_O.OPENAI, "", "text"),  # a part is one thing: servers differ in which of two they read
+    required="image_url",
+)
+
+
+def _text(key: str, *rows: list[_Row], required: bool = True) -> Place:
+    return _place(
+        _NOTES,
+        _SIGNATURES,
+        _row(_O.OPENAI, Kind.PLAIN, "type"),
+        _row(_O.OPENAI, Kind.TEXT, key),
+        *rows,
+        required=key if required else "",
+    )
+
+
+_TEXT = _text("text", _ANNOTATIONS, _CITATIONS, _row(_O.CLIENTS, Kind.OPAQUE, "extras"))
+_REASONING = _text(
+    "thinking",
+    _row(_O.SGLANG | _O.CLIENTS | _O.OPENAI, Kind.TEXT, "text reasoning summary content"),
+    _row(_O.ANTHROPIC | _O.OPENAI | _O.OPENROUTER, Kind.OPAQUE, "data encrypted_content extras"),
+    required=False,
+)
+_TOOL_REFERENCE = _place(
+    _NOTES,
+    _row(_O.SGLANG | _O.LITELLM, Kind.PLAIN, "type"),
+    _row(_O.SGLANG | _O.LITELLM, Kind.REFERENCE, "name tool_name"),
+)
+_PARTS = {
+    "text": _TEXT,
+    "input_text": _TEXT,
+    "output_text": _TEXT,
+    "refusal": _text("refusal"),
+    "image_url": _IMAGE,
+    "tool_reference": _TOOL_REFERENCE,
+}
+_ASSISTANT_PARTS = _PARTS | dict.fromkeys(
+    ("thinking", "reasoning", "redacted_thinking"), _REASONING
+)
+
+_CALLED = _place(
+    _row(_O.OPENAI, Kind.REFERENCE, "name"),
+    _row(_O.OPENAI, Kind.TEXT, "arguments input"),
+    _row(_O.LITELLM | _O.GEMINI, Kind.OPAQUE, "provider_specific_fields thought_signature"),
+)
+_TOOL_CALL = _place(
+    _row(_O.OPENAI, Kind.PLAIN, "type"),
+    _row(_O.OPENAI | _O.VLLM | _O.SGLANG | _O.OLLAMA, Kind.PLAIN, "index"),
+    # LiteLLM hides Gemini's thought signatures in the ids.
+    _row(_O.OPENAI | _O.LITELLM, Kind.OPAQUE, "id call_id"),
+    _row(_O.OPENAI, Kind.OBJECT, "function custom", _CALLED),
+    _row(_O.ANTHROPIC | _O.LITELLM, Kind.PLAIN, "cache_control caller"),
+    _row(_O.LITELLM | _O.GEMINI, Kind.OPAQUE, "provider_specific_fields extra_content"),
+    _SIGNATURES,
+)
+
+_FUNCTION = _place(
+    _row(_O.OPENAI, Kind.REFERENCE, "name"),
+    _row(_O.OPENAI, Kind.TEXT, "description parameters"),
+    _row(_O.OPENAI, Kind.PLAIN, "strict"),
+    _row(_O.VLLM | _O.SGLANG, Kind.PLAIN, "defer_loading"),
+    _row(_O.LITELLM | _O.ANTHROPIC, Kind.PLAIN, "eager_input_streaming cache_control"),
+    _row(_O.GEMINI | _O.HOSTS, Kind.TEXT, "response return returns output_schema"),
+    _row(_O.ANTHROPIC, Kind.TEXT, "input_schema input_examples"),
+    _row(_O.OPENAI, Kind.TEXT, "format"),  # a custom tool's grammar
+)
+_TOOL = _place(
+    # Other types are run by the upstream: they fetch what the conversation names.
+    _row(_O.OPENAI, Kind.PLAIN, "type"),
+    _row(_O.OPENAI, Kind.OBJECT, "function custom", _FUNCTION),
+    _row(_O.VLLM | _O.SGLANG | _O.ANTHROPIC, Kind.PLAIN, "defer_loading allowed_callers"),
+    [row for row in _FUNCTION.fields.items() if row[0] != "defer_loading"],
+    values={"type": _names("function custom")},
+)
+_TOOLS = _row(_O.OPENAI, Kind.OBJECT, "tools", _TOOL)
+
+_MESSAGE = [
+    *_row(_O.OPENAI, Kind.PLAIN, "role"),
+    *_row(_O.OPENAI | _O.OLLAMA, Kind.REFERENCE, "name tool_name"),
+    *_row(_O.OPENAI | _O.LITELLM, Kind.OPAQUE, "tool_call_id"),
+    *_row(_O.CLIENTS, Kind.REFERENCE, "id"),
+    *_row(_O.CLIENTS, Kind.PLAIN, "type status"),
+    *_row(_O.ANTHROPIC | _O.LITELLM, Kind.PLAIN, "cache_control is_error"),
+    *_row(_O.SGLANG, Kind.OBJECT, "tools", _TOOL),
+    *_closed(_O.OPENAI, "", "audio"),  # what was once said aloud
+]
+_ANYBODY = _place(_MESSAGE, _row(_O.OPENAI, Kind.CONTENT, "content", Choice("type", _PARTS)))
+_ASSISTANT = _place(
+    _MESSAGE,
+    _ANNOTATIONS,
+    _CITATIONS,
+    _SIGNATURES,
+    _row(_O.OPENAI, Kind.CONTENT, "content", Choice("type", _ASSISTANT_PARTS)),
+    _row(_O.OPENAI, Kind.TEXT, "refusal"),
+    _row(_O.VLLM | _O.SGLANG | _O.OLLAMA | _O.LITELLM | _O.OPENROUTER | _O.HOSTS, Kind.TEXT,
+         "reasoning reasoning_content thinking"),
+    _row(_O.OPENROUTER, Kind.OPAQUE, "reasoning_details"),
+    _row(_O.OPENAI | _O.LITELLM, Kind.OPAQUE, "encrypted_content reasoning_items"),
+    _row(_O.LITELLM, Kind.OBJECT, "thinking_blocks",
+         Choice("type", {kind: _REASONING for kind in ("thinking", "redacted_thinking")})),
+    _row(_O.LITELLM | _O.GEMINI, Kind.OPAQUE, "provider_specific_fields extra_content"),
+    _row(_O.OPENAI, Kind.OBJECT, "tool_calls", _TOOL_CALL),
+    _row(_O.OPENAI, Kind.OBJECT, "function_call", _CALLED),
+    _row(_O.LITELLM | _O.OPENROUTER, Kind.OBJECT, "images", Choice("type", {"image_url": _IMAGE})),
+)  # fmt: skip
+
+_PREDICTION = _place(
+    _row(_O.OPENAI, Kind.PLAIN, "type"),
+    _row(_O.OPENAI, Kind.CONTENT, "content", Choice("type", _PARTS)),
+)
+_RESPONSE_FORMAT = _place(
+    _row(_O.OPENAI, Kind.PLAIN, "type strict"),
+    _row(_O.OPENAI, Kind.REFERENCE, "name"),
+    _row(_O.OPENAI, Kind.TEXT, "json_schema schema grammar"),
+    _row(_O.VLLM | _O.SGLANG, Kind.TEXT, "structures triggers format begin end"),
+    _row(_O.HOSTS | _O.LITELLM, Kind.TEXT, "value pattern regex response_schema"),
+    _row(_O.LITELLM, Kind.PLAIN, "enforce_validation"),
+)
+_DOCUMENT = _place(
+    _row(_O.VLLM | _O.HOSTS, Kind.TEXT, "id doc_id title text content contents data")
+)
+_UPSTREAM_RUNS = "it makes the upstream fetch, run or re-template something"
+
+CHAT = _place(
+    _row(_O.OPENAI, Kind.OBJECT, "messages", Choice("role", {"assistant": _ASSISTANT}, _ANYBODY)),
+    _row(_O.OPENAI, Kind.REFERENCE, "model user safety_identifier prompt_cache_key"),
+    _row(_O.OPENAI, Kind.PLAIN,
+         """audio frequency_penalty logit_bias logprobs max_completion_tokens max_tokens modalities
+         moderation n parallel_tool_calls presence_penalty prompt_cache_options
+         prompt_cache_retention reasoning_effort seed service_tier store stream stream_options
+         temperature top_logprobs top_p verbosity web_search_options"""),
+    _row(_O.OPENAI, Kind.TEXT, "stop metadata"),
+    _row(_O.OPENAI, Kind.OBJECT, "prediction", _PREDICTION),
+    _row(_O.OPENAI, Kind.OBJECT, "response_format", _RESPONSE_FORMAT),
+    _row(_O.OPENAI, Kind.OBJECT, "functions", _FUNCTION),
+    _row(_O.OPENAI, Kind.REFERENCE, "function_call tool_choice"),
+    _TOOLS,
+    _row(_O.VLLM, Kind.PLAIN,
+         """add_generation_prompt add_special_tokens allowed_token_ids best_of
+         continue_final_message echo guided_decoding_backend ignore_eos include_reasoning
+         include_stop_str_in_output length_penalty logprob_token_ids min_p min_tokens priority
+         prompt_logprobs repetition_detection repetition_penalty return_token_ids
+         return_tokens_as_token_ids skip_special_tokens spaces_between_special_tokens
+         stop_token_ids stream_interval thinking_token_budget top_k truncate_prompt_tokens
+         truncation_side use_beam_search"""),
+    _row(_O.VLLM, Kind.TEXT,
+         """bad_words guided_choice guided_grammar guided_json guided_regex
+         guided_whitespace_pattern structured_outputs"""),
+    _row(_O.VLLM | _O.HOSTS, Kind.OBJECT, "documents", _DOCUMENT),
+    _row(_O.VLLM | _O.SGLANG, Kind.OBJECT, "chat_template_kwargs", _place(
+        _closed(_O.VLLM, "it takes the place of what the server or the request says",
+                "chat_template documents messages tokenize tools"),
+        other=Field(_O.VLLM | _O.SGLANG, Kind.PLAIN))),
+    _row(_O.VLLM | _O.SGLANG | _O.OPENROUTER, Kind.REFERENCE, "request_id session_id cache_salt"),
+    _row(_O.SGLANG, Kind.PLAIN,
+         """data_parallel_rank disagg_prefill_dp_rank images_config max_dynamic_patch
+         min_dynamic_patch no_stop_trim return_hidden_states routed_dp_rank separate_reasoning
+         stream_reasoning task use_audio_in_video"""),
+    _row(_O.SGLANG, Kind.TEXT, "ebnf regex stop_regex"),
+    _row(_O.SGLANG, Kind.REFERENCE, "rid extra_key ngram_corpus_id"),
+    _row(_O.OLLAMA, Kind.PLAIN, "keep_alive options think"),
+    _row(_O.OLLAMA, Kind.TEXT, "format"),
+    _row(_O.OLLAMA | _O.OPENROUTER, Kind.PLAIN, "reasoning"),
+    _row(_O.LLAMA_CPP, Kind.PLAIN, "lora reasoning_format response_fields samplers"),
+    _row(_O.LLAMA_CPP, Kind.TEXT, "dry_sequence_breakers grammar grammar_triggers json_schema"),
+    _row(_O.OPENROUTER, Kind.PLAIN, "debug image_config provider route usage"),
+    _row(_O.OPENROUTER, Kind.REFERENCE, "models"),
+    _row(_O.ANTHROPIC | _O.LITELLM, Kind.PLAIN, "context_management output_config thinking"),
+    _row(_O.GEMINI, Kind.PLAIN, "safety_settings"),
+    _row(_O.HOSTS, Kind.PLAIN,
+         """context_length_exceeded_behavior exclude_domains include_domains prompt_mode
+         search_domain_filter search_mode search_options search_recency_filter
+         translation_options"""),
+    _row(_O.HOSTS, Kind.TEXT, "guideline tool_prompt"),
+    _row(_O.HOSTS, Kind.REFERENCE, "adapter_id safety_model"),
+    _row(_O.LITELLM, Kind.PLAIN,
+         """allowed_openai_params cache caching drop_params max_retries no-log num_retries
+         request_timeout stream_timeout tags timeout"""),
+    _row(_O.LITELLM, Kind.REFERENCE, "litellm_session_id litellm_trace_id"),
+    _closed(_O.LITELLM, "a gateway merges it into the request after it was checked",
+            """additional_drop_params custom_prompt_dict extra_body extra_headers extra_query
+            headers litellm_params metadata_override model_info model_list optional_params
+            provider_specific_header proxy_server_request request_body secret_fields
+            user_config"""),
+    _closed(_O.LITELLM, "a gateway sends the request elsewhere, or something in its place",
+            """adapter context_window_fallback_dict context_window_fallbacks
+            content_policy_fallbacks default_fallbacks fallbacks mock_response mock_timeout
+            mock_tool_calls retry_policy routing_strategy silent_model"""),
+    _closed(_O.LITELLM, "a gateway puts its text into the conversation, unpurified",
+            """assistant_continue_message bos_token eos_token final_prompt_value
+            initial_prompt_value prompt prompt_environment prompt_id prompt_label
+            prompt_variables prompt_version roles user_continue_message"""),
+    _closed(_O.LITELLM | _O.HOSTS, "it says where the upstream sends the request, and as whom",
+            """api_base api_key api_version azure base_model base_url client client_id
+            client_secret custom_llm_provider default_headers deployment deployment_id
+            hf_model_name organization region_name shared_session ssl_verify tenant_id"""),
+    _closed(_O.LITELLM, "it switches guardrails, or chooses tools that the gateway runs",
+            "guardrail_config guardrails policies mcp_servers search_tool_name vector_store_ids"),
+    _closed(_O.VLLM | _O.SGLANG, _UPSTREAM_RUNS,
+            """bootstrap_host bootstrap_port bootstrap_room chat_template custom_logit_processor
+            custom_params ec_transfer_params kv_transfer_params logits_processors lora_path
+            lora_request media_io_kwargs mm_processor_kwargs disaggregated_params session_params
+            vllm_xargs"""),
+    _closed(_O.SGLANG | _O.HOSTS, "it takes the place of the conversation that was checked",
+            "input_ids prompt_token_ids cached_content preset previous_response_id conversation"),
+    _closed(_O.HOSTS | _O.OPENROUTER, _UPSTREAM_RUNS,
+            """compound_custom container data_sources enhancements google plugins
+            search_parameters transforms"""),
+    # What LiteLLM keeps to itself: credentials, telemetry, routers, prices, and its own marks.
+    closed_names=r"(_?litellm|aws|azure|vertex|anthropic|openai|s3|gcs|token_exchange|github_copilot"
+    r"|langfuse|langsmith|arize|dd|newrelic|signoz|posthog|wandb|weave|humanloop|auto_router"
+    r"|complexity_router|adaptive_router|quality_router|switchyard_router|code_interpreter"
+    r"|websearch|headroom|mock|gigachat|chatgpt)_.*|.*_cost(_.*)?|.*cost_per_.*",
+)  # fmt: skip

@@ -1,0 +1,330 @@
+"""Walks a request under the tables of its fields: finds its pictures, and what does not pass."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from service.decode.fields import MEDIA_FIELDS, Choice, Field, Kind, Owner, Place
+from service.decode.rules import FieldRules, Findings
+from service.decode.values import (
+    LONGEST_NAME,
+    LONGEST_REFERENCE,
+    find_media,
+    find_text_image,
+    is_empty,
+    is_name,
+    is_number,
+    is_plain,
+    is_reference,
+)
+from service.errors import (
+    ClosedField,
+    ImageInText,
+    InvalidField,
+    MissingField,
+    RequestRefused,
+    UnknownField,
+    UnsupportedContent,
+)
+
+__all__ = ["ImagePlace", "walk"]
+
+_SETTING = "CODEFEND_ALLOWED_FIELDS"
+_MEDIUM = Field(Owner(0), Kind.CLOSED)
+_KEPT = Field(Owner(0), Kind.CLOSED, reason="a gateway keeps it to itself")
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePlace:
+    """Where an image stands in a document: `holder[key]` is its URL.
+
+    Attributes:
+        holder: The object that it stands in.
+        key: Its name there.
+        param: The place, for a refusal.
+        dotted: The place without indices, for the log.
+    """
+
+    holder: dict[str, Any]
+    key: str
+    param: str
+    dotted: str
+
+    @property
+    def url(self) -> str:
+        """What stands there."""
+        return str(self.holder[self.key])
+
+    def put(self, url: str) -> None:
+        """Puts something else there."""
+        self.holder[self.key] = url
+
+
+# A place: the one it is in, and its name or index there. Written out only where it is needed.
+_At = tuple[Any, str | int]
+_TOP: _At = (None, "")
+
+
+def _param(at: _At) -> str:
+    """The place as a refusal names it: with indices."""
+    parent, key = at
+    if parent is None:
+        return ""
+    before = _param(parent)
+    if isinstance(key, int):
+        return f"{before}[{key}]"
+    return f"{before}.{key[:LONGEST_NAME]}" if before else key[:LONGEST_NAME]
+
+
+def _dotted(at: _At) -> str:
+    """The place as the setting names it: without indices."""
+    parent, key = at
+    if parent is None:
+        return ""
+    before = _dotted(parent)
+    if isinstance(key, int):
+        return before
+    return f"{before}.{key[:LONGEST_NAME]}" if before else key[:LONGEST_NAME]
+
+
+def walk(
+    document: dict[str, Any], place: Place, rules: FieldRules
+) -> tuple[list[ImagePlace], Findings]:
+    """Checks every field of a request.
+
+    Args:
+        document: As parsed; unknown fields are taken out of it where the rules say so.
+        place: Its table.
+        rules: What is set.
+
+    Returns:
+        The images, in the order of the document, and what was found and not refused.
+
+    Raises:
+        UnknownField: A field stands in no table.
+        ClosedField: A field is closed.
+        UnsupportedContent: A field holds what could bring in an image.
+        ImageInText: A text holds one.
+        InvalidField: A field has the wrong shape.
+        MissingField: An image has no URL.
+    """
+    walker = _Walker(rules)
+    walker.object(document, place, _TOP)
+    for holder, name in walker.unknown:
+        del holder[name]
+    return walker.images, walker.findings
+
+
+class _Walker:
+    def __init__(self, rules: FieldRules) -> None:
+        self.images: list[ImagePlace] = []
+        self.findings = Findings()
+        self.unknown: list[tuple[dict[str, Any], str]] = []
+        self._rules = rules
+        self._readers: dict[Kind, Callable[[dict[str, Any], str, Field, _At], None]] = {
+            Kind.PLAIN: self._plain,
+            Kind.TEXT: self._text,
+            Kind.OPAQUE: self._opaque,
+            Kind.PICTURE: self._picture,
+            Kind.REFERENCE: self._reference,
+            Kind.CLOSED: self._closed,
+            Kind.OBJECT: self._objects,
+            Kind.CONTENT: self._content,
+        }
+
+    def object(self, holder: dict[str, Any], place: Place, at: _At) -> None:
+        """Reads all fields of an object."""
+        for name, value in holder.items():
+            known = place.fields.get(name)
+            if known is None:
+                self._unknown(holder, name, place, at)
+            elif value is not None or known.kind is Kind.PICTURE:
+                if known.kind is not Kind.PLAIN or not is_number(value):
+                    self._readers[known.kind](holder, name, known, (at, name))
+                if place.values:
+                    self._check_value(name, value, place.values, (at, name))
+        for name in place.required:
+            if not isinstance(holder.get(name), str):
+                self._lacks(holder, name, place.fields[name], (at, name))
+
+    def _report(self, kind: type[RequestRefused], message: str, at: _At) -> None:
+        """Raises or notes a refusal that the operator can open."""
+        if self._is_allowed(at):
+            return
+        advice = (
+            f"Leave it out, or have the operator set {_SETTING}={_dotted(at)} to pass it unread."
+        )
+        self._refuse(kind(f"{message} {advice}", _param(at)), at)
+
+    def _refuse(self, refusal: RequestRefused, at: _At) -> None:
+        """Raises or notes one that nothing opens."""
+        if self._rules.is_enforced:
+            raise refusal
+        self.findings.note(refusal.code, _dotted(at))
+
+    def _is_allowed(self, at: _At) -> bool:
+        return bool(self._rules.allowed) and _dotted(at) in self._rules.allowed
+
+    # One reader for each kind: what stands at holder[name].
+
+    def _plain(self, holder: dict[str, Any], name: str, _: Field, at: _At) -> None:
+        if not is_plain(holder[name]):
+            msg = (
+                f"{_param(at)} takes numbers, true, false, null and names of up to {LONGEST_NAME} "
+                "characters, no URLs."
+            )
+            self._report(UnsupportedContent, msg, at)
+
+    def _reference(self, holder: dict[str, Any], name: str, _: Field, at: _At) -> None:
+        if not is_reference(holder[name]):
+            msg = (
+                f"{_param(at)} takes a name of up to {LONGEST_REFERENCE} characters, "
+                "neither a URL nor base64."
+            )
+            self._report(UnsupportedContent, msg, at)
+
+    def _text(self, holder: dict[str, Any], name: str, _: Field, at: _At) -> None:
+        self._check_text(holder[name], at)
+
+    def _check_text(self, value: Any, at: _At) -> None:
+        syntaxes = self._rules.text_images
+        if isinstance(value, str) and not syntaxes and "![" not in value:
+            return
+        found = find_text_image(value, syntaxes)
+        if found is not None:
+            msg = (
+                f"{_param(at)} holds {found}. Send images as parts: "
+                '{"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}.'
+            )
+            self._refuse(ImageInText(msg, _param(at)), at)
+
+    def _opaque(self, holder: dict[str, Any], name: str, _: Field, at: _At) -> None:
+        kind = find_media(holder[name])
+        if kind is not None:
+            msg = f"{_param(at)} holds an object of the type {kind}."
+            self._report(UnsupportedContent, msg, at)
+
+    def _closed(self, holder: dict[str, Any], name: str, known: Field, at: _At) -> None:
+        if is_empty(holder[name]):
+            return
+        if known.reason:
+            self._report(ClosedField, f"{_param(at)} is closed: {known.reason}.", at)
+        else:
+            msg = f"{_param(at)} is refused: it could bring in what nobody has purified."
+            self._report(UnsupportedContent, msg, at)
+
+    def _picture(self, holder: dict[str, Any], name: str, known: Field, at: _At) -> None:
+        value = holder[name]
+        if isinstance(value, str):
+            self.images.append(ImagePlace(holder, name, _param(at), _dotted(at)))
+        elif isinstance(known.place, Place) and isinstance(value, dict):
+            self.object(value, known.place, at)
+
+    def _objects(self, holder: dict[str, Any], name: str, known: Field, at: _At) -> None:
+        value = holder[name]
+        if isinstance(value, dict):
+            self._chosen(value, known, at)
+        elif isinstance(value, list):
+            for index, entry in enumerate(value):
+                if isinstance(entry, dict):
+                    self._chosen(entry, known, (at, index))
+                else:
+                    self._misshapen("an object", (at, index))
+        elif value and not is_number(value):
+            self._misshapen("an object, or a list of objects", at)
+
+    def _content(self, holder: dict[str, Any], name: str, known: Field, at: _At) -> None:
+        value = holder[name]
+        if isinstance(value, str):
+            self._check_text(value, at)
+            return
+        if not isinstance(value, list):
+            self._refuse(UnsupportedContent(param=_param(at)), at)
+            return
+        for index, part in enumerate(value):
+            if isinstance(part, dict):
+                self._chosen(part, known, (at, index))
+            elif isinstance(part, str):
+                self._check_text(part, (at, index))
+            else:
+                self._refuse(UnsupportedContent(param=_param((at, index))), at)
+
+    def _chosen(self, holder: dict[str, Any], known: Field, at: _At) -> None:
+        """Reads an object under its table, which may depend on one of its fields."""
+        place = known.place
+        if isinstance(place, Choice):
+            value = holder.get(place.key)
+            if not isinstance(value, str) and place.other is not None:
+                self._misshapen("a string", (at, place.key))
+            chosen = place.places.get(value) if isinstance(value, str) else None
+            if chosen is None and place.other is None:
+                self._strange(value, place.key, at)
+                return
+            place = chosen or place.other
+        if place is not None:
+            self.object(holder, place, at)
+
+    def _strange(self, value: Any, key: str, at: _At) -> None:
+        """Refuses an object of a type that is neither text nor an image; its type may be opened."""
+        if not isinstance(value, str) or not is_name(value):
+            self._refuse(UnsupportedContent(param=_param((at, key))), (at, key))
+        elif not self._is_allowed((at, value)):
+            setting = f"{_SETTING}={_dotted((at, value))}"
+            msg = (
+                f"Parts of the type {value} are refused: only text and images are taken, and "
+                f"whatever could not be purified is not. The operator may set {setting}."
+            )
+            self._refuse(UnsupportedContent(msg, _param((at, key))), (at, value))
+
+    # What stands in no row, or is not there.
+
+    def _unknown(self, holder: dict[str, Any], name: str, place: Place, at: _At) -> None:
+        value, folded, at = holder[name], name.casefold(), (at, name)
+        if folded in place.folded:
+            # Not lower(): there is a long s and a kelvin sign, and Go folds both.
+            msg = f"The field is called {place.folded[folded]}."
+            self._refuse(UnsupportedContent(msg, _param(at)), at)
+        elif folded in MEDIA_FIELDS:
+            self._closed(holder, name, _MEDIUM, at)
+        elif not is_name(name):
+            self._refuse_unknown(holder, name, at)
+        elif place.closed_names is not None and place.closed_names.fullmatch(folded):
+            self._closed(holder, name, _KEPT, at)
+        elif place.other is not None:
+            self._readers[place.other.kind](holder, name, place.other, at)
+        elif not is_number(value) and not is_empty(value):
+            self._refuse_unknown(holder, name, at)
+
+    def _refuse_unknown(self, holder: dict[str, Any], name: str, at: _At) -> None:
+        if self._rules.is_enforced and self._rules.drops_unknown:
+            if not self._is_allowed(at):
+                self.unknown.append((holder, name))
+                self.findings.note("dropped", _dotted(at))
+        elif is_name(name):
+            self._report(UnknownField, f"{_param(at)} is not a field that is known here.", at)
+        else:
+            msg = f"Names of fields are {LONGEST_NAME} letters, digits and _.$- at most."
+            self._refuse(UnknownField(msg, _param(at)), at)
+
+    def _check_value(
+        self, name: str, value: Any, values: Mapping[str, frozenset[str]], at: _At
+    ) -> None:
+        allowed = values.get(name)
+        if allowed is not None and not (isinstance(value, str) and value in allowed):
+            msg = f"{_param(at)} is {' or '.join(sorted(allowed))} here; the rest is closed."
+            self._report(ClosedField, msg, at)
+
+    def _lacks(self, holder: dict[str, Any], name: str, known: Field, at: _At) -> None:
+        if known.kind is not Kind.PICTURE:
+            self._misshapen("a string", at)
+        elif known.place is not None:
+            if not isinstance(holder.get(name), dict):
+                url = f"{_param(at)}.url"
+                self._refuse(MissingField(f"{url} is missing.", url), at)
+        elif name in holder:
+            self._misshapen("a string: a data: URL", at)
+        else:
+            self._refuse(MissingField(f"{_param(at)} is missing.", _param(at)), at)
+
+    def _misshapen(self, shape: str, at: _At) -> None:
+        self._refuse(InvalidField(f"{_param(at)} must be {shape}.", _param(at)), at)
