@@ -101,7 +101,7 @@ class Chat:
         num_fragments = len(meta["params"]) + 1
         files, params = parts[num_fragments:], meta["params"]
         images = tuple(ChatImage(*pair) for pair in zip(files, params, strict=True))
-        findings = Findings.from_json(meta["findings"])
+        findings = Findings(**meta["findings"])
         fragments = tuple(parts[:num_fragments])
         return Chat(fragments, images, findings=findings, **meta["facts"])
 
@@ -131,20 +131,36 @@ def open_chat(body: bytes, limits: ChatLimits, template: Template, rules: FieldR
         InvalidImage: An image is empty.
     """
     try:
-        return _open(read_json_object(body), limits, template, rules)
+        document = read_json_object(body)
+        reads_texts = bool(rules.text_images) or _may_hold_markdown(body)
+        return _open(document, limits, template, rules, reads_texts)
     except (RecursionError, MemoryError) as error:
         raise InvalidBody from error
 
 
+def _may_hold_markdown(body: bytes) -> bool:
+    """Whether `![` can be in a text of it; JSON has one other way to write each character."""
+    if not json.detect_encoding(body).startswith("utf-8"):
+        return True
+    # One byte is found much faster than several, and a picture in base64 has neither of the two.
+    if b"!" in body and b"![" in body:
+        return True
+    return b"\\" in body and (b"\\u0021" in body or b"\\u005" in body)
+
+
 def _open(
-    document: dict[str, Any], limits: ChatLimits, template: Template, rules: FieldRules
+    document: dict[str, Any],
+    limits: ChatLimits,
+    template: Template,
+    rules: FieldRules,
+    reads_texts: bool,
 ) -> Chat:
     _check_limits(document, limits)
     return_image = _read_own_field(document)
     if not document.get("model"):
         document.pop("model", None)
     _check_messages(document, rules)
-    places, findings = walk(document, CHAT, rules)
+    places, findings = walk(document, CHAT, rules, reads_texts=reads_texts)
     # Counted before any of them is decoded.
     if len(places) > limits.max_images:
         msg = f"At most {limits.max_images} images are taken in one conversation."

@@ -42,6 +42,9 @@ class Kind(StrEnum):
     OBJECT = "object"  # an object, or a list of objects, with a table of its own
     CONTENT = "content"  # a text, or a list of texts and parts
 
+    # Enum's own is written in Python, and every field of a request is looked up by its kind.
+    __hash__ = str.__hash__
+
 
 @dataclass(frozen=True, slots=True)
 class Field:
@@ -52,12 +55,14 @@ class Field:
         kind: What it may hold.
         place: The table of the objects in it.
         reason: Why it is closed, as it stands in the refusal; empty where it could hold media.
+        values: The only texts that may stand there; None for any of its kind.
     """
 
     owners: Owner
     kind: Kind
     place: "Place | Choice | None" = None
     reason: str = ""
+    values: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,6 @@ class Place:
         required: Fields that have to be there; those of text as strings.
         other: What stands under any other name of up to 64 characters; None where nothing may.
         closed_names: Names that are closed by their form.
-        values: The only values that some fields may have, each with the field's name.
     """
 
     fields: Mapping[str, Field]
@@ -78,7 +82,6 @@ class Place:
     required: tuple[str, ...] = ()
     other: Field | None = None
     closed_names: re.Pattern[str] | None = None
-    values: Mapping[str, frozenset[str]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,6 @@ def _place(
     required: str = "",
     other: Field | None = None,
     closed_names: str | None = None,
-    values: Mapping[str, frozenset[str]] | None = None,
 ) -> Place:
     fields = dict(row for group in rows for row in group)
     return Place(
@@ -117,7 +119,6 @@ def _place(
         tuple(required.split()),
         other,
         re.compile(closed_names) if closed_names else None,
-        values,
     )
 
 
@@ -246,11 +247,10 @@ _FUNCTION = _place(
 )
 _TOOL = _place(
     # Other types are run by the upstream: they fetch what the conversation names.
-    _row(_O.OPENAI, Kind.PLAIN, "type"),
+    [("type", Field(_O.OPENAI, Kind.PLAIN, values=_names("function custom")))],
     _row(_O.OPENAI, Kind.OBJECT, "function custom", _FUNCTION),
     _row(_O.VLLM | _O.SGLANG | _O.ANTHROPIC, Kind.PLAIN, "defer_loading allowed_callers"),
     [row for row in _FUNCTION.fields.items() if row[0] != "defer_loading"],
-    values={"type": _names("function custom")},
 )
 _TOOLS = _row(_O.OPENAI, Kind.OBJECT, "tools", _TOOL)
 

@@ -1,8 +1,6 @@
 """What is set about the fields of a chat, and what was found in them and not refused."""
 
-from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
 from service.policy import Mode, UnknownFields
 from service.settings import Settings
@@ -39,20 +37,15 @@ class Findings:
         names: The first places, without indices.
     """
 
-    counts: Counter[str] = field(default_factory=Counter)
+    counts: dict[str, int] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
 
     def note(self, verdict: str, place: str) -> None:
         """Counts one more."""
-        self.counts[verdict] += 1
+        self.counts[verdict] = self.counts.get(verdict, 0) + 1
         shown = place[:_LONGEST_SHOWN_PLACE]
         if len(self.names) < _MOST_NAMES and shown not in self.names:
             self.names.append(shown)
-
-    @staticmethod
-    def from_json(facts: dict[str, Any]) -> "Findings":
-        """What `asdict` made, and another process sent."""
-        return Findings(Counter(facts["counts"]), list(facts["names"]))
 
 
 def field_rules(settings: Settings, mode: Mode) -> FieldRules:

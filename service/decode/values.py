@@ -26,6 +26,7 @@ __all__ = [
 
 LONGEST_NAME = 64
 LONGEST_REFERENCE = 256
+_LONGEST_BASE64 = 80
 
 # Parsers of URLs skip white space, and take a backslash for a slash.
 _URL = re.compile(
@@ -38,7 +39,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.$-]{1,64}")
 _LINK = re.compile(r"\]\s*+\(")
 _DATA_LINK = re.compile(r"\]\s*+\(\s*+<?\s*+data:", re.IGNORECASE)
 _BRACKETS = re.compile(r"!\[|\[|\]")
-_IMAGE_TAG = re.compile(r"<\s*+(?:img|image|picture|source)\b[^>]*+\b(?:src|href)", re.IGNORECASE)
+_IMAGE_TAG = re.compile(r"<\s*+(?:img|image|source)\b[^<>]*?\b(?:src|href)", re.IGNORECASE)
 _PLACEHOLDER = re.compile(
     r"<\|?/?(?:[a-z]{1,16}_(?:of|a)_)?_?_?(?:img|image|vision|picture|media|video)[^<>\s]{0,40}>"
     r"|\[/?(?:img|image)[^\]\s]{0,24}\]",
@@ -125,7 +126,7 @@ def is_empty(value: Any) -> bool:
 
 def is_plain(value: Any) -> bool:
     """Whether a JSON value holds numbers and short texts alone, and no URL."""
-    return _consists_of(value, _is_short)
+    return _is_short(value) if isinstance(value, str) else _consists_of(value, _is_short)
 
 
 def is_reference(value: Any) -> bool:
@@ -160,9 +161,15 @@ def _consists_of(value: Any, is_fine: Callable[[str], bool]) -> bool:
 
 
 def _is_short(text: str) -> bool:
-    return len(text) <= LONGEST_NAME and _URL.search(text) is None
+    return len(text) <= LONGEST_NAME and not _is_url(text)
 
 
 def _is_reference(text: str) -> bool:
-    is_long = len(text) > LONGEST_REFERENCE
-    return not (is_long or _URL.search(text) or _BASE64.search(text))
+    if len(text) <= _LONGEST_BASE64:
+        return not _is_url(text)
+    return len(text) <= LONGEST_REFERENCE and not (_is_url(text) or _BASE64.search(text))
+
+
+def _is_url(text: str) -> bool:
+    # Most names have neither of these characters, and looking for them costs next to nothing.
+    return (":" in text or "/" in text or "\\" in text) and _URL.search(text) is not None

@@ -1,6 +1,6 @@
 """Walks a request under the tables of its fields: finds its pictures, and what does not pass."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +88,7 @@ def _dotted(at: _At) -> str:
 
 
 def walk(
-    document: dict[str, Any], place: Place, rules: FieldRules
+    document: dict[str, Any], place: Place, rules: FieldRules, *, reads_texts: bool = True
 ) -> tuple[list[ImagePlace], Findings]:
     """Checks every field of a request.
 
@@ -96,6 +96,7 @@ def walk(
         document: As parsed; unknown fields are taken out of it where the rules say so.
         place: Its table.
         rules: What is set.
+        reads_texts: Whether texts are searched for images; false where none can be in them.
 
     Returns:
         The images, in the order of the document, and what was found and not refused.
@@ -108,7 +109,7 @@ def walk(
         InvalidField: A field has the wrong shape.
         MissingField: An image has no URL.
     """
-    walker = _Walker(rules)
+    walker = _Walker(rules, reads_texts=reads_texts)
     walker.object(document, place, _TOP)
     for holder, name in walker.unknown:
         del holder[name]
@@ -116,11 +117,12 @@ def walk(
 
 
 class _Walker:
-    def __init__(self, rules: FieldRules) -> None:
+    def __init__(self, rules: FieldRules, *, reads_texts: bool) -> None:
         self.images: list[ImagePlace] = []
         self.findings = Findings()
         self.unknown: list[tuple[dict[str, Any], str]] = []
         self._rules = rules
+        self._reads_texts = reads_texts
         self._readers: dict[Kind, Callable[[dict[str, Any], str, Field, _At], None]] = {
             Kind.PLAIN: self._plain,
             Kind.TEXT: self._text,
@@ -138,11 +140,8 @@ class _Walker:
             known = place.fields.get(name)
             if known is None:
                 self._unknown(holder, name, place, at)
-            elif value is not None or known.kind is Kind.PICTURE:
-                if known.kind is not Kind.PLAIN or not is_number(value):
-                    self._readers[known.kind](holder, name, known, (at, name))
-                if place.values:
-                    self._check_value(name, value, place.values, (at, name))
+            elif value is not None:
+                self._readers[known.kind](holder, name, known, (at, name))
         for name in place.required:
             if not isinstance(holder.get(name), str):
                 self._lacks(holder, name, place.fields[name], (at, name))
@@ -167,8 +166,12 @@ class _Walker:
 
     # One reader for each kind: what stands at holder[name].
 
-    def _plain(self, holder: dict[str, Any], name: str, _: Field, at: _At) -> None:
-        if not is_plain(holder[name]):
+    def _plain(self, holder: dict[str, Any], name: str, known: Field, at: _At) -> None:
+        value = holder[name]
+        if known.values is not None and not (isinstance(value, str) and value in known.values):
+            msg = f"{_param(at)} is {' or '.join(sorted(known.values))} here; the rest is closed."
+            self._report(ClosedField, msg, at)
+        elif not is_plain(value):
             msg = (
                 f"{_param(at)} takes numbers, true, false, null and names of up to {LONGEST_NAME} "
                 "characters, no URLs."
@@ -184,13 +187,11 @@ class _Walker:
             self._report(UnsupportedContent, msg, at)
 
     def _text(self, holder: dict[str, Any], name: str, _: Field, at: _At) -> None:
-        self._check_text(holder[name], at)
+        if self._reads_texts:
+            self._check_text(holder[name], at)
 
     def _check_text(self, value: Any, at: _At) -> None:
-        syntaxes = self._rules.text_images
-        if isinstance(value, str) and not syntaxes and "![" not in value:
-            return
-        found = find_text_image(value, syntaxes)
+        found = find_text_image(value, self._rules.text_images) if self._reads_texts else None
         if found is not None:
             msg = (
                 f"{_param(at)} holds {found}. Send images as parts: "
@@ -305,14 +306,6 @@ class _Walker:
         else:
             msg = f"Names of fields are {LONGEST_NAME} letters, digits and _.$- at most."
             self._refuse(UnknownField(msg, _param(at)), at)
-
-    def _check_value(
-        self, name: str, value: Any, values: Mapping[str, frozenset[str]], at: _At
-    ) -> None:
-        allowed = values.get(name)
-        if allowed is not None and not (isinstance(value, str) and value in allowed):
-            msg = f"{_param(at)} is {' or '.join(sorted(allowed))} here; the rest is closed."
-            self._report(ClosedField, msg, at)
 
     def _lacks(self, holder: dict[str, Any], name: str, known: Field, at: _At) -> None:
         if known.kind is not Kind.PICTURE:

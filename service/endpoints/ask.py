@@ -1,6 +1,5 @@
 """POST /v1/caption and /v1/vqa: the model behind the service sees the purified image only."""
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,7 +151,7 @@ def _check_question(guard: Guard, kind: _Kind, visit: Visit, fields: AskFields) 
     if found is None:
         return
     if visit.policy.mode is not Mode.ENFORCE:
-        note_findings(guard, visit, Findings(Counter({ImageInText.code: 1}), [kind.question_field]))
+        note_findings(guard, visit, Findings({ImageInText.code: 1}, [kind.question_field]))
         return
     msg = f"{kind.question_field} holds {found}. One image is taken: the field image."
     raise ImageInText(msg, kind.question_field)
