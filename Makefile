@@ -32,14 +32,16 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 
-# Longer: make fuzz IMAGES=100000 REQUESTS=2000 EXAMPLES=500 SEED=1. What it finds becomes a test.
+# Longer: make fuzz IMAGES=100000 REQUESTS=2000 EXAMPLES=500 BODIES=200000 SEED=1. What it finds becomes a test.
 IMAGES   ?= 20000
 REQUESTS ?= 1000
 EXAMPLES ?= 50
+BODIES   ?= 20000
+HTTP_BODIES ?= 3000
 SEED     ?= 0
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz --images $(IMAGES) --requests $(REQUESTS) \
-		--examples $(EXAMPLES) --seed $(SEED)
+		--examples $(EXAMPLES) --bodies $(BODIES) --http-bodies $(HTTP_BODIES) --seed $(SEED)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

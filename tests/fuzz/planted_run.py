@@ -1,0 +1,97 @@
+"""Plants in chats: taken apart by the function itself, and sent to a service by HTTP."""
+
+import json
+from collections import Counter
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from models.prompts.templates import Template
+from service.decode.chat import ChatLimits, open_chat
+from service.decode.rules import FieldRules
+from service.errors import RequestRefused
+from service.forward.chat_body import fill_gaps
+from tests.fuzz.planted import as_body, complaints, num_plants, planted_chats
+
+PATH = "/v1/chat/completions"
+LIMITS = ChatLimits(max_images=8, max_answer_tokens=8192, max_choices=8)
+PLAIN = Template("plain", "1", "{question}")
+PURIFIED = "data:image/png;base64,cHVyaWZpZWQ="
+
+
+class _FirstFound(Exception):
+    """Ends a run that only asks whether anything is found."""
+
+
+def finds_any(num_bodies):
+    """Whether that many planted chats find a hole."""
+    try:
+        plant_in_function(num_bodies, progress=_raise_if_found)
+    except _FirstFound:
+        return True
+    return False
+
+
+def _raise_if_found(found):
+    if found:
+        raise _FirstFound
+
+
+def plant_in_function(num_bodies, seed_number=0, rules=None, progress=lambda _: None):
+    """Takes planted chats apart, and judges what would be forwarded.
+
+    Returns:
+        Outcomes by name, and the complaints.
+    """
+    outcomes, found = Counter(), []
+
+    def send(document):
+        try:
+            chat = open_chat(as_body(document), LIMITS, PLAIN, rules or FieldRules())
+        except RequestRefused as refusal:
+            return refusal.code, None
+        body = fill_gaps(chat.fragments, [PURIFIED] * len(chat.images), None)
+        return "forwarded", json.loads(body)
+
+    _run(send, num_bodies, seed_number, outcomes, found, progress)
+    return outcomes, found
+
+
+def plant_over_http(service, upstream, num_bodies, seed_number=0, progress=lambda _: None):
+    """The same through a running service, to a recording upstream."""
+    outcomes, found = Counter(), []
+
+    def send(document):
+        upstream.bodies.clear()
+        response = service.client.post(
+            PATH, content=as_body(document), headers={"content-type": "application/json"}
+        )
+        if response.status_code >= 500:
+            found.append(f"{response.status_code} for {str(document)[:2000]}")
+        arrived = json.loads(upstream.bodies[-1]) if upstream.bodies else None
+        return str(response.status_code) if arrived is None else "forwarded", arrived
+
+    _run(send, num_bodies, seed_number, outcomes, found, progress)
+    return outcomes, found
+
+
+def _run(send, num_bodies, seed_number, outcomes, found, progress):
+    @seed(seed_number)
+    @settings(
+        max_examples=num_bodies,
+        database=None,
+        deadline=None,
+        report_multiple_bugs=False,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(planted_chats())
+    def play(document):
+        outcome, arrived = send(document)
+        outcomes[outcome] += 1
+        if arrived is not None:
+            outcomes["plants forwarded"] += num_plants(arrived)
+            found.extend(complaints(arrived))
+        outcomes["plants sent"] += num_plants(document)
+        progress(found)
+
+    play()
