@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: serve test check bench gallery fuzz clean
+.PHONY: serve test test-litellm check bench gallery fuzz clean
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/python:
@@ -22,6 +22,15 @@ serve: $(VENV)/.serve
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+# LiteLLM is never a dependency: its proxy lives in an environment of its own.
+LITELLM_VENV ?= .venv-litellm
+$(LITELLM_VENV)/bin/litellm:
+	$(PYTHON) -m venv $(LITELLM_VENV)
+	$(LITELLM_VENV)/bin/python -m pip install --quiet 'litellm[proxy]'
+
+test-litellm: $(VENV)/.dev $(LITELLM_VENV)/bin/litellm
+	LITELLM=$(abspath $(LITELLM_VENV))/bin/litellm $(BIN)/python -m pytest tests/litellm
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

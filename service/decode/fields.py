@@ -338,7 +338,7 @@ CHAT = _place(
          stream_reasoning task use_audio_in_video"""),
     _row(_O.SGLANG, Kind.TEXT, "ebnf regex stop_regex"),
     _row(_O.SGLANG, Kind.REFERENCE, "rid extra_key ngram_corpus_id"),
-    _row(_O.OLLAMA, Kind.PLAIN, "keep_alive options think"),
+    _row(_O.OLLAMA, Kind.PLAIN, "_debug_render_only keep_alive options think"),
     _row(_O.OLLAMA, Kind.TEXT, "format"),
     _row(_O.OLLAMA | _O.OPENROUTER, Kind.PLAIN, "reasoning"),
     _row(_O.LLAMA_CPP, Kind.PLAIN, "lora reasoning_format response_fields samplers"),
@@ -354,9 +354,26 @@ CHAT = _place(
     _row(_O.HOSTS, Kind.TEXT, "guideline tool_prompt"),
     _row(_O.HOSTS, Kind.REFERENCE, "adapter_id safety_model"),
     _row(_O.LITELLM, Kind.PLAIN,
-         """allowed_openai_params cache caching drop_params max_retries no-log num_retries
-         request_timeout stream_timeout tags timeout"""),
-    _row(_O.LITELLM, Kind.REFERENCE, "litellm_session_id litellm_trace_id"),
+         """allow_client_keepalive_override allowed_model_region allowed_openai_params cache caching
+         client_side_timeout cooldown_time default_api_key_rpm_limit default_api_key_tpm_limit
+         disable_add_transform_inline_image_block drop_params enable_json_schema_validation
+         enable_prompt_caching enable_tag_filtering ensure_alternating_roles force_timeout
+         include_server_side_tool_invocations itpm keepalive_seconds log_client_error_tracebacks
+         max_agentic_loops max_budget max_fallbacks max_file_size_mb max_parallel_requests
+         max_retries merge_reasoning_content_in_choices no-log num_retries order otpm
+         output_vector_size request_timeout retry_strategy rpm stream_chunk_size stream_timeout
+         stream_timeout_by_service_tier supports_system_message tags timeout
+         timeout_by_service_tier tpm ttl turn_off_message_logging use_chat_completions_api verbose
+         weight"""),
+    _row(_O.LITELLM, Kind.REFERENCE, "id litellm_session_id litellm_trace_id"),
+    _closed(_O.LITELLM, "a gateway keeps it to itself",
+            """acompletion aembedding aimg_generation allm_passthrough_route async_call
+            atext_completion attempted_targets bedrock_tags budget_duration cache_key
+            caching_groups complete_response completion_call_id configurable_clientside_auth_params
+            data_residency fallback_depth fastest_response fireworks_forward_user_id logger_fn
+            model_alias_map model_config model_file_id_mapping preset_cache_key
+            provider_affinity_header rust stream_response tag_regex text_completion tiered_pricing
+            use_client use_in_pass_through use_litellm_proxy use_xai_oauth"""),
     _closed(_O.LITELLM, "a gateway merges it into the request after it was checked",
             """additional_drop_params custom_prompt_dict extra_body extra_headers extra_query
             headers litellm_params metadata_override model_info model_list optional_params
@@ -387,8 +404,8 @@ CHAT = _place(
             """compound_custom container data_sources enhancements google plugins
             search_parameters transforms"""),
     # What LiteLLM keeps to itself: credentials, telemetry, routers, prices, and its own marks.
-    closed_names=r"(_?litellm|aws|azure|vertex|anthropic|openai|s3|gcs|token_exchange|github_copilot"
+    closed_names=r"_.+|(litellm|aws|azure|vertex|anthropic|openai|s3|gcs|token_exchange|github_copilot"
     r"|langfuse|langsmith|arize|dd|newrelic|signoz|posthog|wandb|weave|humanloop|auto_router"
     r"|complexity_router|adaptive_router|quality_router|switchyard_router|code_interpreter"
-    r"|websearch|headroom|mock|gigachat|chatgpt)_.*|.*_cost(_.*)?|.*cost_per_.*",
+    r"|websearch|headroom|mock|gigachat|chatgpt|regional)_.*|.*_cost(_.*)?|.*cost_per_.*",
 )  # fmt: skip
