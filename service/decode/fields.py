@@ -112,7 +112,11 @@ def _place(
     other: Field | None = None,
     closed_names: str | None = None,
 ) -> Place:
-    fields = dict(row for group in rows for row in group)
+    every = [row for group in rows for row in group]
+    fields = dict(every)
+    if len(fields) < len(every):
+        msg = f"a name stands twice in the table of {', '.join(fields)}"
+        raise ValueError(msg)
     return Place(
         fields,
         {name.casefold(): name for name in fields},
