@@ -76,7 +76,7 @@ def chat_body() -> dict[str, Any]:
             "codefend": own | {"description": "Meant for this service, and not passed on."},
         },
         "additionalProperties": True,
-        "description": "OpenAI's request; unknown fields go to the upstream as they are.",
+        "description": "OpenAI's request; fields that are not known are refused by their names.",
     }
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 

@@ -5,6 +5,7 @@ import re
 import types
 import typing
 from dataclasses import replace
+from pathlib import Path
 
 import anthropic.types
 import openai.types.chat
@@ -149,3 +150,9 @@ def test_no_name_is_in_a_table_twice_but_for_its_case():
 def test_every_upstream_that_the_readme_names_has_rows_of_its_own():
     owners = {owner for _, _, field in all_fields() for owner in field.owners}
     assert owners == set(Owner)
+
+
+def test_the_documentation_names_every_field_of_a_request():
+    text = (Path(__file__).parents[3] / "docs" / "upstreams.md").read_text()
+    assert [name for name in {*CHAT.fields, *MEDIA_FIELDS} if f"`{name}`" not in text] == []
+    assert all(len(line) <= 160 for line in text.splitlines())
