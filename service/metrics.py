@@ -40,9 +40,7 @@ class Metrics:
             self.stage_duration.labels(stage.value)
         self.requests = self._counter("requests", "Requests answered.", "endpoint", "outcome")
         self.rejected = self._counter("rejected", "Requests refused before purifying.", "reason")
-        self.fields = self._counter(
-            "fields", "Fields of chats that passed unrefused, or were taken out.", "verdict"
-        )
+        self.fields = self._counter("fields", "Fields passed unrefused, or dropped.", "verdict")
         self.bypass = self._counter("bypass", "Unpurified images that were forwarded.", "reason")
         self.flagged = self._counter("flagged", "Images that looked attacked.")
         self.suspicion = Histogram(

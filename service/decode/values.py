@@ -140,12 +140,18 @@ def find_media(value: Any) -> str | None:
         entries = value
     elif isinstance(value, dict):
         kind = value.get("type")
-        if isinstance(kind, str) and kind in MEDIA_TYPES:
+        if isinstance(kind, str) and kind in MEDIA_TYPES and not _is_text_document(value):
             return kind
         entries = list(value.values())
     else:
         return None
     return next((kind for kind in map(find_media, entries) if kind is not None), None)
+
+
+def _is_text_document(value: dict[str, Any]) -> bool:
+    """Whether it is what Anthropic's tools fetch as text."""
+    source = value.get("source")
+    return value["type"] == "document" and isinstance(source, dict) and source.get("type") == "text"
 
 
 def _consists_of(value: Any, is_fine: Callable[[str], bool]) -> bool:

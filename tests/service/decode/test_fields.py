@@ -166,6 +166,9 @@ MESSAGE = "messages[0]"
         (assistant(provider_specific_fields={"compaction_blocks": [
             {"type": "image", "source": {"type": "base64", "data": PIC}}]}),
          "unsupported_content", "provider_specific_fields"),
+        (assistant(provider_specific_fields={"tool_results": [{"type": "x", "content": {
+            "type": "document", "source": {"type": "base64", "data": PIC}}}]}),
+         "unsupported_content", "provider_specific_fields"),
         (assistant(tool_calls=[{"id": "c", "function": {"name": PIC}}]), "unsupported_content",
          "tool_calls[0].function.name"),
         (assistant(tool_calls=[{"id": "c", "image": PIC}]), "unsupported_content",
@@ -438,6 +441,13 @@ OTHER_MESSAGES = [
      "thinking_blocks": [{"type": "thinking", "thinking": "so", "signature": PIC},
                          {"type": "redacted_thinking", "data": PIC}],
      "reasoning_items": [{"type": "reasoning", "id": "r", "encrypted_content": PIC}]},
+    {"content": "x", "provider_specific_fields": {"web_search_results": [
+        {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": [
+            {"type": "web_search_result", "url": REMOTE, "encrypted_content": PIC}]}],
+        "tool_results": [{"type": "web_fetch_tool_result", "content": {
+            "type": "web_fetch_result", "url": REMOTE, "content": {
+                "type": "document", "source": {"type": "text", "media_type": "text/plain",
+                                               "data": "so"}}}}]}},
     {"content": None, "tool_calls": [
         CALL | {"id": f"call_1__thought__{PIC}",
                 "provider_specific_fields": {"thought_signature": PIC},
