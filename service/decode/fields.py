@@ -188,23 +188,32 @@ _IMAGE = _place(
 )
 
 
-def _text(key: str, *rows: list[_Row], required: bool = True) -> Place:
+def _text(key: str, *rows: list[_Row]) -> Place:
     return _place(
         _NOTES,
         _SIGNATURES,
         _row(_O.OPENAI, Kind.PLAIN, "type"),
         _row(_O.OPENAI, Kind.TEXT, key),
         *rows,
-        required=key if required else "",
+        required=key,
     )
 
 
 _TEXT = _text("text", _ANNOTATIONS, _CITATIONS, _row(_O.CLIENTS, Kind.OPAQUE, "extras"))
-_REASONING = _text(
-    "thinking",
-    _row(_O.SGLANG | _O.CLIENTS | _O.OPENAI, Kind.TEXT, "text reasoning summary content"),
+_THOUGHT = _place(
+    _row(_O.OPENAI | _O.HOSTS, Kind.PLAIN, "type"),
+    _row(_O.OPENAI | _O.HOSTS, Kind.TEXT, "text"),
+)
+_THOUGHTS = Choice("type", dict.fromkeys(("text", "summary_text", "reasoning_text"), _THOUGHT))
+_REASONING = _place(
+    _NOTES,
+    _SIGNATURES,
+    _row(_O.ANTHROPIC, Kind.PLAIN, "type"),
+    _row(_O.ANTHROPIC | _O.HOSTS, Kind.CONTENT, "thinking", _THOUGHTS),
+    _row(_O.SGLANG | _O.CLIENTS | _O.OPENAI, Kind.CONTENT, "text reasoning", _THOUGHTS),
+    _row(_O.OPENAI, Kind.CONTENT, "summary content", _THOUGHTS),
+    _row(_O.HOSTS, Kind.PLAIN, "closed"),
     _row(_O.ANTHROPIC | _O.OPENAI | _O.OPENROUTER, Kind.OPAQUE, "data encrypted_content extras"),
-    required=False,
 )
 _TOOL_REFERENCE = _place(
     _NOTES,

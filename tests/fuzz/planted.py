@@ -33,6 +33,7 @@ TEXT_PLANTS = (
     f"s3://{URL_MARK}/a",
     f"![look](https://{URL_MARK}/a.png)",
 )
+LONG = "word " * 4000
 INVENTED = (
     "x",
     "img",
@@ -111,6 +112,8 @@ def planted_chats(draw):
     document = copy.deepcopy(chance.choice(CHATS)) | {"model": "m"}
     if chance.random() < 0.5:
         document["stream"] = chance.random() < 0.7
+    if chance.random() < 0.05:  # a decode process reads it
+        document["messages"] = [{"role": "system", "content": LONG}, *document["messages"]]
     for _ in range(chance.choice((1, 1, 1, 2))):
         _plant(chance, chance.choice(list(_holders(document))))
     return document

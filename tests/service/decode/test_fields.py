@@ -163,6 +163,8 @@ MESSAGE = "messages[0]"
         # LiteLLM puts these among the parts that its upstream gets
         (assistant(thinking_blocks=[{"type": "image", "source": {"data": PIC}}]),
          "unsupported_content", "thinking_blocks[0].type"),
+        (assistant(content=[{"type": "thinking", "thinking": [IMAGE]}]), "unsupported_content",
+         "content[0].thinking[0].type"),
         (assistant(provider_specific_fields={"compaction_blocks": [
             {"type": "image", "source": {"type": "base64", "data": PIC}}]}),
          "unsupported_content", "provider_specific_fields"),
@@ -469,6 +471,7 @@ OTHER_MESSAGES = [
                  {"type": "redacted_thinking", "data": PIC},
                  {"type": "reasoning", "id": "r", "encrypted_content": PIC,
                   "summary": [{"type": "summary_text", "text": "s"}]},
+                 {"type": "thinking", "thinking": [{"type": "text", "text": "so"}], "closed": True},
                  {"type": "output_text", "text": "x", "annotations": []},
                  {"type": "refusal", "refusal": "no"}]},
     {"content": "x", "images": None, "audio": None, "citations": [{"sources": [REMOTE]}]},
