@@ -67,23 +67,21 @@ _TOP: _At = (None, "")
 
 def _param(at: _At) -> str:
     """The place as a refusal names it: with indices."""
-    parent, key = at
-    if parent is None:
-        return ""
-    before = _param(parent)
-    if isinstance(key, int):
-        return f"{before}[{key}]"
-    return f"{before}.{key[:LONGEST_NAME]}" if before else key[:LONGEST_NAME]
+    return _write(at, with_indices=True)
 
 
 def _dotted(at: _At) -> str:
     """The place as the setting names it: without indices."""
+    return _write(at, with_indices=False)
+
+
+def _write(at: _At, *, with_indices: bool) -> str:
     parent, key = at
     if parent is None:
         return ""
-    before = _dotted(parent)
+    before = _write(parent, with_indices=with_indices)
     if isinstance(key, int):
-        return before
+        return f"{before}[{key}]" if with_indices else before
     return f"{before}.{key[:LONGEST_NAME]}" if before else key[:LONGEST_NAME]
 
 
