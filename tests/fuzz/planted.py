@@ -7,6 +7,7 @@ hold text or what nobody reads. A plant that is found anywhere else went round t
 import base64
 import copy
 import json
+import random
 import re
 
 from hypothesis import strategies as st
@@ -108,14 +109,16 @@ KNOWN = tuple(sorted({*_known_names(CHAT, set()), *MEDIA_FIELDS}))
 @st.composite
 def planted_chats(draw):
     """A chat with one or two plants in it."""
-    chance = draw(st.randoms(use_true_random=False))
+    # Hypothesis chooses seeds alone: it favours what it has seen elsewhere, and would plant there.
+    chance = random.Random(draw(st.integers(0, 2**64 - 1)))
     document = copy.deepcopy(chance.choice(CHATS)) | {"model": "m"}
     if chance.random() < 0.5:
         document["stream"] = chance.random() < 0.7
     if chance.random() < 0.05:  # a decode process reads it
         document["messages"] = [{"role": "system", "content": LONG}, *document["messages"]]
     for _ in range(chance.choice((1, 1, 1, 2))):
-        _plant(chance, chance.choice(list(_holders(document))))
+        holders = [document] if chance.random() < 0.3 else list(_holders(document))
+        _plant(chance, chance.choice(holders))
     return document
 
 
