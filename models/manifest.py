@@ -10,7 +10,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["WeightEntry", "describe_weights", "read_manifest", "verify_weights", "write_manifest"]
+__all__ = [
+    "MANIFEST_NAME",
+    "WEIGHTS_DIRECTORY",
+    "WeightEntry",
+    "describe_weights",
+    "read_manifest",
+    "verify_weights",
+    "write_manifest",
+]
 
 WEIGHTS_DIRECTORY = Path(__file__).with_name("weights")
 MANIFEST_NAME = "manifest.json"

@@ -1,18 +1,23 @@
 """Assembles the application: one guard, its endpoints, and the gate in front of them."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
 from fastapi import FastAPI, Request
-from prometheus_client import start_http_server
+from prometheus_client import make_asgi_app
 from starlette.exceptions import HTTPException
 
 from service.admit.gate import Gate
+from service.door.connections import Connections
+from service.door.limits import DoorLimits
+from service.door.serving import make_config, serving, set_unread_timeout
 from service.endpoints.ask import build_ask
 from service.endpoints.chat import build_chat
+from service.endpoints.docs_page import build_docs
 from service.endpoints.models import build_models
 from service.endpoints.probes import build_probes
 from service.endpoints.purify import build_purify
@@ -24,6 +29,8 @@ from service.tracing.tracer import make_tracer
 
 __all__ = ["create_app"]
 
+# A collector or two ask now and then.
+METRICS_CONNECTIONS = 16
 DESCRIPTION = (
     "Takes adversarial perturbations out of images before a multimodal language model sees them."
 )
@@ -42,11 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as ending:  # the last first
             if settings.metrics_port is not None:
-                metrics_server, _thread = start_http_server(
-                    settings.metrics_port, settings.host, metrics.registry
-                )
-                ending.callback(metrics_server.server_close)
-                ending.callback(metrics_server.shutdown)
+                await ending.enter_async_context(_serving_metrics(settings, metrics))
             if tracer is not None:
                 ending.push_async_callback(asyncio.to_thread, tracer.close)
             ending.push_async_callback(guard.stop)
@@ -58,15 +61,18 @@ def create_app(settings: Settings) -> FastAPI:
         description=DESCRIPTION,
         version=_version(),
         lifespan=lifespan,
+        docs_url=None,  # the framework's page loads its scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # the gate sees to that
         # The tracer writes spans of its own stages; the framework's would repeat them, with paths.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.guard = guard
     for build in (build_purify, build_ask, build_chat, build_models, build_probes):
         app.include_router(build(guard))
+    app.include_router(build_docs())
     app.add_exception_handler(HTTPException, _refuse_path)
-    paths = list(app.openapi()["paths"])
+    operations = {path: list(methods) for path, methods in app.openapi()["paths"].items()}
     app.add_middleware(
         Gate,
         settings=lambda: guard.settings,
@@ -75,9 +81,24 @@ def create_app(settings: Settings) -> FastAPI:
         metrics=metrics,
         house=guard.house,
         check_open=guard.opening.check,
-        paths=[*paths, "/docs", "/openapi.json"],
+        operations=operations | {"/docs": ["get"], "/openapi.json": ["get"]},
     )
     return app
+
+
+def _serving_metrics(settings: Settings, metrics: Metrics) -> AbstractAsyncContextManager[None]:
+    """The metrics on a port of their own, open to everybody, and behind the same door."""
+    listener = socket.create_server((settings.host, settings.metrics_port or 0))
+    set_unread_timeout(listener, settings.unread_timeout_s)
+    limits = DoorLimits(
+        max_connections=METRICS_CONNECTIONS,
+        num_probe_connections=0,
+        head_timeout_s=settings.head_timeout_s,
+        unread_timeout_s=settings.unread_timeout_s,
+    )
+    connections = Connections(limits, lambda reason: metrics.door_refusals.labels(reason).inc())
+    config = make_config(make_asgi_app(metrics.registry), connections, lifespan="off")
+    return serving(config, listener)
 
 
 async def _refuse_path(_: Request, error: Exception) -> NoReturn:

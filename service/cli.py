@@ -32,8 +32,8 @@ def serve() -> None:
     from service.logs import configure_logs
     from service.server import serve as serve_forever
 
-    _check_weights(settings)
     configure_logs(settings.log_level)
+    _check_weights(settings)
     serve_forever(settings)
 
 
@@ -125,12 +125,19 @@ def _policies_of_keys(settings: "Settings") -> dict[str, str]:
 def _check_weights(settings: "Settings") -> None:
     """Ends the command where prompts or weights are not what their manifest says."""
     from service.policy import Mode
-    from service.purify.generation import UnfitGeneration, check_weights, load_generation
+    from service.purify.generation import (
+        UnfitGeneration,
+        check_directories,
+        check_weights,
+        load_generation,
+    )
 
     try:
         generation = load_generation(settings, 1)
         if settings.mode is not Mode.OFF:
             check_weights(generation)
+        if settings.upstream_url is None:
+            check_directories(settings.mllm)
     except UnfitGeneration as error:
         typer.echo(f"codefend: {error}", err=True)
         raise typer.Exit(BAD_SETTINGS_EXIT_CODE) from None

@@ -8,12 +8,14 @@ from typing import Any
 
 from service.policy import PolicyChange, read_policy_change
 
-__all__ = ["Key", "hash_key", "read_keys"]
+__all__ = ["Key", "check_key", "hash_key", "read_keys"]
 
 _SHOWN_DIGITS = 12
 _KEY_FIELDS = ("key", "name", "policy", "sha256")
 _POLICY_FIELDS = tuple(name for name in PolicyChange.model_fields if name != "name")
 _NO_CHANGE = PolicyChange()
+# A header with it still fits the head of a request, however many others there are.
+MOST_CHARACTERS = 4096
 # What the audit calls a policy that has no name in the file.
 _RESERVED_NAMES = frozenset({"own", "service"})
 
@@ -41,6 +43,34 @@ class Key:
 def hash_key(key: str) -> str:
     """What is kept of a key. Keys are long and random: no salt, no slow hash is needed."""
     return hashlib.sha256(key.encode()).hexdigest()
+
+
+_HASH_OF_NOTHING = hash_key("")
+
+
+def check_key(key: str, place: str) -> None:
+    """Refuses a key that no request could bring.
+
+    Args:
+        key: As it is configured.
+        place: Where it stands, for the message.
+
+    Raises:
+        ValueError: It is empty, has white space, control or non-ASCII characters, or is too long;
+            the message does not hold it.
+    """
+    problem = ""
+    if not key:
+        problem = "the key is empty"
+    elif any(character.isspace() for character in key):
+        problem = "the key has white space around or inside it"
+    elif not (key.isascii() and key.isprintable()):
+        problem = "the key has characters that no HTTP header can hold; use printable ASCII"
+    elif len(key) > MOST_CHARACTERS:
+        problem = f"the key is over {MOST_CHARACTERS} characters long"
+    if problem:
+        msg = f"{place}: {problem}: no request could ever match it"
+        raise ValueError(msg)
 
 
 def read_keys(file: Path) -> tuple[Key, ...]:
@@ -102,9 +132,14 @@ def _read_key(entry: object, place: str, policies: dict[str, PolicyChange]) -> K
     if ("key" in entry) == ("sha256" in entry):
         msg = f"{place}: give either key or sha256"
         raise ValueError(msg)
+    if "key" in entry:
+        check_key(entry["key"], place)
     sha256 = entry["sha256"].lower() if "sha256" in entry else hash_key(entry["key"])
     if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
         msg = f"{place}: sha256 must have 64 hex digits"
+        raise ValueError(msg)
+    if sha256 == _HASH_OF_NOTHING:
+        msg = f"{place}: this is the sha256 of nothing at all: no request could ever match it"
         raise ValueError(msg)
     return Key.of(sha256, entry.get("name", ""), _change_of(entry, place, policies))
 

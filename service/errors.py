@@ -22,6 +22,7 @@ CodefendError
 │   ├── ShuttingDown
 │   ├── NotReady
 │   ├── OutOfMemory
+│   ├── TooManyConnections
 │   └── PurificationFailed
 │       └── PoisonousImage
 └── UpstreamError 502 (it and its kind: service/forward/errors.py)
@@ -40,6 +41,7 @@ A 5xx message is constant: what went wrong inside is logged and never sent.
 from typing import Any, ClassVar
 
 __all__ = [
+    "AmbiguousKey",
     "AnimatedImage",
     "BodyTimeout",
     "BodyTooLarge",
@@ -47,6 +49,8 @@ __all__ = [
     "ClosedField",
     "CodefendError",
     "DeadlineExceeded",
+    "HeadTimeout",
+    "HeadTooLarge",
     "ImageFlagged",
     "ImageInText",
     "ImageTooLarge",
@@ -56,6 +60,7 @@ __all__ = [
     "InvalidField",
     "InvalidImage",
     "KeyBusy",
+    "MalformedRequest",
     "MethodNotAllowed",
     "MissingField",
     "NotFound",
@@ -68,10 +73,13 @@ __all__ = [
     "RemoteImage",
     "RequestRefused",
     "ShuttingDown",
+    "TargetTooLong",
+    "TooManyConnections",
     "TooManyImages",
     "TryLater",
     "Unauthorized",
     "Unavailable",
+    "UnexpectedBody",
     "UnknownField",
     "UnsupportedContent",
     "UnsupportedImage",
@@ -293,6 +301,51 @@ class ImageTooSlow(RequestRefused):
     message = "The image would take too long to purify."
 
 
+class MalformedRequest(RequestRefused):
+    """What came is no HTTP/1.1 request, or one that two readers could read in two ways."""
+
+    code = "malformed_request"
+    message = "This is no well-formed HTTP/1.1 request."
+
+
+class HeadTooLarge(RequestRefused):
+    """The request's head has too many bytes or fields, or its trailers have."""
+
+    status = 431
+    code = "head_too_large"
+    message = "The request has too many header fields, or too long ones. Send fewer."
+
+
+class TargetTooLong(RequestRefused):
+    """The request's path and query are too long."""
+
+    status = 414
+    code = "target_too_long"
+    message = "The path and query are too long. Send fields in the body."
+
+
+class HeadTimeout(RequestRefused):
+    """The request's head did not arrive in time."""
+
+    status = 408
+    code = "head_timeout"
+    message = "The head of the request did not arrive in time."
+
+
+class UnexpectedBody(RequestRefused):
+    """A request that has no use for a body has one."""
+
+    code = "unexpected_body"
+    message = "A GET or HEAD request has no body here. Send it without one."
+
+
+class AmbiguousKey(RequestRefused):
+    """There is more than one Authorization header."""
+
+    code = "ambiguous_key"
+    message = "Send one Authorization header, not several."
+
+
 class ClientLeft(RequestRefused):
     """The client closed the connection before its answer was ready."""
 
@@ -370,6 +423,13 @@ class OutOfMemory(Unavailable):
     message = (
         "The service has no memory left for this request. Retry after the time in Retry-After."
     )
+
+
+class TooManyConnections(Unavailable):
+    """So many connections are at work that this one was taken for a probe's alone."""
+
+    code = "too_many_connections"
+    message = "The service has as many connections as it can serve. Retry in a moment."
 
 
 class PurificationFailed(Unavailable):

@@ -30,6 +30,7 @@ from service.forward.chat_body import fill_gaps
 from service.forward.client import make_upstream
 from service.forward.completion import Answer, Completion
 from service.forward.embedded import EmbeddedModel
+from service.forward.model_list import ModelList
 from service.metrics import Metrics, Stage
 from service.opening import Opening
 from service.policy import Mode
@@ -115,6 +116,11 @@ class Guard:
         )
         socket_path = self.embedded.socket_path if self.embedded else None
         self._upstream = make_upstream(settings, socket_path, metrics, is_shared)
+        self._models = ModelList(
+            lambda: self._upstream.list_models(time.monotonic() + self.settings.deadline_s),
+            settings.models_lifetime_s,
+            settings.deadline_s,
+        )
         purifier = None if self.is_off else self.workers
         self.opening = Opening(purifier, self.embedded, self._upstream)
 
@@ -171,6 +177,7 @@ class Guard:
                 ending.push_async_callback(self.embedded.stop)
             ending.push_async_callback(self.workers.stop)
             ending.push_async_callback(self._upstream.close)
+            ending.push_async_callback(self._models.close)
             ending.push_async_callback(self.reloader.stop)
 
     def _fail(self, name: str) -> None:
@@ -313,13 +320,13 @@ class Guard:
             body = await self._fill(visit, chat, urls)
             return await self._upstream.relay_stream(body, self.enter_model(visit))
 
-    async def list_models(self, visit: Visit) -> bytes:
-        """The upstream's models, as it writes them.
+    async def list_models(self) -> bytes:
+        """The upstream's models, as it writes them, or wrote them a moment ago.
 
         Raises:
             UpstreamError: It does not say.
         """
-        return await self._upstream.list_models(visit.deadline_s)
+        return await self._models.get()
 
     async def _fill(self, visit: Visit, chat: Chat, urls: Sequence[str]) -> bytes:
         passage = self.enter_model(visit)

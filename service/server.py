@@ -15,18 +15,21 @@ import socket
 from collections.abc import Iterator
 
 import uvicorn
+from fastapi import FastAPI
 
 from service.app import create_app
+from service.door.connections import Connections
+from service.door.limits import DoorLimits, fit_connections, raise_open_files_limit
+from service.door.serving import make_config, set_unread_timeout
 from service.guard import Guard
 from service.processes.child import kill_children
 from service.processes.kernel import hide_memory
 from service.settings import Settings
 
-__all__ = ["serve"]
+__all__ = ["make_server_config", "serve"]
 
 logger = logging.getLogger(__name__)
 
-KEEP_ALIVE_S = 30
 FAILURE_EXIT_CODE = 70
 
 
@@ -40,21 +43,49 @@ def serve(settings: Settings) -> None:
     # What exists by now stays: to look through it again would stop every request for 70 ms.
     gc.collect()
     gc.freeze()
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        # Its lines would hold the query, and so prompts; the gate writes its own.
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,  # nobody here asks for a client's address
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s)),
-    )
+    config = make_server_config(app, settings)
     _DrainingServer(config, settings, app.state.guard).run()
     if app.state.guard.failure is not None:
         raise SystemExit(FAILURE_EXIT_CODE)
+
+
+def make_server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """The server's configuration: the door, with its limits, in front of the application."""
+    metrics = app.state.guard.metrics
+    connections = Connections(
+        _door_limits(settings), lambda reason: metrics.door_refusals.labels(reason).inc()
+    )
+    metrics.connections.set_function(lambda: connections.num_open)
+    return make_config(
+        app,
+        connections,
+        host=settings.host,
+        port=settings.port,
+        timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s)),
+    )
+
+
+def _door_limits(settings: Settings) -> DoorLimits:
+    open_files = raise_open_files_limit()
+    wished = DoorLimits(
+        max_connections=settings.max_connections,
+        head_timeout_s=settings.head_timeout_s,
+        unread_timeout_s=settings.unread_timeout_s,
+    )
+    num_children = settings.decode_workers + settings.encode_workers + len(settings.devices) + 1
+    limits = fit_connections(
+        wished,
+        open_files=open_files,
+        num_children=num_children,
+        max_requests=settings.max_requests,
+    )
+    if limits.max_connections < wished.max_connections:
+        fields = {"open_files": open_files, "connections": limits.max_connections}
+        logger.warning(
+            "CODEFEND_MAX_CONNECTIONS is lowered: too few files may be open (ulimit -n)",
+            extra={"fields": fields},
+        )
+    return limits
 
 
 class _DrainingServer(uvicorn.Server):
@@ -73,14 +104,9 @@ class _DrainingServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if not hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux has it
-            return
-        # A client that does not read would hold its place and its answer for ever. Connections
-        # inherit the wish.
-        timeout_ms = int(1000 * self._settings.unread_timeout_s)
         for server in self.servers:
             for listener in server.sockets:
-                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
+                set_unread_timeout(listener, self._settings.unread_timeout_s)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.prompts.templates import SHIPPED_TEMPLATES, read_templates
-from service.credentials import hash_key, read_keys
+from service.credentials import check_key, hash_key, read_keys
 from service.policy import (
     Disclosure,
     Mode,
@@ -46,6 +46,16 @@ class Settings(BaseSettings):
     )
     metrics_port: int | None = Field(
         None, ge=1, le=65535, description="Moves /metrics to an open port of its own."
+    )
+
+    max_connections: int = Field(
+        1024,
+        ge=8,
+        description="Connections at once, lowered to what the limit of open files leaves; then the "
+        "one that is longest without a request is closed, and where none is, 503.",
+    )
+    head_timeout_s: float = Field(
+        10.0, gt=0, description="Time for a request's line and header fields; then 408."
     )
 
     # How the defence behaves
@@ -205,6 +215,9 @@ class Settings(BaseSettings):
     upstream_breaker_trials: int = Field(
         2, ge=1, description="Requests that must succeed before all are let through again."
     )
+    models_lifetime_s: float = Field(
+        5.0, ge=0, description="How long the upstream's list of models is kept for GET /v1/models."
+    )
     mllm: str = Field(str(WEIGHTS / "mllm"), description="Directory or hub id of the embedded one.")
     max_answer_tokens: int = Field(8192, ge=1, description="Most tokens a request may ask for.")
     max_choices: int = Field(8, ge=1, description="Most answers (n) a request may ask for.")
@@ -258,9 +271,19 @@ class Settings(BaseSettings):
                 raise ValueError(msg)
         return places
 
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _names_a_key(cls, keys: object) -> object:
+        if isinstance(keys, str) and not keys.strip(", "):
+            msg = "it is set, and holds no key"
+            raise ValueError(msg)
+        return keys
+
     @field_validator("api_keys")
     @classmethod
     def _keep_hashes_only(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for number, key in enumerate(keys, start=1):
+            check_key(key.get_secret_value(), f"key {number}")
         return tuple(SecretStr(hash_key(key.get_secret_value())) for key in keys)
 
     @field_validator("api_keys_file")

@@ -6,7 +6,7 @@ when the response is sent it gives the slot back, counts, and writes the log lin
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -27,6 +27,7 @@ from service.errors import (
     Overloaded,
     RequestRefused,
     ShuttingDown,
+    UnexpectedBody,
 )
 from service.forward.errors import UpstreamDown
 from service.logs import log_image, log_request
@@ -42,6 +43,14 @@ __all__ = ["Gate"]
 logger = logging.getLogger(__name__)
 
 PROBES = frozenset({"/healthz", "/readyz"})
+METRICS = "/metrics"
+WITHOUT_BODY = frozenset({"GET", "HEAD"})
+# A list that was kept says nothing about how many questions the model can take.
+UNLEARNED = frozenset({"/v1/models"})
+METRICS_MESSAGE = (
+    "Metrics tell of every caller. Where there are several keys, one may read them whose policy in "
+    'CODEFEND_API_KEYS_FILE says endpoints = ["/metrics"].'
+)
 # What is counted as refused at the door, and not as failed inside.
 _REJECTIONS = (RequestRefused, Overloaded, NotReady, ShuttingDown, UpstreamDown)
 
@@ -59,7 +68,7 @@ class Gate:
         metrics: Metrics,
         house: House,
         check_open: Callable[[str], None],
-        paths: Collection[str],
+        operations: Mapping[str, Collection[str]],
     ) -> None:
         """Takes the application behind the gate.
 
@@ -71,8 +80,8 @@ class Gate:
             metrics: Where requests are counted.
             house: Where costly requests take a slot, and all answers count until they are sent.
             check_open: Raises NotReady or UpstreamDown where a path cannot be served at present.
-            paths: All paths that exist; others are counted together. A POST below /v1/ needs a
-                slot.
+            operations: The methods of each path that exists; other paths are counted together.
+                Those below /v1/ need a slot.
         """
         self._app = app
         self._settings = settings
@@ -82,8 +91,13 @@ class Gate:
         self._house = house
         self._check_open = check_open
         self._quota = Quota()
-        self._paths = frozenset(paths)
-        self._costly_paths = frozenset(path for path in paths if path.startswith("/v1/"))
+        self._paths = frozenset(operations)
+        self._costly = frozenset(
+            (path, method.upper())
+            for path, methods in operations.items()
+            for method in methods
+            if path.startswith("/v1/")
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one connection's request."""
@@ -107,6 +121,9 @@ class Gate:
 
     def _greet(self, scope: Scope) -> Visit:
         path = scope["path"]
+        if path not in self._paths and path.endswith("/") and path[:-1] in self._paths:
+            # The same path to most clients; a redirect would name a host of the client's choice.
+            path = scope["path"] = path[:-1]
         whole_s = self._settings().deadline_s
         endpoint = path if path in self._paths else "other"
         visit = Visit(endpoint, time.monotonic() + whole_s, whole_s, Timings(self._metrics))
@@ -117,6 +134,9 @@ class Gate:
         return visit
 
     def _admit(self, scope: Scope, visit: Visit) -> None:
+        method = scope["method"]
+        if method in WITHOUT_BODY and _announces_body(scope):
+            raise UnexpectedBody
         if visit.endpoint in PROBES:
             return
         key = self._keys.find(Headers(scope=scope))
@@ -124,11 +144,13 @@ class Gate:
         visit.policy = key.change.apply(self._settings().policy)
         if not visit.policy.allows(scope["path"]):
             raise EndpointForbidden
-        if scope["method"] == "POST" and visit.endpoint in self._costly_paths:
-            self._let_in(visit)
+        if visit.endpoint == METRICS and self._keys.num_callers > 1 and not visit.policy.endpoints:
+            raise EndpointForbidden(METRICS_MESSAGE)
+        if (visit.endpoint, method) in self._costly:
+            self._let_in(visit, method)
 
-    def _let_in(self, visit: Visit) -> None:
-        if not self._house.is_draining:
+    def _let_in(self, visit: Visit, method: str) -> None:
+        if method == "POST" and not self._house.is_draining:
             self._check_open(visit.endpoint)
         caller, per_minute = visit.caller, visit.policy.max_requests_per_minute
         self._quota.check(caller, per_minute)
@@ -148,7 +170,8 @@ class Gate:
         if visit.passage is not None:
             visit.passage.leave()
         if visit.slot is not None:
-            if visit.outcome in {"ok", DeadlineExceeded.code}:
+            is_telling = visit.endpoint not in UNLEARNED
+            if is_telling and visit.outcome in {"ok", DeadlineExceeded.code}:
                 was_late = visit.outcome == DeadlineExceeded.code
                 self._house.learn(visit.caller, visit.timings.total_s(), was_late=was_late)
             visit.slot.leave()
@@ -182,6 +205,11 @@ class Gate:
         for facts in visit.images:
             log_image(common | facts)
         log_request(common | {"status": reply.status} | visit.facts)
+
+
+def _announces_body(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    return "transfer-encoding" in headers or headers.get("content-length", "0").strip("0") != ""
 
 
 class _Reply:

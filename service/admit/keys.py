@@ -13,7 +13,7 @@ from pathlib import Path
 from starlette.datastructures import Headers
 
 from service.credentials import Key, hash_key, read_keys
-from service.errors import Unauthorized, WrongHost
+from service.errors import AmbiguousKey, Unauthorized, WrongHost
 
 __all__ = ["KeyRing"]
 
@@ -67,6 +67,7 @@ class KeyRing:
 
         Raises:
             Unauthorized: The key is missing or wrong.
+            AmbiguousKey: There are several.
             WrongHost: There are no keys, so that only loopback is served, and the request names
                 another host.
         """
@@ -79,7 +80,11 @@ class KeyRing:
             if name.lower() not in LOOPBACK_HOSTS:
                 raise WrongHost
             return ANYONE
-        scheme, _, offered = headers.get("authorization", "").partition(" ")
+        offers = headers.getlist("authorization")
+        if len(offers) > 1:
+            # Whoever stands in front may have checked the other one.
+            raise AmbiguousKey
+        scheme, _, offered = (offers[0] if offers else "").partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthorized
         digest = hash_key(offered.strip())

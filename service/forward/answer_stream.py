@@ -1,5 +1,6 @@
 """An answer on its way: server-sent events, read from the upstream no faster than passed on."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -13,6 +14,8 @@ from service.forward.lines import LineCutter
 __all__ = ["EVENT_STREAM", "AnswerStream", "Feed"]
 
 EVENT_STREAM = "text/event-stream"
+# So many bytes can be thousands of lines: each piece is looked at in some milliseconds.
+PIECE_BYTES = 1 << 13
 _DONE = b"[DONE]"
 
 
@@ -63,7 +66,7 @@ class AnswerStream:
             UpstreamError: The stream broke off, or was no answer.
         """
         with self._judged():
-            async for piece in self._arrival.pieces():
+            async for piece in _in_pieces(self._arrival.pieces()):
                 passed, failure = _gather(feed.feed(piece))
                 if passed:
                     self._passage.show_life()
@@ -123,6 +126,15 @@ class _Payloads:
         choices = read_chunk(payload).get("choices") or []
         if any(choice.get("finish_reason") for choice in choices):
             self._has_reason = True
+
+
+async def _in_pieces(arriving: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Cuts what comes at once, and gives the event loop its turn in between."""
+    async for arrived in arriving:
+        for begin in range(0, len(arrived), PIECE_BYTES):
+            if begin:
+                await asyncio.sleep(0)
+            yield arrived[begin : begin + PIECE_BYTES]
 
 
 def _gather(pieces: Iterable[bytes]) -> tuple[bytes, Exception | None]:

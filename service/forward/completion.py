@@ -8,6 +8,9 @@ from service.forward.failures import Failure, Reason
 
 __all__ = ["Answer", "Completion", "read_answer", "read_choices", "read_chunk"]
 
+# JSON costs by its values, not by its bytes: a chunk of 4 MiB may hold a picture, or a million
+# lists that take the event loop for most of a second. So many are read in some 30 ms.
+MAX_CHUNK_VALUES = 1 << 17
 _CHUNK_FIELDS = frozenset({"choices", "usage"})
 
 
@@ -99,6 +102,9 @@ def read_chunk(payload: bytes) -> dict[str, Any]:
         Failure: It is an error; what the upstream says in it is not passed on.
         ValueError: It is no chunk; or RecursionError.
     """
+    if sum(map(payload.count, (b",", b"[", b"{"))) > MAX_CHUNK_VALUES:
+        msg = "a chunk with too many values"
+        raise ValueError(msg)
     chunk = _read_object(payload)
     if chunk.get("error"):
         raise Failure(Reason.ERROR_EVENT)

@@ -20,6 +20,8 @@ __all__ = ["Arrival", "send_request"]
 # What is left of an answer that is over is read, so that its connection can be used again.
 MOST_LEFT_BYTES = 1 << 16
 LEFT_TIMEOUT_S = 0.5
+# After so long the event loop gets its turn.
+MOST_AT_ONCE_S = 0.01
 
 
 async def send_request(
@@ -128,11 +130,17 @@ class Arrival:
             raise Failure(Reason.ENCODED)
         arriving = self._response.aiter_bytes()
         num_bytes = 0
+        yielded_at_s = time.monotonic()
         while (piece := await self._next_piece(arriving)) is not None:
             num_bytes += len(piece)
             if num_bytes > self._max_bytes:
                 raise Failure(Reason.TOO_LONG)
             yield piece
+            if time.monotonic() - yielded_at_s > MOST_AT_ONCE_S:
+                # What the network brought at once may be ten thousand chunks of a byte, and none of
+                # them is waited for.
+                await asyncio.sleep(0)
+                yielded_at_s = time.monotonic()
 
     async def _next_piece(self, arriving: AsyncIterator[bytes]) -> bytes | None:
         patience_s = self._between_bytes_timeout_s

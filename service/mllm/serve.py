@@ -9,6 +9,10 @@ import sys
 import uvicorn
 from fastapi import FastAPI
 
+from service.door.connections import Connections
+from service.door.limits import DoorLimits
+from service.door.serving import make_config
+
 __all__ = ["serve_app"]
 
 SOCKET_MODE = 0o600
@@ -25,7 +29,8 @@ def serve_app(
         port: Loopback port, when there is no socket.
         until_stdin_closes: Also end when the process that holds our standard input has ended.
     """
-    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
+    # Behind the same door: on a port others than the service can reach it.
+    config = make_config(app, Connections(DoorLimits()), log_level="warning", lifespan="off")
     listener = _listen(socket_path, port)
     asyncio.run(_serve(uvicorn.Server(config), listener, until_stdin_closes))
 

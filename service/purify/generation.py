@@ -4,17 +4,25 @@ Links are followed once, when a generation is loaded: a worker that is replaced 
 weights of its own generation, whatever the link leads to by then.
 """
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from models.manifest import MANIFEST_NAME, read_manifest, verify_weights
+from models.manifest import (
+    MANIFEST_NAME,
+    WEIGHTS_DIRECTORY,
+    read_manifest,
+    verify_weights,
+)
 from models.prompts.templates import Task, Template, read_templates
 from service.purify.engine import EngineOptions
 from service.settings import Settings
 
-__all__ = ["Generation", "UnfitGeneration", "check_weights", "load_generation"]
+__all__ = ["Generation", "UnfitGeneration", "check_directories", "check_weights", "load_generation"]
+
+logger = logging.getLogger(__name__)
 
 
 class UnfitGeneration(Exception):
@@ -76,24 +84,42 @@ def load_generation(settings: Settings, number: int) -> Generation:
 def check_weights(generation: Generation) -> None:
     """Compares those weights with their digests that stand in a manifest beside them.
 
+    Weights of the user's own need no manifest; the log says where there is none.
+
     Raises:
-        UnfitGeneration: A file is missing, altered or not listed.
+        UnfitGeneration: A file is missing, altered or not listed; or shipped weights are not in
+            their manifest.
     """
-    for source in (generation.purifier, generation.adapters, generation.detector):
+    check_directories(generation.purifier, generation.adapters, generation.detector)
+
+
+def check_directories(*sources: str | None) -> None:
+    """The same for any directories of weights; None and hub ids are passed over."""
+    for source in sources:
         problems = list(_problems_of(Path(source))) if source and os.path.isdir(source) else []
         if problems:
             raise UnfitGeneration("bad_weights", "; ".join(problems))
 
 
 def _problems_of(directory: Path) -> Iterator[str]:
-    if not (directory.parent / MANIFEST_NAME).is_file():
-        return
+    manifest = directory.parent / MANIFEST_NAME
     try:
-        for entry in read_manifest(directory.parent):
-            if entry.path == directory.name:
-                yield from verify_weights(entry, directory.parent)
+        entries = read_manifest(directory.parent) if manifest.is_file() else []
+        listed = [entry for entry in entries if entry.path == directory.name]
+        for entry in listed:
+            yield from verify_weights(entry, directory.parent)
     except (OSError, ValueError) as error:
-        yield f"{directory.parent / MANIFEST_NAME}: {error}"
+        yield f"{manifest}: {error}"
+        return
+    if listed:
+        return
+    if directory.is_relative_to(os.path.realpath(WEIGHTS_DIRECTORY)):
+        yield f"{directory} is not listed in {manifest}, which comes with the shipped weights"
+        return
+    fields = {"weights": str(directory), "manifest": str(manifest)}
+    logger.warning(
+        "weights that no manifest lists: altered ones are served, too", extra={"fields": fields}
+    )
 
 
 def _follow(source: str) -> str:

@@ -42,7 +42,8 @@ class StreamSplicer:
         self._describe = describe
         self._cutter = LineCutter()
         self._held = b""
-        self._after_held = b""
+        # Appended in place: an upstream may send a million lines between two chunks.
+        self._after_held = bytearray()
         self._identity: dict[str, Any] = {}
         self._has_reasons = False
         self.is_done = False
@@ -110,7 +111,8 @@ class StreamSplicer:
 
     def _release(self) -> bytes:
         released = self._held + self._after_held
-        self._held = self._after_held = b""
+        self._held = b""
+        self._after_held.clear()
         return released
 
     def _may_be_last(self, payload: bytes) -> bool:

@@ -11,6 +11,7 @@ import httpx
 import uvicorn
 
 from service.app import create_app
+from service.server import make_server_config
 from service.settings import Settings
 from tests.service.fake_engine import IMPORT_PATH
 
@@ -112,7 +113,8 @@ def run_service(settings, *, wait=True):
     app = create_app(settings)
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2)
+    config = make_server_config(app, settings)
+    config.timeout_graceful_shutdown = 2
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     try:

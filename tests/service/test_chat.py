@@ -298,7 +298,8 @@ def test_the_images_of_a_conversation_are_counted_and_measured_together(service,
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_unknown_paths_are_404_and_never_passed_through(service, upstream, method, path):
-    response = service.client.request(method, path, json=chat(user(text_part())))
+    body = {"json": chat(user(text_part()))} if method == "POST" else {}
+    response = service.client.request(method, path, **body)
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "not_found"
     assert (upstream.bodies, upstream.headers) == ([], [])

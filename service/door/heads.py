@@ -1,0 +1,39 @@
+"""What a request's head may look like, beyond what httptools sees to by itself."""
+
+import re
+
+from service.errors import MalformedRequest
+
+__all__ = ["check_head"]
+
+
+def check_head(version: str, target: bytes, fields: list[tuple[bytes, bytes]]) -> None:
+    """Refuses what httptools takes, and what two readers could read in two ways.
+
+    Args:
+        version: Of HTTP.
+        target: As in the request's line.
+        fields: With names in lower case.
+
+    Raises:
+        MalformedRequest: It is such a head.
+    """
+    if version not in {"1.0", "1.1"}:
+        raise MalformedRequest("Send HTTP/1.1.")
+    names = [name for name, _ in fields]
+    num_hosts = names.count(b"host")
+    if num_hosts != 1 and (num_hosts or version == "1.1"):
+        raise MalformedRequest("Send one Host header, and no more than one.")
+    if names.count(b"content-type") > 1:
+        raise MalformedRequest("Send one Content-Type header, not several.")
+    if b"transfer-encoding" in names:
+        encoding = fields[names.index(b"transfer-encoding")][1]
+        if version == "1.0" or encoding.strip().lower() != b"chunked":
+            raise MalformedRequest("Of the transfer encodings only chunked is taken.")
+    if not target.startswith((b"/", b"*")):
+        # A proxy's form: it names the host once more, and must name the same.
+        scheme, _, rest = target.partition(b"://")
+        authority = re.split(rb"[/?#]", rest, maxsplit=1)[0]
+        host = fields[names.index(b"host")][1] if num_hosts else authority
+        if scheme.lower() not in {b"http", b"https"} or authority.lower() != host.lower():
+            raise MalformedRequest("Send a path as the target, or a URL of the host in Host.")
