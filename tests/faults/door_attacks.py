@@ -185,7 +185,7 @@ def read_memory(pid, name):
 
 
 def probe(port, has_ended, pipe):
-    """Asks /healthz on new connections until told to end; a process of its own, as balancers are."""
+    """Asks /healthz on new connections until told to end; in a process of its own."""
     seconds = []
     while not has_ended.is_set():
         started_s = time.monotonic()

@@ -103,6 +103,7 @@ def make_settings(upstream_url="http://127.0.0.1:9/v1", *, engine_options=None, 
         "encode_workers": 1,
         "upstream_url": upstream_url,
         "cache_bytes": 0,  # most tests send one picture many times, and mean it
+        "models_lifetime_s": 0,
         "upstream_breaker_failures": 0,  # and break the upstream again and again
     }
     return Settings(**(values | changes))

@@ -132,6 +132,45 @@ def test_altered_weights_are_not_served(monkeypatch, tmp_path, mode, starts):
         assert "sha256" in result.output
 
 
+@pytest.fixture
+def served(monkeypatch):
+    served = []
+    monkeypatch.setattr("service.server.serve", served.append)
+    monkeypatch.setattr("service.logs.configure_logs", lambda _: None)  # it would outlive the test
+    return served
+
+
+@pytest.mark.parametrize("name", ["PURIFIER", "DETECTOR", "MLLM"])
+@pytest.mark.parametrize("damage", ["no manifest", "not listed"])
+def test_shipped_weights_are_not_served_without_their_manifest(
+    monkeypatch, tmp_path, served, name, damage
+):
+    list_weights(tmp_path)
+    monkeypatch.setattr("service.purify.generation.WEIGHTS_DIRECTORY", tmp_path)
+    monkeypatch.setenv(f"CODEFEND_{name}", str(tmp_path / "net"))
+    assert run("serve").exit_code == 0
+    served.clear()
+    if damage == "no manifest":
+        (tmp_path / "manifest.json").unlink()
+    else:
+        manifest.write_manifest([], tmp_path)
+    result = run("serve")
+    assert (served, result.exit_code) == ([], 2)
+    assert "manifest.json" in result.output
+
+
+def test_weights_of_ones_own_may_have_no_manifest_and_the_log_says_so(
+    monkeypatch, tmp_path, served, caplog
+):
+    list_weights(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    monkeypatch.setenv("CODEFEND_PURIFIER", str(tmp_path / "net"))
+    assert run("serve").exit_code == 0
+    assert len(served) == 1
+    (record,) = (record for record in caplog.records if "no manifest" in record.message)
+    assert record.fields["weights"] == str(tmp_path / "net")
+
+
 def test_prompts_that_cannot_be_read_end_the_command(monkeypatch, tmp_path):
     monkeypatch.setenv("CODEFEND_PROMPTS", str(tmp_path / "nowhere.json"))
     result = run("serve")

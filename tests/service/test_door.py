@@ -1,9 +1,11 @@
 """A service with keys and a metrics port of its own: who is let in, and what the log may say."""
 
+import base64
 import hashlib
 import io
 import json
 import logging
+import re
 import socket
 
 import httpx
@@ -104,3 +106,101 @@ def test_logs_hold_hashes_and_never_prompts_or_keys(locked, monkeypatch, path):
     assert {"decode", "queue", "purify", "encode", "forward"} <= set(image["timings_ms"])
     for secret in (KEY, "upstream-secret", "private question", "iVBOR"):
         assert secret not in stream.getvalue()
+
+
+def speak(service, head, body=b""):
+    """Sends a request by hand; returns its status, and whether the connection was closed."""
+    with socket.create_connection(service.address, timeout=10) as connection:
+        connection.sendall(head + b"\r\n" + body)
+        answer = b""
+        while not answer.partition(b"\r\n\r\n")[2]:
+            piece = connection.recv(65536)
+            if not piece:
+                break
+            answer += piece
+        return int(answer.split()[1]), b"connection: close" in answer, answer
+
+
+def test_two_keys_are_refused_before_either_is_looked_at(locked):
+    key = f"Authorization: Bearer {KEY}\r\n".encode()
+    head = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n"
+    assert speak(locked, head + key)[0] == 200
+    status, _, answer = speak(locked, head + key + key)
+    assert status == 400
+    assert b"ambiguous_key" in answer
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/v1/models", "/openapi.json", "/nothing"])
+@pytest.mark.parametrize("body", ["Content-Length: 33554432", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_body_where_none_belongs_is_refused_before_it_is_read(locked, method, path, body):
+    head = (
+        f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n{body}\r\n"
+    )
+    status, is_closed, _ = speak(locked, head.encode(), b"x" if "Length" in body else b"")
+    assert (status, is_closed) == (400, True)
+
+
+def test_an_empty_body_is_none(locked):
+    head = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n"
+    assert speak(locked, head)[:2] == (200, False)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/healthz/", 200), ("/v1/models/", 200), ("/docs/", 200), ("/healthz//", 404), ("/", 404)],
+)
+def test_a_slash_at_the_end_leads_to_the_same_route_and_nobody_is_sent_elsewhere(
+    locked, path, status
+):
+    response = locked.client.get(path, headers=bearer(KEY) | {"Host": "evil.example"})
+    assert response.status_code == status
+    assert "location" not in response.headers
+
+
+def test_a_slash_at_the_end_changes_no_right(locked):
+    assert locked.client.get("/v1/models/").status_code == 401
+    assert locked.client.post("/v1/purify/", **as_form(png())).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/v1/%6dodels", "/v1/models%2f", "http://localhost/v1/models"])
+def test_other_spellings_of_a_path_are_behind_the_same_key(locked, path):
+    head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n"
+    assert speak(locked, head.encode())[0] == 401
+    assert speak(locked, f"{head}Authorization: Bearer {KEY}\r\n".encode())[0] == 200
+
+
+@pytest.mark.parametrize("method", ["OPTIONS", "TRACE", "PUT", "DELETE", "HEAD", "PATCH"])
+def test_other_methods_are_refused(locked, method):
+    response = locked.client.request(method, "/v1/models", headers=bearer(KEY))
+    assert response.status_code == 405
+
+
+def test_the_page_of_documentation_asks_nobody_else(locked):
+    response = locked.client.get("/docs", headers=bearer(KEY))
+    assert response.status_code == 200
+    page, policy = response.text, response.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'sha256-" in policy
+    for outside in ('src="http', 'href="http', "@import", "sourceMappingURL="):
+        assert outside not in page
+    style, rest = page.partition("<style>")[2].split("</style>", 1)
+    assert "url(http" not in style.replace('"', "")
+    scripts = re.findall(r"<script>(.*?)</script>", rest, re.DOTALL)
+    digests = [
+        base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() for code in scripts
+    ]
+    assert all(f"'sha256-{digest}'" in policy for digest in digests)
+    assert len(scripts) == 2
+    described = rest.partition('id="openapi">')[2].partition("</script>")[0]
+    assert json.loads(described) == locked.client.get("/openapi.json", headers=bearer(KEY)).json()
+
+
+def test_the_metrics_port_has_the_same_door(metrics_port, locked):
+    with socket.create_connection(("127.0.0.1", metrics_port), timeout=10) as connection:
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\n" + b"a:b\r\n" * 1000)
+        assert connection.recv(12) == b"HTTP/1.1 431"
+    silent = [socket.create_connection(("127.0.0.1", metrics_port)) for _ in range(50)]
+    assert "codefend_" in httpx.get(f"http://127.0.0.1:{metrics_port}/metrics").text
+    for connection in silent:
+        connection.close()

@@ -174,9 +174,16 @@ def test_numbers_at_once_are_each_keys_own(shared):
     assert ask(shared, "narrow", plain()).status_code == 200
 
 
+def test_metrics_of_all_callers_are_for_a_key_that_is_meant_to_read_them(shared):
+    refusal = shared.client.get("/metrics", headers=bearer("plain"))
+    assert refusal.status_code == 403
+    assert "endpoints" in refusal.json()["error"]["message"]
+    assert shared.client.get("/metrics", headers=bearer("scraper")).status_code == 200
+
+
 def test_a_key_may_be_confined_to_endpoints(shared):
     assert shared.client.get("/metrics", headers=bearer("scraper")).status_code == 200
-    for path in ("/v1/models", "/openapi.json", "/nothing", "/metrics/"):
+    for path in ("/v1/models", "/openapi.json", "/nothing", "/metrics/x"):
         refusal = shared.client.get(path, headers=bearer("scraper"))
         assert refusal.status_code == 403
         assert refusal.json()["error"]["code"] == "endpoint_forbidden"

@@ -68,3 +68,21 @@ def test_a_file_of_keys_is_as_good_as_keys(tmp_path):
         Settings(api_keys_file=file)
     file.write_text('[[keys]]\nname = "ann"\nkey = "k"\n')
     assert Settings(host="0.0.0.0", api_keys_file=file).api_keys_file == file
+
+
+@pytest.mark.parametrize("keys", ["a b", "sound,schlüssel", ",", " , ", "sound,x\x7fx"])
+def test_keys_that_could_never_match_are_refused(monkeypatch, keys):
+    monkeypatch.setenv("CODEFEND_API_KEYS", keys)
+    with pytest.raises(
+        ValidationError, match=r"no request could ever match|holds no key"
+    ) as raised:
+        load_settings()
+    assert "schlüssel" not in str(raised.value.errors(include_input=False, include_url=False))
+
+
+def test_white_space_between_keys_is_not_part_of_them(monkeypatch):
+    monkeypatch.setenv("CODEFEND_API_KEYS", " a , b,")
+    assert [key.get_secret_value() for key in load_settings().api_keys] == [
+        hash_key("a"),
+        hash_key("b"),
+    ]

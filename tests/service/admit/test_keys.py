@@ -4,8 +4,8 @@ import pytest
 from starlette.datastructures import Headers
 
 from service.admit.keys import KeyRing
-from service.credentials import hash_key, read_keys
-from service.errors import Unauthorized, WrongHost
+from service.credentials import check_key, hash_key, read_keys
+from service.errors import AmbiguousKey, Unauthorized, WrongHost
 
 RING = KeyRing(hash_key(key) for key in ("one", "two"))
 
@@ -44,6 +44,38 @@ def test_callers_are_told_apart_by_their_keys():
 def test_anything_else_does_not(value):
     with pytest.raises(Unauthorized):
         caller(value)
+
+
+def test_two_keys_in_one_request_are_refused_even_if_both_are_right():
+    raw = [(b"authorization", b"Bearer one"), (b"authorization", b"Bearer one")]
+    with pytest.raises(AmbiguousKey):
+        RING.find(Headers(raw=raw))
+
+
+BAD_KEYS = {
+    "white space": ["a b", " a", "a\t", "a\u00a0b"],
+    "no HTTP header can hold": ["schlüssel", "a\x00", "a\x7f"],
+    "characters long": ["x" * 5000],
+    "is empty": [""],
+}
+
+
+@pytest.mark.parametrize(
+    ("problem", "key"), [(problem, key) for problem, keys in BAD_KEYS.items() for key in keys]
+)
+def test_a_key_that_no_request_could_bring_is_refused_and_not_shown(problem, key):
+    with pytest.raises(ValueError, match=problem) as raised:
+        check_key(key, "key 3")
+    assert str(raised.value).startswith("key 3: ")
+    assert len(key) < 4 or key not in str(raised.value)
+
+
+@pytest.mark.parametrize("key", ['key = "a b"', f'sha256 = "{hash_key("")}"', 'key = "ü"'])
+def test_a_file_with_such_a_key_is_refused(tmp_path, key):
+    file = tmp_path / "keys.toml"
+    file.write_text(f'[[keys]]\nname = "ann"\n{key}\n')
+    with pytest.raises(ValueError, match=r"key 1: .* no request could ever match it"):
+        read_keys(file)
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,14 @@
 
 import itertools
 import json
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.forward.answer_stream import PIECE_BYTES
+from service.forward.completion import MAX_CHUNK_VALUES
 from service.forward.failures import Failure
 from service.forward.lines import MAX_LINE_BYTES
 from service.respond.splice import StreamSplicer, splice_answer
@@ -108,6 +111,7 @@ def test_a_chunk_is_passed_on_before_the_next_one_comes():
         events(chunk("a"), done=False),
         "",
         "data: " + "x" * (MAX_LINE_BYTES + 1),
+        events('{"choices": [' + "[]," * MAX_CHUNK_VALUES + "[]]}"),
         events(chunk("a"), '{"choices": [], "usage": {"t": NaN}}'),
         events(chunk("a"), done=False).encode("utf-16"),
         ': ping\rdata: {"error": "secret"}\n\n' + events(chunk(reason="stop")),
@@ -130,3 +134,25 @@ def test_nothing_is_read_after_the_end():
 def test_an_answer_keeps_its_bytes():
     answer = b'{"choices": [{}], "x": "}"  \n}\n'
     assert splice_answer(answer, TOLD) == b'{"choices": [{}], "x": "}"  \n' + ADDED + b"}\n"
+
+
+@pytest.mark.parametrize("line", [b":\n", b"\n", b"a:b\r\n", b": ping\n\n"])
+@pytest.mark.parametrize("is_held", [True, False])
+def test_a_megabyte_of_lines_between_chunks_holds_the_event_loop_for_a_moment_only(line, is_held):
+    splicer = StreamSplicer(lambda: TOLD)
+    last = events(chunk(reason="stop" if is_held else None), done=False).encode()
+    passed = b"".join(splicer.feed(last))
+    lines = line * ((1 << 20) // len(line))
+    longest_s = 0.0
+    for begin in range(0, len(lines), PIECE_BYTES):
+        started_s = time.perf_counter()
+        passed += b"".join(splicer.feed(lines[begin : begin + PIECE_BYTES]))
+        longest_s = max(longest_s, time.perf_counter() - started_s)
+    passed += b"".join(splicer.feed(b"data: [DONE]\n\n")) + splicer.end()
+    assert lines in passed
+    assert longest_s < 0.05
+
+
+def test_a_chunk_may_be_long_if_it_holds_few_values():
+    long = events(chunk("," * (MAX_CHUNK_VALUES // 2) + "x" * (3 << 20)), chunk(reason="stop"))
+    assert told_in(run(long)) != []

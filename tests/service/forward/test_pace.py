@@ -1,0 +1,56 @@
+"""However an upstream cuts its stream, the event loop goes on turning."""
+
+import asyncio
+import time
+from contextlib import nullcontext
+
+import httpx
+import pytest
+
+from service.forward.answer_stream import AnswerStream
+from service.forward.breaker import Breaker
+from service.forward.exchange import Arrival, send_request
+from service.respond.splice import StreamSplicer
+from tests.service.raw_upstream import DONE, STREAM_HEAD, chunked, listening, words
+
+LAST = chunked(words("a", reason="stop"))
+END = chunked(DONE) + chunked(b"")
+
+
+async def longest_turn_s(turns):
+    """The longest time for which the loop did not turn; `turns` takes each as it ends."""
+    before_s = time.perf_counter()
+    while True:
+        await asyncio.sleep(0)
+        now_s = time.perf_counter()
+        turns.append(now_s - before_s)
+        before_s = now_s
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        chunked(b":\n" * (1 << 19)),
+        chunked(b":\n") * (1 << 14),
+        chunked(b":") + chunked(b"\n") * (1 << 14),
+    ],
+    ids=["one chunk", "a chunk each line", "a chunk each byte"],
+)
+def test_no_stream_holds_the_event_loop(middle):
+    async def main():
+        async with listening() as upstream, httpx.AsyncClient() as client:
+            upstream.script = STREAM_HEAD + LAST + middle + END
+            request = client.build_request("POST", upstream.url, content=b"{}")
+            response = await send_request(client, request, 5)
+            arrival = Arrival(response, 1 << 28, 5)
+            answer = AnswerStream(arrival, Breaker.aside(60), nullcontext)
+            turns = []
+            turning = asyncio.create_task(longest_turn_s(turns))
+            splicer = StreamSplicer(lambda: b"{}")
+            passed = b"".join([piece async for piece in answer.passed_through(splicer)])
+            turning.cancel()
+            await answer.close()
+            assert passed.endswith(DONE)
+            assert max(turns) < 0.05
+
+    asyncio.run(main())
