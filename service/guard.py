@@ -116,13 +116,17 @@ class Guard:
         )
         socket_path = self.embedded.socket_path if self.embedded else None
         self._upstream = make_upstream(settings, socket_path, metrics, is_shared)
-        self._models = ModelList(
-            lambda: self._upstream.list_models(time.monotonic() + self.settings.deadline_s),
+        self._models = self._make_model_list()
+        purifier = None if self.is_off else self.workers
+        self.opening = Opening(purifier, self.embedded, self._upstream)
+
+    def _make_model_list(self) -> ModelList:
+        settings = self.settings
+        return ModelList(
+            lambda: self._upstream.list_models(time.monotonic() + settings.deadline_s),
             settings.models_lifetime_s,
             settings.deadline_s,
         )
-        purifier = None if self.is_off else self.workers
-        self.opening = Opening(purifier, self.embedded, self._upstream)
 
     @property
     def is_warm(self) -> bool:

@@ -61,9 +61,7 @@ class Metrics:
             "upstream_breaker_openings", "Times the model was found broken, failed trials included."
         )
         self.connections = self._gauge("connections", "Client connections that are open.")
-        self.door_refusals = self._counter(
-            "door_refusals", "Connections refused or closed before a request was let in.", "reason"
-        )
+        self.door_refusals = self._counter("door_refusals", "Closed at the door.", "reason")
         self.worker_restarts = self._counter("worker_restarts", "Processes replaced.", "kind")
         self.batch_failures = self._counter("batch_failures", "Batches that failed.", "reason")
         self.reloads = self._counter("reloads", "Reloads of weights and prompts.", "outcome")

@@ -1,10 +1,15 @@
-"""What a request's head may look like, beyond what httptools sees to by itself."""
+"""What a request's head may look like, beyond what httptools sees to; and the answer to others."""
 
+import json
 import re
+from urllib.parse import unquote
 
-from service.errors import MalformedRequest
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-__all__ = ["check_head"]
+from service.errors import CodefendError, MalformedRequest
+
+__all__ = ["check_head", "read_target", "write_refusal"]
 
 
 def check_head(version: str, target: bytes, fields: list[tuple[bytes, bytes]]) -> None:
@@ -37,3 +42,34 @@ def check_head(version: str, target: bytes, fields: list[tuple[bytes, bytes]]) -
         host = fields[names.index(b"host")][1] if num_hosts else authority
         if scheme.lower() not in {b"http", b"https"} or authority.lower() != host.lower():
             raise MalformedRequest("Send a path as the target, or a URL of the host in Host.")
+
+
+def read_target(target: bytes) -> tuple[str, bytes, bytes]:
+    """Takes a target apart; one that httptools cannot read is an HttpParserInvalidURLError.
+
+    Returns:
+        The path, decoded; the path as it came; the query.
+    """
+    parsed = httptools.parse_url(target)
+    raw_path = parsed.path or b"/"
+    path = raw_path.decode("ascii")
+    return unquote(path) if "%" in path else path, raw_path, parsed.query or b""
+
+
+def write_refusal(error: CodefendError, fields: list[tuple[bytes, bytes]]) -> bytes:
+    """Writes the answer to a request that never becomes one: the last of its connection.
+
+    Args:
+        error: Says what was wrong.
+        fields: Of the server's answers.
+    """
+    body = json.dumps(error.body()).encode()
+    own = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "connection": "close",
+        **error.headers(),
+    }
+    lines = [b"%b: %b\r\n" % field for field in fields]
+    lines += [f"{name}: {value}\r\n".encode() for name, value in own.items()]
+    return b"".join([STATUS_LINE[error.status], *lines, b"\r\n", body])

@@ -6,15 +6,12 @@ no piece takes the event loop for long, and raising in its callbacks stops it at
 """
 
 import asyncio
-import json
 from typing import Any, cast
-from urllib.parse import unquote
 
 import httptools
 from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
     HttpToolsProtocol,
     RequestResponseCycle,
 )
@@ -22,7 +19,7 @@ from uvicorn.server import ServerState
 
 from service.door.connections import Connections
 from service.door.cycle import Cycle
-from service.door.heads import check_head
+from service.door.heads import check_head, read_target, write_refusal
 from service.errors import (
     CodefendError,
     HeadTimeout,
@@ -199,10 +196,13 @@ class DoorProtocol(HttpToolsProtocol):
         self._end_timer()
         version = self.parser.get_http_version()
         check_head(version, self.url, self.headers)
-        self._describe(version)
+        self.scope["http_version"] = version
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        path, self.scope["raw_path"], self.scope["query_string"] = read_target(self.url)
+        self.scope["path"] = path
         if self._is_beyond_cap:
             self._is_beyond_cap = self._connections.is_full
-        if self._is_beyond_cap and self.scope["path"] not in PROBES:
+        if self._is_beyond_cap and path not in PROBES:
             raise TooManyConnections
         if len(self.pipeline) >= self._limits.max_pipelined:
             raise MalformedRequest("Too many requests wait for their answers on this connection.")
@@ -226,16 +226,6 @@ class DoorProtocol(HttpToolsProtocol):
         self._is_in_head, self._num_head_bytes = True, 0
         self._num_ended += 1
         super().on_message_complete()
-
-    def _describe(self, version: str) -> None:
-        target = httptools.parse_url(self.url)
-        raw_path = target.path or b"/"
-        path = raw_path.decode("ascii")
-        self.scope["http_version"] = version
-        self.scope["method"] = self.parser.get_method().decode("ascii")
-        self.scope["path"] = unquote(path) if "%" in path else path
-        self.scope["raw_path"] = raw_path
-        self.scope["query_string"] = target.query or b""
 
     def _make_cycle(self, version: str) -> Cycle:
         can_stay = version == "1.1" and self.parser.should_keep_alive()
@@ -297,21 +287,9 @@ class DoorProtocol(HttpToolsProtocol):
         if running is not None and is_busy and running.response_started:
             self.transport.abort()
             return
-        self._write_refusal(error)
+        self.transport.write(write_refusal(error, self.server_state.default_headers))
         self._tell_disconnected()
         self._linger()
-
-    def _write_refusal(self, error: CodefendError) -> None:
-        body = json.dumps(error.body()).encode()
-        fields = {
-            "content-type": "application/json",
-            "content-length": str(len(body)),
-            "connection": "close",
-            **error.headers(),
-        }
-        lines = [b"%b: %b\r\n" % field for field in self.server_state.default_headers]
-        lines += [f"{name}: {value}\r\n".encode() for name, value in fields.items()]
-        self.transport.write(b"".join([STATUS_LINE[error.status], *lines, b"\r\n", body]))
 
     def _tell_disconnected(self) -> None:
         running = self._running

@@ -9,6 +9,7 @@ import asyncio
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -21,10 +22,17 @@ from typing import Annotated
 import httpx
 import typer
 
+from benchmarks.family import find_family
+from benchmarks.identity_engine import IMPORT_PATH
 from benchmarks.rivals import run_fixed_upstream
 from benchmarks.server import free_port
 
 HOST = "127.0.0.1"
+WITH_CHILDREN = {
+    "CODEFEND_ENGINE": IMPORT_PATH,
+    "CODEFEND_DETECTOR": "none",
+    "CODEFEND_DEVICES": "cpu",
+}
 KEYS = ("key-of-a", "key-of-b")
 MEBIBYTE = 1 << 20
 PROBE_EVERY_S = 0.02
@@ -116,6 +124,31 @@ async def silent_and_dripping(port, seconds=25.0):
     return "-"
 
 
+def kill_children(parent):
+    for pid in find_family(parent):
+        if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGKILL)
+
+
+async def silent_while_children_die(port, process):
+    """The same, while every decoder, encoder and worker is killed: when is it ready again?"""
+    silent = asyncio.create_task(silent_and_dripping(port))
+    await asyncio.sleep(5)
+    kill_children(process.pid)
+    killed_at_s = time.monotonic()
+    was_unready, ready_after_s = False, None
+    async with httpx.AsyncClient(headers={"Connection": "close"}) as client:
+        while not silent.done():
+            with suppress(httpx.TransportError):
+                is_ready = (await client.get(f"http://{HOST}:{port}/readyz")).is_success
+                was_unready = was_unready or not is_ready
+                if was_unready and is_ready and ready_after_s is None:
+                    ready_after_s = round(time.monotonic() - killed_at_s, 1)
+            await asyncio.sleep(0.1)
+    await silent
+    return f"ready again after {ready_after_s} s"
+
+
 async def lists_with_bodies(port):
     """70 lists of models by one key, each with a body of 32 MB; the other key asks for one."""
     head = f"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEYS[0]}\r\n"
@@ -149,19 +182,24 @@ ATTACKS = {
         pipelined,
         lists_with_bodies,
         silent_and_dripping,
+        silent_while_children_die,
     )
 }
+FEW_FILES = {"silent_and_dripping", "silent_while_children_die"}
 
 
 @contextmanager
-def service(tree, upstream_url, log, open_files):
+def service(tree, upstream_url, log, open_files, settings):
     port = free_port()
-    environment = os.environ | {
-        "CODEFEND_PORT": str(port),
-        "CODEFEND_API_KEYS": ",".join(KEYS),
-        "CODEFEND_UPSTREAM_URL": upstream_url,
-        "CODEFEND_MODE": "off",
-    }
+    environment = (
+        os.environ
+        | {
+            "CODEFEND_PORT": str(port),
+            "CODEFEND_API_KEYS": ",".join(KEYS),
+            "CODEFEND_UPSTREAM_URL": upstream_url,
+        }
+        | settings
+    )
     limit = ["prlimit", f"--nofile={open_files}:{open_files}"] if open_files else []
     command = [*limit, sys.executable, "-m", "service.cli", "serve"]
     with subprocess.Popen(command, cwd=tree, env=environment, stderr=log) as process:
@@ -208,7 +246,8 @@ def attack_once(attack, process, port):
     probing = context.Process(target=probe, args=(port, has_ended, theirs))
     probing.start()
     time.sleep(1)
-    answered = asyncio.run(attack(port))
+    arguments = (port, process) if attack is silent_while_children_die else (port,)
+    answered = asyncio.run(attack(*arguments))
     time.sleep(0.5)
     has_ended.set()
     seconds = sorted(ours.recv())
@@ -233,10 +272,12 @@ def main(
     names = only.split(",") if only else list(ATTACKS)
     with run_fixed_upstream() as upstream:
         for name in names:
-            open_files = 256 if name == "silent_and_dripping" else None
+            open_files = 256 if name in FEW_FILES else None
+            has_children = ATTACKS[name] is silent_while_children_die
+            settings = WITH_CHILDREN if has_children else {"CODEFEND_MODE": "off"}
             with (
                 tempfile.TemporaryFile("w+") as log,
-                service(tree, f"{upstream.url}/v1", log, open_files) as (process, port),
+                service(tree, f"{upstream.url}/v1", log, open_files, settings) as (process, port),
             ):
                 figures = attack_once(ATTACKS[name], process, port)
                 log.seek(0)
