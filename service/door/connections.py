@@ -16,9 +16,9 @@ __all__ = ["Connection", "Connections"]
 logger = logging.getLogger(__name__)
 
 LOG_EVERY_S = 60.0
-# What is dropped unread of refused bodies, on all connections together: 100 MiB/s at most.
-DROPPING_WINDOW_S = 0.01
-DROPPED_BYTES_A_WINDOW = 1 << 20
+# What is dropped unread of refused bodies, on all connections together.
+DROPPED_BYTES_PER_S = 100 << 20
+DROPPING_SLACK_S = 0.01
 EVICTED = "evicted"
 TURNED_AWAY = "connection_limit"
 
@@ -54,8 +54,7 @@ class Connections:
         self._waiting: dict[Connection, None] = {}
         self._unsaid: Counter[str] = Counter()
         self._said_at_s: dict[str, float] = {}
-        self._window_began_at_s = clock()
-        self._window_bytes = 0
+        self._dropping_until_s = clock()
 
     @property
     def num_open(self) -> int:
@@ -90,13 +89,12 @@ class Connections:
         """Says that a connection's request is there."""
         self._waiting.pop(connection, None)
 
-    def may_drop_more(self, num_bytes: int) -> bool:
-        """Counts bytes that were read for nothing; says whether to go on at once with that."""
+    def pause_of_dropping_s(self, num_bytes: int) -> float:
+        """Counts bytes that were read for nothing; returns how long to read no more of them."""
         now_s = self._clock()
-        if now_s - self._window_began_at_s >= DROPPING_WINDOW_S:
-            self._window_began_at_s, self._window_bytes = now_s, 0
-        self._window_bytes += num_bytes
-        return self._window_bytes <= DROPPED_BYTES_A_WINDOW
+        began_at_s = max(now_s, self._dropping_until_s)
+        self._dropping_until_s = began_at_s + num_bytes / DROPPED_BYTES_PER_S
+        return max(0.0, self._dropping_until_s - now_s - DROPPING_SLACK_S)
 
     def note(self, reason: str) -> None:
         """Counts a refusal, and says it in the log, once a minute at most for each reason."""

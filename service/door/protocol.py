@@ -36,7 +36,6 @@ PROBES = frozenset({"/healthz", "/readyz"})
 UPGRADE_FIELDS = frozenset({b"connection", b"upgrade", b"http2-settings"})
 # Beside the bytes of a chunked body, this part of them may be framing: chunks of 48 bytes pass.
 FRAMING_SHARE = 8
-DROPPING_PAUSE_S = 0.02
 FRAMING_MESSAGE = (
     "The chunked body has too many trailers or chunk extensions, or too small chunks. "
     "Send larger chunks, or a Content-Length."
@@ -314,9 +313,9 @@ class DoorProtocol(HttpToolsProtocol):
         is_over = self._num_dropped_bytes > self._limits.max_lingering_bytes
         if is_over or not self._is_lingering:
             self.flow.pause_reading()
-        elif not self._connections.may_drop_more(num_bytes):
+        elif pause_s := self._connections.pause_of_dropping_s(num_bytes):
             self.flow.pause_reading()
-            self.loop.call_later(DROPPING_PAUSE_S, self._go_on_dropping)
+            self.loop.call_later(pause_s, self._go_on_dropping)
 
     def _go_on_dropping(self) -> None:
         if not self.transport.is_closing():

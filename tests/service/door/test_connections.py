@@ -91,13 +91,15 @@ def test_refusals_are_counted_each_and_said_once_a_minute(caplog):
     assert said == [("silent", 1), ("silent", 60), ("evicted", 1)]
 
 
-def test_what_is_read_for_nothing_has_a_rate():
+def test_what_is_read_for_nothing_has_one_rate_for_all():
     now_s = [0.0]
     connections = Connections(LIMITS, clock=lambda: now_s[0])
-    assert connections.may_drop_more(1 << 20)
-    assert not connections.may_drop_more(1)
-    now_s[0] += 1
-    assert connections.may_drop_more(1 << 20)
+    assert connections.pause_of_dropping_s(1 << 20) == 0
+    pauses_s = [connections.pause_of_dropping_s(1 << 20) for _ in range(100)]
+    assert pauses_s == sorted(pauses_s)
+    assert pauses_s[-1] == pytest.approx(1.0)
+    now_s[0] += 2
+    assert connections.pause_of_dropping_s(1 << 20) == 0
 
 
 @pytest.mark.parametrize("open_files", [64, 256, 1024, 4096, 1 << 16])
