@@ -13,12 +13,10 @@ CodefendError
 │   ├── UnknownField 400           ├── UnsupportedImage 415
 │   ├── ClosedField 400            ├── EndpointForbidden 403
 │   ├── ImageInText 400            ├── ImageFlagged 400
-│   └── ClientLeft 499 (nobody reads it; it is only counted)
-│   ├── ImageFlagged 400           ├── UnsupportedImage 415
 │   ├── MalformedRequest 400       ├── HeadTimeout 408
 │   ├── UnexpectedBody 400         ├── TargetTooLong 414
 │   ├── AmbiguousKey 400           ├── HeadTooLarge 431
-│   ├── EndpointForbidden 403      └── ClientLeft 499 (nobody reads it; it is only counted)
+│   └── ClientLeft 499 (nobody reads it; it is only counted)
 ├── Overloaded 429 (with Retry-After)
 │   ├── RateLimited
 │   └── KeyBusy

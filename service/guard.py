@@ -186,8 +186,9 @@ class Guard:
 
     def _fail(self, name: str) -> None:
         """Says that a part has failed without which the service only looks alive."""
-        self.failure = name
-        self.on_failure()
+        if self.failure is None:
+            self.failure = name
+            self.on_failure()
 
     def _take_up(self, generation: Generation) -> None:
         self.templates = generation.templates

@@ -95,9 +95,8 @@ class _DrainingServer(uvicorn.Server):
         super().__init__(config)
         self._settings = settings
         self._house = guard.house
-        guard.on_failure = (
-            self._on_signal
-        )  # it only looks alive: it drains, and whoever watches restarts it
+        # Such a service only looks alive: it drains, and whoever watches it starts another.
+        guard.on_failure = self._on_signal
         self._reload = guard.reloader.request
         self._had_terminal = _has_terminal()
         self._draining: asyncio.Task[None] | None = None
