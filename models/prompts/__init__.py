@@ -1,1 +1,1 @@
-"""Defensive prompts."""
+"""Prompt templates, which go around a question; an optimised one is still to come."""

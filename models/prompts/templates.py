@@ -1,4 +1,4 @@
-"""Renders the defensive prompt around a question; the evaluation and the service render alike."""
+"""Renders the prompt template around a question; the evaluation and the service render alike."""
 
 import json
 from dataclasses import dataclass

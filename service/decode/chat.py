@@ -64,7 +64,7 @@ class Chat:
         has_model: Whether the request names a model.
         stream: Whether it asks for server-sent events.
         return_image: Whether the answer is to show the purified images.
-        used_template: Whether the defensive prompt stands around its question.
+        used_template: Whether the prompt template stands around its question.
         findings: What its fields would have been refused for, or were taken out for.
     """
 
