@@ -1,6 +1,7 @@
 """`python -m benchmarks [NAME ...]`: runs benchmarks, prints their tables, writes their results."""
 
 import enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -43,6 +44,9 @@ def main(
         str | None,
         typer.Option(envvar="LITELLM", help="The litellm command, to be beside (overhead)."),
     ] = None,
+    beside: Annotated[
+        Path | None, typer.Option(help="Another checkout, measured in the same run (overhead).")
+    ] = None,
 ) -> None:
     """Measures, prints, and writes benchmarks/results/NAME-DEVICE.json."""
     weights = purifier or Settings().purifier
@@ -56,7 +60,7 @@ def main(
         elif name is Benchmark.UPLOADS:
             rows, measured_on = measure_uploads(weights, device, uploads, seconds)
         elif name is Benchmark.OVERHEAD:
-            rows, measured_on = measure_overhead(litellm, requests or 2000)
+            rows, measured_on = measure_overhead(litellm, requests or 2000, beside)
         else:
             rows, measured_on = measure_load(weights, device, clients, seconds)
         typer.echo(f"\n{name.value} on {measured_on}")

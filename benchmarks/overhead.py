@@ -5,6 +5,10 @@ LiteLLM is installed apart and named with `--litellm`:
     python -m venv /tmp/litellm-venv && /tmp/litellm-venv/bin/pip install 'litellm[proxy]'
     python -m benchmarks overhead --litellm /tmp/litellm-venv/bin/litellm
 
+Another checkout of the service is measured in the same run, to see what a change costs:
+
+    git worktree add /tmp/before main~1 && python -m benchmarks overhead --beside /tmp/before
+
 All run at once, and each is asked in turn, in short rounds, so that whatever else the machine does
 hits all of them. Each has one API process, checks one key, and forwards to the same upstream. The
 service logs as it does by default, to a file; LiteLLM as its page on production says. The overhead
@@ -19,6 +23,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pybase64
@@ -45,6 +50,7 @@ FACTOR_AT_MANY = 2
 # Purification on, for context alone: it decodes and encodes, and so takes ten times as long.
 CONTEXT_PART = 10
 DIRECT, CODEFEND, LITELLM, IDENTITY = "direct", "codefend", "litellm", "codefend_identity"
+BEFORE = {CODEFEND: "codefend_beside", IDENTITY: "codefend_identity_beside"}
 
 
 @dataclass(slots=True)
@@ -59,12 +65,15 @@ class _Target:
     cpu_s: dict[tuple[int, str], float] = field(default_factory=dict)
 
 
-def measure_overhead(litellm: str | None, num_requests: int) -> tuple[list[Row], str]:
+def measure_overhead(
+    litellm: str | None, num_requests: int, beside: Path | None = None
+) -> tuple[list[Row], str]:
     """Asks upstream, service and LiteLLM in turn, with one client and with many.
 
     Args:
         litellm: Its command; None leaves it out.
         num_requests: To each with one client; twice as many with 16.
+        beside: Another checkout, whose service is the baseline of this one's; None for none.
 
     Returns:
         The rows, and `cpu`: no device has a part in it.
@@ -74,17 +83,23 @@ def measure_overhead(litellm: str | None, num_requests: int) -> tuple[list[Row],
         upstream_url = f"{upstream.url}/v1"
         log = stack.enter_context(tempfile.TemporaryFile()).fileno()
         common = {"upstream_url": upstream_url, "api_keys": KEY, "log_level": "info"}
-        servers = {
-            DIRECT: upstream,
-            CODEFEND: stack.enter_context(run_server(log, mode="off", **common)),
-            IDENTITY: stack.enter_context(
-                run_server(log, engine=IMPORT_PATH, detector="none", devices="cpu", **common)
-            ),
+        kinds = {
+            CODEFEND: {"mode": "off"},
+            IDENTITY: {"engine": IMPORT_PATH, "detector": "none", "devices": "cpu"},
         }
+        servers = {DIRECT: upstream}
+        for name, settings in kinds.items():
+            servers[name] = stack.enter_context(run_server(log, **common, **settings))
+            if beside is not None:
+                there = ("env", "-C", str(beside))
+                other = run_server(log, there, **common, **settings)
+                servers[BEFORE[name]] = stack.enter_context(other)
         if litellm is not None:
             servers[LITELLM] = stack.enter_context(run_litellm(litellm, upstream_url, KEY))
         targets = {
-            name: _Target(server, Connections(server.url), CONTEXT_PART if name == IDENTITY else 1)
+            name: _Target(
+                server, Connections(server.url), CONTEXT_PART if name.startswith(IDENTITY) else 1
+            )
             for name, server in servers.items()
         }
         uvloop.run(_measure(targets, num_requests))
@@ -109,6 +124,23 @@ def _rows(targets: dict[str, _Target], config: dict[str, object]) -> Iterator[Ro
             over = {name: times[name][rank] - times[DIRECT][rank] for name in times}
             name = f"{label}_overhead_{rank.removesuffix('_ms')}"
             yield Row(name, beside, over[CODEFEND], "ms", baseline=over.get(LITELLM))
+        yield from _rows_beside(targets, case, here)
+
+
+def _rows_beside(
+    targets: dict[str, _Target], case: tuple[int, str], config: dict[str, object]
+) -> Iterator[Row]:
+    """This checkout's median and processor time, beside the other's."""
+    beside = {**config, "baseline": "the other checkout"}
+    for name, before in BEFORE.items():
+        if before not in targets:
+            continue
+        label = f"{case[1]}_x{case[0]}_{name}"
+        ours, theirs = targets[name], targets[before]
+        p50s_ms = [percentiles_ms(target.seconds[case])["p50_ms"] for target in (ours, theirs)]
+        cpus_ms = [1000 * t.cpu_s[case] / len(t.seconds[case]) for t in (ours, theirs)]
+        yield Row(f"{label}_p50", beside, p50s_ms[0], "ms", baseline=p50s_ms[1])
+        yield Row(f"{label}_cpu", beside, cpus_ms[0], "ms/request", baseline=cpus_ms[1])
 
 
 async def _measure(targets: dict[str, _Target], num_requests: int) -> None:
