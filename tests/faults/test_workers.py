@@ -1,5 +1,6 @@
 """Workers that are killed, hang, fall silent, lack memory or fall sick, with requests waiting."""
 
+import errno
 import os
 import signal
 import threading
@@ -15,8 +16,9 @@ from tests.service.fake_engine import (
     SICKEN_ONCE,
     marked,
 )
-from tests.service.pictures import picture
+from tests.service.pictures import picture, png
 from tests.service.running import make_settings, run_service
+from tests.service.test_chat import PATH, chat, image_part, text_part, user
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +135,44 @@ def test_batches_become_as_small_as_the_memory_is(upstream):
         assert is_clear_refusal(too_large)
         assert is_right(post(service, picture()), picture())
         assert service.metric("codefend_worker_restarts_total", kind="purify") == 0
+
+
+def test_who_needs_no_worker_waits_for_none(upstream):
+    settings = make_settings(upstream.url, cache_bytes=1 << 24)
+    with run_service(settings) as service:
+        known = chat(user(text_part(), image_part(png(seed=1))))
+        assert service.client.post(PATH, json=known).status_code == 200
+        os.kill(service.guard.workers.worker_pids[0], signal.SIGSTOP)
+        busy = threading.Thread(target=post, args=(service, picture(seed=2)))
+        busy.start()
+        service.wait_until(lambda: len(service.guard.line) + service.guard.line.num_running > 0)
+        for body in (known, chat(user(text_part()))):
+            assert service.client.post(PATH, json=body, timeout=5).status_code == 200
+        assert service.client.get("/v1/models", timeout=5).status_code == 200
+        assert not service.guard.line.num_running or busy.is_alive()
+        busy.join()
+
+
+def test_without_shared_memory_pictures_are_refused_for_a_while_and_nobody_dies(
+    upstream, monkeypatch
+):
+    with run_service(make_settings(upstream.url, cache_bytes=1 << 24)) as service:
+        guard = service.guard
+        assert is_right(post(service, picture()), picture())
+        pids = [*guard.workers.worker_pids, *guard._decode.pids, *guard._encode.pids]
+
+        def lack(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("service.processes.pixels._reserve", lack)
+            for sent in (picture(), picture(seed=1)):  # one is known, one is not
+                refused = post(service, sent)
+                assert refused.status_code == 503
+                assert refused.json()["error"]["code"] == "out_of_memory"
+                assert int(refused.headers["retry-after"]) >= 1
+            assert service.client.post(PATH, json=chat(user(text_part()))).status_code == 200
+        assert is_right(post(service, picture(seed=1)), picture(seed=1))
+        assert pids == [*guard.workers.worker_pids, *guard._decode.pids, *guard._encode.pids]
+        assert guard.house.memory.num_held == 0
+        assert len(os.listdir(guard._pixels.directory)) == 1, "its lock alone"
