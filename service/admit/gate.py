@@ -113,6 +113,7 @@ class Gate:
             visit.outcome = ClientLeft.code
         except CodefendError as error:
             await self._refuse(error, visit, scope, receive, reply)
+            _forget_frames(error)
         except Exception:  # the application's boundary: the client reads a constant sentence
             logger.exception("unforeseen", extra={"fields": {"request_id": visit.request_id}})
             await self._refuse(InternalError(), visit, scope, receive, reply)
@@ -210,6 +211,18 @@ class Gate:
 def _announces_body(scope: Scope) -> bool:
     headers = Headers(scope=scope)
     return "transfer-encoding" in headers or headers.get("content-length", "0").strip("0") != ""
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Frees what the functions held that an error went through, its body of megabytes among it.
+
+    An error that a function keeps in a variable and raises refers to that function's frame, and the
+    frame to the error: without this both stay until the garbage collector's rarest run.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        seen.__traceback__ = None
+        seen = seen.__cause__ or seen.__context__
 
 
 class _Reply:

@@ -13,10 +13,10 @@ __all__ = ["LARGEST_FRACTION", "Ahead", "measure_ahead"]
 FAIR_FRACTION = 0.4
 # That, the batch that runs, and the picture itself may take this part together. The rest is for
 # what nobody could foresee: a slower batch, the answer's own way.
-IN_TIME_FRACTION = 0.75
+IN_TIME_FRACTION = 0.8
 # A single picture may take this part of a request's whole time. While it runs, all others wait for
 # it, and each of them still has time enough for itself.
-LARGEST_FRACTION = 0.45
+LARGEST_FRACTION = 0.6
 
 
 @dataclass(frozen=True, slots=True)

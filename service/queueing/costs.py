@@ -13,6 +13,8 @@ __all__ = ["BatchCosts", "Throughput", "retry_after_s"]
 
 # How far one measurement moves an estimate.
 SMOOTHING = 0.3
+# A batch of fewer pixels than this moves the cost of a pixel by less: it costs mostly itself.
+TELLING_PIXELS = 512 * 512
 RETRY_AFTER_LIMITS_S = (1, 120)
 # A batch that takes this many times what such batches take is hung and not slow.
 HANG_FACTOR = 10.0
@@ -41,8 +43,10 @@ class BatchCosts:
         """Learns from one finished batch."""
         key = (bucket, num_images)
         self._seconds[key] = _blend(self._seconds.get(key), seconds)
-        per_pixel = seconds / (bucket.num_pixels * num_images)
-        self._seconds_per_pixel = _blend(self._seconds_per_pixel or None, per_pixel)
+        num_pixels = bucket.num_pixels * num_images
+        per_pixel = seconds / num_pixels
+        weight = SMOOTHING * min(1.0, num_pixels / TELLING_PIXELS)
+        self._seconds_per_pixel = _blend(self._seconds_per_pixel or None, per_pixel, weight)
         self._best_seconds_per_pixel = min(self._best_seconds_per_pixel, per_pixel)
 
     def estimate_s(self, bucket: Bucket, num_images: int) -> float:
@@ -82,8 +86,8 @@ class BatchCosts:
         return self._seconds_per_pixel / max(1, num_workers)
 
 
-def _blend(old: float | None, new: float) -> float:
-    return new if old is None else old + SMOOTHING * (new - old)
+def _blend(old: float | None, new: float, weight: float = SMOOTHING) -> float:
+    return new if old is None else old + weight * (new - old)
 
 
 class Throughput:

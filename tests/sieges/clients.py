@@ -17,11 +17,17 @@ class Tally:
         self.statuses = Counter()
         self.codes = Counter()
         self.seconds = []
+        self.longest_batch_s = 0.0
 
     def count(self, response, seconds):
         self.statuses[response.status_code] += 1
         if response.status_code == 200:
             self.seconds.append(seconds)
+            if response.headers["content-type"] == "application/json":
+                stages_ms = response.json().get("timings_ms") or {}
+                self.longest_batch_s = max(
+                    self.longest_batch_s, stages_ms.get("purify", 0.0) / 1000
+                )
         else:
             self.codes[response.json()["error"]["code"]] += 1
 
@@ -36,6 +42,8 @@ class Tally:
             spread = dict(
                 zip(("p50_s", "p99_s", "max_s"), quantiles.round(3).tolist(), strict=True)
             )
+        if self.longest_batch_s:
+            spread["longest_batch_s"] = round(self.longest_batch_s, 2)
         return {"statuses": dict(self.statuses), "codes": dict(self.codes)} | spread
 
 
@@ -63,6 +71,6 @@ def connect(url, key=None):
     return httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_S, limits=limits)
 
 
-def as_picture(image, path="/v1/purify", media_type="image/png"):
-    headers = {"content-type": media_type, "accept": "image/png"}
+def as_picture(image, path="/v1/purify", media_type="image/png", accept="image/png"):
+    headers = {"content-type": media_type, "accept": accept}
     return {"method": "POST", "url": path, "content": image, "headers": headers}

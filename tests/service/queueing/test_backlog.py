@@ -30,10 +30,10 @@ def test_a_newcomer_comes_in_however_many_flood():
     [
         (0, 12, 1, False),
         (0, 12.1, 1, True),
-        (13.5, 8, 1, False),
-        (13.5, 8, 1.1, True),
-        (0, 0, 22.5, False),
-        (0, 0, 22.6, True),
+        (18, 5, 1, False),
+        (18, 5, 1.1, True),
+        (0, 0, 24, False),
+        (0, 0, 24.1, True),
     ],
 )
 def test_what_runs_what_waits_and_the_picture_itself_have_to_fit(

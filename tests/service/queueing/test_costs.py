@@ -65,3 +65,14 @@ def test_the_least_an_image_takes_is_known_after_a_batch_and_stays_the_best():
     assert costs.least_s(LARGE) == 2
     costs.begin_anew()
     assert costs.least_s(LARGE) == 0
+
+
+def test_small_batches_hardly_move_what_a_pixel_costs():
+    costs = BatchCosts()
+    costs.suppose(1e-6)
+    for _ in range(20):
+        costs.record(SMALL, 1, 4e-6 * SMALL.num_pixels)  # mostly the batch itself
+    assert costs.seconds_per_pixel(1) < 1.4e-6
+    for _ in range(20):
+        costs.record(Bucket(512, 512), 4, 4e-6 * 4 * 512 * 512)
+    assert costs.seconds_per_pixel(1) > 3.9e-6
