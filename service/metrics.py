@@ -71,6 +71,9 @@ class Metrics:
         self.held_bytes = self._gauge(
             "held_bytes", "Bytes of bodies, pictures and answers of all requests inside."
         )
+        self._describe_batches()
+
+    def _describe_batches(self) -> None:
         self.batch_size = Histogram(
             "codefend_batch_size",
             "Images per batch.",
