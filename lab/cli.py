@@ -10,6 +10,7 @@ from lab.attacks.command import register as register_attack
 from lab.classification.command import collages
 from lab.classification.command import register as register_classify
 from lab.detection.command import app as detect
+from lab.encoders.command import encoders
 from lab.errors import LabError
 from lab.evaluate.command import register as register_evaluate
 from lab.fidelity.command import register as register_fidelity
@@ -27,6 +28,7 @@ data.command("picture")(picture)
 data.command("sheet")(sheet)
 data.command("ask")(ask)
 data.command("collages")(collages)
+data.command("encoders")(encoders)
 app.add_typer(data, name="data")
 app.add_typer(train, name="train")
 app.add_typer(detect, name="detect")

@@ -28,6 +28,7 @@ class Defence:
         is_random: whether it draws noise; a deterministic one is run once, not once a seed.
         passages: ways for a white-box attacker's gradient through it, by the name that a report's
             ``gradient`` gives them. Each returns what ``apply`` does, given an equal generator.
+        parts: what is applied one after another, where it is a chain.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Defence:
     apply: Passage
     is_random: bool = False
     passages: Mapping[str, Passage] = field(default_factory=dict, compare=False, repr=False)
+    parts: tuple[Defence, ...] = field(default=(), compare=False, repr=False)
 
 
 def _unchanged(images: Tensor, generator: Generator) -> Tensor:

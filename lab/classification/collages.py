@@ -6,7 +6,8 @@ are cut out of photos: each is laid on a window of a wallpaper of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,23 +17,29 @@ from lab.errors import LabError
 from lab.progress import progress
 from lab.world.assets import fetch_debian_package, photo_paths
 
-__all__ = ["build_collages"]
+__all__ = ["build_collages", "thing_of"]
 
 THINGS_PACKAGE = "tuxpaint-stamps-default"
 PLACES_PACKAGE = "lomiri-wallpapers-16.04"
 SIDE_PX = 320
-_THING_SHARE = 0.85  # of the side, the larger edge of what is laid on it
+_THING_SHARES = (0.45, 0.95)  # of the side, the larger edge of what is laid on it
+_VIEW_MARK = "--"
+_DRAWINGS = "cartoon"  # the package's folders of drawings, however many colours they have
+_VARIANT = re.compile(r"([-_]?(mirror|\d+[a-z]?))+$")
 _LEAST_SIDE_PX = 150
 _LEAST_COLOURS = 4000  # a drawing has fewer
 
 
-def build_collages(packages: Path, out: Path, *, seed: int = 0) -> int:
-    """Writes one picture of 320 × 320 pixels for every photographed stamp, and says how many.
+def build_collages(packages: Path, out: Path, *, num_views: int = 1, seed: int = 0) -> int:
+    """Writes pictures of 320 × 320 pixels of every photographed stamp, and says how many.
+
+    Stamps that differ by a number or a mirror only are one thing.
 
     Args:
         packages: folder of the two Debian packages; fetched where they are not there.
-        out: folder of PNG files.
-        seed: of windows and places.
+        out: folder of PNG files, named ``THING--VIEW.png``.
+        num_views: pictures of each thing: another place, another size.
+        seed: of windows, places and sizes.
 
     Raises:
         LabError: A package cannot be fetched, or holds no photos.
@@ -40,19 +47,35 @@ def build_collages(packages: Path, out: Path, *, seed: int = 0) -> int:
     for package in (THINGS_PACKAGE, PLACES_PACKAGE):
         fetch_debian_package(package, packages / package)
     places = [_read(path, "RGB") for path in sorted(photo_paths(packages / PLACES_PACKAGE))]
-    things = sorted(_photographs(packages / THINGS_PACKAGE))
+    things = _by_thing(sorted(_photographs(packages / THINGS_PACKAGE)))
     if not places or not things:
         raise LabError(f"{packages} holds no photographed things, or no places for them")
     out.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
-    for number, path in enumerate(progress(things, desc="collages", unit="picture")):
-        place = _window(places[number % len(places)], rng)
-        _lay(_read(path, "RGBA"), place, rng).save(out / f"{number:03d}-{path.stem}.png")
-    return len(things)
+    for number, (name, paths) in enumerate(progress(things.items(), desc="collages", unit="thing")):
+        for view in range(num_views):
+            place = _window(places[(number + view) % len(places)], rng)
+            picture = _lay(_read(paths[view % len(paths)], "RGBA"), place, rng)
+            picture.save(out / f"{name}{_VIEW_MARK}{view}.png")
+    return len(things) * num_views
+
+
+def thing_of(picture: str) -> str:
+    """What a picture of ``build_collages`` shows; any other picture is a thing of its own."""
+    return picture.partition(_VIEW_MARK)[0]
+
+
+def _by_thing(paths: Sequence[Path]) -> dict[str, list[Path]]:
+    things: dict[str, list[Path]] = {}
+    for path in paths:
+        things.setdefault(_VARIANT.sub("", path.stem).lower() or path.stem, []).append(path)
+    return things
 
 
 def _photographs(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*.png"):
+        if _DRAWINGS in path.parts:
+            continue
         with Image.open(path) as image:
             is_cut_out = image.mode in {"RGBA", "LA", "P"} and min(image.size) >= _LEAST_SIDE_PX
             if is_cut_out and _num_colours(image.convert("RGBA")) >= _LEAST_COLOURS:
@@ -80,7 +103,7 @@ def _window(place: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 def _lay(thing: Image.Image, place: Image.Image, rng: np.random.Generator) -> Image.Image:
     thing = thing.crop(thing.getchannel("A").getbbox())
-    scale = _THING_SHARE * SIDE_PX / max(thing.size)
+    scale = float(rng.uniform(*_THING_SHARES)) * SIDE_PX / max(thing.size)
     size = (max(1, round(thing.width * scale)), max(1, round(thing.height * scale)))
     thing = thing.resize(size, Image.Resampling.LANCZOS)
     left, top = (int(rng.integers(SIDE_PX - length + 1)) for length in size)

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 
-from lab.baselines.blur import blur, median
-from lab.baselines.compression import bit_depth, jpeg
-from lab.baselines.defence import NO_DEFENCE
-from lab.baselines.grid import diffpure_grid, settings_named
-from lab.baselines.purifiers import load_purifier, purifying
+from lab.baselines.named import defence_named
+from lab.baselines.purifiers import load_purifier
 from lab.classification.collages import build_collages
+from lab.classification.curves import draw_curves
 from lab.classification.evaluation import ClassificationPlan, evaluate_classifier
-from lab.classification.windows import LEAST_CONFIDENCE, SIDE_PX, confident_windows
+from lab.classification.report import classification_notes, classification_tables
+from lab.classification.white_box import WhiteBoxPlan, white_box_rows
+from lab.classification.windows import confident_windows
+from lab.encoders.encoder import CLASSIFIERS, load_any_classifier
+from lab.encoders.releases import ENCODERS_FOLDER
 from lab.errors import LabError
 from lab.evaluate.provenance import provenance
-from lab.evaluate.report import Row, cell, write_report
+from lab.evaluate.report import Row, write_report
 from lab.evaluate.specimens import folder_specimens, photo_specimens
-from lab.labels import UNION
-from lab.victims.efficientnet import HELD_OUT, SURROGATE, load_classifier
+from lab.plots.files import save_small
 from lab.world.compose import World
 from models.manifest import WEIGHTS_DIRECTORY
 
 __all__ = ["collages", "register"]
+
+_DEFENCES = (
+    "none,purifier:0.05,purifier:0.08,base:0.05,base:0.1,jpeg:75,jpeg:50,jpeg:30,jpeg:20,"
+    "noise:0.05+bilateral:0.2,purifier:0.05+jpeg:40,base:0.05+jpeg:40"
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -36,10 +43,11 @@ def register(app: typer.Typer) -> None:
 def collages(
     out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("work/collages"),
     packages: Annotated[Path, typer.Option(help="Folder of the packages.")] = Path("work/packages"),
-    seed: Annotated[int, typer.Option(help="Of windows and places.")] = 0,
+    views: Annotated[int, typer.Option(min=1, help="Pictures of each thing.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of windows, places and sizes.")] = 0,
 ) -> None:
     """Lay photographed things on photographed places, for `classify --photos`."""
-    num = build_collages(packages, out, seed=seed)
+    num = build_collages(packages, out, num_views=views, seed=seed)
     typer.echo(f"wrote {num} pictures to {out}")
 
 
@@ -47,81 +55,82 @@ def classify(
     *,
     out: Annotated[Path, typer.Option(help="Folder of the report; a run resumes from it.")],
     victims: Annotated[
-        str, typer.Option(help="Classifiers, comma-separated.")
-    ] = f"{SURROGATE},{HELD_OUT}",
+        str, typer.Option(help=f"Classifiers, comma-separated: of {', '.join(CLASSIFIERS)}.")
+    ] = ",".join(CLASSIFIERS[:2]),
     world: Annotated[Path, typer.Option(help="World file, for its test photos.")] = Path(
         "work/world.npz"
     ),
     photos: Annotated[
-        Path | None, typer.Option(help="Folder of photos, instead of the world's.")
+        Path | None, typer.Option(help="Folder of photos or collages, instead of the world's.")
     ] = None,
-    purifier: Annotated[Path, typer.Option(help="Our purifier.")] = WEIGHTS_DIRECTORY / "purifier",
-    base: Annotated[Path, typer.Option(help="DiffPure's network.")] = WEIGHTS_DIRECTORY / "base",
-    diffpure: Annotated[
-        str, typer.Option(help="Its settings, LEVELxSTEPS comma-separated; all where empty.")
-    ] = "",
+    encoders: Annotated[Path, typer.Option(help="Folder of `data encoders`.")] = ENCODERS_FOLDER,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A purifier as NAME=DIRECTORY; may be repeated. purifier and base are there."
+        ),
+    ] = None,
+    defences: Annotated[
+        str, typer.Option(help="Comma-separated: none, NETWORK:LEVEL, jpeg:30, noise:0.05+jpeg:40.")
+    ] = _DEFENCES,
     per_photo: Annotated[int, typer.Option(min=1, help="Windows looked at in each photo.")] = 32,
+    most: Annotated[int, typer.Option(min=1, help="Windows kept at most, things in turns.")] = 320,
     steps: Annotated[int, typer.Option(min=1, help="Attack steps.")] = 50,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of the defence's noise.")] = 3,
+    through: Annotated[
+        str, typer.Option(help="Defences also attacked through themselves (T2), comma-separated.")
+    ] = "",
+    white_box: Annotated[
+        str, typer.Option(help="Of T2: windows, draws of noise and steps, as 8,8,50.")
+    ] = "8,8,50",
     seed: Annotated[int, typer.Option(help="Of windows and random starts.")] = 0,
     device: Annotated[str, typer.Option(help="Torch device; found where empty.")] = "",
 ) -> None:
-    """Attack ImageNet classifiers on windows of photos, and count the predictions that survive.
+    """Attack pretrained classifiers on windows of photos, and count the predictions that survive.
 
-    T0: the attacker has the classifier's gradients and does not know of the purifier. Interrupted,
-    it resumes: attacked images are kept in the folder of the report.
+    T0: the attacker has the classifier's gradients and does not know of the purifier. T2: it has
+    the defence's too. Interrupted, it resumes: attacked images are kept in the report's folder.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     specimens = folder_specimens(photos) if photos else photo_specimens(World(world))
-    ours, ours_sha256 = load_purifier(purifier, device=device)
-    base_pipeline, base_sha256 = load_purifier(base, device=device)
-    defences = [
-        NO_DEFENCE,
-        purifying("purifier", ours, ours_sha256),
-        *diffpure_grid(base_pipeline, base_sha256, settings_named(diffpure, "--diffpure")),
-        *(jpeg(quality) for quality in (30, 50, 75)),
-        *(bit_depth(bits) for bits in (3, 4)),
-        *(blur(sigma_px) for sigma_px in (0.75, 1.5)),
-        *(median(size_px) for size_px in (3, 5)),
-    ]
+    networks = {name: load_purifier(path, device=device) for name, path in _networks(network)}
+    asked = [defence_named(word, networks) for word in defences.split(",")]
+    adaptive = [defence_named(word, networks) for word in through.split(",") if word]
     plan = ClassificationPlan(steps=steps, seeds=seeds, seed=seed)
+    white_box_plan = _white_box_plan(white_box, seeds=seeds, seed=seed)
+    names = victims.split(",")
     rows: list[Row] = []
-    notes = [_notes(plan)]
-    for name in victims.split(","):
-        if name not in (SURROGATE, HELD_OUT):
-            raise LabError(f"unknown classifier {name}; known: {SURROGATE}, {HELD_OUT}")
-        victim = load_classifier(name, device=device)
-        windows = confident_windows(specimens, victim, per_photo=per_photo, seed=seed)
+    notes = [classification_notes(plan, white_box_plan if adaptive else None)]
+    for name in names:
+        victim = load_any_classifier(name, device=device, folder=encoders)
+        windows = confident_windows(specimens, victim, per_photo=per_photo, seed=seed, most=most)
         notes.append(f"- {name}: sure of {windows.coverage}.")
-        rows += evaluate_classifier(victim, windows, defences, plan, out)
-    weights = {"purifier": ours_sha256, "base": base_sha256}
+        rows += evaluate_classifier(victim, windows, asked, plan, out)
+        rows += white_box_rows(victim, windows, adaptive, white_box_plan, out)
+    weights = {name: sha256 for name, (_, sha256) in networks.items()}
     meta = provenance(seed=seed, weights=weights, device=device)
-    tables = [_table(rows, name) for name in victims.split(",")]
-    typer.echo(write_report(out, meta, rows, "\n\n".join(notes), tables=tables))
+    tables = classification_tables(rows, names)
+    typer.echo(write_report(out, meta, rows, "\n".join(notes), tables=tables))
+    save_small(draw_curves(rows, names), out / "trade-off.png")
 
 
-def _notes(plan: ClassificationPlan) -> str:
-    return (
-        f"T0: {plan.attack}, {plan.steps} steps, by cross-entropy and by margin, on the undefended "
-        "classifier; each figure is the share of windows whose class is that of the clean, "
-        f"undefended window, worst of both attacks. Windows are {SIDE_PX} pixels wide; only those "
-        f"whose likeliest class has at least {LEAST_CONFIDENCE:.0%} unattacked are asked about, "
-        "chosen before any attack. Brackets are 95 % intervals by a bootstrap over whole photos. "
-        "Of the baselines every setting tried is shown: to read off the best flatters them. Ours "
-        f"learned on training photos attacked on {SURROGATE}; {HELD_OUT} no pair ever saw."
+def _networks(named: Sequence[str] | None) -> list[tuple[str, Path]]:
+    networks = {name: WEIGHTS_DIRECTORY / name for name in ("purifier", "base")}
+    for text in named or ():
+        name, mark, path = text.partition("=")
+        if not (name.isidentifier() and mark and path):
+            raise LabError(f"--network takes NAME=DIRECTORY, not {text}")
+        networks[name] = Path(path)
+    return list(networks.items())
+
+
+def _white_box_plan(text: str, *, seeds: int, seed: int) -> WhiteBoxPlan:
+    try:
+        num_windows, num_draws, steps = (int(word) for word in text.split(","))
+    except ValueError as error:
+        raise LabError(f"--white-box takes WINDOWS,DRAWS,STEPS, not {text}") from error
+    if min(num_windows, num_draws, steps) < 1:
+        raise LabError(f"--white-box takes numbers above 0, not {text}")
+    return WhiteBoxPlan(
+        num_windows=num_windows, num_draws=num_draws, steps=steps, seeds=seeds, seed=seed
     )
-
-
-def _table(rows: list[Row], victim: str) -> str:
-    own = [row for row in rows if row.victim == victim and row.attack in {"none", UNION}]
-    columns = sorted({row.epsilon for row in own})
-    heads = ["clean" if not epsilon else f"{round(epsilon * 255)}/255" for epsilon in columns]
-    lines = [
-        f"| {victim} | " + " | ".join(heads) + " | n |",
-        "|---" * (len(columns) + 2) + "|",
-    ]
-    for defence in dict.fromkeys(row.defence for row in own):
-        found: dict[float, Row] = {row.epsilon: row for row in own if row.defence == defence}
-        cells = [cell(found.get(epsilon)) for epsilon in columns]
-        lines.append(f"| {defence} | " + " | ".join(cells) + f" | {found[columns[0]].n} |")
-    return "\n".join(lines)

@@ -1,9 +1,9 @@
-"""T0 on a classifier: is what it sees on the clean window what it sees behind the defence?"""
+"""Is what a classifier sees on the clean window what it sees behind the defence? T0 and T2."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from lab.attacks.pixels import attack_pixels
 from lab.attacks.registry import AttackConfig
 from lab.baselines.defence import Defence, defend
 from lab.classification.windows import Windows
-from lab.evaluate.files import digest_of
+from lab.evaluate.files import digest_of, write_atomically
 from lab.evaluate.kept import kept_images
 from lab.evaluate.report import Row, Threat, rows_under
 from lab.evaluate.statistics import Estimate, bootstrap
@@ -25,11 +25,11 @@ from lab.progress import progress
 from lab.victims.classifier import ClassifierVictim
 from models.quantise import dequantise
 
-__all__ = ["ClassificationPlan", "evaluate_classifier"]
+__all__ = ["OBJECTIVES", "ClassificationPlan", "Scorer", "evaluate_classifier"]
 
 TASK = "classification"
 _BATCH_SIZE = 32
-_OBJECTIVES: dict[Goal, Callable[[ClassifierVictim, torch.Tensor], Objective]] = {
+OBJECTIVES: dict[Goal, Callable[[ClassifierVictim, torch.Tensor], Objective]] = {
     "language": class_loss,
     "margin": class_margin,
 }
@@ -56,6 +56,62 @@ class ClassificationPlan:
     seed: int = 0
 
 
+@dataclass(slots=True)
+class Scorer:
+    """Which predictions are those of the clean, undefended window; kept on disk: it resumes.
+
+    Attributes:
+        victim: asked behind every defence.
+        folder: where outcomes are kept.
+        shared: what the first parts of chains made of the images asked about last.
+    """
+
+    victim: ClassifierVictim
+    folder: Path
+    shared: dict[tuple[str, str, str, int], list[np.ndarray]] = field(default_factory=dict)
+
+    def __call__(
+        self, defence: Defence, images: Sequence[np.ndarray], labels: torch.Tensor, seeds: int
+    ) -> Floats:
+        """(S, N): whether the class is the wanted one; one row for a defence without noise."""
+        asked = digest_of([image.tobytes().hex() for image in images])
+        found = []
+        for seed in range(seeds if defence.is_random else 1):
+            key = digest_of(
+                asked, self.victim.sha256, defence.name, defence.setting, labels.tolist(), seed
+            )
+            path = self.folder / "outcomes" / f"{key}.txt"
+            if not path.exists():
+                classes = self._classes(self._defended(defence, asked, images, seed))
+                right = (classes == labels).int().tolist()
+                write_atomically(path, "".join(map(str, right)).encode())
+            found.append([float(digit) for digit in path.read_text()])
+        return np.array(found)
+
+    def forget(self) -> None:
+        """Frees what chains share: other images are next."""
+        self.shared.clear()
+
+    def _defended(
+        self, defence: Defence, asked: str, images: Sequence[np.ndarray], seed: int
+    ) -> list[np.ndarray]:
+        for number, part in enumerate(defence.parts or (defence,)):
+            if number == 0 and part.is_random:
+                key = (asked, part.name, part.setting, seed)
+                if key not in self.shared:
+                    self.shared[key] = defend(part, images, seed=seed)
+                images = self.shared[key]
+            else:
+                images = defend(part, images, seed=seed)
+        return list(images)
+
+    def _classes(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        pixels = torch.from_numpy(np.stack(images))
+        starts = range(0, len(pixels), _BATCH_SIZE)
+        batches = [dequantise(pixels[start : start + _BATCH_SIZE]) for start in starts]
+        return torch.cat([self.victim.predict(batch) for batch in batches]).cpu()
+
+
 def evaluate_classifier(
     victim: ClassifierVictim,
     windows: Windows,
@@ -70,45 +126,47 @@ def evaluate_classifier(
         windows: what about.
         defences: the undefended among them, if it is to be reported.
         plan: how.
-        out: where attacked images are kept; an interrupted run resumes from there.
+        out: where attacked images and outcomes are kept; an interrupted run resumes from there.
 
     Returns:
-        Rows of task ``classification``; intervals by a bootstrap over photos.
+        Rows of task ``classification``; intervals by a bootstrap over things or photos.
     """
     rows: list[Row] = []
+    scorer = Scorer(victim, out)
 
     def report(defence: Defence, threat: Threat, metric: str, right: Floats) -> None:
-        measures = [(TASK, metric, _by_photo(right, windows.photos))]
-        name = " ".join([defence.name, defence.setting.split(" weights=")[0]]).strip()
+        measures = [(TASK, metric, by_thing(right, windows.photos))]
         rows.extend(
-            rows_under(threat, measures, defence=name, victim=victim.name, seeds=plan.seeds)
+            rows_under(
+                threat, measures, defence=label_of(defence), victim=victim.name, seeds=plan.seeds
+            )
         )
 
     clean = Threat(tier=Tier.CLEAN, attack="none")
     for defence in defences:
-        right = _restored(victim, defence, windows.images, windows.labels, plan.seeds)
+        right = scorer(defence, windows.images, windows.labels, plan.seeds)
         report(defence, clean, "agreement", right)
     for epsilon in plan.epsilons:
-        sets = {
-            goal: _attacked(victim, windows, _config(plan, epsilon, goal), out)
-            for goal in _OBJECTIVES
-        }
-        for defence in defences:
-            worst: Floats | None = None
-            for goal, images in sets.items():
-                config = _config(plan, epsilon, goal)
-                right = _restored(victim, defence, images, windows.labels, plan.seeds)
-                report(
-                    defence,
-                    Threat.of(config, tier=Tier.OBLIVIOUS, label=config.label),
-                    "accuracy",
-                    right,
-                )
-                worst = right if worst is None else np.minimum(worst, right)
-            union = Threat.of(_config(plan, epsilon, "margin"), tier=Tier.OBLIVIOUS, label=UNION)
-            if worst is not None:
-                report(defence, union, "accuracy", worst)
+        worst: dict[int, Floats] = {}
+        for goal in OBJECTIVES:
+            config = _config(plan, epsilon, goal)
+            images = _attacked(victim, windows, config, out)
+            threat = Threat.of(config, tier=Tier.OBLIVIOUS, label=config.label)
+            scorer.forget()
+            for number, defence in enumerate(progress(defences, desc=threat.attack)):
+                right = scorer(defence, images, windows.labels, plan.seeds)
+                report(defence, threat, "accuracy", right)
+                worst[number] = np.minimum(worst.get(number, right), right)
+        union = Threat.of(_config(plan, epsilon, "margin"), tier=Tier.OBLIVIOUS, label=UNION)
+        for number, defence in enumerate(defences):
+            report(defence, union, "accuracy", worst[number])
     return rows
+
+
+def label_of(defence: Defence) -> str:
+    """A defence and its setting, without hashes, as rows name it."""
+    setting = " ".join(w for w in defence.setting.split() if not w.startswith("weights="))
+    return f"{defence.name} {setting}".strip()
 
 
 def _config(plan: ClassificationPlan, epsilon: float, goal: Goal) -> AttackConfig:
@@ -116,15 +174,21 @@ def _config(plan: ClassificationPlan, epsilon: float, goal: Goal) -> AttackConfi
     return replace(config, goal=goal)
 
 
+def chunks(windows: Windows, label: str) -> Iterable[tuple[int, slice]]:
+    """Numbered batches of windows, with progress under a label."""
+    starts = range(0, len(windows.images), _BATCH_SIZE)
+    for number, start in enumerate(progress(starts, desc=label, unit="batch")):
+        yield number, slice(start, start + _BATCH_SIZE)
+
+
 def _attacked(
     victim: ClassifierVictim, windows: Windows, config: AttackConfig, out: Path
 ) -> list[np.ndarray]:
     label = f"{victim.name}-{config.label}-{round(config.epsilon * 255)}"
     images: list[np.ndarray] = []
-    starts = range(0, len(windows.images), _BATCH_SIZE)
-    for number, start in enumerate(progress(starts, desc=label, unit="batch")):
-        chunk = windows.images[start : start + _BATCH_SIZE]
-        labels = windows.labels[start : start + _BATCH_SIZE].to(victim.device)
+    for number, rows in chunks(windows, label):
+        chunk = windows.images[rows]
+        labels = windows.labels[rows].to(victim.device)
         seeded = replace(config, seed=1_000_003 * config.seed + number)
         pixels = [image.tobytes().hex() for image in chunk]
         key = digest_of(asdict(seeded), victim.sha256, labels.tolist(), pixels)
@@ -137,7 +201,7 @@ def _attacked(
             return attack_pixels(
                 seeded.build(),
                 chunk,
-                _OBJECTIVES[seeded.goal](victim, labels),
+                OBJECTIVES[seeded.goal](victim, labels),
                 epsilon=seeded.epsilon,
                 generator=torch.Generator().manual_seed(seeded.seed),
                 device=victim.device,
@@ -147,31 +211,10 @@ def _attacked(
     return images
 
 
-def _restored(
-    victim: ClassifierVictim,
-    defence: Defence,
-    images: Sequence[np.ndarray],
-    labels: torch.Tensor,
-    seeds: int,
-) -> Floats:
-    """(S, N): whether the class is that of the clean, undefended window."""
-    found = []
-    for seed in range(seeds if defence.is_random else 1):
-        defended = np.stack(defend(defence, images, seed=seed))
-        classes = torch.cat(
-            [
-                victim.predict(dequantise(torch.from_numpy(defended[start : start + _BATCH_SIZE])))
-                for start in range(0, len(defended), _BATCH_SIZE)
-            ]
-        )
-        found.append((classes.cpu() == labels).numpy().astype(np.float64))
-    return np.stack(found)
-
-
-def _by_photo(right: Floats, photos: NDArray[np.int64]) -> Estimate:
-    """The mean, its interval over whole photos."""
+def by_thing(right: Floats, things: NDArray[np.int64]) -> Estimate:
+    """The mean of (S, N), its interval over whole things or photos."""
     mean = right.mean(axis=0)
     totals = np.array(
-        [[mean[photos == photo].sum(), (photos == photo).sum()] for photo in np.unique(photos)]
+        [[mean[things == thing].sum(), (things == thing).sum()] for thing in np.unique(things)]
     )
     return bootstrap(totals, lambda sums: np.asarray(sums[..., 0] / sums[..., 1]), n=len(mean))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from lab.classification.collages import thing_of
 from lab.errors import LabError
 from lab.evaluate.specimens import Specimen
 from lab.victims.classifier import ClassifierVictim
@@ -17,7 +18,7 @@ from models.quantise import dequantise
 __all__ = ["SIDE_PX", "Windows", "confident_windows"]
 
 SIDE_PX = 224
-LEAST_CONFIDENCE = 0.5
+LEAST_CONFIDENCE = 0.3
 _BATCH_SIZE = 32
 
 
@@ -28,7 +29,7 @@ class Windows:
     Attributes:
         images: (224, 224, 3) uint8 each.
         labels: (N,) int64, what the classifier makes of them.
-        photos: (N,) the photo of each; windows of one photo are one cluster.
+        photos: (N,) the photo, or the pictured thing, of each; its windows are one cluster.
         num_tried: how many were looked at.
     """
 
@@ -41,13 +42,18 @@ class Windows:
     def coverage(self) -> str:
         """How much of what was looked at is asked about, in words."""
         num_photos = len(np.unique(self.photos))
-        return f"{len(self.images)} of {self.num_tried} windows, of {num_photos} photos"
+        return f"{len(self.images)} of {self.num_tried} windows, of {num_photos} things or photos"
 
 
 def confident_windows(
-    photos: Sequence[Specimen], classifier: ClassifierVictim, *, per_photo: int, seed: int
+    photos: Sequence[Specimen],
+    classifier: ClassifierVictim,
+    *,
+    per_photo: int,
+    seed: int,
+    most: int | None = None,
 ) -> Windows:
-    """Square windows at scales from 224 pixels to the whole, where the likeliest class has half.
+    """Square windows at scales from 224 pixels to the whole, where one class is likely enough.
 
     The filter looks at clean images alone, so that no attack or defence can move it.
 
@@ -56,14 +62,16 @@ def confident_windows(
         classifier: who must be sure.
         per_photo: windows looked at in each photo.
         seed: of places and scales.
+        most: keep so many at most: of every thing its first, then of every thing its second, ….
 
     Raises:
         LabError: The classifier is sure of none.
     """
     rng = np.random.default_rng(seed)
+    things = {thing: number for number, thing in enumerate(_things(photos))}
     looked: list[tuple[int, np.ndarray]] = [
-        (number, _window(photo.image, rng))
-        for number, photo in enumerate(photos)
+        (things[thing_of(photo.cluster)], _window(photo.image, rng))
+        for photo in photos
         if min(photo.image.shape[:2]) >= SIDE_PX
         for _ in range(per_photo)
     ]
@@ -72,19 +80,34 @@ def confident_windows(
     for start in range(0, len(looked), _BATCH_SIZE):
         batch = np.stack([image for _, image in looked[start : start + _BATCH_SIZE]])
         with torch.no_grad():
-            chances = classifier.logits(dequantise(torch.from_numpy(batch))).softmax(dim=1)
+            chances = classifier.chances(classifier.logits(dequantise(torch.from_numpy(batch))))
         highest, classes = chances.max(dim=1)
         sure = (highest >= LEAST_CONFIDENCE).nonzero()[:, 0].tolist()
         kept += [start + index for index in sure]
         labels += classes[sure].tolist()
     if not kept:
         raise LabError(f"{classifier.name} is sure of none of {len(looked)} windows")
+    chosen = _in_turns([looked[index][0] for index in kept])[:most]
     return Windows(
-        [looked[index][1] for index in kept],
-        torch.tensor(labels),
-        np.array([looked[index][0] for index in kept]),
+        [looked[kept[place]][1] for place in chosen],
+        torch.tensor([labels[place] for place in chosen]),
+        np.array([looked[kept[place]][0] for place in chosen]),
         len(looked),
     )
+
+
+def _things(photos: Sequence[Specimen]) -> dict[str, None]:
+    return dict.fromkeys(thing_of(photo.cluster) for photo in photos)
+
+
+def _in_turns(clusters: Sequence[int]) -> list[int]:
+    """Places in an order that takes one of each cluster, then the next of each."""
+    seen: dict[int, int] = {}
+    turns: list[tuple[int, int]] = []
+    for place, cluster in enumerate(clusters):
+        seen[cluster] = seen.get(cluster, -1) + 1
+        turns.append((seen[cluster], place))
+    return [place for _, place in sorted(turns)]
 
 
 def _window(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,10 @@ from torch import Tensor, nn
 from lab.victims.preprocess import Preprocess
 
 __all__ = ["ClassifierVictim"]
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    return logits.softmax(dim=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,17 +27,20 @@ class ClassifierVictim:
         network: preprocessed images to logits, in eval mode; its parameters take no gradients.
         preprocess: from images to what the network was trained on, differentiably.
         sha256: hash of the weights file, hexadecimal.
+        chances: logits (B, num_classes) to how sure it is of each class, in [0, 1].
     """
 
     name: str
     network: nn.Module
     preprocess: Preprocess
     sha256: str
+    chances: Callable[[Tensor], Tensor] = _softmax
 
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
-        return next(self.network.parameters()).device
+        tensors = chain(self.network.parameters(), self.network.buffers())
+        return next(tensors).device
 
     def logits(self, images: Tensor) -> Tensor:
         """Scores of all classes, differentiable in the images.

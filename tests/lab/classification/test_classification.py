@@ -1,6 +1,7 @@
 """A classifier is attacked on windows that it is sure of; what comes back is counted by photo."""
 
 import json
+from dataclasses import asdict, replace
 from functools import partial
 
 import numpy as np
@@ -9,13 +10,18 @@ import torch
 from typer.testing import CliRunner
 
 import lab.classification.evaluation
+from lab.baselines.chain import chained
 from lab.baselines.compression import jpeg
 from lab.baselines.defence import NO_DEFENCE
+from lab.baselines.smoothing import gaussian_noise
 from lab.classification.command import classify
-from lab.classification.evaluation import ClassificationPlan, evaluate_classifier
+from lab.classification.evaluation import ClassificationPlan, Scorer, evaluate_classifier
+from lab.classification.report import best_at
+from lab.classification.white_box import WhiteBoxPlan, white_box_rows
 from lab.classification.windows import SIDE_PX, Windows, confident_windows
 from lab.errors import LabError
 from lab.evaluate.command import CONTROL_NOISE
+from lab.evaluate.report import Row, Threat
 from lab.evaluate.specimens import Specimen
 from lab.victims.classifier import ClassifierVictim
 from lab.victims.preprocess import Preprocess
@@ -34,7 +40,8 @@ class Brightness(torch.nn.Module):
 
     def forward(self, pixels):
         mean = (pixels.mean(dim=(1, 2, 3)) - 128) * self.weight
-        return torch.stack([mean, -mean, torch.zeros_like(mean)], dim=1)
+        nothing = torch.zeros_like(mean)
+        return torch.stack([mean, -mean, nothing, nothing], dim=1)
 
 
 @pytest.fixture
@@ -52,15 +59,68 @@ def test_only_windows_that_it_is_sure_of_are_asked_about(classifier):
     photos = [photo(128), photo(132), photo(120), photo(10, side=200)]
     windows = confident_windows(photos, classifier, per_photo=2, seed=0)
     assert windows.num_tried == 6  # the small photo is passed over
-    assert windows.photos.tolist() == [1, 1, 2, 2]
-    assert windows.labels.tolist() == [0, 0, 1, 1]
-    assert windows.coverage == "4 of 6 windows, of 2 photos"
+    assert windows.photos.tolist() == [1, 2, 1, 2]
+    assert windows.labels.tolist() == [0, 1, 0, 1]
+    assert windows.coverage == "4 of 6 windows, of 2 things or photos"
     assert all(image.shape == (SIDE_PX, SIDE_PX, 3) for image in windows.images)
 
 
 def test_a_classifier_that_is_never_sure_is_said_to_be(classifier):
     with pytest.raises(LabError, match="sure of none"):
         confident_windows([photo(128)], classifier, per_photo=1, seed=0)
+
+
+def test_windows_are_taken_of_every_thing_in_turn(classifier):
+    views = [
+        Specimen("photo", photo(level).image, f"{name}--{view}.png")
+        for name, level in (("owl", 150), ("fox", 100))
+        for view in range(3)
+    ]
+    windows = confident_windows(views, classifier, per_photo=1, seed=0, most=4)
+    assert windows.photos.tolist() == [0, 1, 0, 1]
+    assert windows.labels.tolist() == [0, 1, 0, 1]
+    assert windows.coverage == "4 of 6 windows, of 2 things or photos"
+
+
+def test_a_threshold_on_single_chances_is_the_classifiers_own(classifier):
+    strict = replace(classifier, chances=lambda logits: torch.full_like(logits, 0.29))
+    with pytest.raises(LabError, match="sure of none"):
+        confident_windows([photo(10)], strict, per_photo=1, seed=0)
+
+
+def test_a_white_box_breaks_what_the_codec_alone_protects(classifier, tmp_path):
+    images = [np.full((32, 32, 3), level, np.uint8) for level in (131, 250)]
+    windows = Windows(images, torch.tensor([0, 0]), np.array([0, 1]), 2)
+    plan = WhiteBoxPlan(num_windows=2, epsilons=(8 / 255,), steps=10, num_draws=2, seeds=2)
+    chain = chained([gaussian_noise(0.01), jpeg(90)])
+    run = partial(white_box_rows, classifier, windows, [jpeg(90), chain], plan, tmp_path)
+    rows = run()
+    assert [row.value for row in rows] == [0.5, 0.5]
+    assert {frozenset(row.gradient.split("+")) for row in rows} == {
+        frozenset({"bpda", "surrogate"})
+    }
+    assert {(row.tier, row.eot, row.steps) for row in rows} == {("t2", 2, 10)}
+    assert run() == rows
+
+
+def test_outcomes_are_kept(classifier, tmp_path, monkeypatch):
+    images = [np.full((32, 32, 3), level, np.uint8) for level in (131, 100)]
+    labels = torch.tensor([0, 0])
+    once = Scorer(classifier, tmp_path)(jpeg(90), images, labels, 1)
+    assert once.tolist() == [[1.0, 0.0]]
+    monkeypatch.setattr(Scorer, "_classes", None)
+    assert Scorer(classifier, tmp_path)(jpeg(90), images, labels, 1).tolist() == once.tolist()
+
+
+def test_a_chain_shares_what_its_first_part_made(classifier, tmp_path):
+    images = [np.full((32, 32, 3), level, np.uint8) for level in (131, 100)]
+    scorer = Scorer(classifier, tmp_path)
+    noise = gaussian_noise(0.05)
+    for defence in (noise, chained([noise, jpeg(30)]), chained([noise, jpeg(60)])):
+        scorer(defence, images, torch.tensor([0, 0]), 2)
+    assert len(scorer.shared) == 2
+    scorer.forget()
+    assert not scorer.shared
 
 
 def test_attacks_move_what_is_near_and_no_more(classifier, tmp_path, monkeypatch):
@@ -87,12 +147,12 @@ def test_the_command_writes_a_report(world_file, tmp_path, monkeypatch):
     app = typer.Typer()
     app.command()(classify)
     monkeypatch.setattr("lab.classification.windows.LEAST_CONFIDENCE", 0.0)
-    monkeypatch.setattr("lab.classification.command.diffpure_grid", lambda *_: [])
     out = tmp_path / "report"
     told = CliRunner().invoke(
         app,
         f"--out {out} --world {world_file} --per-photo 1 --steps 1 --seeds 1 "
-        "--victims efficientnet-lite0".split(),
+        "--victims efficientnet-lite0 --defences none,purifier,jpeg:30,noise:0.05+jpeg:40 "
+        "--through jpeg:30 --white-box 1,2,1".split(),
     )
     assert told.exit_code == 0, told.output
     rows = json.loads((out / "report.json").read_text())["rows"]
@@ -100,8 +160,46 @@ def test_the_command_writes_a_report(world_file, tmp_path, monkeypatch):
     assert {"none", f"purifier noise_level={CONTROL_NOISE} num_steps=1"} <= {
         row["defence"] for row in rows
     }
-    assert "| efficientnet-lite0 | clean | 4/255 | 8/255 | n |" in (out / "report.md").read_text()
+    report = (out / "report.md").read_text()
+    assert "| efficientnet-lite0 | clean | 4/255 | 8/255 | n |" in report
+    assert "| noise+jpeg deviation=0.05 quality=40 |" in report
+    assert "| T2: predictions left | efficientnet-lite0, 4/255 |" in report
+    assert (out / "trade-off.png").stat().st_size > 1000
     refused = CliRunner().invoke(
         app, ["--out", str(out), "--world", str(world_file), "--victims", "resnet"]
     )
     assert isinstance(refused.exception, LabError)
+
+
+def row(defence, epsilon, value):
+    threat = (
+        Threat(tier="t0", attack="worst-of-all", epsilon=epsilon)
+        if epsilon
+        else Threat(tier="clean", attack="none")
+    )
+    return Row(
+        **asdict(threat),
+        defence=defence,
+        victim="v",
+        task="classification",
+        metric="accuracy",
+        value=value,
+        low=value,
+        high=value,
+        n=1,
+        seeds=1,
+    )
+
+
+def test_kinds_are_compared_where_they_keep_as_much():
+    kept = {"jpeg quality=20": (0.8, 0.7), "jpeg quality=40": (0.92, 0.5), "blur s=1": (0.7, 0.9)}
+    rows = [
+        row(name, epsilon, values[bool(epsilon)])
+        for name, values in kept.items()
+        for epsilon in (0.0, 4 / 255)
+    ]
+    assert {k: found[0].defence for k, found in best_at(rows, "v", 0.9).items()} == {
+        "jpeg": "jpeg quality=40"
+    }
+    assert best_at(rows, "v", 0.75)["jpeg"][1].value == 0.7
+    assert set(best_at(rows, "v", 0.6)) == {"jpeg", "blur"}

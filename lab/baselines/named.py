@@ -1,0 +1,57 @@
+"""Defences from words, such as ``purifier:0.05+jpeg:40``: what a command line asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from lab.baselines.bilateral import bilateral
+from lab.baselines.blur import blur, median
+from lab.baselines.chain import chained
+from lab.baselines.compression import bit_depth, jpeg
+from lab.baselines.defence import NO_DEFENCE, Defence
+from lab.baselines.purifiers import purifying
+from lab.baselines.smoothing import gaussian_noise
+from lab.errors import LabError
+from models.purifier.purifier import Purifier
+
+__all__ = ["defence_named"]
+
+_MAKERS: dict[str, Callable[[float], Defence]] = {
+    "bilateral": bilateral,
+    "bit_depth": lambda bits: bit_depth(round(bits)),
+    "blur": blur,
+    "jpeg": lambda quality: jpeg(round(quality)),
+    "median": lambda size_px: median(round(size_px)),
+    "noise": gaussian_noise,
+}
+
+
+def defence_named(text: str, networks: Mapping[str, tuple[Purifier, str]]) -> Defence:
+    """One defence, or several one behind another.
+
+    Args:
+        text: ``none``, or parts joined by ``+``: a baseline and its setting (``jpeg:30``), or a
+            network and its noise level (``purifier:0.05``; as served without one).
+        networks: purifiers and the hashes of their weights, by name.
+
+    Raises:
+        LabError: A part is unknown, or its setting means nothing.
+    """
+    if text == "none":
+        return NO_DEFENCE
+    return chained([_part(word, networks) for word in text.split("+")])
+
+
+def _part(word: str, networks: Mapping[str, tuple[Purifier, str]]) -> Defence:
+    name, _, setting = word.partition(":")
+    known = ", ".join(["none", *networks, *_MAKERS])
+    try:
+        if name in networks:
+            pipeline, sha256 = networks[name]
+            level = float(setting) if setting else None
+            return purifying(name, pipeline, sha256, noise_level=level)
+        if name in _MAKERS and setting:
+            return _MAKERS[name](float(setting))
+    except ValueError as error:
+        raise LabError(f"{word} is no defence: {error}") from error
+    raise LabError(f"{word} is no defence; known: {known}; a baseline takes a number, as jpeg:30")

@@ -1,0 +1,1 @@
+"""Pretrained networks of several families, read from the packages that carry them."""

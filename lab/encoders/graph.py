@@ -1,0 +1,102 @@
+"""A network of any file format as nodes between named values: every value can be asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Graph", "Node"]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operator.
+
+    Attributes:
+        name: of the value it gives.
+        inputs: names of the values it takes, in order.
+        compute: from these values to its own, differentiably.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    compute: Callable[..., Tensor]
+
+
+class Graph(nn.Module):
+    """Nodes in an order in which each one's inputs come before it.
+
+    What depends on constants alone is computed once, when the graph is made. Constants are buffers:
+    they move with the module and take no gradients.
+    """
+
+    def __init__(
+        self, nodes: Sequence[Node], constants: Mapping[str, Tensor], *, input_name: str
+    ) -> None:
+        """Fold what is constant.
+
+        Args:
+            nodes: operators.
+            constants: weights and other values of the file.
+            input_name: what images are called in it.
+
+        Raises:
+            ValueError: A node takes a value that no node before it gives.
+        """
+        super().__init__()
+        known = dict(constants)
+        self.input_name = input_name
+        self._nodes: dict[str, Node] = {}
+        for node in nodes:
+            unknown = [
+                n for n in node.inputs if n not in {input_name, *known} and n not in self._nodes
+            ]
+            if unknown:
+                raise ValueError(f"{node.name} takes {', '.join(unknown)}, which nothing gives")
+            if all(name in known for name in node.inputs):
+                known[node.name] = node.compute(*(known[name] for name in node.inputs))
+            else:
+                self._nodes[node.name] = node
+        needed = {name for node in self._nodes.values() for name in node.inputs} & set(known)
+        self._buffer_of = {name: f"constant_{index}" for index, name in enumerate(sorted(needed))}
+        for name, buffer in self._buffer_of.items():
+            self.register_buffer(buffer, known[name], persistent=False)
+
+    def forward(self, images: Tensor, wanted: Sequence[str]) -> list[Tensor]:
+        """The values of some nodes; nothing is computed that none of them depends on.
+
+        Args:
+            images: in the file's own layout.
+            wanted: names of nodes.
+
+        Raises:
+            KeyError: for a name that no node has.
+        """
+        values = {self.input_name: images}
+        for name in self._needed(wanted):
+            node = self._nodes[name]
+            values[name] = node.compute(*(self._value(i, values) for i in node.inputs))
+        return [values[name] for name in wanted]
+
+    def _value(self, name: str, values: Mapping[str, Tensor]) -> Tensor:
+        found: Tensor = values[name] if name in values else self.get_buffer(self._buffer_of[name])
+        return found
+
+    def _needed(self, wanted: Sequence[str]) -> list[str]:
+        needed: set[str] = set()
+        waiting = list(wanted)
+        while waiting:
+            name = waiting.pop()
+            if name in needed or name == self.input_name or name in self._buffer_of:
+                continue
+            needed.add(name)
+            waiting += self._nodes[name].inputs
+        return [name for name in self._nodes if name in needed]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the constants are."""
+        return next(self.buffers()).device

