@@ -16,6 +16,7 @@ from lab.evaluate.command import register as register_evaluate
 from lab.fidelity.command import register as register_fidelity
 from lab.gallery.command import ask, gallery, picture, sheet
 from lab.plots.command import register as register_plot
+from lab.recognition.command import register as register_read
 from lab.tradeoff.command import register as register_tradeoff
 from lab.train.command import app as train
 from lab.world.command import app as data
@@ -37,6 +38,7 @@ register_evaluate(app)
 register_classify(app)
 register_fidelity(app)
 register_plot(app)
+register_read(app)
 register_tradeoff(app)
 
 

@@ -86,7 +86,12 @@ def load_encoder(source: str, *, device: str = "cpu", folder: Path = ENCODERS_FO
     if source == SURROGATE:
         classifier = load_classifier(SURROGATE, device=device, resized=False)
         classifier.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return Encoder(SURROGATE, 4, lambda x, ds: _pick(feature_maps(classifier, x)[1:], ds))
+
+        def maps_at(images: Tensor, depths: Sequence[int]) -> list[Tensor]:
+            maps = feature_maps(classifier, images, max(depths) + 2)[1:]
+            return [maps[depth] for depth in depths]
+
+        return Encoder(SURROGATE, 4, maps_at)
     if source == RESNET:
         return _resnet(folder, device)
     if source == MOBILENET:
@@ -112,10 +117,6 @@ def load_any_classifier(
     classifier = load_classifier(name, device=device)
     classifier.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return classifier
-
-
-def _pick(maps: Sequence[Tensor], depths: Sequence[int]) -> list[Tensor]:
-    return [maps[depth] for depth in depths]
 
 
 _RESNET_STAGES = ("Relu_9:0", "Relu_21:0", "Relu_39:0", "Relu_48:0")

@@ -31,6 +31,7 @@ from lab.train.options import (
     WorldFile,
 )
 from lab.train.pair_sources import make_pairs_of
+from lab.train.photographs_command import photographs
 from lab.train.publish import publish_mllm, publish_purifier, this_command
 from lab.train.purifier_command import purifier, recipe
 from lab.train.vision import SceneNumbers, train_vision
@@ -43,6 +44,7 @@ __all__ = ["app"]
 app = typer.Typer(no_args_is_help=True, help="Train what ships; every command resumes.")
 app.command("detector")(detector)
 app.command("latent-base")(latent_base)
+app.command("photographs")(photographs)
 app.command("purifier")(purifier)
 app.command("recipe")(recipe)
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lab.train.capture import Step, captured
-from lab.train.courses import Course, CourseBatches
+from lab.train.courses import CourseBatches, TrainingSource
 from lab.train.crops import PhotoSource
 from lab.train.loop import LoopSettings, train_loop
+from lab.train.online import OnlineSource
 
 __all__ = ["CourseLoss", "train_on_courses"]
 
@@ -21,16 +22,16 @@ class CourseLoss(Protocol):
     """What is minimised."""
 
     def __call__(
-        self, course: Course, clean: Tensor, attacked: Tensor
+        self, course: Any, clean: Tensor, attacked: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of one course's batch (B, 3, H, W) float in [0, 1], and its figures."""
+        """The loss of one source's batch (B, 3, H, W) float in [0, 1], and its figures."""
         ...
 
 
 def train_on_courses(
     module: nn.Module,
     loss: CourseLoss,
-    courses: Sequence[Course],
+    courses: Sequence[TrainingSource],
     world: PhotoSource,
     settings: LoopSettings,
     *,
@@ -53,7 +54,9 @@ def train_on_courses(
     batches = CourseBatches(world, courses, seed)
     torch.backends.cudnn.benchmark = True  # before the steps are captured
     steps = [
-        captured(_step_of(loss, course), [images.to(device) for images in example])
+        _step_of(loss, course)
+        if isinstance(course, OnlineSource)  # it draws another way through Python every time
+        else captured(_step_of(loss, course), [images.to(device) for images in example])
         for course, example in zip(courses, batches[0], strict=True)
     ]
 
@@ -67,10 +70,18 @@ def train_on_courses(
             figures |= {f"{name}{number or ''}": value for name, value in named.items()}
         return total, figures
 
-    train_loop(module, batches, loss_of, settings, checkpoint=checkpoint, label=checkpoint.stem)
+    train_loop(
+        module,
+        batches,
+        loss_of,
+        settings,
+        checkpoint=checkpoint,
+        label=checkpoint.stem,
+        seed=seed,
+    )
 
 
-def _step_of(loss: CourseLoss, course: Course) -> Step:
+def _step_of(loss: CourseLoss, course: TrainingSource) -> Step:
     """What leaves one course's gradients, from its images (B, 3, H, W) uint8."""
 
     def step(clean: Tensor, attacked: Tensor) -> dict[str, Tensor]:

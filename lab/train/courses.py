@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from lab.train.crops import PhotoSource, clean_crops
+from lab.train.online import OnlineSource
 from lab.train.pairs import Pairs
 
-__all__ = ["Course", "CourseBatches", "Guide"]
+__all__ = ["Course", "CourseBatches", "Guide", "TrainingSource"]
 
 SCALE_RANGE = (0.5, 1.1)
 
@@ -80,6 +81,10 @@ class Course:
         )
 
 
+TrainingSource = Course | OnlineSource
+"""Stored pairs, or pictures that are attacked as the purifier learns."""
+
+
 @dataclass(frozen=True, slots=True)
 class CourseBatches:
     """A batch of every course, by step.
@@ -91,9 +96,14 @@ class CourseBatches:
     """
 
     world: PhotoSource
-    courses: Sequence[Course]
+    courses: Sequence[TrainingSource]
     seed: int
 
     def __getitem__(self, step: int) -> list[tuple[Tensor, Tensor]]:
         rng = np.random.default_rng([self.seed, 6, step])
-        return [course.batch(self.world, rng) for course in self.courses]
+        return [
+            course.batch(step)
+            if isinstance(course, OnlineSource)
+            else course.batch(self.world, rng)
+            for course in self.courses
+        ]

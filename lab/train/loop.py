@@ -1,7 +1,13 @@
-"""The one training loop: schedule, moving average, progress, checkpoint, resume."""
+"""The one training loop: schedule, moving average, progress, checkpoint, resume.
+
+Every step's noise is drawn from a seed of its own, so that a run that was killed ends, wherever it
+goes on, where it would have ended.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import time
@@ -18,6 +24,7 @@ from tqdm import tqdm
 __all__ = ["LoopSettings", "StepDataset", "default_workers", "train_loop"]
 
 CHECKPOINT_EVERY_S = 120.0
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def default_workers() -> int:
@@ -35,6 +42,11 @@ class LoopSettings:
         ema_decay: Decay of the weights' moving average, which is what is kept; None keeps the last.
         max_minutes: Ends training by the clock; the rate follows the larger of step and time share.
         num_workers: Processes that make batches.
+        checkpoint_steps: Where given, the checkpoint is written at multiples of it alone, compact,
+            and what it rounds (the average and the optimiser's moments, to 16 bits) is rounded in
+            the running training too: resuming then changes nothing. Else it is written by the
+            clock, in full.
+        stop_after: End at this step, with the rates of the whole run: a later one goes on from it.
     """
 
     num_steps: int
@@ -45,11 +57,15 @@ class LoopSettings:
     ema_decay: float | None = None
     max_minutes: float = math.inf
     num_workers: int = field(default_factory=default_workers)
+    checkpoint_steps: int | None = None
+    stop_after: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot train."""
         if self.num_steps < 1 or self.learning_rate <= 0:
             raise ValueError("num_steps must be at least 1 and learning_rate above 0")
+        if self.checkpoint_steps is not None and self.checkpoint_steps < 1:
+            raise ValueError("checkpoint_steps must be at least 1")
 
 
 class StepDataset(Protocol):
@@ -77,6 +93,7 @@ def train_loop(
     *,
     checkpoint: Path,
     label: str,
+    seed: int = 0,
 ) -> None:
     """Train ``module`` in place, resuming from ``checkpoint`` where it exists.
 
@@ -87,8 +104,10 @@ def train_loop(
         settings: How long and how fast.
         loss_of: Gives the loss of a batch and figures for the progress bar; a loss without a graph
             has already left its gradients in the parameters.
-        checkpoint: Written every two minutes and at the end or interruption.
+        checkpoint: Written every two minutes and at the end or interruption, or see
+            ``LoopSettings.checkpoint_steps``; the figures of the run are beside it, as JSON lines.
         label: Name on the progress bar.
+        seed: Decides, with the step, all noise that the loss draws.
     """
     torch.backends.cudnn.benchmark = True  # shapes repeat
     state = _State(module, settings, checkpoint)
@@ -103,21 +122,33 @@ def train_loop(
             share = max(
                 state.step / settings.num_steps, state.elapsed_s / (settings.max_minutes * 60)
             )
-            if share >= 1:
+            if share >= 1 or state.step == settings.stop_after:
                 break
+            torch.manual_seed(_seed_of(seed, state.step))
             figures = state.advance(batch, loss_of, share)
             state.elapsed_s = time.monotonic() - started
             bar.update()
             bar.set_postfix(
                 {name: f"{value:.4g}" for name, value in figures.items()}, refresh=False
             )
-            if time.monotonic() - saved > CHECKPOINT_EVERY_S:
+            if settings.checkpoint_steps is not None:
+                if state.step % settings.checkpoint_steps == 0:
+                    state.save()
+            elif time.monotonic() - saved > CHECKPOINT_EVERY_S:
                 state.save()
                 saved = time.monotonic()
     finally:
-        state.save()
+        if settings.checkpoint_steps is None:
+            state.save()
         bar.close()
+    if settings.checkpoint_steps is not None:
+        state.save()
     state.finish()
+
+
+def _seed_of(seed: int, step: int) -> int:
+    digest = hashlib.sha256(f"{seed} {step}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
 
 
 class _State:
@@ -135,6 +166,7 @@ class _State:
         self.average = {name: value.detach().clone() for name, value in module.state_dict().items()}
         self.step, self.elapsed_s = 0, 0.0
         self.running: dict[str, float] = {}
+        self.history: list[dict[str, float]] = []
 
     def advance(
         self, batch: Any, loss_of: Callable[[Any], tuple[Tensor, dict[str, float]]], share: float
@@ -169,8 +201,9 @@ class _State:
             self.average[name].copy_(state[name])
 
     def save(self) -> None:
+        """Write the checkpoint whole, or leave the last one; then the figures so far."""
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.checkpoint.with_suffix(".partial")
+        self._note()
         state = {
             "module": self.module.state_dict(),
             "average": self.average,
@@ -178,19 +211,52 @@ class _State:
             "step": self.step,
             "elapsed_s": self.elapsed_s,
             "running": self.running,
+            "history": self.history,
         }
+        if self.settings.checkpoint_steps is not None:
+            self._round()
+            state |= self._halves()
+        partial = self.checkpoint.with_suffix(".partial")
         torch.save(state, partial)
         os.replace(partial, self.checkpoint)
+        lines = "".join(f"{json.dumps(line)}\n" for line in self.history)
+        self.checkpoint.with_suffix(".jsonl").write_text(lines)
+
+    def _note(self) -> None:
+        figures = {name: round(value, 6) for name, value in self.running.items()}
+        if not self.history or self.history[-1]["step"] != self.step:
+            self.history.append({"step": self.step, "elapsed_s": round(self.elapsed_s), **figures})
+
+    @torch.no_grad()
+    def _round(self) -> None:
+        """Leave nothing in what a checkpoint halves that it could not hold."""
+        for value in self.average.values():
+            if value.is_floating_point():
+                value.copy_(value.half())
+        for moments in self.optimizer.state.values():
+            for name in _MOMENTS:
+                moments[name].copy_(moments[name].bfloat16())
+
+    def _halves(self) -> dict[str, Any]:
+        """The average in half precision, and the moments, whose range is larger, in bfloat16."""
+        average = {n: v.half() if v.is_floating_point() else v for n, v in self.average.items()}
+        optimizer = self.optimizer.state_dict()
+        optimizer["state"] = {
+            number: {n: v.bfloat16() if n in _MOMENTS else v for n, v in moments.items()}
+            for number, moments in optimizer["state"].items()
+        }
+        return {"average": average, "optimizer": optimizer}
 
     def restore(self) -> None:
         if not self.checkpoint.exists():
             return
         state = torch.load(self.checkpoint, weights_only=True)
         self.module.load_state_dict(state["module"])
-        self.average = state["average"]
+        for name, value in state["average"].items():
+            self.average[name].copy_(value)
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.elapsed_s = state["step"], state["elapsed_s"]
-        self.running = state["running"]
+        self.running, self.history = state["running"], state.get("history", [])
 
     def finish(self) -> None:
         if self.settings.ema_decay is not None:

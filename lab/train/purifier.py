@@ -7,7 +7,7 @@ loss in pixels and the distance of a vision encoder's features from those of the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,11 @@ from torch import Tensor
 
 from lab.precision import compute_dtype
 from lab.train.course_training import train_on_courses
-from lab.train.courses import Course
+from lab.train.courses import TrainingSource
 from lab.train.crops import PhotoSource
 from lab.train.guidance import attack_course, feature_distance
 from lab.train.loop import LoopSettings
+from lab.train.online import OnlineLoss, OnlineOptions, OnlineSource
 from models.purifier.denoiser import denoise
 
 __all__ = ["PurifierLoss", "PurifierOptions", "train_purifier"]
@@ -36,11 +37,13 @@ class PurifierOptions:
         feature_weight: Weight of the features beside the pixels; 0 leaves them out.
         through_steps: Gradient steps of attacks through the network.
         compiled: Compile the network: one graph for training and one for attacks, of each size.
+        online: How pictures are attacked that no pair is stored of.
     """
 
     feature_weight: float = 0.1
     through_steps: int = 5
     compiled: bool = False
+    online: OnlineOptions = field(default_factory=OnlineOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +61,11 @@ class PurifierLoss:
     options: PurifierOptions
 
     def __call__(
-        self, course: Course, clean: Tensor, attacked: Tensor
+        self, course: TrainingSource, clean: Tensor, attacked: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of one course's batch (B, 3, H, W) float in [0, 1], and its figures."""
+        """The loss of one source's batch (B, 3, H, W) float in [0, 1], and its figures."""
+        if isinstance(course, OnlineSource):
+            return OnlineLoss(self.network, self.dtype, self.options.online)(course, clean)
         guide, through = course.guide, course.through
         with torch.no_grad():
             wanted = guide.encoder_features(clean).float()
@@ -94,7 +99,7 @@ class PurifierLoss:
 
 def train_purifier(
     network: UNet2DModel,
-    courses: Sequence[Course],
+    courses: Sequence[TrainingSource],
     world: PhotoSource,
     folder: Path,
     settings: LoopSettings,

@@ -96,12 +96,15 @@ def load_classifier(name: str, *, device: str = "cpu", resized: bool = True) -> 
     return ClassifierVictim(name, network, preprocess, release.sha256)
 
 
-def feature_maps(classifier: ClassifierVictim, images: Tensor) -> list[Tensor]:
+def feature_maps(
+    classifier: ClassifierVictim, images: Tensor, num: int | None = None
+) -> list[Tensor]:
     """What the network sees at each of its resolutions: the last map before each is halved.
 
     Args:
         classifier: an EfficientNet-lite.
         images: (B, 3, H, W) float in [0, 1], read at their own size.
+        num: the first so many alone, and nothing behind them is computed; all where None.
 
     Returns:
         (B, C, h, w) each, from a half of the images' side to a thirty-second.
@@ -113,6 +116,8 @@ def feature_maps(classifier: ClassifierVictim, images: Tensor) -> list[Tensor]:
         following: Tensor = block(seen)
         if following.shape[-1] < seen.shape[-1]:
             maps.append(seen)
+            if len(maps) == num:
+                return maps
         seen = following
     return [*maps, seen]
 

@@ -1,0 +1,98 @@
+"""``codefend-lab read``: does a real reader read attacked print as it stands there?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lab.baselines.named import defence_named
+from lab.baselines.purifiers import load_purifier
+from lab.documents.fonts import Fonts
+from lab.encoders.releases import ENCODERS_FOLDER
+from lab.evaluate.provenance import provenance
+from lab.evaluate.report import Row, cell, write_report
+from lab.recognition.attacked import ReadingPlan, reading_rows
+from lab.recognition.lines import WISHES, attacked_lines
+from lab.recognition.recogniser import LineReader
+from models.manifest import WEIGHTS_DIRECTORY
+
+__all__ = ["register"]
+
+_DEFENCES = (
+    "none,purifier:0.05,purifier:0.08,base:0.05,base:0.1,jpeg:75,jpeg:50,jpeg:30,jpeg:20,"
+    "noise:0.05+bilateral:0.2,purifier:0.05+jpeg:40,base:0.05+jpeg:40"
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to ``codefend-lab``."""
+    app.command("read")(read)
+
+
+def read(
+    *,
+    out: Annotated[Path, typer.Option(help="Folder of the report; a run resumes from it.")],
+    encoders: Annotated[Path, typer.Option(help="Folder of `data encoders`.")] = ENCODERS_FOLDER,
+    fonts: Annotated[
+        Path | None, typer.Option(help="Folder of typefaces; Pillow's built-in one where none.")
+    ] = None,
+    purifier: Annotated[Path, typer.Option(help="Our purifier.")] = WEIGHTS_DIRECTORY / "purifier",
+    base: Annotated[Path, typer.Option(help="Before fine-tuning.")] = WEIGHTS_DIRECTORY / "base",
+    defences: Annotated[
+        str, typer.Option(help="Comma-separated, as those of `classify`.")
+    ] = _DEFENCES,
+    num: Annotated[int, typer.Option(min=2, help="Receipts; three lines of each.")] = 24,
+    steps: Annotated[int, typer.Option(min=1, help="Attack steps.")] = 100,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of the defence's noise.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of receipts and random starts.")] = 0,
+) -> None:
+    """Attack printed lines so that a reader reads another amount, another name or nothing."""
+    reader = LineReader.load(encoders)
+    networks = {
+        name: load_purifier(path) for name, path in {"purifier": purifier, "base": base}.items()
+    }
+    asked = [defence_named(word, networks) for word in defences.split(",")]
+    lines = attacked_lines(Fonts.find(fonts) if fonts else Fonts.built_in(), num=num, seed=seed)
+    plan = ReadingPlan(steps=steps, seeds=seeds, seed=seed)
+    rows = reading_rows(reader, lines, asked, plan, out)
+    weights = {name: sha256 for name, (_, sha256) in networks.items()}
+    meta = provenance(seed=seed, weights={**weights, "reader": reader.sha256}, device="cpu")
+    tables = [_table(rows, metric, title) for metric, title in _TITLES.items()]
+    typer.echo(write_report(out, meta, rows, _notes(plan, len(lines)), tables=tables))
+
+
+_TITLES = {
+    "targeted_success": "read as the attacker wants",
+    "accuracy": "read as printed",
+    "character_error": "characters wrong",
+}
+
+
+def _table(rows: Sequence[Row], metric: str, title: str) -> str:
+    own = [row for row in rows if row.metric == metric]
+    columns = sorted({(row.epsilon, row.attack) for row in own})
+    heads = [_head(epsilon, attack) for epsilon, attack in columns]
+    lines = [f"| {title} | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for defence in dict.fromkeys(row.defence for row in own):
+        found = {(row.epsilon, row.attack): row for row in own if row.defence == defence}
+        lines.append(f"| {defence} | " + " | ".join(cell(found.get(c)) for c in columns) + " |")
+    return "\n".join(lines)
+
+
+def _head(epsilon: float, attack: str) -> str:
+    if not epsilon:
+        return "clean"
+    return f"{round(epsilon * 255)}/255, {attack.removeprefix('pgd-')}"
+
+
+def _notes(plan: ReadingPlan, num: int) -> str:
+    return (
+        f"T0 on PP-OCRv6's recogniser, which no training ever saw: {plan.steps} steps of PGD on the "
+        f"loss of the target, undefended. {num} lines of receipts of our own making, a third each: "
+        f"{', '.join(WISHES)}; an amount with one other digit, the name of another thing on sale, "
+        "no text at all. Read as printed and as the attacker wants are exact matches. Brackets are "
+        "95 % intervals by a bootstrap over receipts; a share of no line at all has none."
+    )
