@@ -19,9 +19,9 @@ from lab.evaluate.measures import Measure
 from lab.evaluate.report import Row, Threat, rows_under
 from lab.evaluate.statistics import bootstrap
 from lab.progress import progress
+from lab.reading.words import edit_distance
 from lab.recognition.lines import WISHES, AttackedLine
 from lab.recognition.recogniser import LineReader, towards_text
-from lab.reading.words import edit_distance
 from models.quantise import dequantise
 
 __all__ = ["ReadingPlan", "reading_rows"]

@@ -1,9 +1,13 @@
 """Pictures of every kind, attacked in feature space as the purifier learns."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
+from typer.testing import CliRunner
 
 import lab.train.online
 from lab.errors import LabError
@@ -16,9 +20,11 @@ from lab.train.online import (
     relative_distance,
 )
 from lab.train.photographs import HELD_OUT_FILE, Photographs, augmented, held_out_hashes
+from lab.train.photographs_command import photographs
 from lab.train.pictures import PictureMix
 from lab.world.dead_leaves import dead_leaves
 from models.purifier.network import build_network
+from models.purifier.pipeline import PurificationPipeline
 from tests.lab.train.test_resume import edges, source
 
 
@@ -180,3 +186,22 @@ def test_stored_pairs_are_learned_beside(world, photo_folder, victim, tmp_path):
     assert torch.equal(first[0], first[1])
     assert second[0].shape == (4, 3, 32, 32)
     assert isinstance(online, OnlineSource)
+
+
+def test_the_command_trains_publishes_and_goes_on(world_file, photo_folder, tmp_path):
+    app = typer.Typer()
+    app.command()(photographs)
+    call = (
+        f"--world {world_file} --packages {photo_folder} --runs {tmp_path / 'run'} "
+        f"--weights {tmp_path / 'weights'} --encoders efficientnet-lite0 --size-px 32 "
+        "--batch-size 4 --num-workers 0 --checkpoint-steps 1 --steps 3 --version 7"
+    ).split()
+    assert CliRunner().invoke(app, [*call, "--stop-after", "1"]).exit_code == 0
+    told = CliRunner().invoke(app, call)
+    assert told.exit_code == 0, told.output
+    curve = (tmp_path / "run" / "purifier.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in curve] == [1, 2, 3]
+    made = PurificationPipeline.from_pretrained(tmp_path / "weights" / "purifier")
+    assert made.config.version == "7"
+    refused = CliRunner().invoke(app, [*call, "--size-px", "40"])
+    assert isinstance(refused.exception, LabError)

@@ -1,0 +1,109 @@
+"""A real reader reads print, is led to read something else, and what is counted is exact."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from lab.attacks.pgd import PGD
+from lab.baselines.compression import jpeg
+from lab.baselines.defence import NO_DEFENCE
+from lab.documents.fonts import Fonts
+from lab.encoders.releases import ENCODERS_FOLDER, READER, fetch_release
+from lab.errors import LabError
+from lab.recognition.attacked import ReadingPlan, reading_rows
+from lab.recognition.command import read
+from lab.recognition.lines import WISHES, attacked_lines
+from lab.recognition.recogniser import LineReader, towards_text
+
+
+@pytest.fixture(scope="session")
+def reader():
+    fetch_release(READER)
+    return LineReader.load(ENCODERS_FOLDER)
+
+
+@pytest.fixture(scope="session")
+def lines():
+    return attacked_lines(Fonts.built_in(), num=4)
+
+
+def tensor_of(line):
+    return torch.from_numpy(line.image).permute(2, 0, 1)[None].float() / 255
+
+
+def test_print_is_read_as_it_stands_there(reader, lines):
+    read_right = [reader.read(tensor_of(line)) == [line.truth] for line in lines]
+    assert sum(read_right) >= len(lines) - 1
+
+
+def test_every_wish_is_another_text(reader, lines):
+    assert [line.wish for line in lines[:3]] == list(WISHES)
+    for line in lines:
+        assert line.target != line.truth
+        if line.wish == "amount":
+            differing = [a != b for a, b in zip(line.target, line.truth, strict=True)]
+            assert sum(differing) == 1
+            float(line.target)
+        if line.wish == "nothing":
+            assert line.target == ""
+        reader.classes_of(line.target)
+    again = attacked_lines(Fonts.built_in(), num=4)
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(lines, again, strict=True))
+
+
+def test_the_loss_of_a_text_is_least_for_the_line_that_says_it(reader, lines):
+    images = tensor_of(lines[0])
+    texts = [lines[0].truth, lines[0].target, "something else"]
+    losses = [float(towards_text(reader, [text])(images)) for text in texts]
+    assert losses[0] > max(losses[1:])
+    assert losses[0] == pytest.approx(0, abs=0.2)
+
+
+def test_an_attack_makes_a_line_say_nothing_and_random_noise_does_not(reader, lines):
+    images = tensor_of(lines[0])
+    noise = 24 / 255 * (2 * torch.rand(images.shape, generator=torch.Generator()) - 1)
+    assert reader.read((images + noise).clamp(0, 1)) == [lines[0].truth]
+    attack = PGD(epsilon=24 / 255, steps=25)
+    generator = torch.Generator().manual_seed(0)
+    attacked = attack(images, towards_text(reader, [""]), generator=generator)
+    assert reader.read(attacked) == [""]
+
+
+def test_a_character_that_it_does_not_know_is_named(reader):
+    with pytest.raises(LabError, match="cannot read ☃"):
+        towards_text(reader, ["snow☃"])
+
+
+def test_rows_count_exact_texts_and_wrong_characters(reader, lines, tmp_path):
+    plan = ReadingPlan(epsilons=(16 / 255,), steps=2, seeds=1)
+    rows = reading_rows(reader, lines[:3], [NO_DEFENCE, jpeg(90)], plan, tmp_path)
+    clean = {(r.defence, r.metric): r.value for r in rows if r.tier == "clean"}
+    assert clean["none", "accuracy"] == 1.0
+    assert clean["none", "character_error"] == 0.0
+    attacked = [r for r in rows if r.tier == "t0"]
+    assert {r.attack for r in attacked} == {"pgd-all", "pgd-amount", "pgd-name", "pgd-nothing"}
+    assert all(r.targeted and r.task == "reading" for r in attacked)
+    assert {r.n for r in attacked if r.attack == "pgd-all"} == {3}
+    assert reading_rows(reader, lines[:3], [NO_DEFENCE, jpeg(90)], plan, tmp_path) == rows
+
+
+def test_the_command_writes_a_report(tmp_path):
+    app = typer.Typer()
+    app.command()(read)
+    fetch_release(READER)
+    told = CliRunner().invoke(
+        app,
+        f"--out {tmp_path} --num 2 --steps 1 --seeds 1 --defences none,purifier+jpeg:40".split(),
+    )
+    assert told.exit_code == 0, told.output
+    report = (tmp_path / "report.md").read_text()
+    assert "| read as the attacker wants | 4/255, all |" in report
+    rows = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert {row["defence"] for row in rows} == {
+        "none",
+        "purifier+jpeg noise_level=0.08 num_steps=1 quality=40",
+    }
