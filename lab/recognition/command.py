@@ -93,6 +93,6 @@ def _notes(plan: ReadingPlan, num: int) -> str:
         f"T0 on PP-OCRv6's recogniser, which no training ever saw: {plan.steps} steps of PGD on "
         f"the loss of the target, undefended. {num} lines of receipts of our own making, a third "
         f"each: {', '.join(WISHES)}; an amount with one other digit, the name of another thing on "
-        "sale, no text at all. Read as printed and as the attacker wants are exact matches. Brackets are "
-        "95 % intervals by a bootstrap over receipts; a share of no line at all has none."
+        "sale, no text at all. Read as printed and as the attacker wants are exact matches. "
+        "Brackets are 95 % intervals by a bootstrap over receipts."
     )
