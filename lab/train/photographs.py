@@ -18,7 +18,7 @@ from lab.world.assets import SAME_PHOTO_BITS, photo_paths
 
 __all__ = ["Photographs", "augmented", "held_out_hashes", "is_held_out"]
 
-HELD_OUT_FILE = Path(__file__).parent / "held_out_photos.json"
+TEST_PHOTOS_FILE = Path(__file__).parent / "held_out_photos.json"
 _PHOTOS_AT_ONCE = 6
 _STEPS_A_POOL = 48
 _JPEG_SHARE = 0.3
@@ -82,7 +82,7 @@ class Photographs:
 
 def held_out_hashes() -> list[imagehash.ImageHash]:
     """Perceptual hashes of every picture that a test shows."""
-    listed = json.loads(HELD_OUT_FILE.read_text())
+    listed = json.loads(TEST_PHOTOS_FILE.read_text())
     return [imagehash.hex_to_hash(text) for hashes in listed.values() for text in hashes]
 
 

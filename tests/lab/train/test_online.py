@@ -19,7 +19,7 @@ from lab.train.online import (
     feature_attack,
     relative_distance,
 )
-from lab.train.photographs import HELD_OUT_FILE, Photographs, augmented, held_out_hashes
+from lab.train.photographs import TEST_PHOTOS_FILE, Photographs, augmented, held_out_hashes
 from lab.train.photographs_command import photographs
 from lab.train.pictures import PictureMix
 from lab.world.dead_leaves import dead_leaves
@@ -91,7 +91,7 @@ def test_pictures_that_a_test_shows_are_left_out(tmp_path, monkeypatch):
 
 
 def test_the_list_of_held_out_pictures_names_every_test():
-    text = HELD_OUT_FILE.read_text()
+    text = TEST_PHOTOS_FILE.read_text()
     assert all(
         name in text
         for name in ("tuxpaint-stamps-default", "lomiri-wallpapers-16.04", "scenes of validation")
