@@ -141,7 +141,7 @@ def photographs(
         LoopSettings(
             num_steps=steps,
             learning_rate=learning_rate,
-            warmup_steps=max(1, min(200, steps // 10)),
+            warmup_steps=max(1, min(50, steps // 10)),
             weight_decay=0.0,
             ema_decay=ema_decay,
             num_workers=num_workers,
