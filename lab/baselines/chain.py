@@ -18,8 +18,8 @@ _NEAREST_FIRST = ("exact", "surrogate", "bpda")
 def chained(parts: Sequence[Defence]) -> Defence:
     """Applies defences in turn; between them images are whole levels, as the service has them.
 
-    A white-box attacker has every gradient that some part has; a part without it gives its nearest
-    (exact, else surrogate, else BPDA). Rounding between parts is passed as the identity.
+    A white-box attacker gets through every part exactly where it can be, and else by each of the
+    ways that the part has. Rounding between parts is passed as the identity.
 
     Args:
         parts: at least one.
@@ -37,9 +37,8 @@ def chained(parts: Sequence[Defence]) -> Defence:
             images = _rounded(part.apply(images, generator))
         return images
 
-    gradients = dict.fromkeys(name for part in parts for name in part.passages)
-    if not all("exact" in part.passages for part in parts):
-        gradients.pop("exact", None)
+    inexact = [part for part in parts if "exact" not in part.passages]
+    gradients = dict.fromkeys(name for part in inexact for name in part.passages) or ("exact",)
     return Defence(
         "+".join(part.name for part in parts),
         " ".join(part.setting for part in parts if part.setting),
@@ -67,6 +66,5 @@ def _through(parts: Sequence[Defence], gradient: str) -> Passage:
 
 
 def _nearest(part: Defence, gradient: str) -> str:
-    if gradient in part.passages:
-        return gradient
-    return next(name for name in _NEAREST_FIRST if name in part.passages)
+    order = ("exact", gradient, *_NEAREST_FIRST)
+    return next(name for name in order if name in part.passages)

@@ -83,9 +83,13 @@ def white_box_rows(
             gradients = ["exact"] if "exact" in defence.passages else list(defence.passages)
             threat = _threat(plan, epsilon, "+".join(gradients))
             for gradient in gradients:
-                attacked = _attacked(victim, images, labels, defence, gradient, plan, epsilon, out)
-                right = scorer(defence, attacked, labels, plan.seeds)
-                worst = np.minimum(worst, right)
+                left = np.flatnonzero(worst.max(axis=0))  # another gradient's losses are lost
+                if len(left):
+                    own = [images[n] for n in left], labels[left]
+                    attacked = _attacked(victim, *own, defence, gradient, plan, epsilon, out)
+                    right = scorer(defence, attacked, own[1], plan.seeds)
+                    worst = np.broadcast_to(worst, (len(right), len(images))).copy()
+                    worst[:, left] = np.minimum(worst[:, left], right)
             measures = [("classification", "accuracy", by_thing(worst, things))]
             rows += rows_under(
                 threat,
