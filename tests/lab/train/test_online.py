@@ -1,6 +1,7 @@
 """Pictures of every kind, attacked in feature space as the purifier learns."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import lab.train.online
+from lab.classification.collages import PLACES_PACKAGE, THINGS_PACKAGE, _photographs
 from lab.errors import LabError
 from lab.train.online import (
     EPSILON_RANGE,
@@ -19,9 +21,16 @@ from lab.train.online import (
     feature_attack,
     relative_distance,
 )
-from lab.train.photographs import TEST_PHOTOS_FILE, Photographs, augmented, held_out_hashes
+from lab.train.photographs import (
+    TEST_PHOTOS_FILE,
+    Photographs,
+    augmented,
+    held_out_hashes,
+    is_held_out,
+)
 from lab.train.photographs_command import photographs
 from lab.train.pictures import PictureMix
+from lab.world.assets import photo_paths
 from lab.world.dead_leaves import dead_leaves
 from models.purifier.network import build_network
 from models.purifier.pipeline import PurificationPipeline
@@ -205,3 +214,15 @@ def test_the_command_trains_publishes_and_goes_on(world_file, photo_folder, tmp_
     assert made.config.version == "7"
     refused = CliRunner().invoke(app, [*call, "--size-px", "40"])
     assert isinstance(refused.exception, LabError)
+
+
+@pytest.mark.parametrize("package", [THINGS_PACKAGE, PLACES_PACKAGE])
+def test_every_picture_of_the_test_is_known_by_its_hash(package):
+    folder = Path("work/packages") / package
+    if not folder.exists():
+        pytest.skip(f"{folder} is not there: codefend-lab data collages fetches it")
+    pictures = (
+        list(_photographs(folder)) if package == THINGS_PACKAGE else list(photo_paths(folder))
+    )
+    assert len(pictures) >= 15
+    assert all(is_held_out(picture) for picture in pictures)
