@@ -10,6 +10,7 @@ import typer
 
 from lab.errors import LabError
 from lab.folders.source import Data, SizePx
+from lab.train.ablations_command import ablations
 from lab.train.base import train_base
 from lab.train.detector_command import detector
 from lab.train.latent_command import latent_base
@@ -42,6 +43,7 @@ from models.mllm.architecture import ARCHITECTURES
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Train what ships; every command resumes.")
+app.command("ablations")(ablations)
 app.command("detector")(detector)
 app.command("latent-base")(latent_base)
 app.command("photographs")(photographs)

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import lab.train.online
 from lab.classification.collages import PLACES_PACKAGE, THINGS_PACKAGE, _photographs
 from lab.errors import LabError
+from lab.train.ablations_command import VARIANTS, ablations
 from lab.train.online import (
     EPSILON_RANGE,
     OnlineLoss,
@@ -226,3 +227,24 @@ def test_every_picture_of_the_test_is_known_by_its_hash(package):
     )
     assert len(pictures) >= 15
     assert all(is_held_out(picture) for picture in pictures)
+
+
+def test_ablations_differ_in_one_part_and_start_alike(world_file, photo_folder, tmp_path):
+    app = typer.Typer()
+    app.command()(ablations)
+    call = (
+        f"--world {world_file} --packages {photo_folder} --runs {tmp_path} --size-px 32 "
+        "--batch-size 8 --steps 1 --variants"
+    ).split()
+    told = CliRunner().invoke(app, [*call, "one_encoder,no_leaves"])
+    assert told.exit_code == 0, told.output
+    made = [
+        PurificationPipeline.from_pretrained(tmp_path / name / "purifier")
+        for name in ("one_encoder", "no_leaves")
+    ]
+    assert [each.config.version for each in made] == ["one_encoder", "no_leaves"]
+    weights = [torch.cat([p.flatten() for p in each.unet.parameters()]) for each in made]
+    assert not torch.equal(*weights)
+    assert CliRunner().invoke(app, [*call, "no-such"]).exit_code == 2
+    assert all(set(changed) <= set(photographs.__kwdefaults__) for changed in VARIANTS.values())
+    assert all(len(changed) <= 1 for changed in VARIANTS.values())
