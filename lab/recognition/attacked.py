@@ -1,15 +1,16 @@
-"""T0 on a reader: print attacked to say something else, defended, and read again."""
+"""T0 and T2 on a reader: print attacked to say something else, defended, and read again."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from lab.attacks.interface import Tier
+from lab.attacks.adaptive.expectation import ThroughDefence
+from lab.attacks.interface import Objective, Tier
 from lab.attacks.pgd import PGD
 from lab.attacks.pixels import attack_pixels
 from lab.baselines.defence import Defence, defend
@@ -24,7 +25,7 @@ from lab.recognition.lines import WISHES, AttackedLine
 from lab.recognition.recogniser import LineReader, towards_text
 from models.quantise import dequantise
 
-__all__ = ["ReadingPlan", "reading_rows"]
+__all__ = ["ReadingPlan", "reading_rows", "through_rows"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,12 +35,16 @@ class ReadingPlan:
     Attributes:
         epsilons: radii, as fractions of the range.
         steps: of PGD towards the target.
+        num_draws: of the defence's noise, averaged at every step of T2.
+        num_through: lines attacked through each defence (T2), of amounts alone, at the largest ε.
         seeds: of the defence's noise.
         seed: of random starts.
     """
 
     epsilons: tuple[float, ...] = (4 / 255, 8 / 255, 16 / 255)
     steps: int = 100
+    num_draws: int = 8
+    num_through: int = 8
     seeds: int = 3
     seed: int = 0
 
@@ -86,6 +91,51 @@ def reading_rows(
     return rows
 
 
+def through_rows(
+    reader: LineReader,
+    lines: Sequence[AttackedLine],
+    defences: Sequence[Defence],
+    plan: ReadingPlan,
+    out: Path,
+) -> list[Row]:
+    """What is read of amounts that were attacked through the defence itself; see ``reading_rows``.
+
+    Of its gradients, and of the attack that does not know of it, the one counts under which more
+    lines are read as wanted, or more characters wrongly.
+    """
+    chosen = [line for line in lines if line.wish == "amount"][: plan.num_through]
+    epsilon = max(plan.epsilons)
+    rows: list[Row] = []
+    for defence in defences:
+        gradients = ["exact"] if "exact" in defence.passages else list(defence.passages)
+        found: dict[str, list[list[str]]] = {}
+        ways = [None, *((defence, gradient) for gradient in gradients)]
+        for gradient, through in zip(["oblivious", *gradients], ways, strict=True):
+            images = _attacked(reader, chosen, epsilon, plan, out, through)
+            found[gradient] = _read(reader, defence, images, plan.seeds)
+        strongest = max(found, key=lambda name: _harm(chosen, found[name]))
+        rows += rows_under(
+            replace(
+                _threat(plan, epsilon, "amount"),
+                tier=Tier.WHITE_BOX,
+                eot=plan.num_draws if defence.is_random else 1,
+                gradient=strongest,
+            ),
+            _measures(chosen, found[strongest], attacked=True),
+            defence=f"{defence.name} {_setting(defence)}".strip(),
+            victim="pp-ocr-v6",
+            seeds=plan.seeds,
+        )
+    return rows
+
+
+def _harm(lines: Sequence[AttackedLine], texts: Sequence[Sequence[str]]) -> tuple[int, int]:
+    """Targets read, and among equals characters wrong."""
+    pairs = [pair for said in texts for pair in _pairs(said, lines)]
+    num_hit = sum(text == line.target for text, line in pairs)
+    return num_hit, sum(edit_distance(text, line.truth) for text, line in pairs)
+
+
 def _setting(defence: Defence) -> str:
     return " ".join(w for w in defence.setting.split() if not w.startswith("weights="))
 
@@ -112,8 +162,9 @@ def _attacked(
     epsilon: float,
     plan: ReadingPlan,
     out: Path,
+    through: tuple[Defence, str] | None = None,
 ) -> list[np.ndarray]:
-    """One line at a time: each has a size of its own."""
+    """One line at a time, as each has a size of its own; through a defence by one gradient."""
     images: list[np.ndarray] = []
     for number, line in enumerate(progress(lines, desc=f"pgd {round(epsilon * 255)}/255")):
         key = digest_of(
@@ -123,26 +174,48 @@ def _attacked(
             line.target,
             line.image.shape,
             line.image.tobytes().hex(),
+            *([through[0].name, through[0].setting, through[1], plan.num_draws] if through else []),
         )
         search = PGD(epsilon=epsilon, steps=plan.steps)
         objective = towards_text(reader, [line.target])
+        if through is not None:
+            objective = _through(reader, line, *through, plan, number)
 
         def make(
             line: AttackedLine = line,
             search: PGD = search,
-            objective: object = objective,
+            objective: Objective = objective,
             number: int = number,
         ) -> list[bytes]:
             return attack_pixels(
                 search,
                 [line.image],
-                objective,  # type: ignore[arg-type]
+                objective,
                 epsilon=search.epsilon,
                 generator=torch.Generator().manual_seed(1_000_003 * plan.seed + number),
             )
 
         images += kept_images(out / "attacked" / key, 1, make)
     return images
+
+
+def _through(
+    reader: LineReader,
+    line: AttackedLine,
+    defence: Defence,
+    gradient: str,
+    plan: ReadingPlan,
+    number: int,
+) -> Objective:
+    """The target's loss behind a defence, in the mean over draws of its noise."""
+    draws = plan.num_draws if defence.is_random else 1
+    return ThroughDefence(
+        towards_text(reader, [line.target] * draws),
+        defence.passages[gradient],
+        torch.Generator().manual_seed(plan.seed * 1_000_003 + number + 1),
+        draws,
+        draws,
+    )
 
 
 def _read(

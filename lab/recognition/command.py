@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
+from lab.attacks.interface import Tier
 from lab.baselines.named import defence_named
 from lab.baselines.purifiers import load_purifier
 from lab.documents.fonts import Fonts
 from lab.encoders.releases import ENCODERS_FOLDER
 from lab.evaluate.provenance import provenance
 from lab.evaluate.report import Row, cell, write_report
-from lab.recognition.attacked import ReadingPlan, reading_rows
+from lab.recognition.attacked import ReadingPlan, reading_rows, through_rows
 from lab.recognition.lines import WISHES, attacked_lines
 from lab.recognition.recogniser import LineReader
 from models.manifest import WEIGHTS_DIRECTORY
@@ -44,6 +45,9 @@ def read(
     defences: Annotated[
         str, typer.Option(help="Comma-separated, as those of `classify`.")
     ] = _DEFENCES,
+    through: Annotated[
+        str, typer.Option(help="Defences also attacked through themselves (T2), comma-separated.")
+    ] = "",
     num: Annotated[int, typer.Option(min=2, help="Receipts; three lines of each.")] = 24,
     steps: Annotated[int, typer.Option(min=1, help="Attack steps.")] = 100,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of the defence's noise.")] = 3,
@@ -57,10 +61,14 @@ def read(
     asked = [defence_named(word, networks) for word in defences.split(",")]
     lines = attacked_lines(Fonts.find(fonts) if fonts else Fonts.built_in(), num=num, seed=seed)
     plan = ReadingPlan(steps=steps, seeds=seeds, seed=seed)
+    adaptive = [defence_named(word, networks) for word in through.split(",") if word]
     rows = reading_rows(reader, lines, asked, plan, out)
+    rows += through_rows(reader, lines, adaptive, plan, out)
     weights = {name: sha256 for name, (_, sha256) in networks.items()}
     meta = provenance(seed=seed, weights={**weights, "reader": reader.sha256}, device="cpu")
     tables = [_table(rows, metric, title) for metric, title in _TITLES.items()]
+    if adaptive:
+        tables.append(_through_table([row for row in rows if row.tier == Tier.WHITE_BOX]))
     typer.echo(write_report(out, meta, rows, _notes(plan, len(lines)), tables=tables))
 
 
@@ -72,7 +80,14 @@ _TITLES = {
 
 
 def _table(rows: Sequence[Row], metric: str, title: str) -> str:
-    own = [row for row in rows if row.metric == metric]
+    """Of targets a column for each wish; of what is read else all lines together."""
+    own = [
+        row
+        for row in rows
+        if row.metric == metric
+        and row.tier != Tier.WHITE_BOX
+        and (row.attack != "pgd-all") == (metric == "targeted_success" or not row.epsilon)
+    ]
     columns = sorted({(row.epsilon, row.attack) for row in own})
     heads = [_head(epsilon, attack) for epsilon, attack in columns]
     lines = [f"| {title} | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
@@ -85,7 +100,21 @@ def _table(rows: Sequence[Row], metric: str, title: str) -> str:
 def _head(epsilon: float, attack: str) -> str:
     if not epsilon:
         return "clean"
-    return f"{round(epsilon * 255)}/255, {attack.removeprefix('pgd-')}"
+    wish = attack.removeprefix("pgd-")
+    return f"{round(epsilon * 255)}/255" + ("" if wish == "all" else f", {wish}")
+
+
+def _through_table(rows: Sequence[Row]) -> str:
+    heads = [_head(rows[0].epsilon, rows[0].attack), *list(_TITLES.values())[1:], "n"]
+    lines = [
+        "| T2, read as the attacker wants | " + " | ".join(heads) + " |",
+        "|---" * (len(heads) + 1) + "|",
+    ]
+    for defence in dict.fromkeys(row.defence for row in rows):
+        found = {row.metric: row for row in rows if row.defence == defence}
+        cells = [cell(found[metric]) for metric in _TITLES]
+        lines.append(f"| {defence} | " + " | ".join(cells) + f" | {rows[0].n} |")
+    return "\n".join(lines)
 
 
 def _notes(plan: ReadingPlan, num: int) -> str:
@@ -94,5 +123,7 @@ def _notes(plan: ReadingPlan, num: int) -> str:
         f"the loss of the target, undefended. {num} lines of receipts of our own making, a third "
         f"each: {', '.join(WISHES)}; an amount with one other digit, the name of another thing on "
         "sale, no text at all. Read as printed and as the attacker wants are exact matches. "
-        "Brackets are 95 % intervals by a bootstrap over receipts."
+        "Brackets are 95 % intervals by a bootstrap over receipts. T2: amounts at the largest ε, "
+        f"the same steps through the defence, {plan.num_draws} draws of its noise averaged; exact "
+        "gradients where there are any, else the surrogate's and BPDA's; the strongest counts."
     )

@@ -9,15 +9,17 @@ import typer
 from typer.testing import CliRunner
 
 from lab.attacks.pgd import PGD
+from lab.baselines.bilateral import bilateral
 from lab.baselines.compression import jpeg
-from lab.baselines.defence import NO_DEFENCE
+from lab.baselines.defence import NO_DEFENCE, defend
 from lab.documents.fonts import Fonts
 from lab.encoders.releases import ENCODERS_FOLDER, READER, fetch_release
 from lab.errors import LabError
-from lab.recognition.attacked import ReadingPlan, reading_rows
+from lab.recognition.attacked import ReadingPlan, _attacked, reading_rows, through_rows
 from lab.recognition.command import read
 from lab.recognition.lines import WISHES, attacked_lines
 from lab.recognition.recogniser import LineReader, towards_text
+from models.quantise import dequantise
 
 
 @pytest.fixture(scope="session")
@@ -91,19 +93,40 @@ def test_rows_count_exact_texts_and_wrong_characters(reader, lines, tmp_path):
     assert reading_rows(reader, lines[:3], [NO_DEFENCE, jpeg(90)], plan, tmp_path) == rows
 
 
+def test_an_attack_through_a_filter_comes_nearer_to_its_target(reader, lines, tmp_path):
+    plan = ReadingPlan(epsilons=(24 / 255,), steps=25, num_through=2, seeds=1)
+    filtering = bilateral(0.3)
+    (row, *_) = through_rows(reader, lines, [filtering], plan, tmp_path)
+    assert (row.tier, row.n, row.eot) == ("t2", 2, 1)
+    assert row.gradient in {"exact", "oblivious"}
+    chosen = [line for line in lines if line.wish == "amount"][:2]
+    reached = []
+    for through in (None, (filtering, "exact")):
+        images = _attacked(reader, chosen, 24 / 255, plan, tmp_path, through)
+        seen = [dequantise(torch.from_numpy(i[None])) for i in defend(filtering, images, seed=0)]
+        losses = [
+            towards_text(reader, [line.target])(image)
+            for line, image in zip(chosen, seen, strict=True)
+        ]
+        reached.append(float(torch.stack(losses).mean()))
+    assert reached[1] > reached[0] + 0.05
+
+
 def test_the_command_writes_a_report(tmp_path):
     app = typer.Typer()
     app.command()(read)
     fetch_release(READER)
     told = CliRunner().invoke(
         app,
-        f"--out {tmp_path} --num 2 --steps 1 --seeds 1 --defences none,purifier+jpeg:40".split(),
+        f"--out {tmp_path} --num 2 --steps 1 --seeds 1 --defences none,purifier+jpeg:40 "
+        "--through jpeg:30,purifier".split(),
     )
     assert told.exit_code == 0, told.output
     report = (tmp_path / "report.md").read_text()
-    assert "| read as the attacker wants | 4/255, all |" in report
+    assert "| read as the attacker wants | 4/255, amount |" in report
+    assert "| T2, read as the attacker wants | 16/255, amount |" in report
     rows = json.loads((tmp_path / "report.json").read_text())["rows"]
-    assert {row["defence"] for row in rows} == {
+    assert {row["defence"] for row in rows if row["tier"] == "t0"} == {
         "none",
         "purifier+jpeg noise_level=0.08 num_steps=1 quality=40",
     }
