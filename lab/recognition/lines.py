@@ -67,8 +67,10 @@ def _lines_of(document: Document, number: int, rng: np.random.Generator) -> Iter
     amount, name, other = (
         lines[int(rng.integers(len(lines)))] for lines in (amounts, names, amounts + names)
     )
+    # By text too: the order of a set differs from process to process.
     others = sorted(
-        {line.text for line in names} - {name.text}, key=lambda t: abs(len(t) - len(name.text))
+        {line.text for line in names} - {name.text},
+        key=lambda text: (abs(len(text) - len(name.text)), text),
     )
     wishes: list[tuple[Wish, Line, str]] = [
         ("amount", amount, _other_digit(amount.text, rng)),

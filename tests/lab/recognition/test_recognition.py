@@ -1,6 +1,9 @@
 """A real reader reads print, is led to read something else, and what is counted is exact."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -55,6 +58,22 @@ def test_every_wish_is_another_text(reader, lines):
         reader.classes_of(line.target)
     again = attacked_lines(Fonts.built_in(), num=4)
     assert all(np.array_equal(a.image, b.image) for a, b in zip(lines, again, strict=True))
+
+
+def test_lines_are_the_same_in_every_process(lines):
+    command = (
+        "from lab.documents.fonts import Fonts; from lab.recognition.lines import attacked_lines; "
+        "print([line.target for line in attacked_lines(Fonts.built_in(), num=4)])"
+    )
+    for hash_seed in ("1", "2", "3"):
+        told = subprocess.run(
+            [sys.executable, "-c", command],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert told.stdout.strip() == str([line.target for line in lines])
 
 
 def test_the_loss_of_a_text_is_least_for_the_line_that_says_it(reader, lines):
