@@ -31,18 +31,21 @@ class Windows:
         labels: (N,) int64, what the classifier makes of them.
         photos: (N,) the photo, or the pictured thing, of each; its windows are one cluster.
         num_tried: how many were looked at.
+        num_sure: of how many of them the classifier was sure; all of these where None.
     """
 
     images: list[np.ndarray]
     labels: torch.Tensor
     photos: np.ndarray
     num_tried: int
+    num_sure: int | None = None
 
     @property
     def coverage(self) -> str:
         """How much of what was looked at is asked about, in words."""
         num_photos = len(np.unique(self.photos))
-        return f"{len(self.images)} of {self.num_tried} windows, of {num_photos} things or photos"
+        sure = f"{self.num_sure or len(self.images)} of {self.num_tried} windows"
+        return f"{sure}; asked about {len(self.images)}, of {num_photos} things or photos"
 
 
 def confident_windows(
@@ -93,6 +96,7 @@ def confident_windows(
         torch.tensor([labels[place] for place in chosen]),
         np.array([looked[kept[place]][0] for place in chosen]),
         len(looked),
+        len(kept),
     )
 
 

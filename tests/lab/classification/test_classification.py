@@ -61,7 +61,7 @@ def test_only_windows_that_it_is_sure_of_are_asked_about(classifier):
     assert windows.num_tried == 6  # the small photo is passed over
     assert windows.photos.tolist() == [1, 2, 1, 2]
     assert windows.labels.tolist() == [0, 1, 0, 1]
-    assert windows.coverage == "4 of 6 windows, of 2 things or photos"
+    assert windows.coverage == "4 of 6 windows; asked about 4, of 2 things or photos"
     assert all(image.shape == (SIDE_PX, SIDE_PX, 3) for image in windows.images)
 
 
@@ -79,7 +79,7 @@ def test_windows_are_taken_of_every_thing_in_turn(classifier):
     windows = confident_windows(views, classifier, per_photo=1, seed=0, most=4)
     assert windows.photos.tolist() == [0, 1, 0, 1]
     assert windows.labels.tolist() == [0, 1, 0, 1]
-    assert windows.coverage == "4 of 6 windows, of 2 things or photos"
+    assert windows.coverage == "6 of 6 windows; asked about 4, of 2 things or photos"
 
 
 def test_a_threshold_on_single_chances_is_the_classifiers_own(classifier):
