@@ -47,6 +47,9 @@ def mllm(
     """Serve the embedded model alone, as an OpenAI-style API."""
     settings = _settings()
     from service.logs import configure_logs
+    from service.processes.single_threaded import bound_spinning
+
+    bound_spinning()  # before torch is loaded
     from service.mllm.app import create_mllm_app
     from service.mllm.generation import load_generator
     from service.mllm.serve import serve_app

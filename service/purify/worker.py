@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from models.buckets import Bucket, crop_from_bucket, pad_to_bucket
 from service.processes.messages import Ask, Handler, Message
 from service.processes.pixels import Picture, read_pixels, write_pixels
+from service.processes.single_threaded import bound_spinning
 from service.purify.engine import Engine, EngineOptions, OutOfMemory, find_engine_loader
 from service.queueing.recovery import Failure
 
@@ -24,7 +25,6 @@ logger = logging.getLogger(__name__)
 # so large that what a batch costs whatever its size hardly counts.
 WARM_UP_BUCKETS = (Bucket(128, 128), Bucket(512, 512))
 SICK_EXIT_CODE = 70
-SPIN_COUNT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +41,9 @@ def make_worker(config: WorkerConfig) -> tuple[Handler, dict[str, Any]]:
     Raises:
         ValueError: The engine returned something else than a purified batch and a suspicion.
     """
-    _bound_spinning()
+    bound_spinning()
     engine = find_engine_loader(config.engine)(config.options)
     return partial(_run_batch, engine), asdict(engine.facts) | _warm_up(engine)
-
-
-def _bound_spinning() -> None:
-    """Has threads wait for each other asleep after some ten microseconds of spinning.
-
-    GNU OpenMP, which torch computes with on a CPU, spins for milliseconds. On an idle machine that
-    gains nothing measurable; where others use the processors too, a decode process among them, a
-    thread that spins keeps the very one from running that it waits for, and a batch takes twenty
-    times as long. It reads these variables when it is loaded, which is with the engine.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
 
 
 def _warm_up(engine: Engine) -> dict[str, float]:
