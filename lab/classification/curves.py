@@ -23,7 +23,7 @@ def draw_curves(rows: Sequence[Row], victims: Sequence[str]) -> Any:
     panels = figure.subplots(1, len(victims), squeeze=False)[0]
     for axes, victim in zip(panels, victims, strict=True):
         _draw(axes, [row for row in rows if row.victim == victim], victim)
-    panels[0].legend(loc="lower left", frameon=False, fontsize=8)
+    panels[0].legend(loc="upper left", frameon=False, fontsize=8)
     figure.tight_layout()
     return figure
 
