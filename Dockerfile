@@ -15,6 +15,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/codefend
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY codefend ./codefend
 COPY service ./service
 COPY models ./models
 

@@ -13,7 +13,7 @@ from benchmarks.overload import measure_overload
 from benchmarks.report import print_rows, write_results
 from benchmarks.service_load import measure_load
 from benchmarks.uploads import measure_uploads
-from service.settings import Settings
+from codefend.service.settings import Settings
 
 __all__ = ["main"]
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from benchmarks.trace import Picture
-from models.buckets import choose_bucket, pad_to_bucket
-from service.purify.engine import Engine, EngineOptions
-from service.purify.torch_engine import load_engine
+from codefend.models.buckets import choose_bucket, pad_to_bucket
+from codefend.service.purify.engine import Engine, EngineOptions
+from codefend.service.purify.torch_engine import load_engine
 
 __all__ = ["load_warm_engine", "time_pictures"]
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.report import Row, percentiles_ms
-from lab.train.capture import captured
-from models.purifier.denoiser import denoise
-from models.purifier.pipeline import PurificationPipeline
+from codefend.lab.train.capture import captured
+from codefend.models.purifier.denoiser import denoise
+from codefend.models.purifier.pipeline import PurificationPipeline
 
 __all__ = ["measure_gradients"]
 

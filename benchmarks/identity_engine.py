@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from service.purify.engine import EngineFacts, EngineOptions
+from codefend.service.purify.engine import EngineFacts, EngineOptions
 
 __all__ = ["IMPORT_PATH", "load_engine"]
 

@@ -25,7 +25,7 @@ from benchmarks.report import Row, percentiles_ms
 from benchmarks.rivals import run_fixed_upstream
 from benchmarks.server import RunningServer, run_server
 from benchmarks.trace import mixed_trace
-from service.settings import Settings
+from codefend.service.settings import Settings
 
 __all__ = ["measure_overload"]
 

@@ -57,7 +57,7 @@ def run_server(
         "cache_bytes": "0",  # every image of a benchmark is purified
     } | settings
     environment = os.environ | {f"CODEFEND_{key.upper()}": text for key, text in values.items()}
-    command = [*prefix, sys.executable, "-m", "service.cli", "serve"]
+    command = [*prefix, sys.executable, "-m", "codefend.service.cli", "serve"]
     process = subprocess.Popen(command, env=environment, stderr=log)  # noqa: S603 - our own command
     url = f"http://127.0.0.1:{port}"
     try:

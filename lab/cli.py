@@ -6,20 +6,20 @@ import sys
 
 import typer
 
-from lab.attacks.command import register as register_attack
-from lab.classification.command import collages
-from lab.classification.command import register as register_classify
-from lab.detection.command import app as detect
-from lab.encoders.command import encoders
-from lab.errors import LabError
-from lab.evaluate.command import register as register_evaluate
-from lab.fidelity.command import register as register_fidelity
-from lab.gallery.command import ask, gallery, picture, sheet
-from lab.plots.command import register as register_plot
-from lab.recognition.command import register as register_read
-from lab.tradeoff.command import register as register_tradeoff
-from lab.train.command import app as train
-from lab.world.command import app as data
+from codefend.lab.attacks.command import register as register_attack
+from codefend.lab.classification.command import collages
+from codefend.lab.classification.command import register as register_classify
+from codefend.lab.detection.command import app as detect
+from codefend.lab.encoders.command import encoders
+from codefend.lab.errors import LabError
+from codefend.lab.evaluate.command import register as register_evaluate
+from codefend.lab.fidelity.command import register as register_fidelity
+from codefend.lab.gallery.command import ask, gallery, picture, sheet
+from codefend.lab.plots.command import register as register_plot
+from codefend.lab.recognition.command import register as register_read
+from codefend.lab.tradeoff.command import register as register_tradeoff
+from codefend.lab.train.command import app as train
+from codefend.lab.world.command import app as data
 
 __all__ = ["main"]
 

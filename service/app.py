@@ -11,21 +11,21 @@ from fastapi import FastAPI, Request
 from prometheus_client import make_asgi_app
 from starlette.exceptions import HTTPException
 
-from service.admit.gate import Gate
-from service.door.connections import Connections
-from service.door.limits import DoorLimits
-from service.door.serving import make_config, serving, set_unread_timeout
-from service.endpoints.ask import build_ask
-from service.endpoints.chat import build_chat
-from service.endpoints.docs_page import build_docs
-from service.endpoints.models import build_models
-from service.endpoints.probes import build_probes
-from service.endpoints.purify import build_purify
-from service.errors import InvalidBody, MethodNotAllowed, NotFound
-from service.guard import Guard
-from service.metrics import Metrics
-from service.settings import Settings
-from service.tracing.tracer import make_tracer
+from codefend.service.admit.gate import Gate
+from codefend.service.door.connections import Connections
+from codefend.service.door.limits import DoorLimits
+from codefend.service.door.serving import make_config, serving, set_unread_timeout
+from codefend.service.endpoints.ask import build_ask
+from codefend.service.endpoints.chat import build_chat
+from codefend.service.endpoints.docs_page import build_docs
+from codefend.service.endpoints.models import build_models
+from codefend.service.endpoints.probes import build_probes
+from codefend.service.endpoints.purify import build_purify
+from codefend.service.errors import InvalidBody, MethodNotAllowed, NotFound
+from codefend.service.guard import Guard
+from codefend.service.metrics import Metrics
+from codefend.service.settings import Settings
+from codefend.service.tracing.tracer import make_tracer
 
 __all__ = ["create_app"]
 

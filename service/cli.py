@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from service.settings import Settings
+    from codefend.service.settings import Settings
 
 __all__ = ["main"]
 
@@ -29,8 +29,8 @@ BAD_SETTINGS_EXIT_CODE = 2
 def serve() -> None:
     """Serve the HTTP API; every setting is an environment variable (see `codefend config`)."""
     settings = _settings()
-    from service.logs import configure_logs
-    from service.server import serve as serve_forever
+    from codefend.service.logs import configure_logs
+    from codefend.service.server import serve as serve_forever
 
     configure_logs(settings.log_level)
     _check_weights(settings)
@@ -46,13 +46,13 @@ def mllm(
 ) -> None:
     """Serve the embedded model alone, as an OpenAI-style API."""
     settings = _settings()
-    from service.logs import configure_logs
-    from service.processes.single_threaded import bound_spinning
+    from codefend.service.logs import configure_logs
+    from codefend.service.processes.single_threaded import bound_spinning
 
     bound_spinning()  # before torch is loaded
-    from service.mllm.app import create_mllm_app
-    from service.mllm.generation import load_generator
-    from service.mllm.serve import serve_app
+    from codefend.service.mllm.app import create_mllm_app
+    from codefend.service.mllm.generation import load_generator
+    from codefend.service.mllm.serve import serve_app
 
     configure_logs(settings.log_level)
     generator = load_generator(model or settings.mllm)
@@ -73,9 +73,9 @@ def purify(
 ) -> None:
     """Purify an image or a folder; started again after an interruption, it goes on."""
     settings = _settings()
-    from service.decode.limits import picture_limits
-    from service.offline import purify_files
-    from service.purify.engine import EngineOptions, find_engine_loader
+    from codefend.service.decode.limits import picture_limits
+    from codefend.service.offline import purify_files
+    from codefend.service.purify.engine import EngineOptions, find_engine_loader
 
     limits = picture_limits(settings)
     options = EngineOptions.of(settings, settings.devices[0])
@@ -95,7 +95,7 @@ def purify(
 @app.command()
 def verify() -> None:
     """Check the shipped weights against their manifest."""
-    from models.manifest import read_manifest, verify_weights
+    from codefend.models.manifest import read_manifest, verify_weights
 
     num_problems = 0
     for entry in read_manifest():
@@ -119,7 +119,7 @@ def config() -> None:
 
 def _policies_of_keys(settings: "Settings") -> dict[str, str]:
     """The effective policy of each caller that the file of keys names."""
-    from service.credentials import read_keys
+    from codefend.service.credentials import read_keys
 
     keys = read_keys(settings.api_keys_file) if settings.api_keys_file else ()
     return {key.name: key.change.apply(settings.policy).describe() for key in keys}
@@ -127,8 +127,8 @@ def _policies_of_keys(settings: "Settings") -> dict[str, str]:
 
 def _check_weights(settings: "Settings") -> None:
     """Ends the command where prompts or weights are not what their manifest says."""
-    from service.policy import Mode
-    from service.purify.generation import (
+    from codefend.service.policy import Mode
+    from codefend.service.purify.generation import (
         UnfitGeneration,
         check_directories,
         check_weights,
@@ -149,7 +149,7 @@ def _check_weights(settings: "Settings") -> None:
 def _settings() -> "Settings":
     from pydantic import ValidationError
 
-    from service.settings import load_settings
+    from codefend.service.settings import load_settings
 
     try:
         return load_settings()

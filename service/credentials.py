@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service.policy import PolicyChange, read_policy_change
+from codefend.service.policy import PolicyChange, read_policy_change
 
 __all__ = ["Key", "check_key", "hash_key", "read_keys"]
 

@@ -12,41 +12,41 @@ from typing import Any
 
 from starlette.requests import Request
 
-from models.codec import ImageFormat
-from models.prompts.templates import Template
-from service.admit.body import read_body
-from service.admit.house import House, HouseLimits
-from service.admit.keys import KeyRing
-from service.admit.visit import Visit
-from service.decode.chat import Chat, ChatImage, ChatLimits
-from service.decode.refusals import naming_place
-from service.decode.rules import field_rules
-from service.decode.stage import DecodeStage, Upload
-from service.encode.stage import EncodeStage
-from service.errors import NotReady
-from service.forward.answer_stream import AnswerStream
-from service.forward.breaker import Passage
-from service.forward.chat_body import fill_gaps
-from service.forward.client import make_upstream
-from service.forward.completion import Answer, Completion
-from service.forward.embedded import EmbeddedModel
-from service.forward.model_list import ModelList
-from service.metrics import Metrics, Stage
-from service.opening import Opening
-from service.policy import Mode
-from service.processes.pixels import Picture, PixelStore
-from service.processes.supervision import Supervision
-from service.purification import Purification
-from service.purify.cache import PurifiedCache
-from service.purify.engine import EngineFacts
-from service.purify.generation import Generation, load_generation
-from service.purify.purified import Purified
-from service.purify.stage import PurifyStage
-from service.queueing.costs import BatchCosts, Throughput
-from service.queueing.line import Line
-from service.queueing.policy import BatchLimits
-from service.reload import Reloader
-from service.settings import Settings
+from codefend.models.codec import ImageFormat
+from codefend.models.prompts.templates import Template
+from codefend.service.admit.body import read_body
+from codefend.service.admit.house import House, HouseLimits
+from codefend.service.admit.keys import KeyRing
+from codefend.service.admit.visit import Visit
+from codefend.service.decode.chat import Chat, ChatImage, ChatLimits
+from codefend.service.decode.refusals import naming_place
+from codefend.service.decode.rules import field_rules
+from codefend.service.decode.stage import DecodeStage, Upload
+from codefend.service.encode.stage import EncodeStage
+from codefend.service.errors import NotReady
+from codefend.service.forward.answer_stream import AnswerStream
+from codefend.service.forward.breaker import Passage
+from codefend.service.forward.chat_body import fill_gaps
+from codefend.service.forward.client import make_upstream
+from codefend.service.forward.completion import Answer, Completion
+from codefend.service.forward.embedded import EmbeddedModel
+from codefend.service.forward.model_list import ModelList
+from codefend.service.metrics import Metrics, Stage
+from codefend.service.opening import Opening
+from codefend.service.policy import Mode
+from codefend.service.processes.pixels import Picture, PixelStore
+from codefend.service.processes.supervision import Supervision
+from codefend.service.purification import Purification
+from codefend.service.purify.cache import PurifiedCache
+from codefend.service.purify.engine import EngineFacts
+from codefend.service.purify.generation import Generation, load_generation
+from codefend.service.purify.purified import Purified
+from codefend.service.purify.stage import PurifyStage
+from codefend.service.queueing.costs import BatchCosts, Throughput
+from codefend.service.queueing.line import Line
+from codefend.service.queueing.policy import BatchLimits
+from codefend.service.reload import Reloader
+from codefend.service.settings import Settings
 
 __all__ = ["Guard"]
 

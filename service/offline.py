@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from models.buckets import choose_bucket, crop_from_bucket, pad_to_bucket
-from models.codec import ImageFormat, encode_image
-from service.decode.picture import PictureLimits, decode_picture
-from service.errors import RequestRefused
-from service.purify.engine import Engine
+from codefend.models.buckets import choose_bucket, crop_from_bucket, pad_to_bucket
+from codefend.models.codec import ImageFormat, encode_image
+from codefend.service.decode.picture import PictureLimits, decode_picture
+from codefend.service.errors import RequestRefused
+from codefend.service.purify.engine import Engine
 
 __all__ = ["purify_files"]
 

@@ -2,10 +2,10 @@
 
 from math import ceil
 
-from service.errors import NotReady
-from service.forward.embedded import EmbeddedModel
-from service.forward.upstream import Upstream
-from service.purify.stage import PurifyStage
+from codefend.service.errors import NotReady
+from codefend.service.forward.embedded import EmbeddedModel
+from codefend.service.forward.upstream import Upstream
+from codefend.service.purify.stage import PurifyStage
 
 __all__ = ["Opening"]
 

@@ -2,7 +2,7 @@
 
 from starlette.responses import JSONResponse
 
-from service.errors import CodefendError
+from codefend.service.errors import CodefendError
 
 __all__ = ["problem_response"]
 

@@ -11,19 +11,25 @@ import time
 from functools import partial
 from math import ceil
 
-from service.admit.memory import RETRY_AFTER_S, MemoryBudget
-from service.admit.visit import Visit
-from service.decode.stage import Admitted, PictureHeader, Upload
-from service.errors import ImageFlagged, NotReady, OutOfMemory
-from service.metrics import Metrics, Stage
-from service.opening import WARM_UP_S
-from service.policy import Mode, OnFlagged
-from service.processes.pixels import Picture, PixelLease, PixelStore, bytes_of_lease, read_pixels
-from service.purify.cache import PurifiedCache, Replay
-from service.purify.engine import EngineFacts
-from service.purify.purified import Purified
-from service.purify.stage import PurifyStage
-from service.queueing.line import Job, Line
+from codefend.service.admit.memory import RETRY_AFTER_S, MemoryBudget
+from codefend.service.admit.visit import Visit
+from codefend.service.decode.stage import Admitted, PictureHeader, Upload
+from codefend.service.errors import ImageFlagged, NotReady, OutOfMemory
+from codefend.service.metrics import Metrics, Stage
+from codefend.service.opening import WARM_UP_S
+from codefend.service.policy import Mode, OnFlagged
+from codefend.service.processes.pixels import (
+    Picture,
+    PixelLease,
+    PixelStore,
+    bytes_of_lease,
+    read_pixels,
+)
+from codefend.service.purify.cache import PurifiedCache, Replay
+from codefend.service.purify.engine import EngineFacts
+from codefend.service.purify.purified import Purified
+from codefend.service.purify.stage import PurifyStage
+from codefend.service.queueing.line import Job, Line
 
 __all__ = ["Purification"]
 

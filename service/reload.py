@@ -4,11 +4,16 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from service.metrics import Metrics
-from service.policy import Mode
-from service.purify.generation import Generation, UnfitGeneration, check_weights, load_generation
-from service.purify.stage import PurifyStage
-from service.settings import Settings
+from codefend.service.metrics import Metrics
+from codefend.service.policy import Mode
+from codefend.service.purify.generation import (
+    Generation,
+    UnfitGeneration,
+    check_weights,
+    load_generation,
+)
+from codefend.service.purify.stage import PurifyStage
+from codefend.service.settings import Settings
 
 __all__ = ["Reloader"]
 

@@ -4,8 +4,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from models.codec import ImageFormat
-from service.errors import InvalidField, MissingField
+from codefend.models.codec import ImageFormat
+from codefend.service.errors import InvalidField, MissingField
 
 __all__ = [
     "AskFields",

@@ -17,14 +17,14 @@ from collections.abc import Iterator
 import uvicorn
 from fastapi import FastAPI
 
-from service.app import create_app
-from service.door.connections import Connections
-from service.door.limits import DoorLimits, fit_connections, raise_open_files_limit
-from service.door.serving import make_config, set_unread_timeout
-from service.guard import Guard
-from service.processes.child import kill_children
-from service.processes.kernel import hide_memory
-from service.settings import Settings
+from codefend.service.app import create_app
+from codefend.service.door.connections import Connections
+from codefend.service.door.limits import DoorLimits, fit_connections, raise_open_files_limit
+from codefend.service.door.serving import make_config, set_unread_timeout
+from codefend.service.guard import Guard
+from codefend.service.processes.child import kill_children
+from codefend.service.processes.kernel import hide_memory
+from codefend.service.settings import Settings
 
 __all__ = ["make_server_config", "serve"]
 

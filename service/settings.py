@@ -8,9 +8,9 @@ from typing import Annotated, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from models.prompts.templates import SHIPPED_TEMPLATES, read_templates
-from service.credentials import check_key, hash_key, read_keys
-from service.policy import (
+from codefend.models.prompts.templates import SHIPPED_TEMPLATES, read_templates
+from codefend.service.credentials import check_key, hash_key, read_keys
+from codefend.service.policy import (
     Disclosure,
     Mode,
     OnFlagged,
@@ -158,7 +158,7 @@ class Settings(BaseSettings):
     )
     cpu_threads: int | None = Field(None, ge=1, description="Threads of a CPU worker; all cores.")
     engine: str = Field(
-        "service.purify.torch_engine:load_engine",
+        "codefend.service.purify.torch_engine:load_engine",
         description="Import path of the function that loads the purifying engine.",
     )
     worker_start_timeout_s: float = Field(300.0, gt=0, description="Time for load and warm-up.")

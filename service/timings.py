@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from service.metrics import Metrics, Stage
-from service.tracing.tracer import Interval
+from codefend.service.metrics import Metrics, Stage
+from codefend.service.tracing.tracer import Interval
 
 __all__ = ["Timings"]
 

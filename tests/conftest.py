@@ -10,7 +10,7 @@ import time
 import hypothesis
 import pytest
 
-from service.processes.pixels import PixelStore
+from codefend.service.processes.pixels import PixelStore
 
 # A busy machine may take any time for anything: only the property itself is under test.
 hypothesis.settings.register_profile("no-deadline", deadline=None, max_examples=50)

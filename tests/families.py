@@ -16,9 +16,9 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3I
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-from models.mllm.architecture import ARCHITECTURES
-from models.mllm.processor import build_processor
-from models.mllm.stills import StillQwen2VLProcessor
+from codefend.models.mllm.architecture import ARCHITECTURES
+from codefend.models.mllm.processor import build_processor
+from codefend.models.mllm.stills import StillQwen2VLProcessor
 
 CORPUS = ("what is at the top left?", "describe the image.", "a red car to the left of a cat")
 TEMPLATE = """\

@@ -14,6 +14,11 @@ ROOMS = ("service", "models", "lab", "benchmarks")
 MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 
 
+def import_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts if parts[0] == "benchmarks" else ("codefend", *parts))
+
+
 def lengths_of_functions():
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -52,10 +57,12 @@ def test_every_module_says_what_it_is_and_what_it_offers(path):
     ]
     assert names, "no __all__"
     if "torch" not in path.read_text():
-        module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        module = importlib.import_module(import_name(path))
         assert all(hasattr(module, name) for name in names[0])
 
 
 def test_the_api_process_imports_no_torch():
-    code = "import sys, service.app, service.server, service.cli; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, codefend.service.app, codefend.service.cli; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -9,8 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lab.attacks.interface import Bounds, Objective
-from lab.attacks.search import ascend, best_of, checked, random_start, where_image
+from codefend.lab.attacks.interface import Bounds, Objective
+from codefend.lab.attacks.search import ascend, best_of, checked, random_start, where_image
 
 __all__ = ["APGD", "checkpoints"]
 

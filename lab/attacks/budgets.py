@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lab.attacks.similarity import ssim
-from models.quantise import dequantise, quantise
+from codefend.lab.attacks.similarity import ssim
+from codefend.models.quantise import dequantise, quantise
 
 __all__ = ["Ball", "Shift", "Similarity", "Window"]
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lab.attacks.interface import Objective
-from lab.victims.classifier import ClassifierVictim
+from codefend.lab.attacks.interface import Objective
+from codefend.lab.victims.classifier import ClassifierVictim
 
 __all__ = ["class_loss", "class_margin"]
 

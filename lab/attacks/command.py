@@ -11,15 +11,15 @@ import torch
 import typer
 from PIL import Image
 
-from lab.attacks.interface import Goal
-from lab.attacks.registry import ATTACKS, AttackConfig
-from lab.attacks.scenes import attack_scenes
-from lab.errors import LabError
-from lab.progress import progress
-from lab.victims.dialogue import CAPTION_REQUEST, Dialogue
-from lab.victims.generate import generate
-from lab.victims.victim import Victim, load_victim
-from models.manifest import WEIGHTS_DIRECTORY
+from codefend.lab.attacks.interface import Goal
+from codefend.lab.attacks.registry import ATTACKS, AttackConfig
+from codefend.lab.attacks.scenes import attack_scenes
+from codefend.lab.errors import LabError
+from codefend.lab.progress import progress
+from codefend.lab.victims.dialogue import CAPTION_REQUEST, Dialogue
+from codefend.lab.victims.generate import generate
+from codefend.lab.victims.victim import Victim, load_victim
+from codefend.models.manifest import WEIGHTS_DIRECTORY
 
 __all__ = ["register"]
 

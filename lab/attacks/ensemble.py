@@ -8,9 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lab.attacks.interface import Bounds, Objective
-from lab.attacks.search import best_of, checked, random_start
-from lab.attacks.views import View, ascend_views, read_boxes
+from codefend.lab.attacks.interface import Bounds, Objective
+from codefend.lab.attacks.search import best_of, checked, random_start
+from codefend.lab.attacks.views import View, ascend_views, read_boxes
 
 __all__ = ["EnsembleTransfer"]
 

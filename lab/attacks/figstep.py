@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lab.attacks.budgets import Window
-from lab.attacks.interface import Objective
-from lab.attacks.lettering import board
-from lab.attacks.words import OBJECT_WORDS
-from models.quantise import dequantise
+from codefend.lab.attacks.budgets import Window
+from codefend.lab.attacks.interface import Objective
+from codefend.lab.attacks.lettering import board
+from codefend.lab.attacks.words import OBJECT_WORDS
+from codefend.models.quantise import dequantise
 
 __all__ = ["TextPage"]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 __all__ = ["Attack", "Bounds", "Budget", "Budgeted", "Goal", "Objective", "Tier"]
 
 Goal = Literal["language", "margin", "encoder", "prototype", "matching"]
-"""What an attack moves: see ``lab.attacks.objectives``."""
+"""What an attack moves: see ``codefend.lab.attacks.objectives``."""
 
 Objective = Callable[[Tensor], Tensor]
 """Maps images (B, 3, H, W) to losses (B,) that an attack *maximises*."""

@@ -9,8 +9,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from lab.attacks.interface import Bounds, Objective
-from lab.attacks.search import ascend, best_of, checked, random_start
+from codefend.lab.attacks.interface import Bounds, Objective
+from codefend.lab.attacks.search import ascend, best_of, checked, random_start
 
 __all__ = ["JointAttack", "Rewordable"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lab.attacks.interface import Bounds, Objective
-from lab.attacks.search import random_start
+from codefend.lab.attacks.interface import Bounds, Objective
+from codefend.lab.attacks.search import random_start
 
 __all__ = ["UniformNoise"]
 

@@ -8,10 +8,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lab.attacks.interface import Goal, Objective
-from lab.victims.dialogue import Dialogue
-from lab.victims.likelihood import AnswerScore, DialogueLoss, capped_margin, mean_cross_entropy
-from lab.victims.victim import Victim
+from codefend.lab.attacks.interface import Goal, Objective
+from codefend.lab.victims.dialogue import Dialogue
+from codefend.lab.victims.likelihood import (
+    AnswerScore,
+    DialogueLoss,
+    capped_margin,
+    mean_cross_entropy,
+)
+from codefend.lab.victims.victim import Victim
 
 __all__ = [
     "answer_margin",

@@ -9,9 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lab.attacks.budgets import Window
-from lab.attacks.interface import Bounds, Objective
-from lab.attacks.search import best_of, checked, climb, uniform
+from codefend.lab.attacks.budgets import Window
+from codefend.lab.attacks.interface import Bounds, Objective
+from codefend.lab.attacks.search import best_of, checked, climb, uniform
 
 __all__ = ["AdversarialPatch"]
 

@@ -8,10 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lab.attacks.budgets import Similarity
-from lab.attacks.interface import Bounds, Objective
-from lab.attacks.search import best_of, checked, climb, uniform
-from lab.attacks.similarity import MIN_SIDE_PX, local_deviation, ssim
+from codefend.lab.attacks.budgets import Similarity
+from codefend.lab.attacks.interface import Bounds, Objective
+from codefend.lab.attacks.search import best_of, checked, climb, uniform
+from codefend.lab.attacks.similarity import MIN_SIDE_PX, local_deviation, ssim
 
 __all__ = ["PerceptualAttack"]
 

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lab.attacks.budgets import Ball
-from lab.attacks.interface import Attack, Budgeted, Objective
-from models.codec import encode_image
-from models.quantise import dequantise
+from codefend.lab.attacks.budgets import Ball
+from codefend.lab.attacks.interface import Attack, Budgeted, Objective
+from codefend.models.codec import encode_image
+from codefend.models.quantise import dequantise
 
 __all__ = ["attack_pixels", "decode_png", "quantise_within"]
 

@@ -6,23 +6,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from lab.attacks.apgd import APGD
-from lab.attacks.budgets import Ball
-from lab.attacks.crops import LocalCrops
-from lab.attacks.ensemble import EnsembleTransfer
-from lab.attacks.figstep import TextPage
-from lab.attacks.interface import Attack, Budget, Budgeted, Goal
-from lab.attacks.joint import JointAttack
-from lab.attacks.low_frequency import LowFrequency
-from lab.attacks.noise import UniformNoise
-from lab.attacks.patch import AdversarialPatch
-from lab.attacks.perceptual import PerceptualAttack
-from lab.attacks.pgd import PGD
-from lab.attacks.spatial import SpatialFlow
-from lab.attacks.typographic import TypographicAttack
-from lab.attacks.universal import UniversalPerturbation
-from lab.attacks.words import absent_words, misleading_words
-from lab.victims.dialogue import Dialogue
+from codefend.lab.attacks.apgd import APGD
+from codefend.lab.attacks.budgets import Ball
+from codefend.lab.attacks.crops import LocalCrops
+from codefend.lab.attacks.ensemble import EnsembleTransfer
+from codefend.lab.attacks.figstep import TextPage
+from codefend.lab.attacks.interface import Attack, Budget, Budgeted, Goal
+from codefend.lab.attacks.joint import JointAttack
+from codefend.lab.attacks.low_frequency import LowFrequency
+from codefend.lab.attacks.noise import UniformNoise
+from codefend.lab.attacks.patch import AdversarialPatch
+from codefend.lab.attacks.perceptual import PerceptualAttack
+from codefend.lab.attacks.pgd import PGD
+from codefend.lab.attacks.spatial import SpatialFlow
+from codefend.lab.attacks.typographic import TypographicAttack
+from codefend.lab.attacks.universal import UniversalPerturbation
+from codefend.lab.attacks.words import absent_words, misleading_words
+from codefend.lab.victims.dialogue import Dialogue
 
 __all__ = ["ATTACKS", "HELD_OUT", "AttackConfig", "Family", "Goal", "Row"]
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lab.victims.dialogue import Dialogue
-from lab.victims.likelihood import AnswerScore, DialogueLoss
-from lab.victims.victim import Victim
+from codefend.lab.victims.dialogue import Dialogue
+from codefend.lab.victims.likelihood import AnswerScore, DialogueLoss
+from codefend.lab.victims.victim import Victim
 
 __all__ = ["RewordedLoss", "rewordings"]
 

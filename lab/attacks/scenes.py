@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lab.attacks.interface import Objective
-from lab.attacks.objectives import (
+from codefend.lab.attacks.interface import Objective
+from codefend.lab.attacks.objectives import (
     answer_score,
     encoder_distance,
     image_text_matching,
@@ -18,12 +18,12 @@ from lab.attacks.objectives import (
     prototype_guided,
     targeted_loss,
 )
-from lab.attacks.pixels import attack_pixels
-from lab.attacks.registry import AttackConfig
-from lab.attacks.rewording import RewordedLoss
-from lab.victims.dialogue import CAPTION_REQUEST, Dialogue
-from lab.victims.victim import Victim
-from models.quantise import dequantise
+from codefend.lab.attacks.pixels import attack_pixels
+from codefend.lab.attacks.registry import AttackConfig
+from codefend.lab.attacks.rewording import RewordedLoss
+from codefend.lab.victims.dialogue import CAPTION_REQUEST, Dialogue
+from codefend.lab.victims.victim import Victim
+from codefend.models.quantise import dequantise
 
 __all__ = ["Upload", "attack_scenes", "attack_uploads"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from lab.attacks.interface import Bounds, Objective
+from codefend.lab.attacks.interface import Bounds, Objective
 
 __all__ = ["ascend", "best_of", "checked", "climb", "random_start", "uniform", "where_image"]
 

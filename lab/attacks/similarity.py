@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lab.baselines.blur import gaussian_kernel
+from codefend.lab.baselines.blur import gaussian_kernel
 
 __all__ = ["MIN_SIDE_PX", "local_deviation", "ssim"]
 

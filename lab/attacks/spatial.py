@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lab.attacks.budgets import Shift
-from lab.attacks.interface import Objective
-from lab.attacks.search import best_of, checked, climb, uniform
+from codefend.lab.attacks.budgets import Shift
+from codefend.lab.attacks.interface import Objective
+from codefend.lab.attacks.search import best_of, checked, climb, uniform
 
 __all__ = ["SpatialFlow"]
 

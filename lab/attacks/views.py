@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lab.attacks.interface import Bounds, Objective
-from lab.attacks.search import ascend
+from codefend.lab.attacks.interface import Bounds, Objective
+from codefend.lab.attacks.search import ascend
 
 __all__ = ["View", "ascend_views", "read_boxes"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from lab.victims.dialogue import Dialogue
+from codefend.lab.victims.dialogue import Dialogue
 
 __all__ = ["OBJECT_WORDS", "absent_words", "misleading_words", "names_any"]
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from lab.baselines.defence import Defence
+from codefend.lab.baselines.defence import Defence
 
 __all__ = ["bilateral"]
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from lab.baselines.defence import Defence
-from lab.baselines.gradients import straight_through, with_gradient_of
+from codefend.lab.baselines.defence import Defence
+from codefend.lab.baselines.gradients import straight_through, with_gradient_of
 
 __all__ = ["blur", "gaussian_kernel", "median"]
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import Generator, Tensor
 
-from lab.baselines.defence import Defence, Passage
-from lab.baselines.gradients import with_gradient_of
-from models.quantise import dequantise, quantise
+from codefend.lab.baselines.defence import Defence, Passage
+from codefend.lab.baselines.gradients import with_gradient_of
+from codefend.models.quantise import dequantise, quantise
 
 __all__ = ["chained"]
 

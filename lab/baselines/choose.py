@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from lab.baselines.defence import Defence
+from codefend.lab.baselines.defence import Defence
 
 __all__ = ["Trial", "choose_settings"]
 

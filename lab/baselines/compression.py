@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from lab.baselines.defence import Defence
-from lab.baselines.gradients import straight_through, with_gradient_of
-from lab.baselines.smooth_jpeg import smooth_jpeg
-from models.quantise import dequantise, quantise
+from codefend.lab.baselines.defence import Defence
+from codefend.lab.baselines.gradients import straight_through, with_gradient_of
+from codefend.lab.baselines.smooth_jpeg import smooth_jpeg
+from codefend.models.quantise import dequantise, quantise
 
 __all__ = ["bit_depth", "jpeg"]
 

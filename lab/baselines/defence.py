@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from models.quantise import dequantise, quantise
+from codefend.models.quantise import dequantise, quantise
 
 __all__ = ["NO_DEFENCE", "Defence", "Passage", "defend"]
 

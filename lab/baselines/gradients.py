@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.checkpoint import checkpoint
 
-from lab.baselines.defence import Passage
+from codefend.lab.baselines.defence import Passage
 
 __all__ = ["recomputed", "straight_through", "with_gradient_of"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 
-from lab.baselines.blur import blur, median
-from lab.baselines.compression import bit_depth, jpeg
-from lab.baselines.defence import Defence
-from lab.baselines.purifiers import purifying
-from lab.errors import LabError
-from models.purifier.latent import LatentPurificationPipeline
-from models.purifier.purifier import Purifier
+from codefend.lab.baselines.blur import blur, median
+from codefend.lab.baselines.compression import bit_depth, jpeg
+from codefend.lab.baselines.defence import Defence
+from codefend.lab.baselines.purifiers import purifying
+from codefend.lab.errors import LabError
+from codefend.models.purifier.latent import LatentPurificationPipeline
+from codefend.models.purifier.purifier import Purifier
 
 __all__ = ["baseline_grid", "diffpure_grid", "purifier_grid", "settings_named"]
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from lab.baselines.bilateral import bilateral
-from lab.baselines.blur import blur, median
-from lab.baselines.chain import chained
-from lab.baselines.compression import bit_depth, jpeg
-from lab.baselines.defence import NO_DEFENCE, Defence
-from lab.baselines.purifiers import purifying
-from lab.baselines.smoothing import gaussian_noise
-from lab.errors import LabError
-from models.purifier.purifier import Purifier
+from codefend.lab.baselines.bilateral import bilateral
+from codefend.lab.baselines.blur import blur, median
+from codefend.lab.baselines.chain import chained
+from codefend.lab.baselines.compression import bit_depth, jpeg
+from codefend.lab.baselines.defence import NO_DEFENCE, Defence
+from codefend.lab.baselines.purifiers import purifying
+from codefend.lab.baselines.smoothing import gaussian_noise
+from codefend.lab.errors import LabError
+from codefend.models.purifier.purifier import Purifier
 
 __all__ = ["defence_named"]
 

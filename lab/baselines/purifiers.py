@@ -13,13 +13,13 @@ import torch
 from huggingface_hub import snapshot_download
 from torch import Generator, Tensor, nn
 
-from lab.baselines.defence import Defence
-from lab.baselines.gradients import recomputed, straight_through, with_gradient_of
-from lab.errors import LabError
-from lab.victims.fingerprint import weights_sha256
-from models.purifier.adapters import find_adapters, is_adapters
-from models.purifier.loading import load_purifier as load_pipeline
-from models.purifier.purifier import Purifier, run_directly
+from codefend.lab.baselines.defence import Defence
+from codefend.lab.baselines.gradients import recomputed, straight_through, with_gradient_of
+from codefend.lab.errors import LabError
+from codefend.lab.victims.fingerprint import weights_sha256
+from codefend.models.purifier.adapters import find_adapters, is_adapters
+from codefend.models.purifier.loading import load_purifier as load_pipeline
+from codefend.models.purifier.purifier import Purifier, run_directly
 
 __all__ = ["load_purifier", "noise_source", "purifying"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Generator, Tensor
 
-from lab.baselines.defence import Defence
-from lab.baselines.gradients import straight_through
-from lab.errors import LabError
-from models.purifier.latent import LatentPurificationPipeline
-from models.purifier.purifier import Purifier
+from codefend.lab.baselines.defence import Defence
+from codefend.lab.baselines.gradients import straight_through
+from codefend.lab.errors import LabError
+from codefend.models.purifier.latent import LatentPurificationPipeline
+from codefend.models.purifier.purifier import Purifier
 
 __all__ = ["round_trip"]
 

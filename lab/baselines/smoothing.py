@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from lab.baselines.defence import Defence
+from codefend.lab.baselines.defence import Defence
 
 __all__ = ["gaussian_noise"]
 

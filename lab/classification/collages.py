@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lab.errors import LabError
-from lab.progress import progress
-from lab.world.assets import fetch_debian_package, photo_paths
+from codefend.lab.errors import LabError
+from codefend.lab.progress import progress
+from codefend.lab.world.assets import fetch_debian_package, photo_paths
 
 __all__ = ["build_collages", "thing_of"]
 

@@ -9,23 +9,23 @@ from typing import Annotated
 import torch
 import typer
 
-from lab.baselines.named import defence_named
-from lab.baselines.purifiers import load_purifier
-from lab.classification.collages import build_collages
-from lab.classification.curves import draw_curves
-from lab.classification.evaluation import ClassificationPlan, evaluate_classifier
-from lab.classification.report import classification_notes, classification_tables
-from lab.classification.white_box import WhiteBoxPlan, white_box_rows
-from lab.classification.windows import confident_windows
-from lab.encoders.encoder import CLASSIFIERS, load_any_classifier
-from lab.encoders.releases import ENCODERS_FOLDER
-from lab.errors import LabError
-from lab.evaluate.provenance import provenance
-from lab.evaluate.report import Row, write_report
-from lab.evaluate.specimens import folder_specimens, photo_specimens
-from lab.plots.files import save_small
-from lab.world.compose import World
-from models.manifest import WEIGHTS_DIRECTORY
+from codefend.lab.baselines.named import defence_named
+from codefend.lab.baselines.purifiers import load_purifier
+from codefend.lab.classification.collages import build_collages
+from codefend.lab.classification.curves import draw_curves
+from codefend.lab.classification.evaluation import ClassificationPlan, evaluate_classifier
+from codefend.lab.classification.report import classification_notes, classification_tables
+from codefend.lab.classification.white_box import WhiteBoxPlan, white_box_rows
+from codefend.lab.classification.windows import confident_windows
+from codefend.lab.encoders.encoder import CLASSIFIERS, load_any_classifier
+from codefend.lab.encoders.releases import ENCODERS_FOLDER
+from codefend.lab.errors import LabError
+from codefend.lab.evaluate.provenance import provenance
+from codefend.lab.evaluate.report import Row, write_report
+from codefend.lab.evaluate.specimens import folder_specimens, photo_specimens
+from codefend.lab.plots.files import save_small
+from codefend.lab.world.compose import World
+from codefend.models.manifest import WEIGHTS_DIRECTORY
 
 __all__ = ["collages", "register"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lab.attacks.interface import Tier
-from lab.evaluate.report import Row
-from lab.labels import UNION
-from lab.plots.axes import show_percent
-from lab.plots.files import new_figure
-from lab.plots.palette import INK, color_of
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.evaluate.report import Row
+from codefend.lab.labels import UNION
+from codefend.lab.plots.axes import show_percent
+from codefend.lab.plots.files import new_figure
+from codefend.lab.plots.palette import INK, color_of
 
 __all__ = ["draw_curves"]
 

@@ -10,20 +10,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lab.attacks.classification import class_loss, class_margin
-from lab.attacks.interface import Goal, Objective, Tier
-from lab.attacks.pixels import attack_pixels
-from lab.attacks.registry import AttackConfig
-from lab.baselines.defence import Defence, defend
-from lab.classification.windows import Windows
-from lab.evaluate.files import digest_of, write_atomically
-from lab.evaluate.kept import kept_images
-from lab.evaluate.report import Row, Threat, rows_under
-from lab.evaluate.statistics import Estimate, bootstrap
-from lab.labels import UNION
-from lab.progress import progress
-from lab.victims.classifier import ClassifierVictim
-from models.quantise import dequantise
+from codefend.lab.attacks.classification import class_loss, class_margin
+from codefend.lab.attacks.interface import Goal, Objective, Tier
+from codefend.lab.attacks.pixels import attack_pixels
+from codefend.lab.attacks.registry import AttackConfig
+from codefend.lab.baselines.defence import Defence, defend
+from codefend.lab.classification.windows import Windows
+from codefend.lab.evaluate.files import digest_of, write_atomically
+from codefend.lab.evaluate.kept import kept_images
+from codefend.lab.evaluate.report import Row, Threat, rows_under
+from codefend.lab.evaluate.statistics import Estimate, bootstrap
+from codefend.lab.labels import UNION
+from codefend.lab.progress import progress
+from codefend.lab.victims.classifier import ClassifierVictim
+from codefend.models.quantise import dequantise
 
 __all__ = ["OBJECTIVES", "ClassificationPlan", "Scorer", "evaluate_classifier"]
 

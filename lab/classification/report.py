@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lab.attacks.interface import Tier
-from lab.classification.evaluation import ClassificationPlan
-from lab.classification.white_box import WhiteBoxPlan
-from lab.classification.windows import LEAST_CONFIDENCE, SIDE_PX
-from lab.encoders.encoder import CLASSIFIERS
-from lab.evaluate.report import Row, cell
-from lab.labels import UNION
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.classification.evaluation import ClassificationPlan
+from codefend.lab.classification.white_box import WhiteBoxPlan
+from codefend.lab.classification.windows import LEAST_CONFIDENCE, SIDE_PX
+from codefend.lab.encoders.encoder import CLASSIFIERS
+from codefend.lab.evaluate.report import Row, cell
+from codefend.lab.labels import UNION
 
 __all__ = ["best_at", "classification_notes", "classification_tables"]
 

@@ -14,21 +14,21 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from lab.attacks.adaptive.expectation import ThroughDefence
-from lab.attacks.interface import Bounds, Tier
-from lab.attacks.pixels import quantise_within
-from lab.attacks.search import ascend, random_start
-from lab.baselines.defence import Defence, Passage
-from lab.classification.evaluation import OBJECTIVES, Scorer, by_thing, label_of
-from lab.classification.windows import Windows
-from lab.evaluate.files import digest_of
-from lab.evaluate.kept import kept_images
-from lab.evaluate.report import Row, Threat, rows_under
-from lab.labels import UNION
-from lab.progress import progress
-from lab.victims.classifier import ClassifierVictim
-from models.codec import encode_image
-from models.quantise import dequantise
+from codefend.lab.attacks.adaptive.expectation import ThroughDefence
+from codefend.lab.attacks.interface import Bounds, Tier
+from codefend.lab.attacks.pixels import quantise_within
+from codefend.lab.attacks.search import ascend, random_start
+from codefend.lab.baselines.defence import Defence, Passage
+from codefend.lab.classification.evaluation import OBJECTIVES, Scorer, by_thing, label_of
+from codefend.lab.classification.windows import Windows
+from codefend.lab.evaluate.files import digest_of
+from codefend.lab.evaluate.kept import kept_images
+from codefend.lab.evaluate.report import Row, Threat, rows_under
+from codefend.lab.labels import UNION
+from codefend.lab.progress import progress
+from codefend.lab.victims.classifier import ClassifierVictim
+from codefend.models.codec import encode_image
+from codefend.models.quantise import dequantise
 
 __all__ = ["WhiteBoxPlan", "white_box_rows"]
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lab.classification.collages import thing_of
-from lab.errors import LabError
-from lab.evaluate.specimens import Specimen
-from lab.victims.classifier import ClassifierVictim
-from models.quantise import dequantise
+from codefend.lab.classification.collages import thing_of
+from codefend.lab.errors import LabError
+from codefend.lab.evaluate.specimens import Specimen
+from codefend.lab.victims.classifier import ClassifierVictim
+from codefend.models.quantise import dequantise
 
 __all__ = ["SIDE_PX", "Windows", "confident_windows"]
 

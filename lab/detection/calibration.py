@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lab.detection.scoring import Scorer
-from models.detector.calibration import clean_quantiles
-from models.detector.network import SuspicionDetector
+from codefend.lab.detection.scoring import Scorer
+from codefend.models.detector.calibration import clean_quantiles
+from codefend.models.detector.network import SuspicionDetector
 
 __all__ = ["calibrate", "save_detector"]
 

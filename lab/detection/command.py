@@ -8,28 +8,28 @@ from typing import Annotated
 import torch
 import typer
 
-from lab.baselines.purifiers import load_purifier, purifying
-from lab.detection.calibration import calibrate as set_quantiles
-from lab.detection.calibration import save_detector
-from lab.detection.evaluation import detection_rows
-from lab.detection.report import detection_table
-from lab.detection.samples import (
+from codefend.lab.baselines.purifiers import load_purifier, purifying
+from codefend.lab.detection.calibration import calibrate as set_quantiles
+from codefend.lab.detection.calibration import save_detector
+from codefend.lab.detection.evaluation import detection_rows
+from codefend.lab.detection.report import detection_table
+from codefend.lab.detection.samples import (
     benign_samples,
     evading_samples,
     oblivious_samples,
     suite_samples,
 )
-from lab.detection.scoring import Scorer, load_detector
-from lab.errors import LabError
-from lab.evaluate.provenance import provenance
-from lab.evaluate.report import write_report
-from lab.evaluate.run import Plan
-from lab.evaluate.specimens import folder_specimens, photo_specimens
-from lab.evaluate.tiers.suite import Suite, variants_named
-from lab.evaluate.worlds import world_scenes
-from lab.victims.victim import load_victim
-from lab.world.compose import World
-from models.manifest import WEIGHTS_DIRECTORY
+from codefend.lab.detection.scoring import Scorer, load_detector
+from codefend.lab.errors import LabError
+from codefend.lab.evaluate.provenance import provenance
+from codefend.lab.evaluate.report import write_report
+from codefend.lab.evaluate.run import Plan
+from codefend.lab.evaluate.specimens import folder_specimens, photo_specimens
+from codefend.lab.evaluate.tiers.suite import Suite, variants_named
+from codefend.lab.evaluate.worlds import world_scenes
+from codefend.lab.victims.victim import load_victim
+from codefend.lab.world.compose import World
+from codefend.models.manifest import WEIGHTS_DIRECTORY
 
 __all__ = ["app"]
 

@@ -8,9 +8,9 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from lab.attacks.interface import Objective
-from lab.baselines.defence import Passage
-from models.detector.network import SuspicionDetector
+from codefend.lab.attacks.interface import Objective
+from codefend.lab.baselines.defence import Passage
+from codefend.models.detector.network import SuspicionDetector
 
 __all__ = ["Evading"]
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.detection.scoring import Scorer
-from lab.evaluate.measures import Measure
-from lab.evaluate.report import Row, Threat, rows_under
-from lab.evaluate.statistics import Estimate, wilson
-from lab.progress import progress
-from models.detector.calibration import is_flagged, suspicions_of
+from codefend.lab.detection.scoring import Scorer
+from codefend.lab.evaluate.measures import Measure
+from codefend.lab.evaluate.report import Row, Threat, rows_under
+from codefend.lab.evaluate.statistics import Estimate, wilson
+from codefend.lab.progress import progress
+from codefend.models.detector.calibration import is_flagged, suspicions_of
 
 __all__ = ["Sample", "auroc", "detection_rows"]
 

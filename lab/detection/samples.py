@@ -9,26 +9,26 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lab.attacks.adaptive.scenes import AdaptiveConfig
-from lab.attacks.interface import Tier
-from lab.attacks.objectives import language_objective
-from lab.attacks.pixels import attack_pixels
-from lab.detection.benign import gaussian, recompress, resize, uniform
-from lab.detection.evading import Evading
-from lab.detection.evaluation import Sample
-from lab.detection.scoring import Scorer
-from lab.documents.collection import documents
-from lab.documents.fonts import Fonts
-from lab.evaluate.attacked import AttackedImages
-from lab.evaluate.files import digest_of
-from lab.evaluate.kept import kept_images
-from lab.evaluate.report import Threat
-from lab.evaluate.run import Plan
-from lab.evaluate.targets import target_captions
-from lab.evaluate.tiers.suite import Suite, Variant
-from lab.evaluate.truth import TrueScene, scene_digest, truths
-from lab.progress import progress
-from lab.victims.victim import Victim
+from codefend.lab.attacks.adaptive.scenes import AdaptiveConfig
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.attacks.objectives import language_objective
+from codefend.lab.attacks.pixels import attack_pixels
+from codefend.lab.detection.benign import gaussian, recompress, resize, uniform
+from codefend.lab.detection.evading import Evading
+from codefend.lab.detection.evaluation import Sample
+from codefend.lab.detection.scoring import Scorer
+from codefend.lab.documents.collection import documents
+from codefend.lab.documents.fonts import Fonts
+from codefend.lab.evaluate.attacked import AttackedImages
+from codefend.lab.evaluate.files import digest_of
+from codefend.lab.evaluate.kept import kept_images
+from codefend.lab.evaluate.report import Threat
+from codefend.lab.evaluate.run import Plan
+from codefend.lab.evaluate.targets import target_captions
+from codefend.lab.evaluate.tiers.suite import Suite, Variant
+from codefend.lab.evaluate.truth import TrueScene, scene_digest, truths
+from codefend.lab.progress import progress
+from codefend.lab.victims.victim import Victim
 
 __all__ = ["benign_samples", "evading_samples", "oblivious_samples", "suite_samples"]
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lab.baselines.defence import Defence, defend
-from lab.errors import LabError
-from lab.victims.fingerprint import weights_sha256
-from models.detector.calibration import suspicions_of
-from models.detector.network import SuspicionDetector
-from models.quantise import dequantise
+from codefend.lab.baselines.defence import Defence, defend
+from codefend.lab.errors import LabError
+from codefend.lab.victims.fingerprint import weights_sha256
+from codefend.models.detector.calibration import suspicions_of
+from codefend.models.detector.network import SuspicionDetector
+from codefend.models.quantise import dequantise
 
 __all__ = ["Scorer", "load_detector"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from lab.documents.document import Document
-from lab.documents.fonts import Fonts
-from lab.documents.page import draw_page
-from lab.documents.receipt import draw_receipt
-from lab.documents.screen import draw_screen
+from codefend.lab.documents.document import Document
+from codefend.lab.documents.fonts import Fonts
+from codefend.lab.documents.page import draw_page
+from codefend.lab.documents.receipt import draw_receipt
+from codefend.lab.documents.screen import draw_screen
 
 __all__ = ["TEXT_SIZES_PX", "documents"]
 

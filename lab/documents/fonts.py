@@ -9,8 +9,8 @@ from typing import Literal, get_args
 
 from PIL import ImageFont
 
-from lab.documents.document import Font
-from lab.errors import LabError
+from codefend.lab.documents.document import Font
+from codefend.lab.errors import LabError
 
 __all__ = ["SYSTEM_FONTS", "Fonts", "Style"]
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lab.documents.document import Canvas, Color, Document, Font
-from lab.documents.fonts import Fonts, Style
-from lab.documents.sentences import sentences
+from codefend.lab.documents.document import Canvas, Color, Document, Font
+from codefend.lab.documents.fonts import Fonts, Style
+from codefend.lab.documents.sentences import sentences
 
 __all__ = ["draw_page"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from lab.documents.document import Canvas, Color, Document
-from lab.documents.fonts import Fonts
-from lab.documents.sentences import amount, shop, ware
+from codefend.lab.documents.document import Canvas, Color, Document
+from codefend.lab.documents.fonts import Fonts
+from codefend.lab.documents.sentences import amount, shop, ware
 
 __all__ = ["draw_receipt"]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lab.documents.document import Canvas, Color, Document, Font
-from lab.documents.fonts import Fonts
-from lab.documents.sentences import label, value
+from codefend.lab.documents.document import Canvas, Color, Document, Font
+from codefend.lab.documents.fonts import Fonts
+from codefend.lab.documents.sentences import label, value
 
 __all__ = ["draw_screen"]
 

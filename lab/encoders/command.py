@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lab.encoders.releases import ENCODERS_FOLDER, RELEASES, fetch_release
-from lab.progress import progress
+from codefend.lab.encoders.releases import ENCODERS_FOLDER, RELEASES, fetch_release
+from codefend.lab.progress import progress
 
 __all__ = ["encoders"]
 

@@ -12,9 +12,9 @@ import torch
 from PIL.Image import Resampling
 from torch import Tensor, nn
 
-from lab.encoders.graph import Graph
-from lab.encoders.onnx_reader import read_onnx
-from lab.encoders.releases import (
+from codefend.lab.encoders.graph import Graph
+from codefend.lab.encoders.onnx_reader import read_onnx
+from codefend.lab.encoders.releases import (
     DETECTOR,
     ENCODERS_FOLDER,
     MOBILENET,
@@ -22,14 +22,14 @@ from lab.encoders.releases import (
     RESNET,
     read_release,
 )
-from lab.encoders.tfjs_reader import packed_bytes, packed_json, read_tfjs
-from lab.errors import LabError
-from lab.victims.classifier import ClassifierVictim
-from lab.victims.efficientnet import HELD_OUT, SURROGATE, feature_maps, load_classifier
-from lab.victims.preprocess import Preprocess
-from lab.victims.twins.pixel_scale import PixelScale
-from lab.victims.twins.resize_crop import ResizeCrop
-from lab.victims.victim import load_victim
+from codefend.lab.encoders.tfjs_reader import packed_bytes, packed_json, read_tfjs
+from codefend.lab.errors import LabError
+from codefend.lab.victims.classifier import ClassifierVictim
+from codefend.lab.victims.efficientnet import HELD_OUT, SURROGATE, feature_maps, load_classifier
+from codefend.lab.victims.preprocess import Preprocess
+from codefend.lab.victims.twins.pixel_scale import PixelScale
+from codefend.lab.victims.twins.resize_crop import ResizeCrop
+from codefend.lab.victims.victim import load_victim
 
 __all__ = [
     "CLASSIFIERS",

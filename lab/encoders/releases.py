@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lab.errors import LabError
+from codefend.lab.errors import LabError
 
 __all__ = [
     "DETECTOR",

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lab.encoders.graph import Graph, Node
-from lab.errors import LabError
+from codefend.lab.encoders.graph import Graph, Node
+from codefend.lab.errors import LabError
 
 __all__ = ["packed_bytes", "packed_json", "read_tfjs"]
 

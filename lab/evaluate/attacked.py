@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lab.attacks.registry import AttackConfig
-from lab.attacks.scenes import attack_scenes
-from lab.evaluate.files import digest_of
-from lab.evaluate.kept import kept_images
-from lab.evaluate.truth import TrueScene, scene_digest, truths
-from lab.progress import progress
-from lab.victims.victim import Victim
+from codefend.lab.attacks.registry import AttackConfig
+from codefend.lab.attacks.scenes import attack_scenes
+from codefend.lab.evaluate.files import digest_of
+from codefend.lab.evaluate.kept import kept_images
+from codefend.lab.evaluate.truth import TrueScene, scene_digest, truths
+from codefend.lab.progress import progress
+from codefend.lab.victims.victim import Victim
 
 __all__ = ["AttackedImages"]
 

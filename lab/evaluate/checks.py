@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from lab.attacks.interface import Tier
-from lab.evaluate.report import Row
-from lab.labels import OURS, UNION
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.evaluate.report import Row
+from codefend.lab.labels import OURS, UNION
 
 __all__ = [
     "CONTROLS",

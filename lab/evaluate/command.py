@@ -10,39 +10,39 @@ from typing import Any
 import torch
 import typer
 
-from lab.attacks.interface import Tier
-from lab.attacks.query.service import ServiceClient
-from lab.baselines.choose import Trial
-from lab.baselines.smoothing import gaussian_noise
-from lab.errors import LabError
-from lab.evaluate import options
-from lab.evaluate.checks import CONTROLS, banner, check_report
-from lab.evaluate.defences import CONDITIONS, USUAL_CONDITIONS, Roster
-from lab.evaluate.findings import findings
-from lab.evaluate.outcomes import Condition
-from lab.evaluate.pictures import draw_examples
-from lab.evaluate.prior import QuestionPrior
-from lab.evaluate.provenance import provenance
-from lab.evaluate.report import Row, rows_of, write_report
-from lab.evaluate.run import Evaluation, Plan, prior_measures
-from lab.evaluate.sources import folder_material, world_material
-from lab.evaluate.tier_tables import suite_table, tier_tables
-from lab.evaluate.tiers.bench import Bench, Surrogate
-from lab.evaluate.tiers.evaluation import tier_rows
-from lab.evaluate.tiers.families import labels_of
-from lab.evaluate.tiers.notes import check_notes, tier_notes
-from lab.evaluate.tiers.plan import Budget, TierPlan
-from lab.evaluate.tiers.requested import requested_goals, requested_numbers, requested_plan
-from lab.evaluate.tiers.suite import variants_named
-from lab.evaluate.tiers.surrogate import load_surrogate
-from lab.evaluate.truth import TrueScene
-from lab.evaluate.tune import SettingChooser
-from lab.evaluate.worlds import training_questions
-from lab.folders.source import open_data
-from lab.labels import UNION
-from lab.plots.report import plot_report
-from lab.victims.victim import Victim, load_victim
-from models.manifest import WEIGHTS_DIRECTORY
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.attacks.query.service import ServiceClient
+from codefend.lab.baselines.choose import Trial
+from codefend.lab.baselines.smoothing import gaussian_noise
+from codefend.lab.errors import LabError
+from codefend.lab.evaluate import options
+from codefend.lab.evaluate.checks import CONTROLS, banner, check_report
+from codefend.lab.evaluate.defences import CONDITIONS, USUAL_CONDITIONS, Roster
+from codefend.lab.evaluate.findings import findings
+from codefend.lab.evaluate.outcomes import Condition
+from codefend.lab.evaluate.pictures import draw_examples
+from codefend.lab.evaluate.prior import QuestionPrior
+from codefend.lab.evaluate.provenance import provenance
+from codefend.lab.evaluate.report import Row, rows_of, write_report
+from codefend.lab.evaluate.run import Evaluation, Plan, prior_measures
+from codefend.lab.evaluate.sources import folder_material, world_material
+from codefend.lab.evaluate.tier_tables import suite_table, tier_tables
+from codefend.lab.evaluate.tiers.bench import Bench, Surrogate
+from codefend.lab.evaluate.tiers.evaluation import tier_rows
+from codefend.lab.evaluate.tiers.families import labels_of
+from codefend.lab.evaluate.tiers.notes import check_notes, tier_notes
+from codefend.lab.evaluate.tiers.plan import Budget, TierPlan
+from codefend.lab.evaluate.tiers.requested import requested_goals, requested_numbers, requested_plan
+from codefend.lab.evaluate.tiers.suite import variants_named
+from codefend.lab.evaluate.tiers.surrogate import load_surrogate
+from codefend.lab.evaluate.truth import TrueScene
+from codefend.lab.evaluate.tune import SettingChooser
+from codefend.lab.evaluate.worlds import training_questions
+from codefend.lab.folders.source import open_data
+from codefend.lab.labels import UNION
+from codefend.lab.plots.report import plot_report
+from codefend.lab.victims.victim import Victim, load_victim
+from codefend.models.manifest import WEIGHTS_DIRECTORY
 
 __all__ = ["register"]
 

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab.baselines.choose import Trial
-from lab.baselines.defence import NO_DEFENCE, Defence
-from lab.baselines.grid import baseline_grid, diffpure_grid, purifier_grid
-from lab.baselines.purifiers import load_purifier, purifying
-from lab.baselines.round_trip import round_trip
-from lab.errors import LabError
-from lab.evaluate.outcomes import Condition
-from lab.evaluate.tune import SettingChooser
-from models.prompts.templates import render
+from codefend.lab.baselines.choose import Trial
+from codefend.lab.baselines.defence import NO_DEFENCE, Defence
+from codefend.lab.baselines.grid import baseline_grid, diffpure_grid, purifier_grid
+from codefend.lab.baselines.purifiers import load_purifier, purifying
+from codefend.lab.baselines.round_trip import round_trip
+from codefend.lab.errors import LabError
+from codefend.lab.evaluate.outcomes import Condition
+from codefend.lab.evaluate.tune import SettingChooser
+from codefend.models.prompts.templates import render
 
 __all__ = ["CONDITIONS", "USUAL_CONDITIONS", "Roster", "served_prompt"]
 

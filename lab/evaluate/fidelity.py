@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lab.attacks.similarity import ssim
-from models.quantise import dequantise
+from codefend.lab.attacks.similarity import ssim
+from codefend.models.quantise import dequantise
 
 __all__ = ["fidelity"]
 

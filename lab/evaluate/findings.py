@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lab.attacks.interface import Tier
-from lab.evaluate.report import Row, cell
-from lab.labels import OURS
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.evaluate.report import Row, cell
+from codefend.lab.labels import OURS
 
 __all__ = ["findings"]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.evaluate.captions import cider_scores, names_all
-from lab.evaluate.outcomes import Outcome
-from lab.evaluate.truth import TrueScene
-from lab.victims.answers import is_match, normalise
+from codefend.lab.evaluate.captions import cider_scores, names_all
+from codefend.lab.evaluate.outcomes import Outcome
+from codefend.lab.evaluate.truth import TrueScene
+from codefend.lab.victims.answers import is_match, normalise
 
 __all__ = ["Marks", "mark", "worst"]
 

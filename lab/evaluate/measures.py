@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.evaluate.marks import Marks
-from lab.evaluate.statistics import Estimate, bootstrap, wilson
+from codefend.lab.evaluate.marks import Marks
+from codefend.lab.evaluate.statistics import Estimate, bootstrap, wilson
 
 __all__ = ["Measure", "lead", "measure_alone", "measure_attacked", "measure_beside_clean"]
 

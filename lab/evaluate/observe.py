@@ -11,13 +11,13 @@ from typing import Protocol
 
 import numpy as np
 
-from lab.baselines.defence import NO_DEFENCE, Defence, defend
-from lab.documents.document import Document
-from lab.evaluate.fidelity import fidelity
-from lab.evaluate.files import digest_of, write_atomically
-from lab.evaluate.perceptual import PerceptualDistance
-from lab.evaluate.specimens import Specimen
-from lab.reading.words import Word, character_errors
+from codefend.lab.baselines.defence import NO_DEFENCE, Defence, defend
+from codefend.lab.documents.document import Document
+from codefend.lab.evaluate.fidelity import fidelity
+from codefend.lab.evaluate.files import digest_of, write_atomically
+from codefend.lab.evaluate.perceptual import PerceptualDistance
+from codefend.lab.evaluate.specimens import Specimen
+from codefend.lab.reading.words import Word, character_errors
 
 __all__ = ["Observation", "Observer", "Reader"]
 

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from lab.attacks.interface import Tier
-from lab.errors import LabError
-from lab.evaluate.tiers.plan import Budget
-from lab.folders.source import Data, SizePx
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.errors import LabError
+from codefend.lab.evaluate.tiers.plan import Budget
+from codefend.lab.folders.source import Data, SizePx
 
 __all__ = [
     "Attack",

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lab.baselines.defence import NO_DEFENCE, Defence, defend
-from lab.evaluate.fidelity import fidelity
-from lab.evaluate.files import digest_of, write_atomically
-from lab.evaluate.truth import TrueScene
-from lab.victims.dialogue import CAPTION_REQUEST
-from lab.victims.generate import MAX_ANSWER_TOKENS, MAX_CAPTION_TOKENS, generate
-from lab.victims.victim import Victim
+from codefend.lab.baselines.defence import NO_DEFENCE, Defence, defend
+from codefend.lab.evaluate.fidelity import fidelity
+from codefend.lab.evaluate.files import digest_of, write_atomically
+from codefend.lab.evaluate.truth import TrueScene
+from codefend.lab.victims.dialogue import CAPTION_REQUEST
+from codefend.lab.victims.generate import MAX_ANSWER_TOKENS, MAX_CAPTION_TOKENS, generate
+from codefend.lab.victims.victim import Victim
 
 __all__ = ["Condition", "Interviewer", "Outcome", "plain_prompt"]
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.quantise import dequantise
+from codefend.models.quantise import dequantise
 
 __all__ = ["FeatureMaps", "PerceptualDistance", "perceptual_distance"]
 

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
-from lab.attacks.interface import Tier
-from lab.baselines.defence import defend
-from lab.evaluate.fidelity import fidelity
-from lab.evaluate.outcomes import Condition
-from lab.evaluate.tiers.bench import Bench
-from lab.evaluate.tiers.uploads import Uploader, Uploads
-from lab.evaluate.tiers.white_box import num_white_box, white_box_uploads
-from lab.evaluate.truth import TrueScene
-from lab.labels import OURS
-from lab.plots.sheet import SheetPanel, SheetRow, difference_image, draw_sheet
-from lab.victims.answers import is_match
-from lab.victims.generate import MAX_ANSWER_TOKENS, generate
-from lab.victims.victim import Victim
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.baselines.defence import defend
+from codefend.lab.evaluate.fidelity import fidelity
+from codefend.lab.evaluate.outcomes import Condition
+from codefend.lab.evaluate.tiers.bench import Bench
+from codefend.lab.evaluate.tiers.uploads import Uploader, Uploads
+from codefend.lab.evaluate.tiers.white_box import num_white_box, white_box_uploads
+from codefend.lab.evaluate.truth import TrueScene
+from codefend.lab.labels import OURS
+from codefend.lab.plots.sheet import SheetPanel, SheetRow, difference_image, draw_sheet
+from codefend.lab.victims.answers import is_match
+from codefend.lab.victims.generate import MAX_ANSWER_TOKENS, generate
+from codefend.lab.victims.victim import Victim
 
 __all__ = ["difference_panel", "draw_examples"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from lab.evaluate.truth import AskedQuestion
-from lab.victims.answers import normalise
+from codefend.lab.evaluate.truth import AskedQuestion
+from codefend.lab.victims.answers import normalise
 
 __all__ = ["QuestionPrior"]
 

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.attacks.interface import Tier
-from lab.attacks.registry import AttackConfig
-from lab.evaluate.files import write_atomically
-from lab.evaluate.measures import Measure
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.attacks.registry import AttackConfig
+from codefend.lab.evaluate.files import write_atomically
+from codefend.lab.evaluate.measures import Measure
 
 __all__ = ["Row", "Threat", "cell", "rows_of", "rows_under", "write_report"]
 

@@ -8,27 +8,27 @@ from pathlib import Path
 
 import numpy as np
 
-from lab.attacks.interface import Tier
-from lab.attacks.registry import AttackConfig, Goal
-from lab.evaluate.attacked import AttackedImages
-from lab.evaluate.marks import Marks, mark, worst
-from lab.evaluate.measures import (
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.attacks.registry import AttackConfig, Goal
+from codefend.lab.evaluate.attacked import AttackedImages
+from codefend.lab.evaluate.marks import Marks, mark, worst
+from codefend.lab.evaluate.measures import (
     Measure,
     lead,
     measure_alone,
     measure_attacked,
     measure_beside_clean,
 )
-from lab.evaluate.outcomes import Condition, Interviewer
-from lab.evaluate.prior import QuestionPrior
-from lab.evaluate.report import Row, rows_of
-from lab.evaluate.statistics import wilson
-from lab.evaluate.targets import target_captions
-from lab.evaluate.truth import TrueScene
-from lab.labels import OURS, UNION
-from lab.progress import progress
-from lab.victims.answers import is_match
-from lab.victims.victim import Victim
+from codefend.lab.evaluate.outcomes import Condition, Interviewer
+from codefend.lab.evaluate.prior import QuestionPrior
+from codefend.lab.evaluate.report import Row, rows_of
+from codefend.lab.evaluate.statistics import wilson
+from codefend.lab.evaluate.targets import target_captions
+from codefend.lab.evaluate.truth import TrueScene
+from codefend.lab.labels import OURS, UNION
+from codefend.lab.progress import progress
+from codefend.lab.victims.answers import is_match
+from codefend.lab.victims.victim import Victim
 
 __all__ = ["Evaluation", "Plan", "prior_measures"]
 

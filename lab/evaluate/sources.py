@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from lab.errors import LabError
-from lab.evaluate.files import digest_of, write_atomically
-from lab.evaluate.truth import TrueScene
-from lab.evaluate.worlds import world_scenes
-from lab.folders.folder import ImageFolder
-from lab.folders.truth import AnsweredQuestion, Truth
-from lab.folders.witness import GENERIC_QUESTIONS, FolderScene, Witness
-from lab.victims.victim import Victim
-from lab.world.compose import World
-from lab.world.layout import Split
+from codefend.lab.errors import LabError
+from codefend.lab.evaluate.files import digest_of, write_atomically
+from codefend.lab.evaluate.truth import TrueScene
+from codefend.lab.evaluate.worlds import world_scenes
+from codefend.lab.folders.folder import ImageFolder
+from codefend.lab.folders.truth import AnsweredQuestion, Truth
+from codefend.lab.folders.witness import GENERIC_QUESTIONS, FolderScene, Witness
+from codefend.lab.victims.victim import Victim
+from codefend.lab.world.compose import World
+from codefend.lab.world.layout import Split
 
 __all__ = ["Material", "folder_material", "world_material"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from lab.documents.document import Document
-from lab.errors import LabError
-from lab.world.compose import World
+from codefend.lab.documents.document import Document
+from codefend.lab.errors import LabError
+from codefend.lab.world.compose import World
 
 __all__ = [
     "Specimen",

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lab.errors import LabError
-from lab.evaluate.truth import TrueScene
-from lab.victims.answers import normalise
+from codefend.lab.errors import LabError
+from codefend.lab.evaluate.truth import TrueScene
+from codefend.lab.victims.answers import normalise
 
 __all__ = ["target_captions"]
 

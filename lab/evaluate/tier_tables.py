@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from lab.attacks.interface import Tier
-from lab.evaluate.report import Row, cell
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.evaluate.report import Row, cell
 
 __all__ = ["suite_table", "tier_tables"]
 

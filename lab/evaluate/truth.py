@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from lab.victims.dialogue import CAPTION_REQUEST, Dialogue
+from codefend.lab.victims.dialogue import CAPTION_REQUEST, Dialogue
 
 __all__ = ["AskedQuestion", "TrueScene", "scene_digest", "truths"]
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from lab.attacks.registry import AttackConfig
-from lab.baselines.choose import Trial, choose_settings
-from lab.baselines.defence import NO_DEFENCE, Defence
-from lab.evaluate.attacked import AttackedImages
-from lab.evaluate.outcomes import Condition, Interviewer
-from lab.evaluate.truth import TrueScene
-from lab.progress import progress
-from lab.victims.answers import is_match
-from lab.victims.victim import Victim
+from codefend.lab.attacks.registry import AttackConfig
+from codefend.lab.baselines.choose import Trial, choose_settings
+from codefend.lab.baselines.defence import NO_DEFENCE, Defence
+from codefend.lab.evaluate.attacked import AttackedImages
+from codefend.lab.evaluate.outcomes import Condition, Interviewer
+from codefend.lab.evaluate.truth import TrueScene
+from codefend.lab.progress import progress
+from codefend.lab.victims.answers import is_match
+from codefend.lab.victims.victim import Victim
 
 __all__ = ["SettingChooser"]
 

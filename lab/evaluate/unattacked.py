@@ -8,13 +8,13 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.attacks.interface import Tier
-from lab.baselines.defence import NO_DEFENCE, Defence
-from lab.evaluate.observe import Observation, Observer
-from lab.evaluate.report import Row
-from lab.evaluate.specimens import Specimen
-from lab.evaluate.statistics import Estimate, bootstrap
-from lab.progress import progress
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.baselines.defence import NO_DEFENCE, Defence
+from codefend.lab.evaluate.observe import Observation, Observer
+from codefend.lab.evaluate.report import Row
+from codefend.lab.evaluate.specimens import Specimen
+from codefend.lab.evaluate.statistics import Estimate, bootstrap
+from codefend.lab.progress import progress
 
 __all__ = ["unattacked_rows"]
 

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lab.evaluate.marks import Marks
-from lab.evaluate.outcomes import Outcome
-from lab.victims.answers import normalise
+from codefend.lab.evaluate.marks import Marks
+from codefend.lab.evaluate.outcomes import Outcome
+from codefend.lab.victims.answers import normalise
 
 __all__ = ["majority", "worst_repeat"]
 

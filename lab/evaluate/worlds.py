@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from lab.evaluate.truth import AskedQuestion, TrueScene
-from lab.world.compose import World
-from lab.world.language import questions
-from lab.world.layout import Split, sample_layout
-from lab.world.scenes import scenes
+from codefend.lab.evaluate.truth import AskedQuestion, TrueScene
+from codefend.lab.world.compose import World
+from codefend.lab.world.language import questions
+from codefend.lab.world.layout import Split, sample_layout
+from codefend.lab.world.scenes import scenes
 
 __all__ = ["training_questions", "world_scenes"]
 

@@ -11,27 +11,27 @@ from typing import Annotated
 import torch
 import typer
 
-from lab.attacks.pixels import decode_png
-from lab.documents.collection import TEXT_SIZES_PX, documents
-from lab.documents.fonts import SYSTEM_FONTS, Fonts
-from lab.errors import LabError
-from lab.evaluate.observe import Observer
-from lab.evaluate.perceptual import PerceptualDistance
-from lab.evaluate.provenance import provenance
-from lab.evaluate.specimens import (
+from codefend.lab.attacks.pixels import decode_png
+from codefend.lab.documents.collection import TEXT_SIZES_PX, documents
+from codefend.lab.documents.fonts import SYSTEM_FONTS, Fonts
+from codefend.lab.errors import LabError
+from codefend.lab.evaluate.observe import Observer
+from codefend.lab.evaluate.perceptual import PerceptualDistance
+from codefend.lab.evaluate.provenance import provenance
+from codefend.lab.evaluate.specimens import (
     Specimen,
     document_specimens,
     folder_specimens,
     photo_specimens,
     scene_specimens,
 )
-from lab.evaluate.unattacked import unattacked_rows
-from lab.fidelity.report import write_fidelity
-from lab.fidelity.roster import DEFAULT_DEFENCES, FidelityRoster
-from lab.reading.tesseract import Tesseract
-from lab.victims.efficientnet import SURROGATE, feature_maps, load_classifier
-from lab.world.compose import World
-from models.manifest import WEIGHTS_DIRECTORY
+from codefend.lab.evaluate.unattacked import unattacked_rows
+from codefend.lab.fidelity.report import write_fidelity
+from codefend.lab.fidelity.roster import DEFAULT_DEFENCES, FidelityRoster
+from codefend.lab.reading.tesseract import Tesseract
+from codefend.lab.victims.efficientnet import SURROGATE, feature_maps, load_classifier
+from codefend.lab.world.compose import World
+from codefend.models.manifest import WEIGHTS_DIRECTORY
 
 __all__ = ["register"]
 

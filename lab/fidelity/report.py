@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lab.evaluate.files import write_atomically
-from lab.evaluate.report import Row
+from codefend.lab.evaluate.files import write_atomically
+from codefend.lab.evaluate.report import Row
 
 __all__ = ["write_fidelity"]
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab.baselines.blur import blur, median
-from lab.baselines.compression import bit_depth, jpeg
-from lab.baselines.defence import Defence
-from lab.baselines.purifiers import load_purifier, purifying
-from lab.errors import LabError
+from codefend.lab.baselines.blur import blur, median
+from codefend.lab.baselines.compression import bit_depth, jpeg
+from codefend.lab.baselines.defence import Defence
+from codefend.lab.baselines.purifiers import load_purifier, purifying
+from codefend.lab.errors import LabError
 
 __all__ = ["DEFAULT_DEFENCES", "FidelityRoster"]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import imagehash
 
-from lab.folders.picture import open_picture
-from lab.progress import progress
+from codefend.lab.folders.picture import open_picture
+from codefend.lab.progress import progress
 
 __all__ = ["Entry", "catalogue"]
 

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lab.errors import LabError
-from lab.folders.catalogue import Entry, catalogue
-from lab.folders.groups import group_alike
-from lab.folders.picture import open_picture, square
-from lab.folders.truth import Truth, read_scenes
-from lab.world.assets import photo_paths
-from lab.world.layout import SPLITS, Split
+from codefend.lab.errors import LabError
+from codefend.lab.folders.catalogue import Entry, catalogue
+from codefend.lab.folders.groups import group_alike
+from codefend.lab.folders.picture import open_picture, square
+from codefend.lab.folders.truth import Truth, read_scenes
+from codefend.lab.world.assets import photo_paths
+from codefend.lab.world.layout import SPLITS, Split
 
 __all__ = ["ImageFolder", "open_folder"]
 

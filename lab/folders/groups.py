@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lab.world.assets import SAME_PHOTO_BITS
+from codefend.lab.world.assets import SAME_PHOTO_BITS
 
 __all__ = ["group_alike"]
 

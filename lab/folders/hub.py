@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from lab.errors import LabError
-from lab.progress import progress
+from codefend.lab.errors import LabError
+from codefend.lab.progress import progress
 
 __all__ = ["fetch_dataset"]
 

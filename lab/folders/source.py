@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lab.folders.folder import ImageFolder, open_folder
-from lab.folders.hub import fetch_dataset
+from codefend.lab.folders.folder import ImageFolder, open_folder
+from codefend.lab.folders.hub import fetch_dataset
 
 __all__ = ["Data", "SizePx", "open_data"]
 

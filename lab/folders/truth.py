@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.errors import LabError
+from codefend.lab.errors import LabError
 
 __all__ = ["SCENES_FILE", "AnsweredQuestion", "Truth", "read_scenes"]
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lab.folders.folder import ImageFolder
-from lab.folders.truth import AnsweredQuestion, Truth
-from lab.victims.answers import normalise
-from lab.victims.dialogue import CAPTION_REQUEST
-from lab.victims.generate import MAX_ANSWER_TOKENS, MAX_CAPTION_TOKENS, generate
-from lab.victims.victim import Victim
+from codefend.lab.folders.folder import ImageFolder
+from codefend.lab.folders.truth import AnsweredQuestion, Truth
+from codefend.lab.victims.answers import normalise
+from codefend.lab.victims.dialogue import CAPTION_REQUEST
+from codefend.lab.victims.generate import MAX_ANSWER_TOKENS, MAX_CAPTION_TOKENS, generate
+from codefend.lab.victims.victim import Victim
 
 __all__ = ["GENERIC_QUESTIONS", "FolderScene", "Witness"]
 

@@ -13,8 +13,8 @@ import httpx
 import numpy as np
 from tqdm import tqdm
 
-from lab.errors import LabError
-from lab.victims.answers import is_match
+from codefend.lab.errors import LabError
+from codefend.lab.victims.answers import is_match
 
 __all__ = ["GalleryScore", "ask_gallery"]
 

@@ -7,13 +7,13 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from lab.attacks.registry import AttackConfig
-from lab.attacks.scenes import attack_scenes
-from lab.evaluate.truth import truths
-from lab.victims.victim import Victim
-from lab.world.compose import World
-from lab.world.scenes import Scene, scenes
-from models.codec import encode_image
+from codefend.lab.attacks.registry import AttackConfig
+from codefend.lab.attacks.scenes import attack_scenes
+from codefend.lab.evaluate.truth import truths
+from codefend.lab.victims.victim import Victim
+from codefend.lab.world.compose import World
+from codefend.lab.world.scenes import Scene, scenes
+from codefend.models.codec import encode_image
 
 __all__ = ["build_gallery"]
 

@@ -8,15 +8,15 @@ from typing import Annotated
 import torch
 import typer
 
-from lab.gallery.ask import ask_gallery
-from lab.gallery.build import build_gallery
-from lab.gallery.picture import draw_picture
-from lab.gallery.sheet import draw_gallery_sheet
-from lab.precision import compute_dtype
-from lab.victims.victim import load_victim
-from lab.world.compose import World
-from models.manifest import WEIGHTS_DIRECTORY
-from models.purifier.loading import load_purifier
+from codefend.lab.gallery.ask import ask_gallery
+from codefend.lab.gallery.build import build_gallery
+from codefend.lab.gallery.picture import draw_picture
+from codefend.lab.gallery.sheet import draw_gallery_sheet
+from codefend.lab.precision import compute_dtype
+from codefend.lab.victims.victim import load_victim
+from codefend.lab.world.compose import World
+from codefend.models.manifest import WEIGHTS_DIRECTORY
+from codefend.models.purifier.loading import load_purifier
 
 __all__ = ["ask", "gallery", "picture", "sheet"]
 

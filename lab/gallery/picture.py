@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lab.errors import LabError
-from lab.victims.answers import is_match
-from lab.victims.generate import generate
-from lab.victims.victim import Victim
-from models.prompts.templates import render
-from models.purifier.purifier import Purifier
-from models.quantise import dequantise, quantise
+from codefend.lab.errors import LabError
+from codefend.lab.victims.answers import is_match
+from codefend.lab.victims.generate import generate
+from codefend.lab.victims.victim import Victim
+from codefend.models.prompts.templates import render
+from codefend.models.purifier.purifier import Purifier
+from codefend.models.quantise import dequantise, quantise
 
 __all__ = ["draw_picture"]
 

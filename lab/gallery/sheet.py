@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from lab.attacks.pixels import decode_png
-from lab.errors import LabError
-from lab.evaluate.pictures import difference_panel
-from lab.plots.sheet import SheetPanel, SheetRow, draw_sheet
-from lab.victims.answers import is_match
-from lab.victims.generate import generate
-from lab.victims.victim import Victim
-from models.prompts.templates import render
-from models.purifier.purifier import Purifier
-from models.quantise import dequantise, quantise
+from codefend.lab.attacks.pixels import decode_png
+from codefend.lab.errors import LabError
+from codefend.lab.evaluate.pictures import difference_panel
+from codefend.lab.plots.sheet import SheetPanel, SheetRow, draw_sheet
+from codefend.lab.victims.answers import is_match
+from codefend.lab.victims.generate import generate
+from codefend.lab.victims.victim import Victim
+from codefend.models.prompts.templates import render
+from codefend.models.purifier.purifier import Purifier
+from codefend.models.quantise import dequantise, quantise
 
 __all__ = ["draw_gallery_sheet"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lab.plots.palette import INK
+from codefend.lab.plots.palette import INK
 
 __all__ = ["show_percent"]
 

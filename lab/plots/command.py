@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lab.plots.report import plot_report
+from codefend.lab.plots.report import plot_report
 
 __all__ = ["register"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lab.labels import UNION
-from lab.plots.axes import show_percent
-from lab.plots.files import new_figure
-from lab.plots.palette import FAINT, INK, arranged, color_of, name_of
-from lab.plots.rows import PlotRow, select
-from lab.plots.tiers import accuracies, main_attack, tier_title, worst_rows
+from codefend.lab.labels import UNION
+from codefend.lab.plots.axes import show_percent
+from codefend.lab.plots.files import new_figure
+from codefend.lab.plots.palette import FAINT, INK, arranged, color_of, name_of
+from codefend.lab.plots.rows import PlotRow, select
+from codefend.lab.plots.tiers import accuracies, main_attack, tier_title, worst_rows
 
 __all__ = ["draw_epsilon", "spread"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lab.labels import UNION
-from lab.plots.files import new_figure
-from lab.plots.palette import FAINT, INK, arranged, color_of, name_of
-from lab.plots.rows import PlotRow, select
-from lab.plots.tiers import MAIN_LEVELS, accuracies, main_attack, tier_title, worst_rows
+from codefend.lab.labels import UNION
+from codefend.lab.plots.files import new_figure
+from codefend.lab.plots.palette import FAINT, INK, arranged, color_of, name_of
+from codefend.lab.plots.rows import PlotRow, select
+from codefend.lab.plots.tiers import MAIN_LEVELS, accuracies, main_attack, tier_title, worst_rows
 
 __all__ = ["draw_question_types"]
 

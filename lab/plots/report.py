@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from lab.errors import LabError
-from lab.plots.epsilon import draw_epsilon
-from lab.plots.files import save_small
-from lab.plots.question_types import draw_question_types
-from lab.plots.rows import PlotRow, read_rows
+from codefend.lab.errors import LabError
+from codefend.lab.plots.epsilon import draw_epsilon
+from codefend.lab.plots.files import save_small
+from codefend.lab.plots.question_types import draw_question_types
+from codefend.lab.plots.rows import PlotRow, read_rows
 
 __all__ = ["plot_report"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from lab.errors import LabError
+from codefend.lab.errors import LabError
 
 __all__ = ["PlotRow", "read_rows", "select"]
 

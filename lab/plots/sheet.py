@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from lab.plots.files import new_figure
-from lab.plots.palette import FAINT, INK
+from codefend.lab.plots.files import new_figure
+from codefend.lab.plots.palette import FAINT, INK
 
 __all__ = ["SheetPanel", "SheetRow", "difference_image", "draw_sheet"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lab.labels import UNION
-from lab.plots.rows import PlotRow, select
+from codefend.lab.labels import UNION
+from codefend.lab.plots.rows import PlotRow, select
 
 __all__ = ["MAIN_LEVELS", "accuracies", "main_attack", "tier_title", "worst_rows"]
 

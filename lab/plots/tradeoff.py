@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lab.plots.axes import show_percent
-from lab.plots.files import new_figure
-from lab.plots.palette import FAINT, INK
+from codefend.lab.plots.axes import show_percent
+from codefend.lab.plots.files import new_figure
+from codefend.lab.plots.palette import FAINT, INK
 
 __all__ = ["Curve", "Spot", "draw_tradeoff"]
 

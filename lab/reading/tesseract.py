@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from lab.errors import LabError
-from lab.reading.words import Word
-from models.codec import encode_image
+from codefend.lab.errors import LabError
+from codefend.lab.reading.words import Word
+from codefend.models.codec import encode_image
 
 __all__ = ["Tesseract"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lab.documents.document import Box, Document, Line
+from codefend.lab.documents.document import Box, Document, Line
 
 __all__ = ["Word", "character_errors", "edit_distance"]
 

@@ -9,21 +9,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lab.attacks.adaptive.expectation import ThroughDefence
-from lab.attacks.interface import Objective, Tier
-from lab.attacks.pgd import PGD
-from lab.attacks.pixels import attack_pixels
-from lab.baselines.defence import Defence, defend
-from lab.evaluate.files import digest_of
-from lab.evaluate.kept import kept_images
-from lab.evaluate.measures import Measure
-from lab.evaluate.report import Row, Threat, rows_under
-from lab.evaluate.statistics import bootstrap
-from lab.progress import progress
-from lab.reading.words import edit_distance
-from lab.recognition.lines import WISHES, AttackedLine
-from lab.recognition.recogniser import LineReader, towards_text
-from models.quantise import dequantise
+from codefend.lab.attacks.adaptive.expectation import ThroughDefence
+from codefend.lab.attacks.interface import Objective, Tier
+from codefend.lab.attacks.pgd import PGD
+from codefend.lab.attacks.pixels import attack_pixels
+from codefend.lab.baselines.defence import Defence, defend
+from codefend.lab.evaluate.files import digest_of
+from codefend.lab.evaluate.kept import kept_images
+from codefend.lab.evaluate.measures import Measure
+from codefend.lab.evaluate.report import Row, Threat, rows_under
+from codefend.lab.evaluate.statistics import bootstrap
+from codefend.lab.progress import progress
+from codefend.lab.reading.words import edit_distance
+from codefend.lab.recognition.lines import WISHES, AttackedLine
+from codefend.lab.recognition.recogniser import LineReader, towards_text
+from codefend.models.quantise import dequantise
 
 __all__ = ["ReadingPlan", "reading_rows", "through_rows"]
 

@@ -8,17 +8,17 @@ from typing import Annotated
 
 import typer
 
-from lab.attacks.interface import Tier
-from lab.baselines.named import defence_named
-from lab.baselines.purifiers import load_purifier
-from lab.documents.fonts import Fonts
-from lab.encoders.releases import ENCODERS_FOLDER
-from lab.evaluate.provenance import provenance
-from lab.evaluate.report import Row, cell, write_report
-from lab.recognition.attacked import ReadingPlan, reading_rows, through_rows
-from lab.recognition.lines import WISHES, attacked_lines
-from lab.recognition.recogniser import LineReader
-from models.manifest import WEIGHTS_DIRECTORY
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.baselines.named import defence_named
+from codefend.lab.baselines.purifiers import load_purifier
+from codefend.lab.documents.fonts import Fonts
+from codefend.lab.encoders.releases import ENCODERS_FOLDER
+from codefend.lab.evaluate.provenance import provenance
+from codefend.lab.evaluate.report import Row, cell, write_report
+from codefend.lab.recognition.attacked import ReadingPlan, reading_rows, through_rows
+from codefend.lab.recognition.lines import WISHES, attacked_lines
+from codefend.lab.recognition.recogniser import LineReader
+from codefend.models.manifest import WEIGHTS_DIRECTORY
 
 __all__ = ["register"]
 

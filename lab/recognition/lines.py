@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from lab.documents.document import Document, Line
-from lab.documents.fonts import Fonts
-from lab.documents.receipt import draw_receipt
+from codefend.lab.documents.document import Document, Line
+from codefend.lab.documents.fonts import Fonts
+from codefend.lab.documents.receipt import draw_receipt
 
 __all__ = ["WISHES", "AttackedLine", "Wish", "attacked_lines"]
 

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lab.attacks.interface import Objective
-from lab.encoders.graph import Graph
-from lab.encoders.onnx_reader import read_onnx
-from lab.encoders.releases import ENCODERS_FOLDER, READER, RELEASES, read_release
-from lab.errors import LabError
+from codefend.lab.attacks.interface import Objective
+from codefend.lab.encoders.graph import Graph
+from codefend.lab.encoders.onnx_reader import read_onnx
+from codefend.lab.encoders.releases import ENCODERS_FOLDER, READER, RELEASES, read_release
+from codefend.lab.errors import LabError
 
 __all__ = ["LineReader", "towards_text"]
 

@@ -8,32 +8,32 @@ from typing import Annotated
 import torch
 import typer
 
-from lab.attacks.interface import Tier
-from lab.baselines.defence import NO_DEFENCE
-from lab.baselines.grid import settings_named
-from lab.baselines.purifiers import load_purifier
-from lab.errors import LabError
-from lab.evaluate import options
-from lab.evaluate.outcomes import Condition
-from lab.evaluate.provenance import provenance
-from lab.evaluate.report import write_report
-from lab.evaluate.run import Plan
-from lab.evaluate.tiers.bench import Bench
-from lab.evaluate.tiers.plan import Budget
-from lab.evaluate.tiers.requested import requested_plan
-from lab.evaluate.tiers.surrogate import load_surrogate
-from lab.evaluate.worlds import world_scenes
-from lab.labels import UNION
-from lab.plots.files import save_small
-from lab.plots.tradeoff import draw_tradeoff
-from lab.tradeoff.evaluation import tradeoff_rows
-from lab.tradeoff.points import points_of
-from lab.tradeoff.report import curves_of, tradeoff_table
-from lab.tradeoff.timing import timing_rows
-from lab.victims.victim import load_victim
-from lab.world.compose import World
-from models.manifest import WEIGHTS_DIRECTORY
-from models.purifier.purifier import Purifier
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.baselines.defence import NO_DEFENCE
+from codefend.lab.baselines.grid import settings_named
+from codefend.lab.baselines.purifiers import load_purifier
+from codefend.lab.errors import LabError
+from codefend.lab.evaluate import options
+from codefend.lab.evaluate.outcomes import Condition
+from codefend.lab.evaluate.provenance import provenance
+from codefend.lab.evaluate.report import write_report
+from codefend.lab.evaluate.run import Plan
+from codefend.lab.evaluate.tiers.bench import Bench
+from codefend.lab.evaluate.tiers.plan import Budget
+from codefend.lab.evaluate.tiers.requested import requested_plan
+from codefend.lab.evaluate.tiers.surrogate import load_surrogate
+from codefend.lab.evaluate.worlds import world_scenes
+from codefend.lab.labels import UNION
+from codefend.lab.plots.files import save_small
+from codefend.lab.plots.tradeoff import draw_tradeoff
+from codefend.lab.tradeoff.evaluation import tradeoff_rows
+from codefend.lab.tradeoff.points import points_of
+from codefend.lab.tradeoff.report import curves_of, tradeoff_table
+from codefend.lab.tradeoff.timing import timing_rows
+from codefend.lab.victims.victim import load_victim
+from codefend.lab.world.compose import World
+from codefend.models.manifest import WEIGHTS_DIRECTORY
+from codefend.models.purifier.purifier import Purifier
 
 __all__ = ["register"]
 

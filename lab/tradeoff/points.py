@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lab.baselines.purifiers import purifying
-from lab.evaluate.outcomes import Condition
-from lab.labels import OURS
-from models.purifier.purifier import Purifier
+from codefend.lab.baselines.purifiers import purifying
+from codefend.lab.evaluate.outcomes import Condition
+from codefend.lab.labels import OURS
+from codefend.models.purifier.purifier import Purifier
 
 __all__ = ["Point", "points_of"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lab.attacks.interface import Tier
-from lab.evaluate.report import Row, cell
-from lab.labels import UNION
-from lab.plots.tradeoff import Curve, Spot
-from lab.tradeoff.points import SERVED, Point
-from lab.tradeoff.timing import TIME_METRIC
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.evaluate.report import Row, cell
+from codefend.lab.labels import UNION
+from codefend.lab.plots.tradeoff import Curve, Spot
+from codefend.lab.tradeoff.points import SERVED, Point
+from codefend.lab.tradeoff.timing import TIME_METRIC
 
 __all__ = ["curves_of", "tradeoff_table"]
 

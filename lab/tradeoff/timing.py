@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from lab.attacks.interface import Tier
-from lab.baselines.defence import Defence
-from lab.evaluate.report import Row, Threat, rows_under
-from lab.evaluate.statistics import Estimate
-from lab.tradeoff.points import Point
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.baselines.defence import Defence
+from codefend.lab.evaluate.report import Row, Threat, rows_under
+from codefend.lab.evaluate.statistics import Estimate
+from codefend.lab.tradeoff.points import Point
 
 __all__ = ["TIME_METRIC", "timing_rows"]
 

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from lab.encoders.releases import RESNET
-from lab.train.options import WORLD_FILE, Seed, WorldFile
-from lab.train.photographs_command import PACKAGES, photographs
-from lab.victims.efficientnet import SURROGATE
+from codefend.lab.encoders.releases import RESNET
+from codefend.lab.train.options import WORLD_FILE, Seed, WorldFile
+from codefend.lab.train.photographs_command import PACKAGES, photographs
+from codefend.lab.victims.efficientnet import SURROGATE
 
 __all__ = ["VARIANTS", "ablations"]
 

@@ -8,12 +8,12 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
-from lab.precision import compute_dtype
-from lab.train.clean import CleanBatches
-from lab.train.loop import LoopSettings, train_loop
-from lab.world.compose import World
-from models.purifier.denoiser import denoise
-from models.purifier.network import build_network
+from codefend.lab.precision import compute_dtype
+from codefend.lab.train.clean import CleanBatches
+from codefend.lab.train.loop import LoopSettings, train_loop
+from codefend.lab.world.compose import World
+from codefend.models.purifier.denoiser import denoise
+from codefend.models.purifier.network import build_network
 
 __all__ = ["train_base"]
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lab.train.crops import clean_crops
-from lab.world.compose import World
-from lab.world.scenes import scene_batch
+from codefend.lab.train.crops import clean_crops
+from codefend.lab.world.compose import World
+from codefend.lab.world.scenes import scene_batch
 
 __all__ = ["CleanBatches"]
 

@@ -8,15 +8,15 @@ from typing import Annotated
 
 import typer
 
-from lab.errors import LabError
-from lab.folders.source import Data, SizePx
-from lab.train.ablations_command import ablations
-from lab.train.base import train_base
-from lab.train.detector_command import detector
-from lab.train.latent_command import latent_base
-from lab.train.loop import LoopSettings
-from lab.train.mllm import train_mllm
-from lab.train.options import (
+from codefend.lab.errors import LabError
+from codefend.lab.folders.source import Data, SizePx
+from codefend.lab.train.ablations_command import ablations
+from codefend.lab.train.base import train_base
+from codefend.lab.train.detector_command import detector
+from codefend.lab.train.latent_command import latent_base
+from codefend.lab.train.loop import LoopSettings
+from codefend.lab.train.mllm import train_mllm
+from codefend.lab.train.options import (
     DEFAULT_WORKERS,
     RUNS,
     WORLD_FILE,
@@ -31,14 +31,14 @@ from lab.train.options import (
     Workers,
     WorldFile,
 )
-from lab.train.pair_sources import make_pairs_of
-from lab.train.photographs_command import photographs
-from lab.train.publish import publish_mllm, publish_purifier, this_command
-from lab.train.purifier_command import purifier, recipe
-from lab.train.vision import SceneNumbers, train_vision
-from lab.world.compose import World
-from models.manifest import WEIGHTS_DIRECTORY
-from models.mllm.architecture import ARCHITECTURES
+from codefend.lab.train.pair_sources import make_pairs_of
+from codefend.lab.train.photographs_command import photographs
+from codefend.lab.train.publish import publish_mllm, publish_purifier, this_command
+from codefend.lab.train.purifier_command import purifier, recipe
+from codefend.lab.train.vision import SceneNumbers, train_vision
+from codefend.lab.world.compose import World
+from codefend.models.manifest import WEIGHTS_DIRECTORY
+from codefend.models.mllm.architecture import ARCHITECTURES
 
 __all__ = ["app"]
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from lab.errors import LabError
-from lab.precision import compute_dtype
-from lab.train.courses import Course
-from lab.train.pairs import load_pairs
-from lab.victims.classifier import ClassifierVictim
-from lab.victims.efficientnet import SURROGATE, load_classifier
-from lab.victims.victim import Victim, load_victim
+from codefend.lab.errors import LabError
+from codefend.lab.precision import compute_dtype
+from codefend.lab.train.courses import Course
+from codefend.lab.train.pairs import load_pairs
+from codefend.lab.victims.classifier import ClassifierVictim
+from codefend.lab.victims.efficientnet import SURROGATE, load_classifier
+from codefend.lab.victims.victim import Victim, load_victim
 
 __all__ = ["is_classifier", "load_course", "load_mllm", "load_surrogate_classifier"]
 

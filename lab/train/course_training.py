@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from lab.train.capture import Step, captured
-from lab.train.courses import CourseBatches, TrainingSource
-from lab.train.crops import PhotoSource
-from lab.train.loop import LoopSettings, train_loop
-from lab.train.online import OnlineSource
+from codefend.lab.train.capture import Step, captured
+from codefend.lab.train.courses import CourseBatches, TrainingSource
+from codefend.lab.train.crops import PhotoSource
+from codefend.lab.train.loop import LoopSettings, train_loop
+from codefend.lab.train.online import OnlineSource
 
 __all__ = ["CourseLoss", "train_on_courses"]
 

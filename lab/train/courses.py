@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lab.train.crops import PhotoSource, clean_crops
-from lab.train.online import OnlineSource
-from lab.train.pairs import Pairs
+from codefend.lab.train.crops import PhotoSource, clean_crops
+from codefend.lab.train.online import OnlineSource
+from codefend.lab.train.pairs import Pairs
 
 __all__ = ["Course", "CourseBatches", "Guide", "TrainingSource"]
 

@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
-from lab.world.kinds import KINDS, SIGN_WORDS
-from lab.world.layout import Split
+from codefend.lab.world.kinds import KINDS, SIGN_WORDS
+from codefend.lab.world.layout import Split
 
 __all__ = ["PhotoSource", "clean_crops", "photo_crops", "text_crops"]
 

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lab.baselines.defence import Defence, defend
-from lab.detection.benign import alter_benignly
-from lab.errors import LabError
-from lab.progress import progress
-from lab.train.crops import clean_crops, photo_crops, text_crops
-from lab.train.loop import LoopSettings, train_loop
-from lab.train.pairs import load_pairs
-from lab.world.compose import World
-from lab.world.scenes import scene_batch
-from models.detector.network import SuspicionDetector
+from codefend.lab.baselines.defence import Defence, defend
+from codefend.lab.detection.benign import alter_benignly
+from codefend.lab.errors import LabError
+from codefend.lab.progress import progress
+from codefend.lab.train.crops import clean_crops, photo_crops, text_crops
+from codefend.lab.train.loop import LoopSettings, train_loop
+from codefend.lab.train.pairs import load_pairs
+from codefend.lab.world.compose import World
+from codefend.lab.world.scenes import scene_batch
+from codefend.models.detector.network import SuspicionDetector
 
 __all__ = ["CROP_PX", "Examples", "calibration_images", "make_examples", "train_detector"]
 

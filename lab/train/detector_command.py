@@ -9,13 +9,13 @@ from typing import Annotated
 import torch
 import typer
 
-from lab.baselines.purifiers import load_purifier, purifying
-from lab.detection.calibration import calibrate
-from lab.detection.scoring import Scorer
-from lab.evaluate.files import digest_of
-from lab.train.detector import calibration_images, make_examples, train_detector
-from lab.train.loop import LoopSettings
-from lab.train.options import (
+from codefend.lab.baselines.purifiers import load_purifier, purifying
+from codefend.lab.detection.calibration import calibrate
+from codefend.lab.detection.scoring import Scorer
+from codefend.lab.evaluate.files import digest_of
+from codefend.lab.train.detector import calibration_images, make_examples, train_detector
+from codefend.lab.train.loop import LoopSettings
+from codefend.lab.train.options import (
     DEFAULT_WORKERS,
     RUNS,
     WORLD_FILE,
@@ -28,9 +28,9 @@ from lab.train.options import (
     Workers,
     WorldFile,
 )
-from lab.train.publish import publish_detector, this_command
-from lab.world.compose import World
-from models.manifest import WEIGHTS_DIRECTORY
+from codefend.lab.train.publish import publish_detector, this_command
+from codefend.lab.world.compose import World
+from codefend.models.manifest import WEIGHTS_DIRECTORY
 
 __all__ = ["detector"]
 

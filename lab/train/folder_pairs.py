@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lab.errors import LabError
-from lab.folders.folder import ImageFolder
-from lab.folders.witness import Witness
-from lab.train.pairs import UnattackedBatch, attack_batches, served_dialogues
-from lab.victims.dialogue import Dialogue
-from lab.victims.victim import Victim
+from codefend.lab.errors import LabError
+from codefend.lab.folders.folder import ImageFolder
+from codefend.lab.folders.witness import Witness
+from codefend.lab.train.pairs import UnattackedBatch, attack_batches, served_dialogues
+from codefend.lab.victims.dialogue import Dialogue
+from codefend.lab.victims.victim import Victim
 
 __all__ = ["make_folder_pairs"]
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lab.train.courses import Course, Guide
-from lab.train.pairs import EPSILON_RANGE
-from lab.train.through import attack_through
+from codefend.lab.train.courses import Course, Guide
+from codefend.lab.train.pairs import EPSILON_RANGE
+from codefend.lab.train.through import attack_through
 
 __all__ = ["attack_course", "feature_distance"]
 

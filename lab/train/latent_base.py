@@ -11,18 +11,18 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from lab.precision import compute_dtype
-from lab.train.clean import CleanBatches
-from lab.train.loop import LoopSettings, train_loop
-from lab.world.compose import World
-from models.purifier.empty_prompt import EmptyPrompt
-from models.purifier.latent import LatentPurificationPipeline
-from models.purifier.latent_network import (
+from codefend.lab.precision import compute_dtype
+from codefend.lab.train.clean import CleanBatches
+from codefend.lab.train.loop import LoopSettings, train_loop
+from codefend.lab.world.compose import World
+from codefend.models.purifier.empty_prompt import EmptyPrompt
+from codefend.models.purifier.latent import LatentPurificationPipeline
+from codefend.models.purifier.latent_network import (
     build_latent_network,
     build_tiny_autoencoder,
     stable_diffusion_schedule,
 )
-from models.purifier.latent_step import Autoencoder, add_noise, decode, encode
+from codefend.models.purifier.latent_step import Autoencoder, add_noise, decode, encode
 
 __all__ = ["train_autoencoder", "train_latent_base"]
 

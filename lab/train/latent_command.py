@@ -10,12 +10,12 @@ from typing import Annotated
 
 import typer
 
-from lab.errors import LabError
-from lab.train.courses import Course
-from lab.train.latent_base import train_autoencoder, train_latent_base
-from lab.train.latent_purifier import LatentOptions, train_latent_purifier
-from lab.train.loop import LoopSettings
-from lab.train.options import (
+from codefend.lab.errors import LabError
+from codefend.lab.train.courses import Course
+from codefend.lab.train.latent_base import train_autoencoder, train_latent_base
+from codefend.lab.train.latent_purifier import LatentOptions, train_latent_purifier
+from codefend.lab.train.loop import LoopSettings
+from codefend.lab.train.options import (
     DEFAULT_WORKERS,
     LATENT_WEIGHTS,
     RUNS,
@@ -30,10 +30,10 @@ from lab.train.options import (
     Workers,
     WorldFile,
 )
-from lab.train.publish import publish_adapters, publish_latent, this_command
-from lab.world.compose import World
-from models.purifier.adapters import AdapterSettings
-from models.purifier.loading import load_latent_purifier
+from codefend.lab.train.publish import publish_adapters, publish_latent, this_command
+from codefend.lab.world.compose import World
+from codefend.models.purifier.adapters import AdapterSettings
+from codefend.models.purifier.loading import load_latent_purifier
 
 __all__ = ["Tuning", "latent_base", "tune_adapters"]
 

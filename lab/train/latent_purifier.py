@@ -15,15 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lab.precision import compute_dtype
-from lab.train.course_training import train_on_courses
-from lab.train.courses import Course
-from lab.train.guidance import attack_course, feature_distance
-from lab.train.loop import LoopSettings
-from lab.world.compose import World
-from models.purifier.adapters import attach_adapters
-from models.purifier.latent import LatentPurificationPipeline
-from models.purifier.latent_step import add_noise, decode, encode, predict_clean, timesteps_of
+from codefend.lab.precision import compute_dtype
+from codefend.lab.train.course_training import train_on_courses
+from codefend.lab.train.courses import Course
+from codefend.lab.train.guidance import attack_course, feature_distance
+from codefend.lab.train.loop import LoopSettings
+from codefend.lab.world.compose import World
+from codefend.models.purifier.adapters import attach_adapters
+from codefend.models.purifier.latent import LatentPurificationPipeline
+from codefend.models.purifier.latent_step import (
+    add_noise,
+    decode,
+    encode,
+    predict_clean,
+    timesteps_of,
+)
 
 if TYPE_CHECKING:
     from peft import PeftModel

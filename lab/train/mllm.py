@@ -15,19 +15,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
-from lab.precision import compute_dtype
-from lab.train.loop import LoopSettings, train_loop
-from lab.train.vision import DenseTower, SceneNumbers, patch_features, patch_labels
-from lab.victims.attention import use_eager_attention
-from lab.victims.dialogue import Dialogue, tokenise
-from lab.victims.packing import PackedSequence, pack
-from lab.world.compose import World
-from lab.world.instructions import conversations, corpus
-from lab.world.language import questions
-from lab.world.layout import CELL_NAMES, sample_layout
-from lab.world.scenes import scene_batch
-from models.mllm.architecture import NUM_IMAGE_TOKENS, Architecture, llava_config
-from models.mllm.processor import build_processor
+from codefend.lab.precision import compute_dtype
+from codefend.lab.train.loop import LoopSettings, train_loop
+from codefend.lab.train.vision import DenseTower, SceneNumbers, patch_features, patch_labels
+from codefend.lab.victims.attention import use_eager_attention
+from codefend.lab.victims.dialogue import Dialogue, tokenise
+from codefend.lab.victims.packing import PackedSequence, pack
+from codefend.lab.world.compose import World
+from codefend.lab.world.instructions import conversations, corpus
+from codefend.lab.world.language import questions
+from codefend.lab.world.layout import CELL_NAMES, sample_layout
+from codefend.lab.world.scenes import scene_batch
+from codefend.models.mllm.architecture import NUM_IMAGE_TOKENS, Architecture, llava_config
+from codefend.models.mllm.processor import build_processor
 
 __all__ = ["train_mllm"]
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lab.attacks.search import ascend
-from lab.baselines.smooth_jpeg import smooth_jpeg
-from lab.encoders.encoder import Encoder
-from lab.train.pictures import PictureMix
-from models.purifier.denoiser import denoise
+from codefend.lab.attacks.search import ascend
+from codefend.lab.baselines.smooth_jpeg import smooth_jpeg
+from codefend.lab.encoders.encoder import Encoder
+from codefend.lab.train.pictures import PictureMix
+from codefend.models.purifier.denoiser import denoise
 
 __all__ = ["OnlineLoss", "OnlineOptions", "OnlineSource"]
 

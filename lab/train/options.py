@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lab.train.loop import default_workers
+from codefend.lab.train.loop import default_workers
 
 __all__ = [
     "DEFAULT_WORKERS",

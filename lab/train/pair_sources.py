@@ -13,15 +13,15 @@ from typing import Any
 
 import torch
 
-from lab.errors import LabError
-from lab.folders.source import open_data
-from lab.progress import progress
-from lab.train.course_sources import is_classifier, load_mllm, load_surrogate_classifier
-from lab.train.crops import PhotoSource
-from lab.train.folder_pairs import make_folder_pairs
-from lab.train.pairs import make_pairs, num_batches_in
-from lab.train.photo_pairs import make_photo_pairs
-from lab.world.compose import World
+from codefend.lab.errors import LabError
+from codefend.lab.folders.source import open_data
+from codefend.lab.progress import progress
+from codefend.lab.train.course_sources import is_classifier, load_mllm, load_surrogate_classifier
+from codefend.lab.train.crops import PhotoSource
+from codefend.lab.train.folder_pairs import make_folder_pairs
+from codefend.lab.train.pairs import make_pairs, num_batches_in
+from codefend.lab.train.photo_pairs import make_photo_pairs
+from codefend.lab.world.compose import World
 
 __all__ = ["PairSource", "make_pairs_of", "make_pairs_together", "photos_of"]
 

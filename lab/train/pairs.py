@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lab.attacks.interface import Goal, Objective
-from lab.attacks.objectives import encoder_distance, language_objective, targeted_loss
-from lab.attacks.pixels import quantise_within
-from lab.attacks.registry import AttackConfig
-from lab.errors import LabError
-from lab.victims.dialogue import Dialogue
-from lab.victims.victim import Victim
-from lab.world.compose import World
-from lab.world.scenes import scene_batch
-from models.prompts.templates import render
-from models.quantise import dequantise, quantise
+from codefend.lab.attacks.interface import Goal, Objective
+from codefend.lab.attacks.objectives import encoder_distance, language_objective, targeted_loss
+from codefend.lab.attacks.pixels import quantise_within
+from codefend.lab.attacks.registry import AttackConfig
+from codefend.lab.errors import LabError
+from codefend.lab.victims.dialogue import Dialogue
+from codefend.lab.victims.victim import Victim
+from codefend.lab.world.compose import World
+from codefend.lab.world.scenes import scene_batch
+from codefend.models.prompts.templates import render
+from codefend.models.quantise import dequantise, quantise
 
 __all__ = [
     "EPSILON_RANGE",

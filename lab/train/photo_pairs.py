@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lab.attacks.classification import class_loss, class_margin
-from lab.attacks.interface import Goal, Objective
-from lab.errors import LabError
-from lab.train.crops import PhotoSource, photo_crops
-from lab.train.pairs import EPSILON_RANGE, attack_into, batches_due, training_attack
-from lab.victims.classifier import ClassifierVictim
-from lab.victims.efficientnet import SURROGATE
+from codefend.lab.attacks.classification import class_loss, class_margin
+from codefend.lab.attacks.interface import Goal, Objective
+from codefend.lab.errors import LabError
+from codefend.lab.train.crops import PhotoSource, photo_crops
+from codefend.lab.train.pairs import EPSILON_RANGE, attack_into, batches_due, training_attack
+from codefend.lab.victims.classifier import ClassifierVictim
+from codefend.lab.victims.efficientnet import SURROGATE
 
 __all__ = ["PHOTO_SIDE_PX", "make_photo_pairs"]
 

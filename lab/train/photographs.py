@@ -13,8 +13,8 @@ import imagehash
 import numpy as np
 from PIL import Image, ImageOps
 
-from lab.errors import LabError
-from lab.world.assets import SAME_PHOTO_BITS, photo_paths
+from codefend.lab.errors import LabError
+from codefend.lab.world.assets import SAME_PHOTO_BITS, photo_paths
 
 __all__ = ["Photographs", "augmented", "held_out_hashes", "is_held_out"]
 

@@ -9,14 +9,14 @@ from typing import Annotated
 import torch
 import typer
 
-from lab.encoders.encoder import TRAINING_ENCODERS, load_encoder
-from lab.encoders.releases import ENCODERS_FOLDER
-from lab.errors import LabError
-from lab.train.course_sources import load_course
-from lab.train.courses import TrainingSource
-from lab.train.loop import LoopSettings
-from lab.train.online import OnlineOptions, OnlineSource
-from lab.train.options import (
+from codefend.lab.encoders.encoder import TRAINING_ENCODERS, load_encoder
+from codefend.lab.encoders.releases import ENCODERS_FOLDER
+from codefend.lab.errors import LabError
+from codefend.lab.train.course_sources import load_course
+from codefend.lab.train.courses import TrainingSource
+from codefend.lab.train.loop import LoopSettings
+from codefend.lab.train.online import OnlineOptions, OnlineSource
+from codefend.lab.train.options import (
     WORLD_FILE,
     Compiled,
     FeatureWeight,
@@ -25,13 +25,13 @@ from lab.train.options import (
     Version,
     WorldFile,
 )
-from lab.train.photographs import Photographs
-from lab.train.pictures import PictureMix
-from lab.train.publish import publish_purifier, this_command
-from lab.train.purifier import PurifierOptions, train_purifier
-from lab.world.compose import World
-from models.manifest import WEIGHTS_DIRECTORY
-from models.purifier.pipeline import PurificationPipeline
+from codefend.lab.train.photographs import Photographs
+from codefend.lab.train.pictures import PictureMix
+from codefend.lab.train.publish import publish_purifier, this_command
+from codefend.lab.train.purifier import PurifierOptions, train_purifier
+from codefend.lab.world.compose import World
+from codefend.models.manifest import WEIGHTS_DIRECTORY
+from codefend.models.purifier.pipeline import PurificationPipeline
 
 __all__ = ["photographs"]
 

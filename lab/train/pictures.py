@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lab.documents.document import Document
-from lab.documents.fonts import Fonts
-from lab.documents.page import draw_page
-from lab.documents.receipt import draw_receipt
-from lab.documents.screen import draw_screen
-from lab.errors import LabError
-from lab.train.crops import text_crops
-from lab.train.photographs import Photographs, augmented
-from lab.world.compose import World
-from lab.world.dead_leaves import dead_leaves
-from lab.world.scenes import scene_batch
+from codefend.lab.documents.document import Document
+from codefend.lab.documents.fonts import Fonts
+from codefend.lab.documents.page import draw_page
+from codefend.lab.documents.receipt import draw_receipt
+from codefend.lab.documents.screen import draw_screen
+from codefend.lab.errors import LabError
+from codefend.lab.train.crops import text_crops
+from codefend.lab.train.photographs import Photographs, augmented
+from codefend.lab.world.compose import World
+from codefend.lab.world.dead_leaves import dead_leaves
+from codefend.lab.world.scenes import scene_batch
 
 __all__ = ["PictureMix"]
 

@@ -12,12 +12,17 @@ from diffusers import UNet2DModel
 from torch import nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from lab.detection.calibration import save_detector
-from models.detector.network import SuspicionDetector
-from models.manifest import WEIGHTS_DIRECTORY, describe_weights, read_manifest, write_manifest
-from models.purifier.adapters import AdapterSettings, save_adapters
-from models.purifier.latent import LatentPurificationPipeline
-from models.purifier.pipeline import PurificationPipeline
+from codefend.lab.detection.calibration import save_detector
+from codefend.models.detector.network import SuspicionDetector
+from codefend.models.manifest import (
+    WEIGHTS_DIRECTORY,
+    describe_weights,
+    read_manifest,
+    write_manifest,
+)
+from codefend.models.purifier.adapters import AdapterSettings, save_adapters
+from codefend.models.purifier.latent import LatentPurificationPipeline
+from codefend.models.purifier.pipeline import PurificationPipeline
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -15,14 +15,14 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
-from lab.precision import compute_dtype
-from lab.train.course_training import train_on_courses
-from lab.train.courses import TrainingSource
-from lab.train.crops import PhotoSource
-from lab.train.guidance import attack_course, feature_distance
-from lab.train.loop import LoopSettings
-from lab.train.online import OnlineLoss, OnlineOptions, OnlineSource
-from models.purifier.denoiser import denoise
+from codefend.lab.precision import compute_dtype
+from codefend.lab.train.course_training import train_on_courses
+from codefend.lab.train.courses import TrainingSource
+from codefend.lab.train.crops import PhotoSource
+from codefend.lab.train.guidance import attack_course, feature_distance
+from codefend.lab.train.loop import LoopSettings
+from codefend.lab.train.online import OnlineLoss, OnlineOptions, OnlineSource
+from codefend.models.purifier.denoiser import denoise
 
 __all__ = ["PurifierLoss", "PurifierOptions", "train_purifier"]
 

@@ -12,15 +12,15 @@ from typing import Annotated
 import torch
 import typer
 
-from lab.errors import LabError
-from lab.folders.source import Data
-from lab.train.course_sources import load_course
-from lab.train.courses import Course
-from lab.train.crops import PhotoSource
-from lab.train.latent_command import Tuning, tune_adapters
-from lab.train.latent_purifier import LatentOptions
-from lab.train.loop import LoopSettings
-from lab.train.options import (
+from codefend.lab.errors import LabError
+from codefend.lab.folders.source import Data
+from codefend.lab.train.course_sources import load_course
+from codefend.lab.train.courses import Course
+from codefend.lab.train.crops import PhotoSource
+from codefend.lab.train.latent_command import Tuning, tune_adapters
+from codefend.lab.train.latent_purifier import LatentOptions
+from codefend.lab.train.loop import LoopSettings
+from codefend.lab.train.options import (
     DEFAULT_WORKERS,
     LATENT_WEIGHTS,
     RUNS,
@@ -45,12 +45,12 @@ from lab.train.options import (
     Workers,
     WorldFile,
 )
-from lab.train.pair_sources import PairSource, make_pairs_together, photos_of
-from lab.train.publish import publish_purifier, this_command
-from lab.train.purifier import PurifierOptions, train_purifier
-from lab.world.compose import World
-from models.manifest import WEIGHTS_DIRECTORY
-from models.purifier.pipeline import PurificationPipeline
+from codefend.lab.train.pair_sources import PairSource, make_pairs_together, photos_of
+from codefend.lab.train.publish import publish_purifier, this_command
+from codefend.lab.train.purifier import PurifierOptions, train_purifier
+from codefend.lab.world.compose import World
+from codefend.models.manifest import WEIGHTS_DIRECTORY
+from codefend.models.purifier.pipeline import PurificationPipeline
 
 __all__ = ["purifier", "recipe"]
 

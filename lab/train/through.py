@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lab.attacks.search import ascend
+from codefend.lab.attacks.search import ascend
 
 __all__ = ["attack_through"]
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lab.precision import compute_dtype
-from lab.train.loop import LoopSettings, train_loop
-from lab.world.compose import World
-from lab.world.scenes import scene_batch
-from models.mllm.architecture import NUM_IMAGE_TOKENS, PATCH_PX, Architecture, vision_tower
+from codefend.lab.precision import compute_dtype
+from codefend.lab.train.loop import LoopSettings, train_loop
+from codefend.lab.world.compose import World
+from codefend.lab.world.scenes import scene_batch
+from codefend.models.mllm.architecture import NUM_IMAGE_TOKENS, PATCH_PX, Architecture, vision_tower
 
 __all__ = ["DenseTower", "SceneNumbers", "patch_features", "patch_labels", "train_vision"]
 

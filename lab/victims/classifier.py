@@ -9,7 +9,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from lab.victims.preprocess import Preprocess
+from codefend.lab.victims.preprocess import Preprocess
 
 __all__ = ["ClassifierVictim"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pybase64
 
-from lab.victims.patient_client import PatientClient, RemoteError
-from lab.victims.remote import png_url
+from codefend.lab.victims.patient_client import PatientClient, RemoteError
+from codefend.lab.victims.remote import png_url
 
 __all__ = ["CodefendService", "Reply"]
 

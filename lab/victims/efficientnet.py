@@ -18,11 +18,11 @@ import torch
 from PIL.Image import Resampling
 from torch import Tensor, nn
 
-from lab.errors import LabError
-from lab.victims.classifier import ClassifierVictim
-from lab.victims.preprocess import Preprocess
-from lab.victims.twins.pixel_scale import PixelScale
-from lab.victims.twins.resize_crop import ResizeCrop
+from codefend.lab.errors import LabError
+from codefend.lab.victims.classifier import ClassifierVictim
+from codefend.lab.victims.preprocess import Preprocess
+from codefend.lab.victims.twins.pixel_scale import PixelScale
+from codefend.lab.victims.twins.resize_crop import ResizeCrop
 
 __all__ = ["HELD_OUT", "SURROGATE", "feature_maps", "load_classifier"]
 

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lab.victims.dialogue import chat_prompt
-from lab.victims.features import accepts, shared_features
-from lab.victims.victim import Victim
+from codefend.lab.victims.dialogue import chat_prompt
+from codefend.lab.victims.features import accepts, shared_features
+from codefend.lab.victims.victim import Victim
 
 __all__ = ["MAX_ANSWER_TOKENS", "MAX_CAPTION_TOKENS", "generate"]
 

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
-from lab.victims.dialogue import Dialogue, TokenisedDialogue, tokenise
-from lab.victims.features import accepts
-from lab.victims.packing import PackedSequence, pack
-from lab.victims.padding import PaddedSequences, pad_sequences
-from lab.victims.placeholder import image_span
-from lab.victims.victim import Victim
+from codefend.lab.victims.dialogue import Dialogue, TokenisedDialogue, tokenise
+from codefend.lab.victims.features import accepts
+from codefend.lab.victims.packing import PackedSequence, pack
+from codefend.lab.victims.padding import PaddedSequences, pad_sequences
+from codefend.lab.victims.placeholder import image_span
+from codefend.lab.victims.victim import Victim
 
 __all__ = [
     "DialogueLoss",

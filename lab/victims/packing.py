@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lab.victims.dialogue import TokenisedDialogue
+from codefend.lab.victims.dialogue import TokenisedDialogue
 
 __all__ = ["PackedSequence", "pack"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lab.victims.dialogue import TokenisedDialogue
-from lab.victims.placeholder import ImageSpan
+from codefend.lab.victims.dialogue import TokenisedDialogue
+from codefend.lab.victims.placeholder import ImageSpan
 
 __all__ = ["PaddedSequences", "pad_sequences"]
 

@@ -12,8 +12,8 @@ from typing import Any, Self
 import httpx
 from pydantic import SecretStr
 
-from lab.errors import LabError
-from lab.victims.retries import Retries
+from codefend.lab.errors import LabError
+from codefend.lab.victims.retries import Retries
 
 __all__ = ["PatientClient", "RemoteError", "key_from_environment"]
 

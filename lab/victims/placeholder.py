@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from lab.victims.dialogue import chat_prompt
+from codefend.lab.victims.dialogue import chat_prompt
 
 __all__ = ["ImageSpan", "image_span"]
 

@@ -10,9 +10,9 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3I
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-from lab.victims.twins.patches import Patches
-from lab.victims.twins.resize_crop import ResizeCrop
-from lab.victims.twins.tiles import Tiles
+from codefend.lab.victims.twins.patches import Patches
+from codefend.lab.victims.twins.resize_crop import ResizeCrop
+from codefend.lab.victims.twins.tiles import Tiles
 
 __all__ = ["Preprocess", "Twin"]
 

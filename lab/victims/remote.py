@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lab.victims.patient_client import PatientClient, RemoteError
-from models.codec import ImageFormat, data_url
+from codefend.lab.victims.patient_client import PatientClient, RemoteError
+from codefend.models.codec import ImageFormat, data_url
 
 __all__ = ["RemoteVictim", "png_url"]
 

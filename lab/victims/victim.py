@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
 
-from lab.errors import LabError
-from lab.victims.attention import use_eager_attention
-from lab.victims.features import accepts, shared_features
-from lab.victims.fingerprint import weights_sha256
-from lab.victims.preprocess import Preprocess
-from models.mllm.stills import load_processor
+from codefend.lab.errors import LabError
+from codefend.lab.victims.attention import use_eager_attention
+from codefend.lab.victims.features import accepts, shared_features
+from codefend.lab.victims.fingerprint import weights_sha256
+from codefend.lab.victims.preprocess import Preprocess
+from codefend.models.mllm.stills import load_processor
 
 __all__ = ["Victim", "load_victim"]
 

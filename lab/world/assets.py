@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from tqdm import tqdm
 
-from lab.errors import LabError
-from lab.world.kinds import KINDS, SIGN_WORDS
+from codefend.lab.errors import LabError
+from codefend.lab.world.kinds import KINDS, SIGN_WORDS
 
 __all__ = [
     "SAME_PHOTO_BITS",

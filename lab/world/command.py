@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lab.errors import LabError
-from lab.world.assets import build_world_file, fetch_packages
+from codefend.lab.errors import LabError
+from codefend.lab.world.assets import build_world_file, fetch_packages
 
 __all__ = ["app"]
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from lab.errors import LabError
-from lab.world.kinds import KINDS, SIGN_WORDS
-from lab.world.layout import Layout, Placed, Split
-from lab.world.splits import split_photos
+from codefend.lab.errors import LabError
+from codefend.lab.world.kinds import KINDS, SIGN_WORDS
+from codefend.lab.world.layout import Layout, Placed, Split
+from codefend.lab.world.splits import split_photos
 
 __all__ = ["World"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lab.world.language import Question, caption_references, caption_requests, drill
-from lab.world.layout import Layout
+from codefend.lab.world.language import Question, caption_references, caption_requests, drill
+from codefend.lab.world.layout import Layout
 
 __all__ = ["PREAMBLES", "conversations", "corpus"]
 

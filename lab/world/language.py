@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lab.world.kinds import KINDS
-from lab.world.layout import CELL_NAMES, Layout, Placed
+from codefend.lab.world.kinds import KINDS
+from codefend.lab.world.layout import CELL_NAMES, Layout, Placed
 
 __all__ = [
     "CANNOT_TELL",

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from lab.world.kinds import KINDS, SIGN_WORDS
+from codefend.lab.world.kinds import KINDS, SIGN_WORDS
 
 __all__ = ["CELL_NAMES", "SPLITS", "Layout", "Placed", "Split", "sample_layout"]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lab.world.compose import World
-from lab.world.language import Question, caption_references, questions
-from lab.world.layout import SPLITS, Layout, Split, sample_layout
+from codefend.lab.world.compose import World
+from codefend.lab.world.language import Question, caption_references, questions
+from codefend.lab.world.layout import SPLITS, Layout, Split, sample_layout
 
 __all__ = ["Scene", "SceneBatch", "scene_batch", "scenes"]
 

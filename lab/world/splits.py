@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from lab.world.layout import SPLITS, Split
+from codefend.lab.world.layout import SPLITS, Split
 
 __all__ = ["photo_group", "split_photos"]
 

@@ -40,7 +40,7 @@ class SuspicionDetector(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
         Args:
             widths: channels of each convolution; all but the first halve the sides.
-            clean_quantiles: of ``models.detector.calibration``; none before calibration.
+            clean_quantiles: of ``codefend.models.detector.calibration``; none before calibration.
             name: what manifests and reports call it.
             version: changes with every training.
         """

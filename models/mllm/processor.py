@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from models.mllm.architecture import IMAGE_SIDE_PX, PATCH_PX, Architecture
+from codefend.models.mllm.architecture import IMAGE_SIDE_PX, PATCH_PX, Architecture
 
 __all__ = ["build_processor"]
 

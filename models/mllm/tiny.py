@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from models.mllm.architecture import Architecture, llava_config
-from models.mllm.processor import build_processor
+from codefend.models.mllm.architecture import Architecture, llava_config
+from codefend.models.mllm.processor import build_processor
 
 __all__ = ["tiny_mllm"]
 

@@ -17,8 +17,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from huggingface_hub import snapshot_download
 
-from models.purifier.empty_prompt import EmptyPrompt
-from models.purifier.latent import LatentPurificationPipeline
+from codefend.models.purifier.empty_prompt import EmptyPrompt
+from codefend.models.purifier.latent import LatentPurificationPipeline
 
 if TYPE_CHECKING:
     from peft import PeftModel

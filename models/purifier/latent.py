@@ -1,6 +1,6 @@
 """The latent purifier: Stable Diffusion's parts, tuned to give back the clean latent in one step.
 
-Served by ``service/purify``, trained and evaluated by ``lab``. ``models.purifier.loading``
+Served by ``service/purify``, trained and evaluated by ``lab``. ``codefend.models.purifier.loading``
 makes one from a directory of its own or of Stable Diffusion, with or without adapters.
 """
 
@@ -12,13 +12,13 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Generator, Tensor
 
-from models.purifier.empty_prompt import EmptyPrompt
-from models.purifier.latent_network import (
+from codefend.models.purifier.empty_prompt import EmptyPrompt
+from codefend.models.purifier.latent_network import (
     build_autoencoder,
     build_latent_network,
     stable_diffusion_schedule,
 )
-from models.purifier.latent_step import (
+from codefend.models.purifier.latent_step import (
     Autoencoder,
     add_noise,
     decode,
@@ -27,7 +27,7 @@ from models.purifier.latent_step import (
     predict_clean,
     timesteps_of,
 )
-from models.purifier.purifier import Purifier, Run, run_directly
+from codefend.models.purifier.purifier import Purifier, Run, run_directly
 
 __all__ = ["LatentPurificationPipeline"]
 

@@ -11,11 +11,11 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from models.purifier.adapters import Adapters, find_adapters, fuse_adapters, is_adapters
-from models.purifier.latent import LatentPurificationPipeline
-from models.purifier.pipeline import PurificationPipeline
-from models.purifier.purifier import Purifier
-from models.purifier.stable_diffusion import load_autoencoder, load_stable_diffusion
+from codefend.models.purifier.adapters import Adapters, find_adapters, fuse_adapters, is_adapters
+from codefend.models.purifier.latent import LatentPurificationPipeline
+from codefend.models.purifier.pipeline import PurificationPipeline
+from codefend.models.purifier.purifier import Purifier
+from codefend.models.purifier.stable_diffusion import load_autoencoder, load_stable_diffusion
 
 __all__ = ["load_latent_purifier", "load_purifier"]
 

@@ -11,9 +11,9 @@ import torch
 from diffusers import UNet2DModel
 from torch import Generator, Tensor
 
-from models.purifier.denoiser import denoise, padding_multiple
-from models.purifier.network import build_network
-from models.purifier.purifier import Purifier, Run
+from codefend.models.purifier.denoiser import denoise, padding_multiple
+from codefend.models.purifier.network import build_network
+from codefend.models.purifier.purifier import Purifier, Run
 
 __all__ = ["PurificationPipeline"]
 
@@ -27,7 +27,8 @@ class PurificationPipeline(Purifier):
     [0, 1] range.
 
     Attributes:
-        unet: Reads pixel-unshuffled images; see ``models.purifier.denoiser`` for its scalings.
+        unet: Reads pixel-unshuffled images; for its scalings see
+            ``codefend.models.purifier.denoiser``.
     """
 
     unet: UNet2DModel

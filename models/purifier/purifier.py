@@ -1,7 +1,7 @@
 """What every kind of purifier has in common: the call, its checks, padding and cropping.
 
-A pixel purifier (``models.purifier.pipeline``) and a latent one (``models.purifier.latent``) fill
-in what happens to a padded batch.
+A pixel purifier (``codefend.models.purifier.pipeline``) and a latent one
+(``codefend.models.purifier.latent``) fill in what happens to a padded batch.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
 
-from models.purifier.empty_prompt import EmptyPrompt
-from models.purifier.latent import LatentPurificationPipeline
-from models.purifier.latent_step import Autoencoder
+from codefend.models.purifier.empty_prompt import EmptyPrompt
+from codefend.models.purifier.latent import LatentPurificationPipeline
+from codefend.models.purifier.latent_step import Autoencoder
 
 __all__ = ["load_autoencoder", "load_stable_diffusion"]
 

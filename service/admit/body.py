@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from starlette.requests import ClientDisconnect, Request
 
-from service.errors import BodyTimeout, BodyTooLarge, ClientLeft
+from codefend.service.errors import BodyTimeout, BodyTooLarge, ClientLeft
 
 __all__ = ["read_body"]
 

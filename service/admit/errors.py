@@ -1,6 +1,6 @@
 """What is answered to a key that is right, and yet may not do what it asks for."""
 
-from service.errors import RequestRefused
+from codefend.service.errors import RequestRefused
 
 __all__ = ["EndpointForbidden"]
 

@@ -12,13 +12,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.admit.errors import EndpointForbidden
-from service.admit.house import House
-from service.admit.keys import KeyRing
-from service.admit.memory import MemoryBudget
-from service.admit.quota import Quota
-from service.admit.visit import Visit
-from service.errors import (
+from codefend.service.admit.errors import EndpointForbidden
+from codefend.service.admit.house import House
+from codefend.service.admit.keys import KeyRing
+from codefend.service.admit.memory import MemoryBudget
+from codefend.service.admit.quota import Quota
+from codefend.service.admit.visit import Visit
+from codefend.service.errors import (
     ClientLeft,
     CodefendError,
     DeadlineExceeded,
@@ -29,14 +29,14 @@ from service.errors import (
     ShuttingDown,
     UnexpectedBody,
 )
-from service.forward.errors import UpstreamDown
-from service.logs import log_image, log_request
-from service.metrics import Metrics
-from service.problems import problem_response
-from service.settings import Settings
-from service.timings import Timings
-from service.tracing.context import Trace, current_trace
-from service.tracing.tracer import Tracer
+from codefend.service.forward.errors import UpstreamDown
+from codefend.service.logs import log_image, log_request
+from codefend.service.metrics import Metrics
+from codefend.service.problems import problem_response
+from codefend.service.settings import Settings
+from codefend.service.timings import Timings
+from codefend.service.tracing.context import Trace, current_trace
+from codefend.service.tracing.tracer import Tracer
 
 __all__ = ["Gate"]
 

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from service.admit.ceiling import Ceilings
-from service.admit.memory import MemoryBudget
-from service.errors import KeyBusy, Overloaded, ShuttingDown
-from service.fairness import fair_share
-from service.queueing.costs import retry_after_s
+from codefend.service.admit.ceiling import Ceilings
+from codefend.service.admit.memory import MemoryBudget
+from codefend.service.errors import KeyBusy, Overloaded, ShuttingDown
+from codefend.service.fairness import fair_share
+from codefend.service.queueing.costs import retry_after_s
 
 __all__ = ["House", "HouseLimits", "Slot"]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from starlette.datastructures import Headers
 
-from service.credentials import Key, hash_key, read_keys
-from service.errors import AmbiguousKey, Unauthorized, WrongHost
+from codefend.service.credentials import Key, hash_key, read_keys
+from codefend.service.errors import AmbiguousKey, Unauthorized, WrongHost
 
 __all__ = ["KeyRing"]
 

@@ -7,8 +7,8 @@ there. As with slots, a caller may hold several times what is free: others find 
 from collections import Counter
 from collections.abc import Callable
 
-from service.errors import OutOfMemory
-from service.fairness import fair_share
+from codefend.service.errors import OutOfMemory
+from codefend.service.fairness import fair_share
 
 __all__ = ["MemoryBudget"]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
-from service.errors import RateLimited
+from codefend.service.errors import RateLimited
 
 __all__ = ["Quota"]
 

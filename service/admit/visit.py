@@ -4,11 +4,11 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.admit.house import Slot
-from service.forward.breaker import Passage
-from service.policy import Policy
-from service.timings import Timings
-from service.tracing.context import Trace
+from codefend.service.admit.house import Slot
+from codefend.service.forward.breaker import Passage
+from codefend.service.policy import Policy
+from codefend.service.timings import Timings
+from codefend.service.tracing.context import Trace
 
 __all__ = ["Visit"]
 

@@ -10,14 +10,14 @@ import secrets
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from models.prompts.templates import Template
-from service.decode.fields import CHAT
-from service.decode.inline_image import read_inline_image
-from service.decode.json_object import read_json_object
-from service.decode.rules import FieldRules, Findings
-from service.decode.sniffing import sniff_format
-from service.decode.walk import ImagePlace, walk
-from service.errors import (
+from codefend.models.prompts.templates import Template
+from codefend.service.decode.fields import CHAT
+from codefend.service.decode.inline_image import read_inline_image
+from codefend.service.decode.json_object import read_json_object
+from codefend.service.decode.rules import FieldRules, Findings
+from codefend.service.decode.sniffing import sniff_format
+from codefend.service.decode.walk import ImagePlace, walk
+from codefend.service.errors import (
     InvalidBody,
     InvalidField,
     MissingField,

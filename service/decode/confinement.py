@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from service.decode.landlock import restrict_files
-from service.decode.seccomp import restrict_system_calls
-from service.processes.kernel import control_process, set_capabilities
+from codefend.service.decode.landlock import restrict_files
+from codefend.service.decode.seccomp import restrict_system_calls
+from codefend.service.processes.kernel import control_process, set_capabilities
 
 __all__ = ["allow_cpu_time", "confine"]
 
@@ -97,7 +97,7 @@ def _restrict_files(pixels_directory: Path) -> None:
     """Leaves Python's own modules, the system's libraries, and the pixels' shared memory."""
     modules = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     rooms = Path(__file__).parents[2]
-    places = [*modules, *_SYSTEM_LIBRARIES, str(rooms / "service"), str(rooms / "models")]
+    places = [*modules, *_SYSTEM_LIBRARIES, *(str(rooms / room) for room in ("service", "models"))]
     restrict_files([Path(path) for path in places], [pixels_directory])
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, FormParser, parse_options_header
 
-from service.decode.inline_image import read_inline_image
-from service.decode.json_object import read_json_object
-from service.errors import (
+from codefend.service.decode.inline_image import read_inline_image
+from codefend.service.decode.json_object import read_json_object
+from codefend.service.errors import (
     CodefendError,
     InvalidBody,
     InvalidField,

@@ -4,7 +4,7 @@ import binascii
 
 import pybase64
 
-from service.errors import InvalidField, InvalidImage, RemoteImage
+from codefend.service.errors import InvalidField, InvalidImage, RemoteImage
 
 __all__ = ["read_inline_image"]
 

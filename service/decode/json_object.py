@@ -3,7 +3,7 @@
 import json
 from typing import Any, NoReturn
 
-from service.errors import InvalidBody
+from codefend.service.errors import InvalidBody
 
 __all__ = ["read_json_object"]
 

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
-from service.processes.kernel import call_kernel
+from codefend.service.processes.kernel import call_kernel
 
 __all__ = ["restrict_files"]
 

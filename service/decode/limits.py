@@ -1,7 +1,7 @@
 """The limits of one picture, as they are set."""
 
-from service.decode.picture import PictureLimits
-from service.settings import Settings
+from codefend.service.decode.picture import PictureLimits
+from codefend.service.settings import Settings
 
 __all__ = ["picture_limits"]
 

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from service.decode.canvas import read_canvas
-from service.decode.parts import count_parts
-from service.decode.sniffing import sniff_format
-from service.errors import AnimatedImage, ImageTooLarge, InvalidImage
+from codefend.service.decode.canvas import read_canvas
+from codefend.service.decode.parts import count_parts
+from codefend.service.decode.sniffing import sniff_format
+from codefend.service.errors import AnimatedImage, ImageTooLarge, InvalidImage
 
 __all__ = ["Inspect", "PictureLimits", "decode_picture"]
 

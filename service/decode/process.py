@@ -11,17 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from models.prompts.templates import Template
-from service.decode.chat import ChatLimits, open_chat
-from service.decode.confinement import allow_cpu_time, confine
-from service.decode.envelope import open_envelope
-from service.decode.picture import PictureLimits, decode_picture
-from service.decode.refusals import report_refusal
-from service.decode.rehearsal import rehearse
-from service.decode.rules import FieldRules
-from service.errors import ClientLeft, RequestRefused
-from service.processes.messages import Ask, Handler, Message
-from service.processes.pixels import Picture, write_pixels
+from codefend.models.prompts.templates import Template
+from codefend.service.decode.chat import ChatLimits, open_chat
+from codefend.service.decode.confinement import allow_cpu_time, confine
+from codefend.service.decode.envelope import open_envelope
+from codefend.service.decode.picture import PictureLimits, decode_picture
+from codefend.service.decode.refusals import report_refusal
+from codefend.service.decode.rehearsal import rehearse
+from codefend.service.decode.rules import FieldRules
+from codefend.service.errors import ClientLeft, RequestRefused
+from codefend.service.processes.messages import Ask, Handler, Message
+from codefend.service.processes.pixels import Picture, write_pixels
 
 __all__ = ["DecodeConfig", "make_decoder"]
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from service.errors import InvalidImage, RequestRefused
+from codefend.service.errors import InvalidImage, RequestRefused
 
 __all__ = ["naming_place", "refusal_from_report", "report_refusal"]
 

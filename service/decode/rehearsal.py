@@ -4,7 +4,7 @@ import io
 
 from PIL import Image
 
-from service.decode.picture import PictureLimits, decode_picture
+from codefend.service.decode.picture import PictureLimits, decode_picture
 
 __all__ = ["rehearse"]
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from service.policy import Mode, UnknownFields
-from service.settings import Settings
+from codefend.service.policy import Mode, UnknownFields
+from codefend.service.settings import Settings
 
 __all__ = ["FieldRules", "Findings", "field_rules"]
 

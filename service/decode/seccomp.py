@@ -11,7 +11,7 @@ import platform
 import struct
 from collections.abc import Iterator
 
-from service.processes.kernel import call_kernel
+from codefend.service.processes.kernel import call_kernel
 
 __all__ = ["UnknownMachine", "restrict_system_calls"]
 

@@ -5,8 +5,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from models.codec import ImageFormat, data_url
-from service.decode.sniffing import sniff_format
+from codefend.models.codec import ImageFormat, data_url
+from codefend.service.decode.sniffing import sniff_format
 
 __all__ = ["Sent", "identify"]
 

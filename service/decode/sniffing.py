@@ -1,6 +1,6 @@
 """Tells an image's format by its first bytes; what a client calls it is never believed."""
 
-from service.errors import AnimatedImage, InvalidImage, UnsupportedImage
+from codefend.service.errors import AnimatedImage, InvalidImage, UnsupportedImage
 
 __all__ = ["sniff_format"]
 

@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from models.prompts.templates import Template
-from service.decode.chat import Chat, ChatLimits, open_chat
-from service.decode.limits import picture_limits
-from service.decode.process import DecodeConfig, make_decoder
-from service.decode.refusals import refusal_from_report
-from service.decode.rules import FieldRules
-from service.errors import (
+from codefend.models.prompts.templates import Template
+from codefend.service.decode.chat import Chat, ChatLimits, open_chat
+from codefend.service.decode.limits import picture_limits
+from codefend.service.decode.process import DecodeConfig, make_decoder
+from codefend.service.decode.refusals import refusal_from_report
+from codefend.service.decode.rules import FieldRules
+from codefend.service.errors import (
     ClientLeft,
     CodefendError,
     ImageTooLarge,
@@ -20,13 +20,13 @@ from service.errors import (
     InvalidImage,
     Unavailable,
 )
-from service.processes.child import ChildDied, ChildTimeout
-from service.processes.messages import Message
-from service.processes.pixels import PixelLease
-from service.processes.pool import ChildPool, PoolJob
-from service.processes.single_threaded import SingleThreadedChild
-from service.processes.supervision import Supervision
-from service.settings import Settings
+from codefend.service.processes.child import ChildDied, ChildTimeout
+from codefend.service.processes.messages import Message
+from codefend.service.processes.pixels import PixelLease
+from codefend.service.processes.pool import ChildPool, PoolJob
+from codefend.service.processes.single_threaded import SingleThreadedChild
+from codefend.service.processes.supervision import Supervision
+from codefend.service.settings import Settings
 
 __all__ = ["Admit", "Admitted", "DecodeStage", "PictureHeader", "Upload"]
 

@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from service.decode.fields import MEDIA_TYPES
-from service.policy import TextImages
+from codefend.service.decode.fields import MEDIA_TYPES
+from codefend.service.policy import TextImages
 
 __all__ = [
     "LONGEST_NAME",

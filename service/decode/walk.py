@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from service.decode.fields import MEDIA_FIELDS, Choice, Field, Kind, Owner, Place
-from service.decode.rules import FieldRules, Findings
-from service.decode.values import (
+from codefend.service.decode.fields import MEDIA_FIELDS, Choice, Field, Kind, Owner, Place
+from codefend.service.decode.rules import FieldRules, Findings
+from codefend.service.decode.values import (
     LONGEST_NAME,
     LONGEST_REFERENCE,
     find_media,
@@ -17,7 +17,7 @@ from service.decode.values import (
     is_plain,
     is_reference,
 )
-from service.errors import (
+from codefend.service.errors import (
     ClosedField,
     ImageInText,
     InvalidField,

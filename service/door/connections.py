@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
-from service.door.limits import DoorLimits
+from codefend.service.door.limits import DoorLimits
 
 __all__ = ["Connection", "Connections"]
 

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from service.errors import CodefendError, MalformedRequest
+from codefend.service.errors import CodefendError, MalformedRequest
 
 __all__ = ["check_head", "read_target", "write_refusal"]
 

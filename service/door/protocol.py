@@ -17,10 +17,10 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
-from service.door.connections import Connections
-from service.door.cycle import Cycle
-from service.door.heads import check_head, read_target, write_refusal
-from service.errors import (
+from codefend.service.door.connections import Connections
+from codefend.service.door.cycle import Cycle
+from codefend.service.door.heads import check_head, read_target, write_refusal
+from codefend.service.errors import (
     CodefendError,
     HeadTimeout,
     HeadTooLarge,

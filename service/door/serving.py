@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import uvicorn
 
-from service.door.connections import Connections
-from service.door.protocol import DoorProtocol
+from codefend.service.door.connections import Connections
+from codefend.service.door.protocol import DoorProtocol
 
 __all__ = ["make_config", "serving", "set_unread_timeout"]
 

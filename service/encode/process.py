@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from models.codec import ImageFormat, encode_image
-from service.processes.messages import Ask, Handler, Message
-from service.processes.pixels import Picture, read_pixels
+from codefend.models.codec import ImageFormat, encode_image
+from codefend.service.processes.messages import Ask, Handler, Message
+from codefend.service.processes.pixels import Picture, read_pixels
 
 __all__ = ["make_encoder"]
 

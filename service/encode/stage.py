@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 
-from models.codec import ImageFormat
-from service.decode.stage import Upload
-from service.encode.process import make_encoder
-from service.errors import Unavailable
-from service.processes.child import Child, ChildDied
-from service.processes.pixels import Picture
-from service.processes.pool import ChildPool, PoolJob
-from service.processes.supervision import Supervision
-from service.settings import Settings
+from codefend.models.codec import ImageFormat
+from codefend.service.decode.stage import Upload
+from codefend.service.encode.process import make_encoder
+from codefend.service.errors import Unavailable
+from codefend.service.processes.child import Child, ChildDied
+from codefend.service.processes.pixels import Picture
+from codefend.service.processes.pool import ChildPool, PoolJob
+from codefend.service.processes.supervision import Supervision
+from codefend.service.settings import Settings
 
 __all__ = ["EncodeStage"]
 

@@ -6,20 +6,25 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from models.prompts.templates import Task, Template
-from service.admit.visit import Visit
-from service.decode.rules import Findings
-from service.decode.values import find_text_image
-from service.endpoints.documentation import error_responses, request_body
-from service.endpoints.pictures import Pictures, note_findings, pass_picture, shield_picture
-from service.errors import ImageInText, InvalidField
-from service.forward.completion import Completion
-from service.guard import Guard
-from service.policy import Disclosure, Mode
-from service.respond.defense import describe_defense
-from service.respond.patience import answer_in_time
-from service.respond.stream import stream_answer
-from service.schemas import (
+from codefend.models.prompts.templates import Task, Template
+from codefend.service.admit.visit import Visit
+from codefend.service.decode.rules import Findings
+from codefend.service.decode.values import find_text_image
+from codefend.service.endpoints.documentation import error_responses, request_body
+from codefend.service.endpoints.pictures import (
+    Pictures,
+    note_findings,
+    pass_picture,
+    shield_picture,
+)
+from codefend.service.errors import ImageInText, InvalidField
+from codefend.service.forward.completion import Completion
+from codefend.service.guard import Guard
+from codefend.service.policy import Disclosure, Mode
+from codefend.service.respond.defense import describe_defense
+from codefend.service.respond.patience import answer_in_time
+from codefend.service.respond.stream import stream_answer
+from codefend.service.schemas import (
     AskFields,
     CaptionFields,
     CaptionResponse,

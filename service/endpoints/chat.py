@@ -5,33 +5,33 @@ import asyncio
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from models.prompts.templates import Task, Template
-from service.admit.visit import Visit
-from service.decode.chat import Chat, ChatImage
-from service.decode.stage import Upload
-from service.endpoints.documentation import chat_body, chat_responses
-from service.endpoints.pictures import (
+from codefend.models.prompts.templates import Task, Template
+from codefend.service.admit.visit import Visit
+from codefend.service.decode.chat import Chat, ChatImage
+from codefend.service.decode.stage import Upload
+from codefend.service.endpoints.documentation import chat_body, chat_responses
+from codefend.service.endpoints.pictures import (
     Pictures,
     note_findings,
     pass_picture,
     shield_picture,
 )
-from service.errors import (
+from codefend.service.errors import (
     AnimatedImage,
     ImageFlagged,
     ImageTooLarge,
     InvalidImage,
     UnsupportedMedia,
 )
-from service.guard import Guard
-from service.policy import Disclosure, Mode
-from service.respond.chat_report import ImageReport, describe_chat
-from service.respond.defense import describe_defense
-from service.respond.patience import answer_in_time
-from service.respond.splice import splice_answer
-from service.respond.stream import stream_chat
-from service.schemas import Defense
-from service.together import run_together
+from codefend.service.guard import Guard
+from codefend.service.policy import Disclosure, Mode
+from codefend.service.respond.chat_report import ImageReport, describe_chat
+from codefend.service.respond.defense import describe_defense
+from codefend.service.respond.patience import answer_in_time
+from codefend.service.respond.splice import splice_answer
+from codefend.service.respond.stream import stream_chat
+from codefend.service.schemas import Defense
+from codefend.service.together import run_together
 
 __all__ = ["build_chat"]
 

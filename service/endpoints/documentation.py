@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from service.schemas import ChatResponse, ErrorResponse
+from codefend.service.schemas import ChatResponse, ErrorResponse
 
 __all__ = ["chat_body", "chat_responses", "error_responses", "request_body", "upstream_errors"]
 

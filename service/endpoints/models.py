@@ -5,11 +5,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from service.admit.visit import Visit
-from service.endpoints.documentation import upstream_errors
-from service.errors import NotReady
-from service.guard import Guard
-from service.respond.patience import answer_in_time
+from codefend.service.admit.visit import Visit
+from codefend.service.endpoints.documentation import upstream_errors
+from codefend.service.errors import NotReady
+from codefend.service.guard import Guard
+from codefend.service.respond.patience import answer_in_time
 
 __all__ = ["build_models"]
 

@@ -5,20 +5,20 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from models.codec import ImageFormat, data_url
-from service.admit.visit import Visit
-from service.decode.chat import ChatImage
-from service.decode.refusals import naming_place
-from service.decode.rules import Findings
-from service.decode.sent import identify
-from service.decode.stage import Upload
-from service.errors import PurificationFailed
-from service.forward.choice import choose_picture
-from service.guard import Guard
-from service.metrics import Stage
-from service.policy import Mode
-from service.processes.pixels import Picture
-from service.purify.purified import Purified
+from codefend.models.codec import ImageFormat, data_url
+from codefend.service.admit.visit import Visit
+from codefend.service.decode.chat import ChatImage
+from codefend.service.decode.refusals import naming_place
+from codefend.service.decode.rules import Findings
+from codefend.service.decode.sent import identify
+from codefend.service.decode.stage import Upload
+from codefend.service.errors import PurificationFailed
+from codefend.service.forward.choice import choose_picture
+from codefend.service.guard import Guard
+from codefend.service.metrics import Stage
+from codefend.service.policy import Mode
+from codefend.service.processes.pixels import Picture
+from codefend.service.purify.purified import Purified
 
 __all__ = ["Pictures", "note_findings", "pass_picture", "shield_picture"]
 

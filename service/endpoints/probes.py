@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from service.guard import Guard
+from codefend.service.guard import Guard
 
 __all__ = ["build_probes"]
 

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from service.forward.breaker import Passage
-from service.forward.completion import read_chunk
-from service.forward.exchange import Arrival
-from service.forward.failures import NONSENSE, Failure, Reason
-from service.forward.lines import LineCutter
+from codefend.service.forward.breaker import Passage
+from codefend.service.forward.completion import read_chunk
+from codefend.service.forward.exchange import Arrival
+from codefend.service.forward.failures import NONSENSE, Failure, Reason
+from codefend.service.forward.lines import LineCutter
 
 __all__ = ["EVENT_STREAM", "AnswerStream", "Feed"]
 

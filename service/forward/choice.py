@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from service.errors import PurificationFailed
-from service.policy import Mode, OnPurifyFailure
-from service.processes.pixels import Picture
+from codefend.service.errors import PurificationFailed
+from codefend.service.policy import Mode, OnPurifyFailure
+from codefend.service.processes.pixels import Picture
 
 __all__ = ["Choice", "choose_picture"]
 

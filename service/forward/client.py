@@ -6,11 +6,11 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
 
-from service.forward.breaker import Breaker, BreakerLimits, BreakerState
-from service.forward.upstream import Upstream, UpstreamWatch
-from service.metrics import Metrics
-from service.settings import Settings
-from service.tracing.context import current_trace
+from codefend.service.forward.breaker import Breaker, BreakerLimits, BreakerState
+from codefend.service.forward.upstream import Upstream, UpstreamWatch
+from codefend.service.metrics import Metrics
+from codefend.service.settings import Settings
+from codefend.service.tracing.context import current_trace
 
 __all__ = ["make_upstream"]
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from service.forward.failures import Failure, Reason
+from codefend.service.forward.failures import Failure, Reason
 
 __all__ = ["Answer", "Completion", "read_answer", "read_choices", "read_chunk"]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import httpx
 
-from service.processes.heartbeat import BEAT_S, StallDetector, read_vitals
-from service.processes.supervision import Backoff, Supervision
+from codefend.service.processes.heartbeat import BEAT_S, StallDetector, read_vitals
+from codefend.service.processes.supervision import Backoff, Supervision
 
 __all__ = ["EmbeddedModel"]
 
@@ -100,7 +100,7 @@ class EmbeddedModel:
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "service.cli",
+            "codefend.service.cli",
             "mllm",
             "--model",
             self._model,

@@ -4,7 +4,7 @@ A part of the tree that is drawn in `service/errors.py`. Every message is consta
 own words may quote a prompt, an address or a path.
 """
 
-from service.errors import CodefendError, TryLater
+from codefend.service.errors import CodefendError, TryLater
 
 __all__ = [
     "UpstreamBusy",

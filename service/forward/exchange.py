@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from service.forward.failures import Failure, Reason, as_failure
+from codefend.service.forward.failures import Failure, Reason, as_failure
 
 __all__ = ["Arrival", "send_request"]
 

@@ -1,9 +1,9 @@
 """What a failure of the upstream means: to the client, and to the breaker. Pure policy."""
 
-from service.forward.breaker import Passage
-from service.forward.errors import UpstreamBusy, UpstreamError, UpstreamTimeout
-from service.forward.failures import BadStatus, Failure, Reason
-from service.forward.refusals import asked_pause_s, refusal_from_status
+from codefend.service.forward.breaker import Passage
+from codefend.service.forward.errors import UpstreamBusy, UpstreamError, UpstreamTimeout
+from codefend.service.forward.failures import BadStatus, Failure, Reason
+from codefend.service.forward.refusals import asked_pause_s, refusal_from_status
 
 __all__ = ["error_from", "tell"]
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from service.errors import DeadlineExceeded
+from codefend.service.errors import DeadlineExceeded
 
 __all__ = ["ModelList"]
 

@@ -14,7 +14,7 @@ The pauses have full jitter (Brooker, "Exponential Backoff And Jitter", AWS 2015
 import random
 from collections.abc import Callable, Iterator
 
-from service.forward.failures import BadStatus, Failure, Reason
+from codefend.service.forward.failures import BadStatus, Failure, Reason
 
 __all__ = ["may_retry", "pauses"]
 

@@ -11,15 +11,15 @@ from math import inf
 
 import httpx
 
-from service.forward.answer_stream import EVENT_STREAM, AnswerStream
-from service.forward.breaker import Breaker, BreakerState, Passage
-from service.forward.completion import Answer, Completion, read_answer, read_choices
-from service.forward.errors import UpstreamError
-from service.forward.exchange import Arrival, send_request
-from service.forward.failures import NONSENSE, BadStatus, Failure, Reason
-from service.forward.judgement import error_from, tell
-from service.forward.retries import may_retry, pauses
-from service.settings import Settings
+from codefend.service.forward.answer_stream import EVENT_STREAM, AnswerStream
+from codefend.service.forward.breaker import Breaker, BreakerState, Passage
+from codefend.service.forward.completion import Answer, Completion, read_answer, read_choices
+from codefend.service.forward.errors import UpstreamError
+from codefend.service.forward.exchange import Arrival, send_request
+from codefend.service.forward.failures import NONSENSE, BadStatus, Failure, Reason
+from codefend.service.forward.judgement import error_from, tell
+from codefend.service.forward.retries import may_retry, pauses
+from codefend.service.settings import Settings
 
 __all__ = ["Upstream", "UpstreamWatch"]
 

@@ -12,9 +12,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 
-from service.errors import CodefendError, InvalidField
-from service.mllm.conversation import ChatRequest, read_conversation
-from service.mllm.generation import Generation, Generator
+from codefend.service.errors import CodefendError, InvalidField
+from codefend.service.mllm.conversation import ChatRequest, read_conversation
+from codefend.service.mllm.generation import Generation, Generator
 
 __all__ = ["create_mllm_app"]
 

@@ -9,7 +9,7 @@ import pybase64
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.errors import InvalidField
+from codefend.service.errors import InvalidField
 
 __all__ = ["ChatRequest", "Conversation", "read_conversation"]
 

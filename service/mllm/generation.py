@@ -16,9 +16,9 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from models.mllm.stills import load_processor
-from service.errors import InvalidField
-from service.mllm.conversation import Conversation
+from codefend.models.mllm.stills import load_processor
+from codefend.service.errors import InvalidField
+from codefend.service.mllm.conversation import Conversation
 
 __all__ = ["Generation", "Generator", "load_generator"]
 

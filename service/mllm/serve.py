@@ -9,9 +9,9 @@ import sys
 import uvicorn
 from fastapi import FastAPI
 
-from service.door.connections import Connections
-from service.door.limits import DoorLimits
-from service.door.serving import make_config
+from codefend.service.door.connections import Connections
+from codefend.service.door.limits import DoorLimits
+from codefend.service.door.serving import make_config
 
 __all__ = ["serve_app"]
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from service.processes.heartbeat import Counter, Vitals, read_vitals, start_beating
-from service.processes.messages import (
+from codefend.service.processes.heartbeat import Counter, Vitals, read_vitals, start_beating
+from codefend.service.processes.messages import (
     QUESTION,
     Ask,
     Handler,

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.fairness import FairScheduler
-from service.processes.child import Child, ChildDied, ChildTimeout
-from service.processes.messages import Ask, Message, ask_nothing
-from service.processes.supervision import Backoff, SupervisedChild, Supervision
+from codefend.service.fairness import FairScheduler
+from codefend.service.processes.child import Child, ChildDied, ChildTimeout
+from codefend.service.processes.messages import Ask, Message, ask_nothing
+from codefend.service.processes.supervision import Backoff, SupervisedChild, Supervision
 
 __all__ = ["ChildPool", "PoolJob"]
 

@@ -6,7 +6,7 @@ Confined processes have none but their own, so that they can be confined as a wh
 import os
 import threading
 
-from service.processes.child import Child
+from codefend.service.processes.child import Child
 
 __all__ = ["SingleThreadedChild", "bound_spinning"]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from service.processes.child import Child, ChildDied, LaunchFailed
-from service.processes.heartbeat import BEAT_S, Listener, StallDetector, Vitals
-from service.processes.messages import Ask, Message
+from codefend.service.processes.child import Child, ChildDied, LaunchFailed
+from codefend.service.processes.heartbeat import BEAT_S, Listener, StallDetector, Vitals
+from codefend.service.processes.messages import Ask, Message
 
 __all__ = ["Backoff", "SupervisedChild", "Supervision"]
 

@@ -12,16 +12,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from service.errors import PoisonousImage
-from service.metrics import Metrics
-from service.processes.supervision import Backoff, Supervision
-from service.purify.devices import resolve_devices
-from service.purify.engine import EngineFacts
-from service.purify.generation import Generation
-from service.purify.remote import Outcome, RemoteWorker
-from service.purify.worker import WorkerConfig
-from service.queueing.line import Batch, Line
-from service.settings import Settings
+from codefend.service.errors import PoisonousImage
+from codefend.service.metrics import Metrics
+from codefend.service.processes.supervision import Backoff, Supervision
+from codefend.service.purify.devices import resolve_devices
+from codefend.service.purify.engine import EngineFacts
+from codefend.service.purify.generation import Generation
+from codefend.service.purify.remote import Outcome, RemoteWorker
+from codefend.service.purify.worker import WorkerConfig
+from codefend.service.queueing.line import Batch, Line
+from codefend.service.settings import Settings
 
 __all__ = ["Crew"]
 

@@ -8,7 +8,7 @@ from typing import Protocol, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from service.settings import Settings
+from codefend.service.settings import Settings
 
 __all__ = ["Engine", "EngineFacts", "EngineOptions", "OutOfMemory", "find_engine_loader"]
 

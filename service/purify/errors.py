@@ -1,6 +1,6 @@
 """What is answered where nothing is purified, because the service was told so."""
 
-from service.errors import CodefendError
+from codefend.service.errors import CodefendError
 
 __all__ = ["PurificationOff"]
 

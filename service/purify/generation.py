@@ -10,15 +10,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from models.manifest import (
+from codefend.models.manifest import (
     MANIFEST_NAME,
     WEIGHTS_DIRECTORY,
     read_manifest,
     verify_weights,
 )
-from models.prompts.templates import Task, Template, read_templates
-from service.purify.engine import EngineOptions
-from service.settings import Settings
+from codefend.models.prompts.templates import Task, Template, read_templates
+from codefend.service.purify.engine import EngineOptions
+from codefend.service.settings import Settings
 
 __all__ = ["Generation", "UnfitGeneration", "check_directories", "check_weights", "load_generation"]
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from models.detector.calibration import is_flagged
-from service.purify.engine import EngineFacts
+from codefend.models.detector.calibration import is_flagged
+from codefend.service.purify.engine import EngineFacts
 
 __all__ = ["Purified"]
 

@@ -5,12 +5,12 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from service.processes.child import Child, ChildDied, ChildTimeout, LaunchFailed
-from service.processes.messages import ask_nothing
-from service.processes.supervision import SupervisedChild
-from service.purify.worker import WorkerConfig, make_worker
-from service.queueing.line import Batch
-from service.queueing.recovery import Failure
+from codefend.service.processes.child import Child, ChildDied, ChildTimeout, LaunchFailed
+from codefend.service.processes.messages import ask_nothing
+from codefend.service.processes.supervision import SupervisedChild
+from codefend.service.purify.worker import WorkerConfig, make_worker
+from codefend.service.queueing.line import Batch
+from codefend.service.queueing.recovery import Failure
 
 __all__ = ["Outcome", "RemoteWorker"]
 

@@ -5,14 +5,14 @@ At every moment one crew takes the batches; an older one ends those that it has 
 
 import asyncio
 
-from service.errors import PurificationFailed
-from service.metrics import Metrics
-from service.processes.supervision import Supervision
-from service.purify.crew import Crew
-from service.purify.engine import EngineFacts
-from service.purify.generation import Generation, UnfitGeneration
-from service.queueing.line import Line
-from service.settings import Settings
+from codefend.service.errors import PurificationFailed
+from codefend.service.metrics import Metrics
+from codefend.service.processes.supervision import Supervision
+from codefend.service.purify.crew import Crew
+from codefend.service.purify.engine import EngineFacts
+from codefend.service.purify.generation import Generation, UnfitGeneration
+from codefend.service.queueing.line import Line
+from codefend.service.settings import Settings
 
 __all__ = ["PurifyStage"]
 

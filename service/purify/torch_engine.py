@@ -10,12 +10,12 @@ import torch
 from diffusers.utils.logging import disable_progress_bar
 from numpy.typing import NDArray
 
-from models.detector.calibration import suspicions_of
-from models.detector.network import SuspicionDetector
-from models.purifier.loading import load_purifier
-from models.purifier.purifier import Purifier
-from models.quantise import dequantise, quantise
-from service.purify.engine import EngineFacts, EngineOptions, OutOfMemory
+from codefend.models.detector.calibration import suspicions_of
+from codefend.models.detector.network import SuspicionDetector
+from codefend.models.purifier.loading import load_purifier
+from codefend.models.purifier.purifier import Purifier
+from codefend.models.quantise import dequantise, quantise
+from codefend.service.purify.engine import EngineFacts, EngineOptions, OutOfMemory
 
 __all__ = ["TorchEngine", "load_engine"]
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.buckets import Bucket, crop_from_bucket, pad_to_bucket
-from service.processes.messages import Ask, Handler, Message
-from service.processes.pixels import Picture, read_pixels, write_pixels
-from service.processes.single_threaded import bound_spinning
-from service.purify.engine import Engine, EngineOptions, OutOfMemory, find_engine_loader
-from service.queueing.recovery import Failure
+from codefend.models.buckets import Bucket, crop_from_bucket, pad_to_bucket
+from codefend.service.processes.messages import Ask, Handler, Message
+from codefend.service.processes.pixels import Picture, read_pixels, write_pixels
+from codefend.service.processes.single_threaded import bound_spinning
+from codefend.service.purify.engine import Engine, EngineOptions, OutOfMemory, find_engine_loader
+from codefend.service.queueing.recovery import Failure
 
 __all__ = ["SICK_EXIT_CODE", "WorkerConfig", "make_worker"]
 

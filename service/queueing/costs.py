@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from math import ceil, inf
 
-from models.buckets import Bucket
+from codefend.models.buckets import Bucket
 
 __all__ = ["BatchCosts", "Throughput", "retry_after_s"]
 

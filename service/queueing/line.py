@@ -9,15 +9,15 @@ from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
 
-from models.buckets import Bucket, choose_bucket
-from service.errors import ImageTooSlow, NotReady, Overloaded
-from service.fairness import FairScheduler
-from service.processes.pixels import PixelLease
-from service.queueing.allowance import PixelAllowance
-from service.queueing.backlog import LARGEST_FRACTION, Ahead, measure_ahead
-from service.queueing.costs import BatchCosts, Throughput, retry_after_s
-from service.queueing.policy import BatchLimits, Waiting, plan_batch
-from service.queueing.recovery import Failure, regroup
+from codefend.models.buckets import Bucket, choose_bucket
+from codefend.service.errors import ImageTooSlow, NotReady, Overloaded
+from codefend.service.fairness import FairScheduler
+from codefend.service.processes.pixels import PixelLease
+from codefend.service.queueing.allowance import PixelAllowance
+from codefend.service.queueing.backlog import LARGEST_FRACTION, Ahead, measure_ahead
+from codefend.service.queueing.costs import BatchCosts, Throughput, retry_after_s
+from codefend.service.queueing.policy import BatchLimits, Waiting, plan_batch
+from codefend.service.queueing.recovery import Failure, regroup
 
 __all__ = ["Batch", "Job", "Line", "Promise"]
 

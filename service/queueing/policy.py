@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from models.buckets import Bucket
+from codefend.models.buckets import Bucket
 
 __all__ = ["BatchLimits", "Plan", "Waiting", "plan_batch"]
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from service.schemas import Defense
+from codefend.service.schemas import Defense
 
 __all__ = ["ImageReport", "describe_chat"]
 

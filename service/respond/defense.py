@@ -1,10 +1,10 @@
 """Says what the defence did, as much of it as may be disclosed."""
 
-from models.prompts.templates import Template
-from service.policy import Disclosure
-from service.purify.engine import EngineFacts
-from service.purify.purified import Purified
-from service.schemas import Defense, NamedVersion
+from codefend.models.prompts.templates import Template
+from codefend.service.policy import Disclosure
+from codefend.service.purify.engine import EngineFacts
+from codefend.service.purify.purified import Purified
+from codefend.service.schemas import Defense, NamedVersion
 
 __all__ = ["describe_defense"]
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from service.errors import ClientLeft, DeadlineExceeded
+from codefend.service.errors import ClientLeft, DeadlineExceeded
 
 __all__ = ["answer_in_time"]
 

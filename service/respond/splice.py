@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from service.forward.completion import read_chunk
-from service.forward.failures import Failure, Reason
-from service.forward.lines import MAX_LINE_BYTES, LineCutter
+from codefend.service.forward.completion import read_chunk
+from codefend.service.forward.failures import Failure, Reason
+from codefend.service.forward.lines import MAX_LINE_BYTES, LineCutter
 
 __all__ = ["StreamSplicer", "splice_answer"]
 

@@ -7,11 +7,11 @@ from typing import Any
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from service.admit.visit import Visit
-from service.errors import ClientLeft, CodefendError
-from service.forward.answer_stream import AnswerStream
-from service.metrics import Stage
-from service.respond.splice import StreamSplicer
+from codefend.service.admit.visit import Visit
+from codefend.service.errors import ClientLeft, CodefendError
+from codefend.service.forward.answer_stream import AnswerStream
+from codefend.service.metrics import Stage
+from codefend.service.respond.splice import StreamSplicer
 
 __all__ = ["stream_answer", "stream_chat"]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from service.tracing.context import Trace
+from codefend.service.tracing.context import Trace
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor

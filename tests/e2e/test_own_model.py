@@ -21,11 +21,11 @@ import pytest
 import torch
 from PIL import Image
 
-from lab.folders.folder import open_folder
-from lab.train.pairs import load_pairs
-from lab.victims.dialogue import chat_prompt
-from models.mllm.stills import load_processor
-from models.prompts.templates import render
+from codefend.lab.folders.folder import open_folder
+from codefend.lab.train.pairs import load_pairs
+from codefend.lab.victims.dialogue import chat_prompt
+from codefend.models.mllm.stills import load_processor
+from codefend.models.prompts.templates import render
 from tests.e2e.test_serve import START_TIMEOUT_S
 from tests.families import build_family
 from tests.pictures_folder import draw_pictures

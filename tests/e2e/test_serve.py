@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from models.mllm.tiny import tiny_mllm
-from models.purifier.pipeline import PurificationPipeline
+from codefend.models.mllm.tiny import tiny_mllm
+from codefend.models.purifier.pipeline import PurificationPipeline
 from tests.service.pictures import png
 from tests.service.running import status_of_readiness, wait_until_ready
 from tests.service.test_api import as_form
@@ -53,7 +53,7 @@ def log(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def process(environment, log):
-    command = [sys.executable, "-m", "service.cli", "serve"]
+    command = [sys.executable, "-m", "codefend.service.cli", "serve"]
     with log.open("wb") as file:
         process = subprocess.Popen(command, env=environment, stderr=file)
     yield process

@@ -201,7 +201,7 @@ def service(tree, upstream_url, log, open_files, settings):
         | settings
     )
     limit = ["prlimit", f"--nofile={open_files}:{open_files}"] if open_files else []
-    command = [*limit, sys.executable, "-m", "service.cli", "serve"]
+    command = [*limit, sys.executable, "-m", "codefend.service.cli", "serve"]
     with subprocess.Popen(command, cwd=tree, env=environment, stderr=log) as process:
         try:
             ends_s = time.monotonic() + 60

@@ -9,7 +9,7 @@ import sys
 
 import httpx
 
-from models.prompts.templates import SHIPPED_TEMPLATES
+from codefend.models.prompts.templates import SHIPPED_TEMPLATES
 from tests.service.fake_engine import IMPORT_PATH
 from tests.service.running import READY_TIMEOUT_S, wait_until, wait_until_ready
 
@@ -54,7 +54,7 @@ def served(upstream, weights, **options):
         "CODEFEND_DECODE_WORKERS": "1",
         "CODEFEND_ENCODE_WORKERS": "1",
     }
-    command = [sys.executable, "-m", "service.cli", "serve"]
+    command = [sys.executable, "-m", "codefend.service.cli", "serve"]
     with (
         subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, **options) as process,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,

@@ -16,8 +16,8 @@ import httpx
 import pytest
 
 from benchmarks.family import find_family
-from service.app import create_app
-from service.server import FAILURE_EXIT_CODE
+from codefend.service.app import create_app
+from codefend.service.server import FAILURE_EXIT_CODE
 from tests.faults.served import RELOADED, served, wait_for_metric
 from tests.service.fake_engine import HANG_ONCE, marked
 from tests.service.pictures import encode, picture
@@ -51,7 +51,7 @@ def test_a_part_that_does_not_stop_keeps_none_of_the_others(upstream, children):
 
 
 def test_a_part_that_does_not_start_ends_the_others(upstream, children, monkeypatch):
-    monkeypatch.setattr("service.encode.stage.EncodeStage.start", lambda *_: fail())
+    monkeypatch.setattr("codefend.service.encode.stage.EncodeStage.start", lambda *_: fail())
     app = create_app(make_settings(upstream.url))
 
     async def live():
@@ -71,8 +71,8 @@ def test_a_supervisor_that_fails_is_said_by_the_probe_of_life(upstream):
 
 
 SERVE_WITH_A_FAULT = """
-from service.purify.remote import RemoteWorker
-from service.server import FAILURE_EXIT_CODE, serve
+from codefend.service.purify.remote import RemoteWorker
+from codefend.service.server import FAILURE_EXIT_CODE, serve
 from tests.service.running import make_settings
 
 async def fail(self):

@@ -2,11 +2,11 @@
 
 import pytest
 
-from service.decode.envelope import open_envelope
-from service.decode.limits import picture_limits
-from service.decode.picture import decode_picture
-from service.errors import RequestRefused
-from service.settings import Settings
+from codefend.service.decode.envelope import open_envelope
+from codefend.service.decode.limits import picture_limits
+from codefend.service.decode.picture import decode_picture
+from codefend.service.errors import RequestRefused
+from codefend.service.settings import Settings
 from tests.fuzz.contract import fuzz_contract
 from tests.fuzz.decode_run import fuzz_decoding
 from tests.fuzz.envelopes import BOUNDARY, wrap

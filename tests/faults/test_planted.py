@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from service.decode import chat, values, walk
-from service.decode.fields import CHAT, Field, Kind, Owner
-from service.decode.rules import FieldRules
+from codefend.service.decode import chat, values, walk
+from codefend.service.decode.fields import CHAT, Field, Kind, Owner
+from codefend.service.decode.rules import FieldRules
 from tests.fuzz.planted_run import finds_any, plant_in_function, plant_over_http
 from tests.service.running import make_settings, run_service
 

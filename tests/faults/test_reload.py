@@ -6,8 +6,8 @@ import signal
 import numpy as np
 import pytest
 
-from models.manifest import describe_weights, write_manifest
-from service.policy import Mode
+from codefend.models.manifest import describe_weights, write_manifest
+from codefend.service.policy import Mode
 from tests.faults.loads import Senders
 from tests.faults.served import RELOADED, served, wait_for_metric
 from tests.service.pictures import encode, picture, pixels_of
@@ -209,7 +209,7 @@ def test_an_unforeseen_failure_is_counted_and_changes_nothing(service, weights, 
     def fail(*_):
         raise RuntimeError("unforeseen")
 
-    monkeypatch.setattr("service.reload.load_generation", fail)
+    monkeypatch.setattr("codefend.service.reload.load_generation", fail)
     reload_and_wait(service, "error")
     assert made_by(ask(service, picture()), picture()) == ("1", "1")
     monkeypatch.undo()

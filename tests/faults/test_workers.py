@@ -165,7 +165,7 @@ def test_without_shared_memory_pictures_are_refused_for_a_while_and_nobody_dies(
             raise OSError(errno.ENOSPC, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr("service.processes.pixels._reserve", lack)
+            patch.setattr("codefend.service.processes.pixels._reserve", lack)
             for sent in (picture(), picture(seed=1)):  # one is known, one is not
                 refused = post(service, sent)
                 assert refused.status_code == 503

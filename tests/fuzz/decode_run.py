@@ -3,12 +3,12 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from service.decode.limits import picture_limits
-from service.decode.process import DecodeConfig, make_decoder
-from service.processes.child import ChildDied, ChildTimeout
-from service.processes.pixels import PixelStore
-from service.processes.single_threaded import SingleThreadedChild
-from service.settings import Settings
+from codefend.service.decode.limits import picture_limits
+from codefend.service.decode.process import DecodeConfig, make_decoder
+from codefend.service.processes.child import ChildDied, ChildTimeout
+from codefend.service.processes.pixels import PixelStore
+from codefend.service.processes.single_threaded import SingleThreadedChild
+from codefend.service.settings import Settings
 from tests.fuzz.envelopes import wrap
 from tests.fuzz.mutations import mutate
 from tests.fuzz.tally import Tally, merge, read_rss

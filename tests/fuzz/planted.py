@@ -12,7 +12,7 @@ import re
 
 from hypothesis import strategies as st
 
-from service.decode.fields import CHAT, MEDIA_FIELDS, Choice, Place
+from codefend.service.decode.fields import CHAT, MEDIA_FIELDS, Choice, Place
 from tests.service.pictures import png
 
 PICTURE = base64.b64encode(png(8, 8, seed=77)).decode()

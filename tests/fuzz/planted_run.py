@@ -5,11 +5,11 @@ from collections import Counter
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from models.prompts.templates import Template
-from service.decode.chat import ChatLimits, open_chat
-from service.decode.rules import FieldRules
-from service.errors import RequestRefused
-from service.forward.chat_body import fill_gaps
+from codefend.models.prompts.templates import Template
+from codefend.service.decode.chat import ChatLimits, open_chat
+from codefend.service.decode.rules import FieldRules
+from codefend.service.errors import RequestRefused
+from codefend.service.forward.chat_body import fill_gaps
 from tests.fuzz.planted import as_body, complaints, num_plants, planted_chats
 
 PATH = "/v1/chat/completions"

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from lab.attacks.pgd import PGD
-from lab.attacks.pixels import decode_png
-from lab.attacks.registry import AttackConfig
-from lab.attacks.scenes import attack_scenes
-from lab.train.capture import captured
-from lab.victims.dialogue import CAPTION_REQUEST, Dialogue
-from lab.victims.victim import load_victim
-from models.manifest import WEIGHTS_DIRECTORY
-from models.purifier.latent import LatentPurificationPipeline
-from models.purifier.loading import load_purifier
-from models.purifier.pipeline import PurificationPipeline
-from models.quantise import dequantise
-from service.purify.engine import EngineOptions
-from service.purify.torch_engine import load_engine
+from codefend.lab.attacks.pgd import PGD
+from codefend.lab.attacks.pixels import decode_png
+from codefend.lab.attacks.registry import AttackConfig
+from codefend.lab.attacks.scenes import attack_scenes
+from codefend.lab.train.capture import captured
+from codefend.lab.victims.dialogue import CAPTION_REQUEST, Dialogue
+from codefend.lab.victims.victim import load_victim
+from codefend.models.manifest import WEIGHTS_DIRECTORY
+from codefend.models.purifier.latent import LatentPurificationPipeline
+from codefend.models.purifier.loading import load_purifier
+from codefend.models.purifier.pipeline import PurificationPipeline
+from codefend.models.quantise import dequantise
+from codefend.service.purify.engine import EngineOptions
+from codefend.service.purify.torch_engine import load_engine
 
 pytestmark = [
     pytest.mark.gpu,

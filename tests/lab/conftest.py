@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from lab.victims.victim import Victim
-from lab.world.assets import build_world_file
-from lab.world.compose import World
-from lab.world.kinds import KINDS
-from models.mllm.tiny import tiny_mllm
+from codefend.lab.victims.victim import Victim
+from codefend.lab.world.assets import build_world_file
+from codefend.lab.world.compose import World
+from codefend.lab.world.kinds import KINDS
+from codefend.models.mllm.tiny import tiny_mllm
 
 
 @pytest.fixture(scope="session", autouse=True)

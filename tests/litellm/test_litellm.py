@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from benchmarks.rivals import LITELLM_ENVIRONMENT, run_litellm
-from service.decode.fields import CHAT, MEDIA_FIELDS
-from service.policy import Mode
+from codefend.service.decode.fields import CHAT, MEDIA_FIELDS
+from codefend.service.policy import Mode
 from tests.fuzz.planted import DATA_URL, PICTURE_MARK, URL_MARK, complaints
 from tests.service.fake_upstream import run_upstream
 from tests.service.pictures import png

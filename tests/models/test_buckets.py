@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.buckets import Bucket, choose_bucket, crop_from_bucket, pad_to_bucket
+from codefend.models.buckets import Bucket, choose_bucket, crop_from_bucket, pad_to_bucket
 
 sides = st.integers(1, 3000)
 

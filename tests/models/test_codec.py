@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.codec import ImageFormat, data_url, encode_image
+from codefend.models.codec import ImageFormat, data_url, encode_image
 
 
 @pytest.fixture

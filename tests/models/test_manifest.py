@@ -1,6 +1,6 @@
 import pytest
 
-from models.manifest import describe_weights, read_manifest, verify_weights, write_manifest
+from codefend.models.manifest import describe_weights, read_manifest, verify_weights, write_manifest
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.quantise import dequantise, quantise
+from codefend.models.quantise import dequantise, quantise
 
 
 def test_every_byte_survives_the_way_there_and_back():

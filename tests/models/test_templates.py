@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from models.prompts.templates import Task, Template, read_templates, render
+from codefend.models.prompts.templates import Task, Template, read_templates, render
 
 
 @pytest.mark.parametrize("task", list(Task))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from service.purify.engine import EngineFacts, OutOfMemory
+from codefend.service.purify.engine import EngineFacts, OutOfMemory
 
 IMPORT_PATH = "tests.service.fake_engine:load_engine"
 

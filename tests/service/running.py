@@ -10,9 +10,9 @@ from contextlib import contextmanager, suppress
 import httpx
 import uvicorn
 
-from service.app import create_app
-from service.server import make_server_config
-from service.settings import Settings
+from codefend.service.app import create_app
+from codefend.service.server import make_server_config
+from codefend.service.settings import Settings
 from tests.service.fake_engine import IMPORT_PATH
 
 READY_TIMEOUT_S = 180

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from service.policy import Mode
+from codefend.service.policy import Mode
 from tests.service.canary import IMPORT_PATH, canary, read_canary, read_signature
 from tests.service.fake_upstream import run_upstream
 from tests.service.pictures import encode, pixels_of

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from models.prompts.templates import Task, Template
-from service.policy import Disclosure, Mode, OnPurifyFailure
+from codefend.models.prompts.templates import Task, Template
+from codefend.service.policy import Disclosure, Mode, OnPurifyFailure
 from tests.service.fake_engine import FAIL, marked
 from tests.service.pictures import encode, hostile_images, picture, pixels_of, png
 from tests.service.running import make_settings, run_service

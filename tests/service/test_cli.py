@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from models import manifest
-from service.cli import app
+from codefend.models import manifest
+from codefend.service.cli import app
 from tests.service.fake_engine import IMPORT_PATH
 from tests.service.pictures import animated, encode, picture, pixels_of, png
 
@@ -66,7 +66,7 @@ def test_an_interruption_leaves_no_half_file(folder, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("service.offline.encode_image", interrupt)
+    monkeypatch.setattr("codefend.service.offline.encode_image", interrupt)
     result = run("purify", folder, tmp_path / "out")
     assert result.exit_code == 130
     assert not (tmp_path / "out").exists()
@@ -120,8 +120,10 @@ def test_altered_weights_are_not_served(monkeypatch, tmp_path, mode, starts):
     monkeypatch.setenv("CODEFEND_PURIFIER", str(tmp_path / "net"))
     monkeypatch.setenv("CODEFEND_MODE", mode)
     served = []
-    monkeypatch.setattr("service.server.serve", served.append)
-    monkeypatch.setattr("service.logs.configure_logs", lambda _: None)  # it would outlive the test
+    monkeypatch.setattr("codefend.service.server.serve", served.append)
+    monkeypatch.setattr(
+        "codefend.service.logs.configure_logs", lambda _: None
+    )  # it would outlive the test
     assert run("serve").exit_code == 0
     assert served.pop().purifier == str(tmp_path / "net")
     (tmp_path / "net" / "model.safetensors").write_bytes(b"y")
@@ -135,8 +137,10 @@ def test_altered_weights_are_not_served(monkeypatch, tmp_path, mode, starts):
 @pytest.fixture
 def served(monkeypatch):
     served = []
-    monkeypatch.setattr("service.server.serve", served.append)
-    monkeypatch.setattr("service.logs.configure_logs", lambda _: None)  # it would outlive the test
+    monkeypatch.setattr("codefend.service.server.serve", served.append)
+    monkeypatch.setattr(
+        "codefend.service.logs.configure_logs", lambda _: None
+    )  # it would outlive the test
     return served
 
 
@@ -146,7 +150,7 @@ def test_shipped_weights_are_not_served_without_their_manifest(
     monkeypatch, tmp_path, served, name, damage
 ):
     list_weights(tmp_path)
-    monkeypatch.setattr("service.purify.generation.WEIGHTS_DIRECTORY", tmp_path)
+    monkeypatch.setattr("codefend.service.purify.generation.WEIGHTS_DIRECTORY", tmp_path)
     monkeypatch.setenv(f"CODEFEND_{name}", str(tmp_path / "net"))
     assert run("serve").exit_code == 0
     served.clear()

@@ -54,7 +54,7 @@ def test_only_the_serving_rooms_enter_the_image(stages):
     assert "*" in ignored
     assert {line[1:] for line in ignored if line.startswith("!")} == {
         "pyproject.toml", "constraints.txt", "README.md", "LICENSE",
-        "service", "models", "deploy/entrypoint.py",
+        "codefend", "service", "models", "deploy/entrypoint.py",
     }  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def test_the_guard_is_confined_and_published_on_loopback(compose):
 
 
 def test_the_composition_sets_only_settings_that_exist(compose):
-    from service.settings import Settings
+    from codefend.service.settings import Settings
 
     names = {f"CODEFEND_{name.upper()}" for name in Settings.model_fields}
     names.add("CODEFEND_API_KEY_FILE")

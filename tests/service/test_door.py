@@ -11,7 +11,7 @@ import socket
 import httpx
 import pytest
 
-from service.logs import configure_logs
+from codefend.service.logs import configure_logs
 from tests.service.pictures import png
 from tests.service.running import make_settings, run_service
 from tests.service.test_api import as_form

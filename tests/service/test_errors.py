@@ -1,9 +1,9 @@
 import pickle
 import sys
 
-from service import errors
-from service.errors import CodefendError, InvalidImage, Overloaded
-from service.forward.errors import UpstreamBusy
+from codefend.service import errors
+from codefend.service.errors import CodefendError, InvalidImage, Overloaded
+from codefend.service.forward.errors import UpstreamBusy
 
 
 def tree(root=CodefendError):

@@ -1,4 +1,4 @@
-from service.fairness import FairScheduler
+from codefend.service.fairness import FairScheduler
 
 
 def test_the_lowest_goes_first_and_pays_by_pixels():

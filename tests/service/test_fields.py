@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from service.policy import Mode, TextImages, UnknownFields
-from service.settings import Settings
+from codefend.service.policy import Mode, TextImages, UnknownFields
+from codefend.service.settings import Settings
 from tests.service.pictures import encode, picture, pixels_of, png
 from tests.service.running import make_settings, run_service
 from tests.service.test_api import as_form, from_data_url

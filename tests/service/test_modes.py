@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from service.policy import Disclosure, Mode, OnPurifyFailure
+from codefend.service.policy import Disclosure, Mode, OnPurifyFailure
 from tests.service.fake_engine import FAIL, marked
 from tests.service.pictures import encode, picture, pixels_of
 from tests.service.test_api import as_form, from_data_url

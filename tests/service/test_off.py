@@ -6,7 +6,7 @@ import logging
 import pytest
 from pydantic import ValidationError
 
-from service.policy import Mode, OnPurifyFailure
+from codefend.service.policy import Mode, OnPurifyFailure
 from tests.service.pictures import encode, picture, png
 from tests.service.running import make_settings, run_service
 from tests.service.test_api import as_form, from_data_url
@@ -125,7 +125,7 @@ def test_no_worker_is_started_and_the_log_says_that_it_is_off(session_upstream, 
 @pytest.mark.parametrize("value", ["", "false", "False", "0", "no", "OFF", "none", "disabled"])
 def test_no_other_word_switches_it_off(monkeypatch, value):
     """YAML reads a bare `off` as false."""
-    from service.settings import Settings
+    from codefend.service.settings import Settings
 
     monkeypatch.setenv("CODEFEND_MODE", value)
     if value:

@@ -6,7 +6,7 @@ After a change that is meant: `python -m tests.service.test_openapi`.
 import json
 from pathlib import Path
 
-from service.app import create_app
+from codefend.service.app import create_app
 from tests.service.running import make_settings
 
 SNAPSHOT = Path(__file__).with_name("openapi.json")

@@ -8,8 +8,8 @@ import threading
 import numpy as np
 import pytest
 
-from service.app import create_app
-from service.policy import ENDPOINTS
+from codefend.service.app import create_app
+from codefend.service.policy import ENDPOINTS
 from tests.service.fake_engine import FAIL, marked
 from tests.service.pictures import encode, picture, pixels_of
 from tests.service.running import make_settings, run_service

@@ -2,8 +2,8 @@
 
 import pytest
 
-from service.credentials import read_keys
-from service.policy import Disclosure, Mode, OnFlagged, Policy
+from codefend.service.credentials import read_keys
+from codefend.service.policy import Disclosure, Mode, OnFlagged, Policy
 
 KEY = '[[keys]]\nkey = "topsecret"\n'
 

@@ -3,8 +3,8 @@ import os
 import pytest
 from pydantic import ValidationError
 
-from service.credentials import hash_key
-from service.settings import Settings, load_settings
+from codefend.service.credentials import hash_key
+from codefend.service.settings import Settings, load_settings
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from base64 import b64encode
 import numpy as np
 import pytest
 
-from service.policy import Disclosure, Mode, OnFlagged
+from codefend.service.policy import Disclosure, Mode, OnFlagged
 from tests.service.pictures import encode, picture
 from tests.service.running import make_settings, run_service
 from tests.service.test_api import as_form

@@ -1,8 +1,8 @@
 import pytest
 
-from service import timings
-from service.metrics import Metrics, Stage
-from service.timings import Timings
+from codefend.service import timings
+from codefend.service.metrics import Metrics, Stage
+from codefend.service.timings import Timings
 
 
 @pytest.fixture

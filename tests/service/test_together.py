@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
-from service.errors import InvalidImage
-from service.together import run_together
+from codefend.service.errors import InvalidImage
+from codefend.service.together import run_together
 
 
 async def value(number):

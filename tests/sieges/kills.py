@@ -25,7 +25,7 @@ def kind_of(pid):
         maps = Path(f"/proc/{pid}/maps").read_text()
     except OSError:
         return None
-    if b"service.cli\0mllm" in command:
+    if b"codefend.service.cli\0mllm" in command:
         return "mllm"
     if b"resource_tracker" in command:
         return "tracker"

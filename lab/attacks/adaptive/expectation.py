@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from lab.attacks.interface import Objective
-from lab.baselines.defence import Passage
+from codefend.lab.attacks.interface import Objective
+from codefend.lab.baselines.defence import Passage
 
 __all__ = ["ThroughDefence"]
 

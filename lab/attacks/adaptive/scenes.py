@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lab.attacks.adaptive.expectation import ThroughDefence
-from lab.attacks.objectives import language_objective
-from lab.attacks.pixels import attack_pixels
-from lab.attacks.registry import AttackConfig
-from lab.baselines.defence import Passage
-from lab.victims.dialogue import Dialogue
-from lab.victims.victim import Victim
+from codefend.lab.attacks.adaptive.expectation import ThroughDefence
+from codefend.lab.attacks.objectives import language_objective
+from codefend.lab.attacks.pixels import attack_pixels
+from codefend.lab.attacks.registry import AttackConfig
+from codefend.lab.baselines.defence import Passage
+from codefend.lab.victims.dialogue import Dialogue
+from codefend.lab.victims.victim import Victim
 
 __all__ = ["AdaptiveConfig", "attack_through"]
 

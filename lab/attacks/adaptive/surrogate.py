@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from lab.baselines.defence import Passage
-from lab.baselines.purifiers import noise_source
-from models.purifier.purifier import Purifier
+from codefend.lab.baselines.defence import Passage
+from codefend.lab.baselines.purifiers import noise_source
+from codefend.models.purifier.purifier import Purifier
 
 __all__ = ["surrogate_passage"]
 

@@ -10,10 +10,10 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-from lab.attacks.query.service import ServiceClient
-from lab.attacks.query.wrongness import answer_wrongness, caption_wrongness
-from models.codec import encode_image
-from models.quantise import quantise
+from codefend.lab.attacks.query.service import ServiceClient
+from codefend.lab.attacks.query.wrongness import answer_wrongness, caption_wrongness
+from codefend.models.codec import encode_image
+from codefend.models.quantise import quantise
 
 __all__ = ["BudgetSpent", "ServiceOracle", "TextTruth"]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 
-from lab.errors import LabError
-from models.codec import ImageFormat, data_url
+from codefend.lab.errors import LabError
+from codefend.models.codec import ImageFormat, data_url
 
 __all__ = ["Reply", "ServiceClient"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor
 
-from lab.attacks.interface import Bounds, Objective
-from lab.attacks.search import checked, where_image
+from codefend.lab.attacks.interface import Bounds, Objective
+from codefend.lab.attacks.search import checked, where_image
 
 __all__ = ["SquareAttack", "square_side"]
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
-from lab.victims.answers import is_match, normalise
+from codefend.lab.victims.answers import is_match, normalise
 
 __all__ = ["answer_wrongness", "caption_wrongness"]
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lab.evaluate.marks import Marks, mark
-from lab.evaluate.measures import (
+from codefend.lab.evaluate.marks import Marks, mark
+from codefend.lab.evaluate.measures import (
     Measure,
     lead,
     measure_alone,
     measure_attacked,
     measure_beside_clean,
 )
-from lab.evaluate.outcomes import Condition, Interviewer, Outcome
-from lab.evaluate.report import Row, Threat, rows_under
-from lab.evaluate.tiers.bench import Bench
-from lab.evaluate.tiers.uploads import Uploads
-from lab.labels import OURS
+from codefend.lab.evaluate.outcomes import Condition, Interviewer, Outcome
+from codefend.lab.evaluate.report import Row, Threat, rows_under
+from codefend.lab.evaluate.tiers.bench import Bench
+from codefend.lab.evaluate.tiers.uploads import Uploads
+from codefend.lab.labels import OURS
 
 __all__ = ["Assessor", "attack_measures"]
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.baselines.defence import Passage
-from lab.evaluate.outcomes import Condition
-from lab.evaluate.run import Plan
-from lab.evaluate.tiers.plan import TierPlan
-from lab.evaluate.truth import TrueScene
-from lab.victims.victim import Victim
+from codefend.lab.baselines.defence import Passage
+from codefend.lab.evaluate.outcomes import Condition
+from codefend.lab.evaluate.run import Plan
+from codefend.lab.evaluate.tiers.plan import TierPlan
+from codefend.lab.evaluate.truth import TrueScene
+from codefend.lab.victims.victim import Victim
 
 __all__ = ["Bench", "Surrogate"]
 

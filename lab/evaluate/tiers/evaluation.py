@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from lab.attacks.interface import Tier
-from lab.attacks.query.service import ServiceClient
-from lab.evaluate.report import Row
-from lab.evaluate.tiers.assess import Assessor
-from lab.evaluate.tiers.bench import Bench
-from lab.evaluate.tiers.families import family_rows
-from lab.evaluate.tiers.query import query_rows
-from lab.evaluate.tiers.resubmission import resubmission_rows
-from lab.evaluate.tiers.suite import Variant
-from lab.evaluate.tiers.transfer import transfer_rows
-from lab.evaluate.tiers.uploads import Uploader
-from lab.evaluate.tiers.white_box import curve_rows, white_box_rows
-from lab.victims.victim import Victim
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.attacks.query.service import ServiceClient
+from codefend.lab.evaluate.report import Row
+from codefend.lab.evaluate.tiers.assess import Assessor
+from codefend.lab.evaluate.tiers.bench import Bench
+from codefend.lab.evaluate.tiers.families import family_rows
+from codefend.lab.evaluate.tiers.query import query_rows
+from codefend.lab.evaluate.tiers.resubmission import resubmission_rows
+from codefend.lab.evaluate.tiers.suite import Variant
+from codefend.lab.evaluate.tiers.transfer import transfer_rows
+from codefend.lab.evaluate.tiers.uploads import Uploader
+from codefend.lab.evaluate.tiers.white_box import curve_rows, white_box_rows
+from codefend.lab.victims.victim import Victim
 
 __all__ = ["tier_rows"]
 

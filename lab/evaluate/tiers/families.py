@@ -7,19 +7,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lab.attacks.interface import Tier
-from lab.attacks.words import absent_words, names_any
-from lab.evaluate.marks import Marks
-from lab.evaluate.measures import Measure
-from lab.evaluate.outcomes import Condition
-from lab.evaluate.report import Row, Threat
-from lab.evaluate.statistics import wilson
-from lab.evaluate.tiers.assess import Assessor
-from lab.evaluate.tiers.bench import Bench
-from lab.evaluate.tiers.suite import Suite, Variant
-from lab.evaluate.tiers.uploads import Uploads
-from lab.evaluate.truth import AskedQuestion, TrueScene, truths
-from lab.victims.victim import Victim
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.attacks.words import absent_words, names_any
+from codefend.lab.evaluate.marks import Marks
+from codefend.lab.evaluate.measures import Measure
+from codefend.lab.evaluate.outcomes import Condition
+from codefend.lab.evaluate.report import Row, Threat
+from codefend.lab.evaluate.statistics import wilson
+from codefend.lab.evaluate.tiers.assess import Assessor
+from codefend.lab.evaluate.tiers.bench import Bench
+from codefend.lab.evaluate.tiers.suite import Suite, Variant
+from codefend.lab.evaluate.tiers.uploads import Uploads
+from codefend.lab.evaluate.truth import AskedQuestion, TrueScene, truths
+from codefend.lab.victims.victim import Victim
 
 __all__ = ["family_rows", "labels_of"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from lab.attacks.interface import Tier
-from lab.evaluate.checks import Check
-from lab.evaluate.tiers.bench import Bench
-from lab.evaluate.tiers.plan import TierPlan
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.evaluate.checks import Check
+from codefend.lab.evaluate.tiers.bench import Bench
+from codefend.lab.evaluate.tiers.plan import TierPlan
 
 __all__ = ["check_notes", "tier_notes"]
 

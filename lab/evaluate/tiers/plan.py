@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from lab.attacks.interface import Tier
-from lab.attacks.registry import Goal
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.attacks.registry import Goal
 
 __all__ = ["Budget", "TierPlan", "plan_for"]
 

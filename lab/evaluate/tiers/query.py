@@ -9,23 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lab.attacks.interface import Attack, Tier
-from lab.attacks.pixels import attack_pixels
-from lab.attacks.query.oracle import ServiceOracle, TextTruth
-from lab.attacks.query.random_gradient_free import RandomGradientFree
-from lab.attacks.query.service import ServiceClient
-from lab.attacks.query.square import SquareAttack
-from lab.evaluate.files import digest_of
-from lab.evaluate.kept import are_kept, kept_images
-from lab.evaluate.marks import Marks
-from lab.evaluate.measures import measure_alone
-from lab.evaluate.report import Row, Threat
-from lab.evaluate.tiers.assess import Assessor, attack_measures
-from lab.evaluate.tiers.bench import Bench
-from lab.evaluate.tiers.served import ServedInterviewer
-from lab.evaluate.truth import TrueScene, scene_digest
-from lab.progress import progress
-from models.codec import encode_image
+from codefend.lab.attacks.interface import Attack, Tier
+from codefend.lab.attacks.pixels import attack_pixels
+from codefend.lab.attacks.query.oracle import ServiceOracle, TextTruth
+from codefend.lab.attacks.query.random_gradient_free import RandomGradientFree
+from codefend.lab.attacks.query.service import ServiceClient
+from codefend.lab.attacks.query.square import SquareAttack
+from codefend.lab.evaluate.files import digest_of
+from codefend.lab.evaluate.kept import are_kept, kept_images
+from codefend.lab.evaluate.marks import Marks
+from codefend.lab.evaluate.measures import measure_alone
+from codefend.lab.evaluate.report import Row, Threat
+from codefend.lab.evaluate.tiers.assess import Assessor, attack_measures
+from codefend.lab.evaluate.tiers.bench import Bench
+from codefend.lab.evaluate.tiers.served import ServedInterviewer
+from codefend.lab.evaluate.truth import TrueScene, scene_digest
+from codefend.lab.progress import progress
+from codefend.models.codec import encode_image
 
 __all__ = ["query_rows"]
 

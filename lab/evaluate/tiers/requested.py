@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, get_args
 
-from lab.attacks.interface import Tier
-from lab.attacks.registry import Goal
-from lab.errors import LabError
-from lab.evaluate.tiers.plan import Budget, TierPlan, plan_for
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.attacks.registry import Goal
+from codefend.lab.errors import LabError
+from codefend.lab.evaluate.tiers.plan import Budget, TierPlan, plan_for
 
 __all__ = ["requested_goals", "requested_numbers", "requested_plan"]
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lab.attacks.registry import ATTACKS, AttackConfig, Family, Goal
-from lab.attacks.scenes import attack_uploads
-from lab.errors import LabError
-from lab.evaluate.files import digest_of, write_atomically
-from lab.evaluate.kept import kept_images
-from lab.evaluate.truth import TrueScene, scene_digest, truths
-from lab.progress import progress
-from lab.victims.victim import Victim
+from codefend.lab.attacks.registry import ATTACKS, AttackConfig, Family, Goal
+from codefend.lab.attacks.scenes import attack_uploads
+from codefend.lab.errors import LabError
+from codefend.lab.evaluate.files import digest_of, write_atomically
+from codefend.lab.evaluate.kept import kept_images
+from codefend.lab.evaluate.truth import TrueScene, scene_digest, truths
+from codefend.lab.progress import progress
+from codefend.lab.victims.victim import Victim
 
 __all__ = ["VARIANTS", "Suite", "Variant", "variants_named"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lab.attacks.adaptive.surrogate import surrogate_passage
-from lab.baselines.purifiers import load_purifier
-from lab.evaluate.tiers.bench import Surrogate
+from codefend.lab.attacks.adaptive.surrogate import surrogate_passage
+from codefend.lab.baselines.purifiers import load_purifier
+from codefend.lab.evaluate.tiers.bench import Surrogate
 
 __all__ = ["load_surrogate"]
 

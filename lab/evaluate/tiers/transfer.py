@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from lab.attacks.interface import Tier
-from lab.evaluate.marks import Marks, worst
-from lab.evaluate.report import Row
-from lab.evaluate.tiers.assess import Assessor
-from lab.evaluate.tiers.uploads import Uploader, union_threat
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.evaluate.marks import Marks, worst
+from codefend.lab.evaluate.report import Row
+from codefend.lab.evaluate.tiers.assess import Assessor
+from codefend.lab.evaluate.tiers.uploads import Uploader, union_threat
 
 __all__ = ["transfer_rows"]
 

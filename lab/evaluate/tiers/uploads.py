@@ -8,22 +8,22 @@ from math import gcd
 
 import numpy as np
 
-from lab.attacks.adaptive.scenes import AdaptiveConfig, attack_through
-from lab.attacks.interface import Tier
-from lab.attacks.registry import AttackConfig, Goal
-from lab.baselines.defence import Passage
-from lab.evaluate.attacked import AttackedImages
-from lab.evaluate.checks import CURVE_SUFFIX, NOISE
-from lab.evaluate.files import digest_of
-from lab.evaluate.kept import are_kept, kept_images
-from lab.evaluate.marks import Marks
-from lab.evaluate.outcomes import Condition
-from lab.evaluate.report import Threat
-from lab.evaluate.tiers.bench import Bench
-from lab.evaluate.truth import TrueScene, scene_digest
-from lab.labels import UNION
-from lab.progress import progress
-from lab.victims.dialogue import Dialogue
+from codefend.lab.attacks.adaptive.scenes import AdaptiveConfig, attack_through
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.attacks.registry import AttackConfig, Goal
+from codefend.lab.baselines.defence import Passage
+from codefend.lab.evaluate.attacked import AttackedImages
+from codefend.lab.evaluate.checks import CURVE_SUFFIX, NOISE
+from codefend.lab.evaluate.files import digest_of
+from codefend.lab.evaluate.kept import are_kept, kept_images
+from codefend.lab.evaluate.marks import Marks
+from codefend.lab.evaluate.outcomes import Condition
+from codefend.lab.evaluate.report import Threat
+from codefend.lab.evaluate.tiers.bench import Bench
+from codefend.lab.evaluate.truth import TrueScene, scene_digest
+from codefend.lab.labels import UNION
+from codefend.lab.progress import progress
+from codefend.lab.victims.dialogue import Dialogue
 
 __all__ = ["Uploader", "Uploads", "union_threat"]
 

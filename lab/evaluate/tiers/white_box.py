@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from lab.attacks.interface import Tier
-from lab.evaluate.marks import Marks, worst
-from lab.evaluate.outcomes import Condition
-from lab.evaluate.report import Row, Threat
-from lab.evaluate.tiers.assess import Assessor
-from lab.evaluate.tiers.plan import TierPlan
-from lab.evaluate.tiers.uploads import Uploader, Uploads, union_threat
-from lab.labels import OURS
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.evaluate.marks import Marks, worst
+from codefend.lab.evaluate.outcomes import Condition
+from codefend.lab.evaluate.report import Row, Threat
+from codefend.lab.evaluate.tiers.assess import Assessor
+from codefend.lab.evaluate.tiers.plan import TierPlan
+from codefend.lab.evaluate.tiers.uploads import Uploader, Uploads, union_threat
+from codefend.lab.labels import OURS
 
 __all__ = ["curve_rows", "num_white_box", "white_box_rows", "white_box_uploads"]
 

@@ -10,8 +10,8 @@ from PIL.Image import Resampling
 from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from lab.victims.resample import resize_like_pillow
-from lab.victims.twins.pixel_scale import PixelScale
+from codefend.lab.victims.resample import resize_like_pillow
+from codefend.lab.victims.twins.pixel_scale import PixelScale
 
 __all__ = ["Patches"]
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from PIL.Image import Resampling
 from torch import Tensor
 
-from lab.victims.resample import resize_like_pillow
-from lab.victims.twins.pixel_scale import PixelScale
+from codefend.lab.victims.resample import resize_like_pillow
+from codefend.lab.victims.twins.pixel_scale import PixelScale
 
 __all__ = ["ResizeCrop"]
 

@@ -13,8 +13,8 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import (
     get_resize_output_image_size,
 )
 
-from lab.victims.resample import resize_like_pillow
-from lab.victims.twins.pixel_scale import PixelScale
+from codefend.lab.victims.resample import resize_like_pillow
+from codefend.lab.victims.twins.pixel_scale import PixelScale
 
 __all__ = ["Tiles"]
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from lab.attacks.crops import LocalCrops
-from lab.attacks.ensemble import EnsembleTransfer
-from lab.attacks.low_frequency import LowFrequency, low_pass
-from lab.attacks.patch import AdversarialPatch
-from lab.attacks.perceptual import PerceptualAttack
-from lab.attacks.similarity import ssim
-from lab.attacks.spatial import SpatialFlow
-from lab.attacks.universal import UniversalPerturbation
-from lab.attacks.views import read_boxes
+from codefend.lab.attacks.crops import LocalCrops
+from codefend.lab.attacks.ensemble import EnsembleTransfer
+from codefend.lab.attacks.low_frequency import LowFrequency, low_pass
+from codefend.lab.attacks.patch import AdversarialPatch
+from codefend.lab.attacks.perceptual import PerceptualAttack
+from codefend.lab.attacks.similarity import ssim
+from codefend.lab.attacks.spatial import SpatialFlow
+from codefend.lab.attacks.universal import UniversalPerturbation
+from codefend.lab.attacks.views import read_boxes
 
 SEED = 3
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from lab.attacks.objectives import encoder_distance, untargeted_loss
-from lab.attacks.pixels import decode_png
-from lab.attacks.registry import ATTACKS, AttackConfig
-from lab.attacks.scenes import attack_scenes, attack_uploads
-from lab.victims.dialogue import Dialogue
-from lab.victims.victim import Victim
-from models.mllm.tiny import tiny_mllm
+from codefend.lab.attacks.objectives import encoder_distance, untargeted_loss
+from codefend.lab.attacks.pixels import decode_png
+from codefend.lab.attacks.registry import ATTACKS, AttackConfig
+from codefend.lab.attacks.scenes import attack_scenes, attack_uploads
+from codefend.lab.victims.dialogue import Dialogue
+from codefend.lab.victims.victim import Victim
+from codefend.models.mllm.tiny import tiny_mllm
 
 TRUTHS = [
     [Dialogue("describe the image.", "a red car"), Dialogue("is there a cat?", "no")],

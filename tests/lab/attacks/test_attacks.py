@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 
-from lab.attacks.apgd import APGD, checkpoints
-from lab.attacks.interface import Bounds
-from lab.attacks.pgd import PGD
-from lab.attacks.registry import AttackConfig
+from codefend.lab.attacks.apgd import APGD, checkpoints
+from codefend.lab.attacks.interface import Bounds
+from codefend.lab.attacks.pgd import PGD
+from codefend.lab.attacks.registry import AttackConfig
 
 EPSILONS = (2 / 255, 8 / 255, 16 / 255)
 GRADIENT_ATTACKS = ("pgd", "apgd")

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from lab.attacks.budgets import Ball, Shift, Similarity, Window
-from lab.attacks.similarity import ssim
-from lab.evaluate.fidelity import fidelity
+from codefend.lab.attacks.budgets import Ball, Shift, Similarity, Window
+from codefend.lab.attacks.similarity import ssim
+from codefend.lab.evaluate.fidelity import fidelity
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from lab.attacks.joint import JointAttack
-from lab.attacks.objectives import answer_score
-from lab.attacks.rewording import RewordedLoss, rewordings
-from lab.victims.dialogue import Dialogue
-from lab.victims.likelihood import DialogueLoss
+from codefend.lab.attacks.joint import JointAttack
+from codefend.lab.attacks.objectives import answer_score
+from codefend.lab.attacks.rewording import RewordedLoss, rewordings
+from codefend.lab.victims.dialogue import Dialogue
+from codefend.lab.victims.likelihood import DialogueLoss
 
 TRUTHS = [[Dialogue("what is at the top left?", "a red car"), Dialogue("is there a cat?", "no")]]
 

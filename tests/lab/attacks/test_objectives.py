@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lab.attacks.objectives import (
+from codefend.lab.attacks.objectives import (
     answer_margin,
     encoder_distance,
     image_text_matching,
@@ -13,8 +13,8 @@ from lab.attacks.objectives import (
     targeted_loss,
     untargeted_loss,
 )
-from lab.attacks.pgd import PGD
-from lab.victims.dialogue import Dialogue
+from codefend.lab.attacks.pgd import PGD
+from codefend.lab.victims.dialogue import Dialogue
 
 ASKED = "what is at the top left?"
 TRUTHS = [[Dialogue(ASKED, "a red car"), Dialogue("describe the image.", "a cat")]] * 3

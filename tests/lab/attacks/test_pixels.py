@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lab.attacks.noise import UniformNoise
-from lab.attacks.pixels import attack_pixels, decode_png, quantise_within
+from codefend.lab.attacks.noise import UniformNoise
+from codefend.lab.attacks.pixels import attack_pixels, decode_png, quantise_within
 
 
 @pytest.mark.parametrize("epsilon", [2 / 255, 4 / 255, 7.6 / 255, 16 / 255])

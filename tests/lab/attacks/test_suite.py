@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from lab.attacks.budgets import Ball, Shift, Similarity, Window
-from lab.attacks.pixels import attack_pixels, decode_png
-from lab.attacks.registry import ATTACKS, HELD_OUT, AttackConfig, Family
+from codefend.lab.attacks.budgets import Ball, Shift, Similarity, Window
+from codefend.lab.attacks.pixels import attack_pixels, decode_png
+from codefend.lab.attacks.registry import ATTACKS, HELD_OUT, AttackConfig, Family
 
 # name: (what bounds it, its family under the goal "language")
 TABLE = {

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-import lab.attacks.figstep
-import lab.attacks.typographic
-from lab.attacks.figstep import TextPage
-from lab.attacks.lettering import board
-from lab.attacks.typographic import TypographicAttack
-from lab.attacks.words import OBJECT_WORDS, absent_words, misleading_words, names_any
-from lab.victims.dialogue import Dialogue
+import codefend.lab.attacks.figstep
+import codefend.lab.attacks.typographic
+from codefend.lab.attacks.figstep import TextPage
+from codefend.lab.attacks.lettering import board
+from codefend.lab.attacks.typographic import TypographicAttack
+from codefend.lab.attacks.words import OBJECT_WORDS, absent_words, misleading_words, names_any
+from codefend.lab.victims.dialogue import Dialogue
 
 GRAY = torch.full((2, 3, 128, 128), 0.5)
 
@@ -55,7 +55,7 @@ def test_word_is_one_of_those_given_and_nothing_else_changes(monkeypatch):
         written.append(lines[0])
         return board(lines, *args, **kwargs)
 
-    monkeypatch.setattr(lab.attacks.typographic, "board", recorded)
+    monkeypatch.setattr(codefend.lab.attacks.typographic, "board", recorded)
     attack = TypographicAttack(words=[["bus", "ship"], ["owl"]], restarts=12)
     marked = attack(GRAY, mean, generator=torch.Generator().manual_seed(0))
     assert set(written[0::2]) == {"bus", "ship"}
@@ -86,7 +86,7 @@ def test_page_lists_absent_things_on_plain_paper(monkeypatch):
         pages.append(lines)
         return board(lines, *args, **kwargs)
 
-    monkeypatch.setattr(lab.attacks.figstep, "board", recorded)
+    monkeypatch.setattr(codefend.lab.attacks.figstep, "board", recorded)
     page = TextPage(words=[["bus", "ship", "owl"], ["bus"]])(GRAY, mean)
     assert sorted(line[3:] for line in pages[0][1:]) == ["bus", "owl", "ship"]
     assert pages[1] == ["this image shows:", "1. bus"]

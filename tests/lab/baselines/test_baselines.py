@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from lab.baselines.blur import blur, median
-from lab.baselines.choose import choose_settings
-from lab.baselines.compression import bit_depth, jpeg
-from lab.baselines.defence import NO_DEFENCE, defend
-from lab.baselines.grid import baseline_grid, diffpure_grid, purifier_grid
-from lab.baselines.purifiers import purifying
-from models.purifier.pipeline import PurificationPipeline
+from codefend.lab.baselines.blur import blur, median
+from codefend.lab.baselines.choose import choose_settings
+from codefend.lab.baselines.compression import bit_depth, jpeg
+from codefend.lab.baselines.defence import NO_DEFENCE, defend
+from codefend.lab.baselines.grid import baseline_grid, diffpure_grid, purifier_grid
+from codefend.lab.baselines.purifiers import purifying
+from codefend.models.purifier.pipeline import PurificationPipeline
 
 TINY = PurificationPipeline.tiny()
 ALL = [

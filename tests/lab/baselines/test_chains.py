@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from lab.baselines.bilateral import bilateral
-from lab.baselines.chain import chained
-from lab.baselines.compression import jpeg
-from lab.baselines.defence import NO_DEFENCE, defend
-from lab.baselines.named import defence_named
-from lab.baselines.smoothing import gaussian_noise
-from lab.errors import LabError
-from models.purifier.pipeline import PurificationPipeline
-from models.quantise import quantise
+from codefend.lab.baselines.bilateral import bilateral
+from codefend.lab.baselines.chain import chained
+from codefend.lab.baselines.compression import jpeg
+from codefend.lab.baselines.defence import NO_DEFENCE, defend
+from codefend.lab.baselines.named import defence_named
+from codefend.lab.baselines.smoothing import gaussian_noise
+from codefend.lab.errors import LabError
+from codefend.models.purifier.pipeline import PurificationPipeline
+from codefend.models.quantise import quantise
 
 
 def seeded():

@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from lab.baselines.blur import blur, median
-from lab.baselines.compression import bit_depth, jpeg
-from lab.baselines.gradients import recomputed, straight_through, with_gradient_of
-from lab.baselines.purifiers import load_purifier, purifying
-from lab.baselines.round_trip import round_trip
-from lab.baselines.smooth_jpeg import smooth_jpeg
-from lab.baselines.smoothing import gaussian_noise
-from lab.errors import LabError
-from models.purifier.latent import LatentPurificationPipeline
-from models.purifier.pipeline import PurificationPipeline
-from models.purifier.purifier import run_directly
+from codefend.lab.baselines.blur import blur, median
+from codefend.lab.baselines.compression import bit_depth, jpeg
+from codefend.lab.baselines.gradients import recomputed, straight_through, with_gradient_of
+from codefend.lab.baselines.purifiers import load_purifier, purifying
+from codefend.lab.baselines.round_trip import round_trip
+from codefend.lab.baselines.smooth_jpeg import smooth_jpeg
+from codefend.lab.baselines.smoothing import gaussian_noise
+from codefend.lab.errors import LabError
+from codefend.models.purifier.latent import LatentPurificationPipeline
+from codefend.models.purifier.pipeline import PurificationPipeline
+from codefend.models.purifier.purifier import run_directly
 
 TINY = PurificationPipeline.tiny()
 LATENT = LatentPurificationPipeline.tiny()
@@ -199,14 +199,14 @@ def test_loaded_purifiers_take_no_gradients_of_weights(saved, tmp_path):
 def test_a_hub_id_is_loaded_and_its_fetched_files_are_hashed(tmp_path, monkeypatch):
     TINY.save_pretrained(tmp_path)
     local, sha256 = load_purifier(tmp_path)
-    monkeypatch.setattr("lab.baselines.purifiers.load_pipeline", lambda source: local)
+    monkeypatch.setattr("codefend.lab.baselines.purifiers.load_pipeline", lambda source: local)
     fetched = []
 
     def snapshot(source, *, local_files_only):
         fetched.append((source, local_files_only))
         return str(tmp_path)
 
-    monkeypatch.setattr("lab.baselines.purifiers.snapshot_download", snapshot)
+    monkeypatch.setattr("codefend.lab.baselines.purifiers.snapshot_download", snapshot)
     assert load_purifier(Path("somebody/purifier")) == (local, sha256)
     assert fetched == [("somebody/purifier", True)]
     with pytest.raises(LabError, match="holds no purifier"):

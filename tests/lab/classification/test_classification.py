@@ -9,24 +9,24 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import lab.classification.evaluation
-from lab.baselines.chain import chained
-from lab.baselines.compression import jpeg
-from lab.baselines.defence import NO_DEFENCE
-from lab.baselines.smoothing import gaussian_noise
-from lab.classification.command import classify
-from lab.classification.evaluation import ClassificationPlan, Scorer, evaluate_classifier
-from lab.classification.report import best_at
-from lab.classification.white_box import WhiteBoxPlan, white_box_rows
-from lab.classification.windows import SIDE_PX, Windows, confident_windows
-from lab.errors import LabError
-from lab.evaluate.command import CONTROL_NOISE
-from lab.evaluate.report import Row, Threat
-from lab.evaluate.specimens import Specimen
-from lab.victims.classifier import ClassifierVictim
-from lab.victims.preprocess import Preprocess
-from lab.victims.twins.pixel_scale import PixelScale
-from lab.victims.twins.resize_crop import ResizeCrop
+import codefend.lab.classification.evaluation
+from codefend.lab.baselines.chain import chained
+from codefend.lab.baselines.compression import jpeg
+from codefend.lab.baselines.defence import NO_DEFENCE
+from codefend.lab.baselines.smoothing import gaussian_noise
+from codefend.lab.classification.command import classify
+from codefend.lab.classification.evaluation import ClassificationPlan, Scorer, evaluate_classifier
+from codefend.lab.classification.report import best_at
+from codefend.lab.classification.white_box import WhiteBoxPlan, white_box_rows
+from codefend.lab.classification.windows import SIDE_PX, Windows, confident_windows
+from codefend.lab.errors import LabError
+from codefend.lab.evaluate.command import CONTROL_NOISE
+from codefend.lab.evaluate.report import Row, Threat
+from codefend.lab.evaluate.specimens import Specimen
+from codefend.lab.victims.classifier import ClassifierVictim
+from codefend.lab.victims.preprocess import Preprocess
+from codefend.lab.victims.twins.pixel_scale import PixelScale
+from codefend.lab.victims.twins.resize_crop import ResizeCrop
 
 PLAN = ClassificationPlan(epsilons=(8 / 255,), steps=3, seeds=1)
 
@@ -137,7 +137,7 @@ def test_attacks_move_what_is_near_and_no_more(classifier, tmp_path, monkeypatch
     def forbidden(*args, **kwargs):
         raise AssertionError("done again")
 
-    monkeypatch.setattr(lab.classification.evaluation, "attack_pixels", forbidden)
+    monkeypatch.setattr(codefend.lab.classification.evaluation, "attack_pixels", forbidden)
     assert run() == rows
 
 
@@ -146,7 +146,7 @@ def test_the_command_writes_a_report(world_file, tmp_path, monkeypatch):
 
     app = typer.Typer()
     app.command()(classify)
-    monkeypatch.setattr("lab.classification.windows.LEAST_CONFIDENCE", 0.0)
+    monkeypatch.setattr("codefend.lab.classification.windows.LEAST_CONFIDENCE", 0.0)
     out = tmp_path / "report"
     told = CliRunner().invoke(
         app,

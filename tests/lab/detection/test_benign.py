@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from lab.detection.benign import ALTERATIONS, alter_benignly, gaussian, recompress, resize, uniform
+from codefend.lab.detection.benign import (
+    ALTERATIONS,
+    alter_benignly,
+    gaussian,
+    recompress,
+    resize,
+    uniform,
+)
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import lab.evaluate.attacked
-from lab.cli import app
-from lab.errors import LabError
-from models.detector.calibration import clean_quantiles
-from models.detector.network import SuspicionDetector
-from models.mllm.tiny import tiny_mllm
-from models.purifier.pipeline import PurificationPipeline
+import codefend.lab.evaluate.attacked
+from codefend.lab.cli import app
+from codefend.lab.errors import LabError
+from codefend.models.detector.calibration import clean_quantiles
+from codefend.models.detector.network import SuspicionDetector
+from codefend.models.mllm.tiny import tiny_mllm
+from codefend.models.purifier.pipeline import PurificationPipeline
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_every_kind_of_image_is_scored(words, monkeypatch):
     def never(*_, **__):
         raise AssertionError("attacked again")
 
-    monkeypatch.setattr(lab.evaluate.attacked, "attack_scenes", never)
+    monkeypatch.setattr(codefend.lab.evaluate.attacked, "attack_scenes", never)
     again = CliRunner().invoke(app, words, catch_exceptions=False)
     assert again.stdout == result.stdout
 

@@ -9,20 +9,20 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from lab.attacks.interface import Tier
-from lab.baselines.defence import Defence
-from lab.baselines.purifiers import purifying
-from lab.cli import app
-from lab.detection.calibration import calibrate
-from lab.detection.evading import Evading
-from lab.detection.evaluation import Sample, auroc, detection_rows
-from lab.detection.report import detection_table
-from lab.detection.scoring import Scorer, load_detector
-from lab.errors import LabError
-from lab.evaluate.report import Threat
-from models.detector.calibration import clean_quantiles
-from models.detector.network import SuspicionDetector
-from models.purifier.pipeline import PurificationPipeline
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.baselines.defence import Defence
+from codefend.lab.baselines.purifiers import purifying
+from codefend.lab.cli import app
+from codefend.lab.detection.calibration import calibrate
+from codefend.lab.detection.evading import Evading
+from codefend.lab.detection.evaluation import Sample, auroc, detection_rows
+from codefend.lab.detection.report import detection_table
+from codefend.lab.detection.scoring import Scorer, load_detector
+from codefend.lab.errors import LabError
+from codefend.lab.evaluate.report import Threat
+from codefend.models.detector.calibration import clean_quantiles
+from codefend.models.detector.network import SuspicionDetector
+from codefend.models.purifier.pipeline import PurificationPipeline
 
 NOTHING = Defence("nothing", "", lambda images, generator: images)
 

@@ -8,14 +8,14 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from lab.documents.collection import documents
-from lab.documents.document import Canvas
-from lab.documents.fonts import Fonts
-from lab.documents.page import draw_page
-from lab.documents.receipt import draw_receipt
-from lab.documents.screen import draw_screen
-from lab.documents.sentences import sentences
-from lab.errors import LabError
+from codefend.lab.documents.collection import documents
+from codefend.lab.documents.document import Canvas
+from codefend.lab.documents.fonts import Fonts
+from codefend.lab.documents.page import draw_page
+from codefend.lab.documents.receipt import draw_receipt
+from codefend.lab.documents.screen import draw_screen
+from codefend.lab.documents.sentences import sentences
+from codefend.lab.errors import LabError
 
 BUILT_IN = Fonts.built_in()
 # matplotlib brings DejaVu along, so no test depends on the system's fonts.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lab.encoders.releases import ENCODERS_FOLDER, RELEASES, fetch_release
+from codefend.lab.encoders.releases import ENCODERS_FOLDER, RELEASES, fetch_release
 
 
 @pytest.fixture(scope="session")

@@ -6,15 +6,15 @@ import onnxruntime
 import pytest
 import torch
 
-from lab.encoders.encoder import (
+from codefend.lab.encoders.encoder import (
     CLASSIFIERS,
     TRAINING_ENCODERS,
     load_any_classifier,
     load_encoder,
 )
-from lab.encoders.releases import DETECTOR, READER, RELEASES, RESNET, read_release
-from lab.errors import LabError
-from lab.victims.efficientnet import HELD_OUT
+from codefend.lab.encoders.releases import DETECTOR, READER, RELEASES, RESNET, read_release
+from codefend.lab.errors import LabError
+from codefend.lab.victims.efficientnet import HELD_OUT
 
 
 @pytest.mark.parametrize("name", TRAINING_ENCODERS)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from lab.encoders.onnx_reader import read_onnx
-from lab.encoders.releases import READER, RESNET, read_release
-from lab.errors import LabError
+from codefend.lab.encoders.onnx_reader import read_onnx
+from codefend.lab.encoders.releases import READER, RESNET, read_release
+from codefend.lab.errors import LabError
 
 NEAR = 1e-4
 RNG = np.random.default_rng(0)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from lab.encoders.encoder import DETECTOR_LOGITS, detector_graph, mobilenet_graph
-from lab.encoders.tfjs_reader import packed_bytes, packed_json, read_tfjs
-from lab.errors import LabError
+from codefend.lab.encoders.encoder import DETECTOR_LOGITS, detector_graph, mobilenet_graph
+from codefend.lab.encoders.tfjs_reader import packed_bytes, packed_json, read_tfjs
+from codefend.lab.errors import LabError
 
 KNOWN = json.loads((Path(__file__).parent / "tfjs_outputs.json").read_text())
 SCOPE = (

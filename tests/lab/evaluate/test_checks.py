@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from lab.evaluate.checks import (
+from codefend.lab.evaluate.checks import (
     check_black_box,
     check_controls,
     check_curve,
@@ -13,7 +13,7 @@ from lab.evaluate.checks import (
     check_order,
     check_report,
 )
-from lab.evaluate.report import Row
+from codefend.lab.evaluate.report import Row
 
 ROW = Row(
     tier="t2",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lab.evaluate.fidelity import fidelity
+from codefend.lab.evaluate.fidelity import fidelity
 
 
 def test_equal_images():

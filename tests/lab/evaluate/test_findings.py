@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from lab.evaluate.findings import findings
-from lab.evaluate.report import Row
+from codefend.lab.evaluate.findings import findings
+from codefend.lab.evaluate.report import Row
 
 ROW = Row(
     tier="t0",

@@ -4,13 +4,18 @@ from dataclasses import replace
 
 import pytest
 
-from lab.errors import LabError
-from lab.evaluate.marks import mark
-from lab.evaluate.measures import lead, measure_alone, measure_attacked, measure_beside_clean
-from lab.evaluate.outcomes import Outcome
-from lab.evaluate.prior import QuestionPrior
-from lab.evaluate.run import prior_measures
-from lab.evaluate.targets import target_captions
+from codefend.lab.errors import LabError
+from codefend.lab.evaluate.marks import mark
+from codefend.lab.evaluate.measures import (
+    lead,
+    measure_alone,
+    measure_attacked,
+    measure_beside_clean,
+)
+from codefend.lab.evaluate.outcomes import Outcome
+from codefend.lab.evaluate.prior import QuestionPrior
+from codefend.lab.evaluate.run import prior_measures
+from codefend.lab.evaluate.targets import target_captions
 
 CAPTIONS = ["a cat at the top", "a car", "nothing", "an apple"]
 

@@ -6,23 +6,23 @@ import json
 import numpy as np
 import pytest
 
-import lab.evaluate.attacked
-import lab.evaluate.outcomes
-from lab.attacks.interface import Tier
-from lab.attacks.registry import AttackConfig
-from lab.baselines.compression import bit_depth, jpeg
-from lab.baselines.defence import NO_DEFENCE
-from lab.baselines.purifiers import purifying
-from lab.errors import LabError
-from lab.evaluate.attacked import AttackedImages
-from lab.evaluate.defences import Roster, served_prompt
-from lab.evaluate.outcomes import Condition
-from lab.evaluate.provenance import provenance
-from lab.evaluate.report import write_report
-from lab.evaluate.run import Evaluation, Plan
-from lab.evaluate.tune import SettingChooser
-from models.purifier.latent import LatentPurificationPipeline
-from models.purifier.pipeline import PurificationPipeline
+import codefend.lab.evaluate.attacked
+import codefend.lab.evaluate.outcomes
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.attacks.registry import AttackConfig
+from codefend.lab.baselines.compression import bit_depth, jpeg
+from codefend.lab.baselines.defence import NO_DEFENCE
+from codefend.lab.baselines.purifiers import purifying
+from codefend.lab.errors import LabError
+from codefend.lab.evaluate.attacked import AttackedImages
+from codefend.lab.evaluate.defences import Roster, served_prompt
+from codefend.lab.evaluate.outcomes import Condition
+from codefend.lab.evaluate.provenance import provenance
+from codefend.lab.evaluate.report import write_report
+from codefend.lab.evaluate.run import Evaluation, Plan
+from codefend.lab.evaluate.tune import SettingChooser
+from codefend.models.purifier.latent import LatentPurificationPipeline
+from codefend.models.purifier.pipeline import PurificationPipeline
 
 PLAN = Plan(steps=2, other_epsilons=(16,), num_scenes_other=2, seeds=2)
 KEYS = [
@@ -53,9 +53,9 @@ def test_resume_does_nothing_again(victim, scenes, conditions, finished, monkeyp
     def forbidden(*args, **kwargs):
         raise AssertionError("done again")
 
-    monkeypatch.setattr(lab.evaluate.attacked, "attack_scenes", forbidden)
-    monkeypatch.setattr(lab.evaluate.outcomes, "generate", forbidden)
-    monkeypatch.setattr(lab.evaluate.outcomes, "defend", forbidden)
+    monkeypatch.setattr(codefend.lab.evaluate.attacked, "attack_scenes", forbidden)
+    monkeypatch.setattr(codefend.lab.evaluate.outcomes, "generate", forbidden)
+    monkeypatch.setattr(codefend.lab.evaluate.outcomes, "defend", forbidden)
     assert Evaluation(victim, scenes, conditions, PLAN, out).rows() == rows
 
 
@@ -66,9 +66,11 @@ def test_interrupted_attack_repeats_only_what_is_missing(victim, scenes, tmp_pat
     folder = sorted(tmp_path.glob("*/*"))[0]
     (folder / "000.png").unlink()
     calls = []
-    real = lab.evaluate.attacked.attack_scenes
+    real = codefend.lab.evaluate.attacked.attack_scenes
     monkeypatch.setattr(
-        lab.evaluate.attacked, "attack_scenes", lambda *args: calls.append(1) or real(*args)
+        codefend.lab.evaluate.attacked,
+        "attack_scenes",
+        lambda *args: calls.append(1) or real(*args),
     )
     for before, after in zip(first, make(config, scenes), strict=True):
         np.testing.assert_array_equal(before, after)
@@ -167,7 +169,7 @@ def test_roster_builds_conditions_in_order(victim, scenes, tmp_path):
 
 
 def test_roster_of_a_latent_purifier_has_its_bare_round_trip(victim, scenes, tmp_path, monkeypatch):
-    monkeypatch.setattr("lab.evaluate.defences.diffpure_grid", lambda *_: [])
+    monkeypatch.setattr("codefend.lab.evaluate.defences.diffpure_grid", lambda *_: [])
     LatentPurificationPipeline.tiny().save_pretrained(tmp_path / "base")
     chooser = SettingChooser(victim, scenes[:2], PLAN.main_attack, tmp_path)
     roster = Roster(tmp_path / "base", tmp_path / "base")

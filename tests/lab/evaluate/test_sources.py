@@ -2,15 +2,15 @@
 
 import pytest
 
-import lab.folders.witness
-from lab.attacks.interface import Tier
-from lab.baselines.defence import NO_DEFENCE
-from lab.errors import LabError
-from lab.evaluate.outcomes import Condition
-from lab.evaluate.run import Evaluation, Plan
-from lab.evaluate.sources import folder_material
-from lab.folders.folder import open_folder
-from lab.folders.witness import GENERIC_QUESTIONS
+import codefend.lab.folders.witness
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.baselines.defence import NO_DEFENCE
+from codefend.lab.errors import LabError
+from codefend.lab.evaluate.outcomes import Condition
+from codefend.lab.evaluate.run import Evaluation, Plan
+from codefend.lab.evaluate.sources import folder_material
+from codefend.lab.folders.folder import open_folder
+from codefend.lab.folders.witness import GENERIC_QUESTIONS
 from tests.pictures_folder import draw_pictures
 
 
@@ -37,7 +37,7 @@ def test_tested_pictures_and_those_for_settings_are_others(images, victim, tmp_p
 
 def test_what_the_victim_said_is_kept(images, victim, tmp_path, monkeypatch):
     before = material(images, victim, tmp_path)
-    monkeypatch.setattr(lab.folders.witness, "generate", None)
+    monkeypatch.setattr(codefend.lab.folders.witness, "generate", None)
     after = material(images, victim, tmp_path)
     assert [s.captions for s in after.tested] == [s.captions for s in before.tested]
     assert [s.questions for s in after.tested] == [s.questions for s in before.tested]

@@ -5,20 +5,20 @@ import pytest
 import torch
 from PIL import Image
 
-import lab.evaluate.observe
-from lab.baselines.defence import NO_DEFENCE, Defence
-from lab.documents.document import Document, Line
-from lab.errors import LabError
-from lab.evaluate.observe import Observer
-from lab.evaluate.perceptual import PerceptualDistance
-from lab.evaluate.specimens import (
+import codefend.lab.evaluate.observe
+from codefend.lab.baselines.defence import NO_DEFENCE, Defence
+from codefend.lab.documents.document import Document, Line
+from codefend.lab.errors import LabError
+from codefend.lab.evaluate.observe import Observer
+from codefend.lab.evaluate.perceptual import PerceptualDistance
+from codefend.lab.evaluate.specimens import (
     document_specimens,
     folder_specimens,
     photo_specimens,
     scene_specimens,
 )
-from lab.evaluate.unattacked import unattacked_rows
-from lab.reading.words import Word
+from codefend.lab.evaluate.unattacked import unattacked_rows
+from codefend.lab.reading.words import Word
 
 BOX = (0, 0, 16, 16)
 
@@ -138,7 +138,7 @@ def test_resume_does_nothing_again(specimens, tmp_path, monkeypatch):
     def forbidden(*args, **kwargs):
         raise AssertionError("done again")
 
-    monkeypatch.setattr(lab.evaluate.observe, "defend", forbidden)
+    monkeypatch.setattr(codefend.lab.evaluate.observe, "defend", forbidden)
     assert unattacked_rows(specimens, [DARKER, NOISE], observe, seeds=2) == rows
     assert reader.num_read == num_read
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from lab.evaluate.marks import mark
-from lab.evaluate.outcomes import Outcome
-from lab.evaluate.votes import majority, worst_repeat
+from codefend.lab.evaluate.marks import mark
+from codefend.lab.evaluate.outcomes import Outcome
+from codefend.lab.evaluate.votes import majority, worst_repeat
 
 # Ten purifications of two scenes with two questions each; scene 0 is a cat, scene 1 a car.
 RIGHT = [["cat", "yes"], ["car", "yes"]]

@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from lab.cli import app
-from lab.documents.fonts import SYSTEM_FONTS, Fonts
-from lab.errors import LabError
-from lab.evaluate.report import Row
-from lab.fidelity.report import write_fidelity
-from lab.fidelity.roster import DEFAULT_DEFENCES, FidelityRoster
-from models.codec import encode_image
-from models.purifier.pipeline import PurificationPipeline
+from codefend.lab.cli import app
+from codefend.lab.documents.fonts import SYSTEM_FONTS, Fonts
+from codefend.lab.errors import LabError
+from codefend.lab.evaluate.report import Row
+from codefend.lab.fidelity.report import write_fidelity
+from codefend.lab.fidelity.roster import DEFAULT_DEFENCES, FidelityRoster
+from codefend.models.codec import encode_image
+from codefend.models.purifier.pipeline import PurificationPipeline
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import lab.folders.catalogue
-from lab.errors import LabError
-from lab.folders.folder import open_folder
-from lab.folders.groups import group_alike
-from lab.folders.picture import open_picture, square
-from lab.world.layout import SPLITS
+import codefend.lab.folders.catalogue
+from codefend.lab.errors import LabError
+from codefend.lab.folders.folder import open_folder
+from codefend.lab.folders.groups import group_alike
+from codefend.lab.folders.picture import open_picture, square
+from codefend.lab.world.layout import SPLITS
 from tests.pictures_folder import draw_pictures
 
 
@@ -106,7 +106,9 @@ def test_hashes_are_remembered_until_a_file_changes(root, opened, monkeypatch):
     read = []
     phash = imagehash.phash
     monkeypatch.setattr(
-        lab.folders.catalogue.imagehash, "phash", lambda image: read.append(1) or phash(image)
+        codefend.lab.folders.catalogue.imagehash,
+        "phash",
+        lambda image: read.append(1) or phash(image),
     )
     assert split_of(opened(root)) == before
     assert not read

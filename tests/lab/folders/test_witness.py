@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import lab.folders.witness
-from lab.errors import LabError
-from lab.folders.folder import open_folder
-from lab.folders.hub import fetch_dataset
-from lab.folders.source import open_data
-from lab.folders.witness import GENERIC_QUESTIONS, Witness
-from lab.victims.dialogue import CAPTION_REQUEST
-from lab.victims.generate import generate
+import codefend.lab.folders.witness
+from codefend.lab.errors import LabError
+from codefend.lab.folders.folder import open_folder
+from codefend.lab.folders.hub import fetch_dataset
+from codefend.lab.folders.source import open_data
+from codefend.lab.folders.witness import GENERIC_QUESTIONS, Witness
+from codefend.lab.victims.dialogue import CAPTION_REQUEST
+from codefend.lab.victims.generate import generate
 from tests.pictures_folder import draw_pictures
 
 
@@ -52,7 +52,7 @@ def test_nothing_is_asked_twice_and_silence_is_no_truth(folder, paths, victim, m
         asked.extend(prompts)
         return [["" if "animal" in text else "Yes." for text in texts] for texts in prompts]
 
-    monkeypatch.setattr(lab.folders.witness, "generate", answer)
+    monkeypatch.setattr(codefend.lab.folders.witness, "generate", answer)
     witness = Witness(folder, victim)
     images = folder.images(paths)
     first = witness(paths[:2], images[:2])
@@ -66,7 +66,7 @@ def test_what_the_folder_says_is_not_asked(tmp_path, victim, monkeypatch):
     scene = {"clean": "picture00.png", "caption": "a disc", "questions": []}
     (tmp_path / "own" / "scenes.json").write_text(json.dumps([scene]))
     folder = open_folder(tmp_path / "own", 64, kept=tmp_path / "kept")
-    monkeypatch.setattr(lab.folders.witness, "generate", None)
+    monkeypatch.setattr(codefend.lab.folders.witness, "generate", None)
     (truth,) = Witness(folder, victim)(list(folder.truths), [np.zeros((64, 64, 3), np.uint8)])
     assert truth.captions == ("a disc",)
 

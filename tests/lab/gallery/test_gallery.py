@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lab.errors import LabError
-from lab.gallery.ask import ask_gallery
-from lab.gallery.build import build_gallery
-from lab.gallery.picture import draw_picture
-from lab.gallery.sheet import draw_gallery_sheet
-from lab.victims.victim import Victim
-from lab.world.compose import World
-from models.purifier.pipeline import PurificationPipeline
+from codefend.lab.errors import LabError
+from codefend.lab.gallery.ask import ask_gallery
+from codefend.lab.gallery.build import build_gallery
+from codefend.lab.gallery.picture import draw_picture
+from codefend.lab.gallery.sheet import draw_gallery_sheet
+from codefend.lab.victims.victim import Victim
+from codefend.lab.world.compose import World
+from codefend.models.purifier.pipeline import PurificationPipeline
 
 ROOT = Path(__file__).parents[3]
 

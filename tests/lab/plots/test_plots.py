@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lab.errors import LabError
-from lab.plots.epsilon import draw_epsilon, spread
-from lab.plots.palette import arranged, color_of, name_of
-from lab.plots.question_types import draw_question_types
-from lab.plots.report import plot_report
-from lab.plots.rows import read_rows
-from lab.plots.tiers import main_attack, worst_rows
-from lab.plots.tradeoff import Curve, Spot, draw_tradeoff
+from codefend.lab.errors import LabError
+from codefend.lab.plots.epsilon import draw_epsilon, spread
+from codefend.lab.plots.palette import arranged, color_of, name_of
+from codefend.lab.plots.question_types import draw_question_types
+from codefend.lab.plots.report import plot_report
+from codefend.lab.plots.rows import read_rows
+from codefend.lab.plots.tiers import main_attack, worst_rows
+from codefend.lab.plots.tradeoff import Curve, Spot, draw_tradeoff
 
 PUBLISHED = Path(__file__).parents[3] / "docs" / "robustness" / "report.json"
 

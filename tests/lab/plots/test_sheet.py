@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lab.plots.sheet import SheetPanel, SheetRow, difference_image, draw_sheet
+from codefend.lab.plots.sheet import SheetPanel, SheetRow, difference_image, draw_sheet
 
 RED = np.full((16, 16, 3), (200, 0, 0), np.uint8)
 BLUE = np.full((16, 16, 3), (0, 0, 200), np.uint8)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.documents.document import Document, Line
-from lab.reading.words import Word, character_errors, edit_distance
+from codefend.lab.documents.document import Document, Line
+from codefend.lab.reading.words import Word, character_errors, edit_distance
 
 LINES = (
     Line("Save picture", (10, 10, 110, 30)),

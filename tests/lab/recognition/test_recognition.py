@@ -11,18 +11,18 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from lab.attacks.pgd import PGD
-from lab.baselines.bilateral import bilateral
-from lab.baselines.compression import jpeg
-from lab.baselines.defence import NO_DEFENCE, defend
-from lab.documents.fonts import Fonts
-from lab.encoders.releases import ENCODERS_FOLDER, READER, fetch_release
-from lab.errors import LabError
-from lab.recognition.attacked import ReadingPlan, _attacked, reading_rows, through_rows
-from lab.recognition.command import read
-from lab.recognition.lines import WISHES, attacked_lines
-from lab.recognition.recogniser import LineReader, towards_text
-from models.quantise import dequantise
+from codefend.lab.attacks.pgd import PGD
+from codefend.lab.baselines.bilateral import bilateral
+from codefend.lab.baselines.compression import jpeg
+from codefend.lab.baselines.defence import NO_DEFENCE, defend
+from codefend.lab.documents.fonts import Fonts
+from codefend.lab.encoders.releases import ENCODERS_FOLDER, READER, fetch_release
+from codefend.lab.errors import LabError
+from codefend.lab.recognition.attacked import ReadingPlan, _attacked, reading_rows, through_rows
+from codefend.lab.recognition.command import read
+from codefend.lab.recognition.lines import WISHES, attacked_lines
+from codefend.lab.recognition.recogniser import LineReader, towards_text
+from codefend.models.quantise import dequantise
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,12 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-import lab.evaluate.tiers.uploads
-from lab.cli import app
-from lab.errors import LabError
-from lab.tradeoff.points import points_of
-from models.mllm.tiny import tiny_mllm
-from models.purifier.pipeline import PurificationPipeline
+import codefend.lab.evaluate.tiers.uploads
+from codefend.lab.cli import app
+from codefend.lab.errors import LabError
+from codefend.lab.tradeoff.points import points_of
+from codefend.models.mllm.tiny import tiny_mllm
+from codefend.models.purifier.pipeline import PurificationPipeline
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_table_rows_and_picture(command, monkeypatch):
     def never(*_, **__):
         raise AssertionError("attacked again")
 
-    monkeypatch.setattr(lab.evaluate.tiers.uploads, "attack_through", never)
+    monkeypatch.setattr(codefend.lab.evaluate.tiers.uploads, "attack_through", never)
     again = CliRunner().invoke(app, words, catch_exceptions=False)
     assert again.exit_code == 0
 

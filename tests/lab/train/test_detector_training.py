@@ -5,16 +5,16 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import lab.train.detector
-import lab.train.detector_command
-from lab.baselines.defence import Defence
-from lab.cli import app
-from lab.detection.scoring import Scorer, load_detector
-from lab.errors import LabError
-from lab.train.detector import calibration_images, make_examples, train_detector
-from lab.train.loop import LoopSettings
-from models.manifest import read_manifest, verify_weights
-from models.purifier.pipeline import PurificationPipeline
+import codefend.lab.train.detector
+import codefend.lab.train.detector_command
+from codefend.lab.baselines.defence import Defence
+from codefend.lab.cli import app
+from codefend.lab.detection.scoring import Scorer, load_detector
+from codefend.lab.errors import LabError
+from codefend.lab.train.detector import calibration_images, make_examples, train_detector
+from codefend.lab.train.loop import LoopSettings
+from codefend.models.manifest import read_manifest, verify_weights
+from codefend.models.purifier.pipeline import PurificationPipeline
 
 SMOOTHING = Defence(
     "smoothing", "", lambda images, _: torch.nn.functional.avg_pool2d(images, 3, 1, 1)
@@ -51,7 +51,7 @@ def test_examples_are_made_once_and_hold_all_three_kinds(sources, world, tmp_pat
         assert not np.array_equal(shard.uploads, shard.purified)
     difference = examples[1].uploads[16:].astype(int) - examples[1].uploads[:8]
     assert np.array_equal(difference, np.broadcast_to(BOARD, difference.shape))
-    monkeypatch.setattr(lab.train.detector, "defend", None)
+    monkeypatch.setattr(codefend.lab.train.detector, "defend", None)
     again = make()
     assert all(np.array_equal(a.uploads, b.uploads) for a, b in zip(examples, again, strict=True))
 
@@ -86,7 +86,7 @@ def test_calibration_images_are_of_all_kinds_and_of_validation(world):
 def test_the_command_publishes_a_calibrated_detector(sources, world_file, tmp_path, monkeypatch):
     small = np.random.default_rng(0).integers(0, 256, (100, 16, 16, 3), dtype=np.uint8)
     monkeypatch.setattr(
-        lab.train.detector_command, "calibration_images", lambda *_, **__: [list(small)]
+        codefend.lab.train.detector_command, "calibration_images", lambda *_, **__: [list(small)]
     )
     PurificationPipeline.tiny().save_pretrained(tmp_path / "purifier")
     weights = tmp_path / "weights"

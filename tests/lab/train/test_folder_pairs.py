@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from lab.errors import LabError
-from lab.folders.folder import open_folder
-from lab.train.command import pairs
-from lab.train.crops import photo_crops
-from lab.train.folder_pairs import make_folder_pairs
-from lab.train.pairs import load_pairs
-from lab.train.purifier_command import purifier
+from codefend.lab.errors import LabError
+from codefend.lab.folders.folder import open_folder
+from codefend.lab.train.command import pairs
+from codefend.lab.train.crops import photo_crops
+from codefend.lab.train.folder_pairs import make_folder_pairs
+from codefend.lab.train.pairs import load_pairs
+from codefend.lab.train.purifier_command import purifier
 from tests.pictures_folder import draw_pictures
 
 

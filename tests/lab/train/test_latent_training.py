@@ -6,25 +6,25 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from lab.baselines.purifiers import load_purifier
-from lab.errors import LabError
-from lab.train.command import app
-from lab.train.courses import Course
-from lab.train.latent_base import train_autoencoder, train_latent_base
-from lab.train.latent_command import Tuning, tune_adapters
-from lab.train.latent_purifier import LatentLoss, LatentOptions, train_latent_purifier
-from lab.train.loop import LoopSettings
-from lab.train.pairs import Pairs
-from lab.victims.victim import Victim
-from lab.world.compose import World
-from models.manifest import read_manifest, verify_weights
-from models.purifier.latent import LatentPurificationPipeline
-from models.purifier.latent_network import (
+from codefend.lab.baselines.purifiers import load_purifier
+from codefend.lab.errors import LabError
+from codefend.lab.train.command import app
+from codefend.lab.train.courses import Course
+from codefend.lab.train.latent_base import train_autoencoder, train_latent_base
+from codefend.lab.train.latent_command import Tuning, tune_adapters
+from codefend.lab.train.latent_purifier import LatentLoss, LatentOptions, train_latent_purifier
+from codefend.lab.train.loop import LoopSettings
+from codefend.lab.train.pairs import Pairs
+from codefend.lab.victims.victim import Victim
+from codefend.lab.world.compose import World
+from codefend.models.manifest import read_manifest, verify_weights
+from codefend.models.purifier.latent import LatentPurificationPipeline
+from codefend.models.purifier.latent_network import (
     build_autoencoder,
     build_latent_network,
     build_tiny_autoencoder,
 )
-from models.purifier.latent_step import Autoencoder, decode, encode
+from codefend.models.purifier.latent_step import Autoencoder, decode, encode
 
 TINY = LoopSettings(num_steps=2, learning_rate=1e-3, warmup_steps=1, ema_decay=0.9, num_workers=0)
 
@@ -97,7 +97,7 @@ class _SameImages:
 def test_an_autoencoder_learns_to_reconstruct(
     fresh: Autoencoder, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lab.train.latent_base.CleanBatches", _SameImages)
+    monkeypatch.setattr("codefend.lab.train.latent_base.CleanBatches", _SameImages)
     settings = LoopSettings(num_steps=150, learning_rate=1e-2, warmup_steps=5, num_workers=0)
     images = smooth(4, 16).float() / 255
 

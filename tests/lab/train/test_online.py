@@ -10,11 +10,11 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-import lab.train.online
-from lab.classification.collages import PLACES_PACKAGE, THINGS_PACKAGE, _photographs
-from lab.errors import LabError
-from lab.train.ablations_command import VARIANTS, ablations
-from lab.train.online import (
+import codefend.lab.train.online
+from codefend.lab.classification.collages import PLACES_PACKAGE, THINGS_PACKAGE, _photographs
+from codefend.lab.errors import LabError
+from codefend.lab.train.ablations_command import VARIANTS, ablations
+from codefend.lab.train.online import (
     EPSILON_RANGE,
     OnlineLoss,
     OnlineOptions,
@@ -22,19 +22,19 @@ from lab.train.online import (
     feature_attack,
     relative_distance,
 )
-from lab.train.photographs import (
+from codefend.lab.train.photographs import (
     TEST_PHOTOS_FILE,
     Photographs,
     augmented,
     held_out_hashes,
     is_held_out,
 )
-from lab.train.photographs_command import photographs
-from lab.train.pictures import PictureMix
-from lab.world.assets import photo_paths
-from lab.world.dead_leaves import dead_leaves
-from models.purifier.network import build_network
-from models.purifier.pipeline import PurificationPipeline
+from codefend.lab.train.photographs_command import photographs
+from codefend.lab.train.pictures import PictureMix
+from codefend.lab.world.assets import photo_paths
+from codefend.lab.world.dead_leaves import dead_leaves
+from codefend.models.purifier.network import build_network
+from codefend.models.purifier.pipeline import PurificationPipeline
 from tests.lab.train.test_resume import edges, source
 
 
@@ -93,7 +93,7 @@ def test_pictures_that_a_test_shows_are_left_out(tmp_path, monkeypatch):
         image.save(tmp_path / f"{name}.png")
         own = imagehash.phash(image)
     image.resize((400, 300)).save(tmp_path / "theirs-small.jpg", quality=80)
-    monkeypatch.setattr("lab.train.photographs._known", lambda: (own,))
+    monkeypatch.setattr("codefend.lab.train.photographs._known", lambda: (own,))
     assert [path.stem for path in Photographs.find([tmp_path]).paths] == ["mine"]
     (tmp_path / "mine.png").unlink()
     with pytest.raises(LabError, match="no photographs"):
@@ -131,7 +131,7 @@ def test_dead_leaves_have_edges_at_every_scale_and_follow_their_seed():
 
 @pytest.mark.parametrize("l2", [False, True])
 def test_feature_attacks_climb_within_their_radius(l2, monkeypatch):
-    monkeypatch.setattr(lab.train.online, "_L2_SHARE", 1.0 if l2 else 0.0)
+    monkeypatch.setattr(codefend.lab.train.online, "_L2_SHARE", 1.0 if l2 else 0.0)
     torch.manual_seed(0)
     clean = (torch.rand(4, 3, 32, 32) * 255).round() / 255
     encoder = edges()
@@ -184,8 +184,8 @@ def test_replayed_noise_is_that_of_the_attack_and_of_the_purification(
 
 
 def test_stored_pairs_are_learned_beside(world, photo_folder, victim, tmp_path):
-    from lab.train.courses import Course, CourseBatches
-    from lab.train.pairs import Pairs
+    from codefend.lab.train.courses import Course, CourseBatches
+    from codefend.lab.train.pairs import Pairs
 
     clean = torch.full((4, 3, 32, 32), 100, dtype=torch.uint8)
     stored = Course(

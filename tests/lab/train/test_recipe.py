@@ -4,15 +4,15 @@ import json
 
 import pytest
 
-import lab.train.pair_sources
-from lab.errors import LabError
-from lab.train.pair_sources import PairSource
-from lab.train.pairs import load_pairs
-from lab.train.purifier_command import recipe
-from lab.victims.efficientnet import HELD_OUT, SURROGATE
-from models.manifest import read_manifest
-from models.mllm.tiny import tiny_mllm
-from models.purifier.pipeline import PurificationPipeline
+import codefend.lab.train.pair_sources
+from codefend.lab.errors import LabError
+from codefend.lab.train.pair_sources import PairSource
+from codefend.lab.train.pairs import load_pairs
+from codefend.lab.train.purifier_command import recipe
+from codefend.lab.victims.efficientnet import HELD_OUT, SURROGATE
+from codefend.models.manifest import read_manifest
+from codefend.models.mllm.tiny import tiny_mllm
+from codefend.models.purifier.pipeline import PurificationPipeline
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_source_that_means_nothing_is_refused(tiny, source):
 
 
 def test_a_missing_base_is_said_before_any_pair_is_made(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(lab.train.pair_sources, "make_pairs_of", None)
+    monkeypatch.setattr(codefend.lab.train.pair_sources, "make_pairs_of", None)
     tiny["base_from"] = str(tmp_path / "nowhere")
     with pytest.raises(LabError, match="train base"):
         recipe(**tiny)

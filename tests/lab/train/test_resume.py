@@ -8,14 +8,14 @@ import signal
 import pytest
 import torch
 
-from lab.encoders.encoder import Encoder
-from lab.train.loop import LoopSettings
-from lab.train.online import OnlineOptions, OnlineSource
-from lab.train.photographs import Photographs
-from lab.train.pictures import PictureMix
-from lab.train.purifier import PurifierOptions, train_purifier
-from lab.world.compose import World
-from models.purifier.network import build_network
+from codefend.lab.encoders.encoder import Encoder
+from codefend.lab.train.loop import LoopSettings
+from codefend.lab.train.online import OnlineOptions, OnlineSource
+from codefend.lab.train.photographs import Photographs
+from codefend.lab.train.pictures import PictureMix
+from codefend.lab.train.purifier import PurifierOptions, train_purifier
+from codefend.lab.world.compose import World
+from codefend.models.purifier.network import build_network
 
 SETTINGS = LoopSettings(
     num_steps=12,
@@ -112,7 +112,7 @@ def test_stopping_is_going_on_later(world_file, photo_folder, tmp_path):
 
 
 def test_the_checkpoint_of_the_shipped_network_is_one_file_below_40_mb(tmp_path):
-    from lab.train.loop import _State
+    from codefend.lab.train.loop import _State
 
     state = _State(build_network(), SETTINGS, tmp_path / "purifier.pt")
     for parameter in state.trained:

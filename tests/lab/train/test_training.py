@@ -7,28 +7,28 @@ import pytest
 import torch
 from torch import nn
 
-import lab.train.pairs
-from lab.errors import LabError
-from lab.train.base import train_base
-from lab.train.capture import captured
-from lab.train.courses import Course
-from lab.train.crops import text_crops
-from lab.train.loop import LoopSettings, train_loop
-from lab.train.mllm import train_mllm
-from lab.train.pairs import GOALS, Pairs, load_pairs, make_pairs
-from lab.train.photo_pairs import make_photo_pairs
-from lab.train.publish import publish_mllm, publish_purifier, record_figures
-from lab.train.purifier import PurifierOptions, train_purifier
-from lab.train.purifier_command import purifier
-from lab.train.through import attack_through
-from lab.train.vision import SceneNumbers, patch_labels, train_vision
-from lab.victims.efficientnet import HELD_OUT, SURROGATE, load_classifier
-from lab.victims.victim import Victim, load_victim
-from lab.world.compose import World
-from models.manifest import read_manifest, verify_weights
-from models.mllm.architecture import Architecture
-from models.purifier.network import build_network
-from models.purifier.pipeline import PurificationPipeline
+import codefend.lab.train.pairs
+from codefend.lab.errors import LabError
+from codefend.lab.train.base import train_base
+from codefend.lab.train.capture import captured
+from codefend.lab.train.courses import Course
+from codefend.lab.train.crops import text_crops
+from codefend.lab.train.loop import LoopSettings, train_loop
+from codefend.lab.train.mllm import train_mllm
+from codefend.lab.train.pairs import GOALS, Pairs, load_pairs, make_pairs
+from codefend.lab.train.photo_pairs import make_photo_pairs
+from codefend.lab.train.publish import publish_mllm, publish_purifier, record_figures
+from codefend.lab.train.purifier import PurifierOptions, train_purifier
+from codefend.lab.train.purifier_command import purifier
+from codefend.lab.train.through import attack_through
+from codefend.lab.train.vision import SceneNumbers, patch_labels, train_vision
+from codefend.lab.victims.efficientnet import HELD_OUT, SURROGATE, load_classifier
+from codefend.lab.victims.victim import Victim, load_victim
+from codefend.lab.world.compose import World
+from codefend.models.manifest import read_manifest, verify_weights
+from codefend.models.mllm.architecture import Architecture
+from codefend.models.purifier.network import build_network
+from codefend.models.purifier.pipeline import PurificationPipeline
 
 TINY = LoopSettings(num_steps=2, learning_rate=1e-3, warmup_steps=1, ema_decay=0.9, num_workers=0)
 
@@ -204,7 +204,7 @@ def test_text_crops_hold_ink_and_paper() -> None:
 def test_pairs_of_a_held_out_family_are_refused(
     world: World, victim: Victim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lab.train.pairs, "GOALS", dict.fromkeys(GOALS, "matching"))
+    monkeypatch.setattr(codefend.lab.train.pairs, "GOALS", dict.fromkeys(GOALS, "matching"))
     with pytest.raises(ValueError, match="held out"):
         make_pairs(world, victim, tmp_path, num_pairs=2, steps=1, batch_size=2)
     assert not list(tmp_path.glob("*.npz"))

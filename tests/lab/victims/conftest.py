@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-from lab.victims.victim import Victim
+from codefend.lab.victims.victim import Victim
 from tests.families import build_family, tile_processor
 
 

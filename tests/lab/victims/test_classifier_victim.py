@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from lab.attacks.apgd import APGD
-from lab.attacks.classification import class_loss, class_margin
-from lab.attacks.noise import UniformNoise
-from lab.attacks.pgd import PGD
-from lab.errors import LabError
-from lab.evaluate.perceptual import perceptual_distance
-from lab.victims import efficientnet
-from lab.victims.efficientnet import HELD_OUT, SURROGATE, feature_maps, load_classifier
+from codefend.lab.attacks.apgd import APGD
+from codefend.lab.attacks.classification import class_loss, class_margin
+from codefend.lab.attacks.noise import UniformNoise
+from codefend.lab.attacks.pgd import PGD
+from codefend.lab.errors import LabError
+from codefend.lab.evaluate.perceptual import perceptual_distance
+from codefend.lab.victims import efficientnet
+from codefend.lab.victims.efficientnet import HELD_OUT, SURROGATE, feature_maps, load_classifier
 
 SIDES_PX = {SURROGATE: 224, HELD_OUT: 240}
 TRAFFIC_LIGHT, ANALOG_CLOCK, CROSSWORD, SPIDER_WEB = 920, 409, 918, 815

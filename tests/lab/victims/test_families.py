@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
-from lab.attacks.objectives import answer_margin, encoder_distance, untargeted_loss
-from lab.attacks.pgd import PGD
-from lab.victims.dialogue import Dialogue, chat_prompt
-from lab.victims.generate import generate
-from lab.victims.likelihood import DialogueLoss, UnpackedAnswers
-from lab.victims.victim import load_victim
+from codefend.lab.attacks.objectives import answer_margin, encoder_distance, untargeted_loss
+from codefend.lab.attacks.pgd import PGD
+from codefend.lab.victims.dialogue import Dialogue, chat_prompt
+from codefend.lab.victims.generate import generate
+from codefend.lab.victims.likelihood import DialogueLoss, UnpackedAnswers
+from codefend.lab.victims.victim import load_victim
 
 ASKED = "what is at the top left?"
 DIALOGUES = [Dialogue(ASKED, "a red car"), Dialogue("describe the image.", "a cat to the left")]
@@ -79,7 +79,7 @@ def test_a_model_that_takes_no_features_gives_the_same_loss(family_victim, monke
     images = smooth(48, 64, count=2)
     loss = DialogueLoss(family_victim, [DIALOGUES, DIALOGUES])
     expected = loss(images)
-    monkeypatch.setattr("lab.victims.victim.accepts", lambda *_: False)
+    monkeypatch.setattr("codefend.lab.victims.victim.accepts", lambda *_: False)
     torch.testing.assert_close(loss(images), expected, atol=1e-4, rtol=1e-4)
 
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from lab.errors import LabError
-from lab.victims.answers import is_match, normalise
-from lab.victims.dialogue import chat_prompt
-from lab.victims.generate import generate
-from lab.victims.victim import Victim, load_victim
+from codefend.lab.errors import LabError
+from codefend.lab.victims.answers import is_match, normalise
+from codefend.lab.victims.dialogue import chat_prompt
+from codefend.lab.victims.generate import generate
+from codefend.lab.victims.victim import Victim, load_victim
 
 PROMPTS = [["what is at the top left?", "how many?"], ["describe the image."], ["a cat?", "why?"]]
 

@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from lab.victims.dialogue import Dialogue, chat_prompt, tokenise
-from lab.victims.generate import generate
-from lab.victims.likelihood import (
+from codefend.lab.victims.dialogue import Dialogue, chat_prompt, tokenise
+from codefend.lab.victims.generate import generate
+from codefend.lab.victims.likelihood import (
     DialogueLoss,
     PackedAnswers,
     UnpackedAnswers,
     capped_margin,
     mean_cross_entropy,
 )
-from lab.victims.packing import pack
+from codefend.lab.victims.packing import pack
 
 DIALOGUES = [
     [Dialogue("what is at the top left?", "a red car"), Dialogue("is there a cat?", "yes")],

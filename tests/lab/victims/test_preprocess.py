@@ -12,8 +12,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-from lab.victims.preprocess import Preprocess
-from lab.victims.resample import resize_like_pillow
+from codefend.lab.victims.preprocess import Preprocess
+from codefend.lab.victims.resample import resize_like_pillow
 
 PROCESSORS = {
     "as it is": SiglipImageProcessorPil(do_resize=False),

@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lab.errors import LabError
-from lab.victims.asking import ask_all
-from lab.victims.codefend_service import CodefendService
-from lab.victims.patient_client import PatientClient, RemoteError, key_from_environment
-from lab.victims.remote import RemoteVictim
-from lab.victims.retries import Retries
-from models.codec import encode_image
+from codefend.lab.errors import LabError
+from codefend.lab.victims.asking import ask_all
+from codefend.lab.victims.codefend_service import CodefendService
+from codefend.lab.victims.patient_client import PatientClient, RemoteError, key_from_environment
+from codefend.lab.victims.remote import RemoteVictim
+from codefend.lab.victims.retries import Retries
+from codefend.models.codec import encode_image
 from tests.service.fake_upstream import run_upstream
 from tests.service.running import make_settings, run_service
 

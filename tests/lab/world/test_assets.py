@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lab.errors import LabError
-from lab.world.assets import build_world_file, fetch_packages
-from lab.world.compose import World
+from codefend.lab.errors import LabError
+from codefend.lab.world.assets import build_world_file, fetch_packages
+from codefend.lab.world.compose import World
 
 
 def test_too_few_photos_are_refused(tmp_path: Path, world_file: Path) -> None:

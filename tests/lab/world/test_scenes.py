@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from lab.world.compose import World
-from lab.world.kinds import KINDS
-from lab.world.language import questions
-from lab.world.layout import SPLITS, sample_layout
-from lab.world.scenes import scene_batch, scenes
+from codefend.lab.world.compose import World
+from codefend.lab.world.kinds import KINDS
+from codefend.lab.world.language import questions
+from codefend.lab.world.layout import SPLITS, sample_layout
+from codefend.lab.world.scenes import scene_batch, scenes
 
 
 def test_a_scene_depends_on_its_seed_and_number_alone(world: World) -> None:

@@ -1,4 +1,4 @@
-from lab.world.splits import photo_group, split_photos
+from codefend.lab.world.splits import photo_group, split_photos
 
 
 def test_variants_of_a_photo_share_a_group() -> None:

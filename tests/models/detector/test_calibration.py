@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from models.detector.calibration import clean_quantiles, is_flagged, suspicions_of
+from codefend.models.detector.calibration import clean_quantiles, is_flagged, suspicions_of
 
 
 def scores(num=1000, seed=0):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from models.detector.network import SuspicionDetector
+from codefend.models.detector.network import SuspicionDetector
 
 
 def pair(height=33, width=41, num=2, seed=0):

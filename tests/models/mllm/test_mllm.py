@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from models.mllm.architecture import ARCHITECTURES, llava_config
-from models.mllm.tiny import tiny_mllm
+from codefend.models.mllm.architecture import ARCHITECTURES, llava_config
+from codefend.models.mllm.tiny import tiny_mllm
 
 
 @pytest.mark.parametrize("tower", ["vit", "levit"])

@@ -7,17 +7,23 @@ import torch
 from diffusers import AutoencoderTiny, DDPMScheduler, PNDMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from models.purifier.adapters import AdapterSettings, attach_adapters, save_adapters
-from models.purifier.empty_prompt import EmptyPrompt
-from models.purifier.latent import LatentPurificationPipeline
-from models.purifier.latent_network import (
+from codefend.models.purifier.adapters import AdapterSettings, attach_adapters, save_adapters
+from codefend.models.purifier.empty_prompt import EmptyPrompt
+from codefend.models.purifier.latent import LatentPurificationPipeline
+from codefend.models.purifier.latent_network import (
     build_autoencoder,
     build_latent_network,
     stable_diffusion_schedule,
 )
-from models.purifier.latent_step import add_noise, decode, encode, predict_clean, timesteps_of
-from models.purifier.loading import load_latent_purifier, load_purifier
-from models.purifier.pipeline import PurificationPipeline
+from codefend.models.purifier.latent_step import (
+    add_noise,
+    decode,
+    encode,
+    predict_clean,
+    timesteps_of,
+)
+from codefend.models.purifier.loading import load_latent_purifier, load_purifier
+from codefend.models.purifier.pipeline import PurificationPipeline
 
 
 @pytest.fixture(scope="module")

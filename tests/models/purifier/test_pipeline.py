@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.purifier.denoiser import denoise
-from models.purifier.network import build_network
-from models.purifier.pipeline import PurificationPipeline
+from codefend.models.purifier.denoiser import denoise
+from codefend.models.purifier.network import build_network
+from codefend.models.purifier.pipeline import PurificationPipeline
 
 
 @pytest.fixture(scope="module")

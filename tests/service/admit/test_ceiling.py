@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from service.admit.ceiling import Ceiling
+from codefend.service.admit.ceiling import Ceiling
 
 DEADLINE_S = 30.0
 

@@ -2,9 +2,9 @@ import asyncio
 
 import pytest
 
-from service.admit.ceiling import FLOOR, Ceilings
-from service.admit.house import House, HouseLimits
-from service.errors import KeyBusy, Overloaded, ShuttingDown
+from codefend.service.admit.ceiling import FLOOR, Ceilings
+from codefend.service.admit.house import House, HouseLimits
+from codefend.service.errors import KeyBusy, Overloaded, ShuttingDown
 
 
 def make_house(max_requests=2, rate=0.5, **limits):

@@ -1,7 +1,7 @@
 import pytest
 
-from service.admit.memory import MemoryBudget
-from service.errors import OutOfMemory
+from codefend.service.admit.memory import MemoryBudget
+from codefend.service.errors import OutOfMemory
 
 
 def test_bytes_are_counted_and_no_more_than_there_are():

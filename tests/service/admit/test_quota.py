@@ -1,7 +1,7 @@
 import pytest
 
-from service.admit.quota import Quota
-from service.errors import RateLimited
+from codefend.service.admit.quota import Quota
+from codefend.service.errors import RateLimited
 
 
 class Clock:

@@ -13,7 +13,7 @@ import threading
 from multiprocessing import shared_memory
 from pathlib import Path
 
-from service.decode.process import make_decoder
+from codefend.service.decode.process import make_decoder
 
 SECRET = "sk-of-the-guard"
 _libc = ctypes.CDLL(None, use_errno=True)

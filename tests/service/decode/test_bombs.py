@@ -5,15 +5,15 @@ from itertools import chain
 
 import pytest
 
-from service.decode.canvas import read_canvas
-from service.decode.limits import picture_limits
-from service.decode.parts import count_parts
-from service.decode.picture import PictureLimits, decode_picture
-from service.decode.process import DecodeConfig, make_decoder
-from service.errors import RequestRefused
-from service.processes.pixels import PixelStore
-from service.processes.single_threaded import SingleThreadedChild
-from service.settings import Settings
+from codefend.service.decode.canvas import read_canvas
+from codefend.service.decode.limits import picture_limits
+from codefend.service.decode.parts import count_parts
+from codefend.service.decode.picture import PictureLimits, decode_picture
+from codefend.service.decode.process import DecodeConfig, make_decoder
+from codefend.service.errors import RequestRefused
+from codefend.service.processes.pixels import PixelStore
+from codefend.service.processes.single_threaded import SingleThreadedChild
+from codefend.service.settings import Settings
 from tests.fuzz.tally import read_rss
 from tests.service.decode.bombs import DECODED, MEBIBYTE, RAW, bombs, dearest_pictures
 from tests.service.pictures import encode, picture, png

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.decode.picture import PictureLimits
-from service.decode.process import DecodeConfig
-from service.processes.child import Child
-from service.processes.pixels import Picture, PixelStore, read_pixels
-from service.processes.single_threaded import SingleThreadedChild
+from codefend.service.decode.picture import PictureLimits
+from codefend.service.decode.process import DecodeConfig
+from codefend.service.processes.child import Child
+from codefend.service.processes.pixels import Picture, PixelStore, read_pixels
+from codefend.service.processes.single_threaded import SingleThreadedChild
 from tests.service.decode.escapes import (
     ESCAPES,
     SECRET,

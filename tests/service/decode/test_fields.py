@@ -6,12 +6,12 @@ import json
 import pytest
 from openai.types.chat import ChatCompletionMessage
 
-from models.prompts.templates import Template
-from service.decode.chat import Chat, ChatLimits, open_chat
-from service.decode.rules import FieldRules
-from service.errors import RequestRefused
-from service.forward.chat_body import fill_gaps
-from service.policy import TextImages
+from codefend.models.prompts.templates import Template
+from codefend.service.decode.chat import Chat, ChatLimits, open_chat
+from codefend.service.decode.rules import FieldRules
+from codefend.service.errors import RequestRefused
+from codefend.service.forward.chat_body import fill_gaps
+from codefend.service.policy import TextImages
 
 LIMITS = ChatLimits(max_images=3, max_answer_tokens=100, max_choices=4)
 PLAIN = Template("plain", "1", "{question}")

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.decode.picture import PictureLimits, decode_picture
-from service.errors import RequestRefused
+from codefend.service.decode.picture import PictureLimits, decode_picture
+from codefend.service.errors import RequestRefused
 from tests.service.pictures import encode, hostile_images, picture, png
 
 LIMITS = PictureLimits(max_pixels=25_000_000, max_side_px=10_000)

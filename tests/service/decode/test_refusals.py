@@ -1,7 +1,7 @@
 import pytest
 
-from service.decode.refusals import refusal_from_report, report_refusal
-from service.errors import ImageTooLarge, InvalidImage, TooManyImages
+from codefend.service.decode.refusals import refusal_from_report, report_refusal
+from codefend.service.errors import ImageTooLarge, InvalidImage, TooManyImages
 
 
 @pytest.mark.parametrize("kind", [ImageTooLarge, TooManyImages])

@@ -8,8 +8,8 @@ import struct
 
 import pytest
 
-from service.decode import seccomp
-from service.decode.seccomp import UnknownMachine, restrict_system_calls
+from codefend.service.decode import seccomp
+from codefend.service.decode.seccomp import UnknownMachine, restrict_system_calls
 
 ALLOWED, REFUSED = 0x7FFF0000, 0x00050000 | errno.EPERM
 ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}

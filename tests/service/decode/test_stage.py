@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from service.decode.stage import DecodeStage
+from codefend.service.decode.stage import DecodeStage
 from tests.service.running import make_settings
 
 

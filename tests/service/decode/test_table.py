@@ -12,7 +12,7 @@ import openai.types.chat
 import pytest
 from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming
 
-from service.decode.fields import CHAT, MEDIA_FIELDS, Choice, Field, Kind, Owner, Place
+from codefend.service.decode.fields import CHAT, MEDIA_FIELDS, Choice, Field, Kind, Owner, Place
 
 # Objects of these types are known, and refused as such.
 REFUSED_TYPES = {"input_audio", "file"}

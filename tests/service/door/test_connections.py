@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from service.door.connections import Connections
-from service.door.limits import DoorLimits, fit_connections
+from codefend.service.door.connections import Connections
+from codefend.service.door.limits import DoorLimits, fit_connections
 
 LIMITS = DoorLimits(max_connections=3, num_probe_connections=2)
 

@@ -1,7 +1,7 @@
 import pytest
 
-from service.door.heads import check_head
-from service.errors import MalformedRequest
+from codefend.service.door.heads import check_head
+from codefend.service.errors import MalformedRequest
 
 HOST = (b"host", b"a:1")
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from service.forward.breaker import Breaker, BreakerLimits, BreakerState
-from service.forward.errors import UpstreamDown
-from service.forward.failures import BadStatus, Failure, Reason
-from service.forward.judgement import tell
+from codefend.service.forward.breaker import Breaker, BreakerLimits, BreakerState
+from codefend.service.forward.errors import UpstreamDown
+from codefend.service.forward.failures import BadStatus, Failure, Reason
+from codefend.service.forward.judgement import tell
 
 LIMITS = BreakerLimits(num_failures=3, window_s=10, pause_s=5, max_pause_s=15, num_trials=2)
 

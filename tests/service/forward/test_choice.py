@@ -1,9 +1,9 @@
 import pytest
 
-from service.errors import PurificationFailed
-from service.forward.choice import choose_picture
-from service.policy import Mode, OnPurifyFailure
-from service.processes.pixels import Picture
+from codefend.service.errors import PurificationFailed
+from codefend.service.forward.choice import choose_picture
+from codefend.service.policy import Mode, OnPurifyFailure
+from codefend.service.processes.pixels import Picture
 
 ENFORCE, SHADOW = Mode.ENFORCE, Mode.SHADOW
 REFUSE, PASS = OnPurifyFailure.REFUSE, OnPurifyFailure.PASS

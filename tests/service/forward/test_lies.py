@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from service.forward.client import make_upstream
-from service.forward.completion import Completion
-from service.forward.errors import UpstreamBusy, UpstreamError, UpstreamTimeout
-from service.metrics import Metrics
-from service.respond.splice import StreamSplicer
-from service.settings import Settings
+from codefend.service.forward.client import make_upstream
+from codefend.service.forward.completion import Completion
+from codefend.service.forward.errors import UpstreamBusy, UpstreamError, UpstreamTimeout
+from codefend.service.metrics import Metrics
+from codefend.service.respond.splice import StreamSplicer
+from codefend.service.settings import Settings
 from tests.service.raw_upstream import (
     DONE,
     GOOD,

@@ -2,9 +2,9 @@ import asyncio
 
 import pytest
 
-from service.errors import DeadlineExceeded
-from service.forward.errors import UpstreamError
-from service.forward.model_list import ModelList
+from codefend.service.errors import DeadlineExceeded
+from codefend.service.forward.errors import UpstreamError
+from codefend.service.forward.model_list import ModelList
 
 
 class Upstream:

@@ -8,10 +8,10 @@ from contextlib import nullcontext
 import httpx
 import pytest
 
-from service.forward.answer_stream import AnswerStream
-from service.forward.breaker import Breaker
-from service.forward.exchange import Arrival, send_request
-from service.respond.splice import StreamSplicer
+from codefend.service.forward.answer_stream import AnswerStream
+from codefend.service.forward.breaker import Breaker
+from codefend.service.forward.exchange import Arrival, send_request
+from codefend.service.respond.splice import StreamSplicer
 from tests.service.raw_upstream import DONE, STREAM_HEAD, chunked, listening, words
 
 LAST = chunked(words("a", reason="stop"))

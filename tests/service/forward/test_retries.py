@@ -3,8 +3,8 @@
 import httpx
 import pytest
 
-from service.forward.failures import BadStatus, Failure, Reason, as_failure
-from service.forward.retries import FIRST_PAUSE_S, LONGEST_PAUSE_S, may_retry, pauses
+from codefend.service.forward.failures import BadStatus, Failure, Reason, as_failure
+from codefend.service.forward.retries import FIRST_PAUSE_S, LONGEST_PAUSE_S, may_retry, pauses
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import math
 import httpx
 import pytest
 
-from service.forward.breaker import Breaker, BreakerLimits
-from service.forward.completion import Completion
-from service.forward.errors import (
+from codefend.service.forward.breaker import Breaker, BreakerLimits
+from codefend.service.forward.completion import Completion
+from codefend.service.forward.errors import (
     UpstreamBusy,
     UpstreamError,
     UpstreamNotFound,
@@ -19,8 +19,8 @@ from service.forward.errors import (
     UpstreamUnavailable,
     UpstreamUnprocessable,
 )
-from service.forward.upstream import Upstream, UpstreamWatch
-from service.settings import Settings
+from codefend.service.forward.upstream import Upstream, UpstreamWatch
+from codefend.service.settings import Settings
 
 QUESTION = Completion(prompt="what?", image_url="data:image/png;base64,AA")
 

@@ -6,10 +6,10 @@ import json
 import httpx
 import pytest
 
-from models.codec import ImageFormat, data_url
-from models.mllm.tiny import tiny_mllm
-from service.mllm.app import create_mllm_app
-from service.mllm.generation import load_generator
+from codefend.models.codec import ImageFormat, data_url
+from codefend.models.mllm.tiny import tiny_mllm
+from codefend.service.mllm.app import create_mllm_app
+from codefend.service.mllm.generation import load_generator
 from tests.service.pictures import png
 
 

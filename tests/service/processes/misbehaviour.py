@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from service.decode.confinement import allow_cpu_time, confine
+from codefend.service.decode.confinement import allow_cpu_time, confine
 
 
 def make_handler(name):

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from service.processes.child import NICENESS, Child, ChildDied, ChildTimeout, LaunchFailed
+from codefend.service.processes.child import NICENESS, Child, ChildDied, ChildTimeout, LaunchFailed
 from tests.service.processes.misbehaviour import make_confined_handler, make_handler
 
 START_S = 60
 LEAVE_RUNNING = """
-from service.processes.child import Child
+from codefend.service.processes.child import Child
 from tests.service.processes.misbehaviour import make_handler
 
 child = Child("left", make_handler, "left")

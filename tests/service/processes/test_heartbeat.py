@@ -2,8 +2,8 @@ import os
 import signal
 import time
 
-from service.processes.child import Child
-from service.processes.heartbeat import (
+from codefend.service.processes.child import Child
+from codefend.service.processes.heartbeat import (
     BEAT_S,
     IDLE_PATIENCE_S,
     STOPPED_PATIENCE_S,

@@ -5,7 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.processes.pixels import Picture, PixelStore, bytes_of_lease, read_pixels, write_pixels
+from codefend.service.processes.pixels import (
+    Picture,
+    PixelStore,
+    bytes_of_lease,
+    read_pixels,
+    write_pixels,
+)
 from tests.service.pictures import picture
 
 
@@ -79,7 +85,7 @@ def test_a_store_leaves_nothing_behind(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from service.processes.pixels import PixelStore
+from codefend.service.processes.pixels import PixelStore
 store = PixelStore(Path(sys.argv[1]))
 store.lease(64)
 os.kill(os.getpid(), signal.SIGKILL)

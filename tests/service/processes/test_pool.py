@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from service.processes.child import Child, ChildDied, ChildTimeout, LaunchFailed
-from service.processes.pool import MOST_LOSSES, ChildPool, PoolJob
-from service.processes.supervision import LAUNCH_PAUSE_S
+from codefend.service.processes.child import Child, ChildDied, ChildTimeout, LaunchFailed
+from codefend.service.processes.pool import MOST_LOSSES, ChildPool, PoolJob
+from codefend.service.processes.supervision import LAUNCH_PAUSE_S
 from tests.service.processes.misbehaviour import make_handler
 
 START_S = 60
@@ -165,7 +165,9 @@ def test_a_pool_that_stops_gives_up_what_runs_and_replaces_nobody():
 
 
 def test_launches_that_fail_are_tried_again_and_again(monkeypatch):
-    monkeypatch.setattr("service.processes.supervision.LAUNCH_PAUSE_S", LAUNCH_PAUSE_S / 10)
+    monkeypatch.setattr(
+        "codefend.service.processes.supervision.LAUNCH_PAUSE_S", LAUNCH_PAUSE_S / 10
+    )
     failures = []
 
     def fail(child):

@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
-from service.processes.child import ChildDied, LaunchFailed
-from service.processes.supervision import LAUNCH_PAUSE_S, Backoff, Supervision
+from codefend.service.processes.child import ChildDied, LaunchFailed
+from codefend.service.processes.supervision import LAUNCH_PAUSE_S, Backoff, Supervision
 
 
 def test_pauses_double_where_starts_fail_and_not_where_there_was_no_process_to_start():

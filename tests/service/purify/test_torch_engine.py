@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from models.detector.calibration import clean_quantiles
-from models.detector.network import SuspicionDetector
-from models.purifier.adapters import AdapterSettings, attach_adapters, save_adapters
-from models.purifier.latent import LatentPurificationPipeline
-from models.purifier.pipeline import PurificationPipeline
-from models.quantise import dequantise
-from service.purify.engine import EngineOptions, OutOfMemory, find_engine_loader
-from service.purify.stage import MOST_GREY_DISTANCE
-from service.purify.torch_engine import load_engine
-from service.purify.worker import WorkerConfig, make_worker
-from service.settings import Settings
+from codefend.models.detector.calibration import clean_quantiles
+from codefend.models.detector.network import SuspicionDetector
+from codefend.models.purifier.adapters import AdapterSettings, attach_adapters, save_adapters
+from codefend.models.purifier.latent import LatentPurificationPipeline
+from codefend.models.purifier.pipeline import PurificationPipeline
+from codefend.models.quantise import dequantise
+from codefend.service.purify.engine import EngineOptions, OutOfMemory, find_engine_loader
+from codefend.service.purify.stage import MOST_GREY_DISTANCE
+from codefend.service.purify.torch_engine import load_engine
+from codefend.service.purify.worker import WorkerConfig, make_worker
+from codefend.service.settings import Settings
 from tests.service.pictures import picture
 
 
@@ -107,7 +107,9 @@ def test_a_lack_of_memory_is_told_from_other_failures(engine, monkeypatch):
     assert engine.purify(images).shape == images.shape
 
 
-@pytest.mark.parametrize("path", ["nonsense", "service.nothing:x", "service.purify.engine:x"])
+@pytest.mark.parametrize(
+    "path", ["nonsense", "codefend.service.nothing:x", "codefend.service.purify.engine:x"]
+)
 def test_unknown_engines(path):
     with pytest.raises(ValueError, match="engine"):
         find_engine_loader(path)

@@ -1,6 +1,6 @@
 import pytest
 
-from service.queueing.backlog import Ahead, measure_ahead
+from codefend.service.queueing.backlog import Ahead, measure_ahead
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@ from math import inf
 
 import pytest
 
-from models.buckets import Bucket
-from service.queueing.costs import BatchCosts, Throughput, retry_after_s
+from codefend.models.buckets import Bucket
+from codefend.service.queueing.costs import BatchCosts, Throughput, retry_after_s
 
 SMALL, LARGE = Bucket(64, 64), Bucket(128, 128)
 

@@ -2,14 +2,14 @@ import asyncio
 
 import pytest
 
-from models.buckets import Bucket
-from service.errors import ImageTooSlow, NotReady, Overloaded
-from service.queueing.allowance import BATCHES_UNTIL_RAISED
-from service.queueing.backlog import Ahead
-from service.queueing.costs import BatchCosts, Throughput
-from service.queueing.line import Job, Line
-from service.queueing.policy import BatchLimits
-from service.queueing.recovery import Failure
+from codefend.models.buckets import Bucket
+from codefend.service.errors import ImageTooSlow, NotReady, Overloaded
+from codefend.service.queueing.allowance import BATCHES_UNTIL_RAISED
+from codefend.service.queueing.backlog import Ahead
+from codefend.service.queueing.costs import BatchCosts, Throughput
+from codefend.service.queueing.line import Job, Line
+from codefend.service.queueing.policy import BatchLimits
+from codefend.service.queueing.recovery import Failure
 
 LIMITS = BatchLimits(max_images=4, max_pixels=1 << 22, wait_fraction=1.0, join_waste=0)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from service.queueing.recovery import Failure, regroup
+from codefend.service.queueing.recovery import Failure, regroup
 
 
 @pytest.mark.parametrize(

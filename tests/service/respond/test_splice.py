@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.forward.answer_stream import PIECE_BYTES
-from service.forward.completion import MAX_CHUNK_VALUES
-from service.forward.failures import Failure
-from service.forward.lines import MAX_LINE_BYTES
-from service.respond.splice import StreamSplicer, splice_answer
+from codefend.service.forward.answer_stream import PIECE_BYTES
+from codefend.service.forward.completion import MAX_CHUNK_VALUES
+from codefend.service.forward.failures import Failure
+from codefend.service.forward.lines import MAX_LINE_BYTES
+from codefend.service.respond.splice import StreamSplicer, splice_answer
 
 TOLD = b'{"images":[]}'
 ADDED = b',"codefend":' + TOLD

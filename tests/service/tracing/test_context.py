@@ -1,6 +1,6 @@
 import pytest
 
-from service.tracing.context import Trace
+from codefend.service.tracing.context import Trace
 
 CLIENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from lab.attacks.adaptive.scenes import AdaptiveConfig, attack_through
-from lab.attacks.objectives import untargeted_loss
-from lab.attacks.pixels import decode_png
-from lab.attacks.registry import AttackConfig
-from lab.baselines.blur import blur
-from lab.baselines.compression import jpeg
-from lab.baselines.defence import defend
-from lab.baselines.purifiers import purifying
-from lab.baselines.smoothing import gaussian_noise
-from lab.victims.dialogue import Dialogue
-from models.purifier.pipeline import PurificationPipeline
-from models.quantise import dequantise
+from codefend.lab.attacks.adaptive.scenes import AdaptiveConfig, attack_through
+from codefend.lab.attacks.objectives import untargeted_loss
+from codefend.lab.attacks.pixels import decode_png
+from codefend.lab.attacks.registry import AttackConfig
+from codefend.lab.baselines.blur import blur
+from codefend.lab.baselines.compression import jpeg
+from codefend.lab.baselines.defence import defend
+from codefend.lab.baselines.purifiers import purifying
+from codefend.lab.baselines.smoothing import gaussian_noise
+from codefend.lab.victims.dialogue import Dialogue
+from codefend.models.purifier.pipeline import PurificationPipeline
+from codefend.models.quantise import dequantise
 
 TRUTHS = [[Dialogue("what is at the top left?", "a red car"), Dialogue("describe.", "a cat")]] * 3
 PURIFIER = purifying("purifier", PurificationPipeline.tiny(), "0" * 64, num_steps=2)

@@ -5,13 +5,13 @@ import copy
 import pytest
 import torch
 
-from lab.attacks.adaptive.expectation import ThroughDefence
-from lab.attacks.adaptive.surrogate import surrogate_passage
-from lab.baselines.purifiers import purifying
-from lab.victims.dialogue import Dialogue
-from lab.victims.likelihood import DialogueLoss
-from lab.victims.victim import load_victim
-from models.purifier.pipeline import PurificationPipeline
+from codefend.lab.attacks.adaptive.expectation import ThroughDefence
+from codefend.lab.attacks.adaptive.surrogate import surrogate_passage
+from codefend.lab.baselines.purifiers import purifying
+from codefend.lab.victims.dialogue import Dialogue
+from codefend.lab.victims.likelihood import DialogueLoss
+from codefend.lab.victims.victim import load_victim
+from codefend.models.purifier.pipeline import PurificationPipeline
 
 
 def brightness(images):

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from lab.attacks.pixels import decode_png
-from lab.attacks.query.oracle import BudgetSpent, ServiceOracle, TextTruth
-from lab.attacks.query.random_gradient_free import RandomGradientFree
-from lab.attacks.query.service import ServiceClient
-from lab.attacks.query.square import SquareAttack, square_side
-from lab.attacks.query.wrongness import answer_wrongness, caption_wrongness
-from lab.errors import LabError
-from models.codec import encode_image
-from models.quantise import dequantise
+from codefend.lab.attacks.pixels import decode_png
+from codefend.lab.attacks.query.oracle import BudgetSpent, ServiceOracle, TextTruth
+from codefend.lab.attacks.query.random_gradient_free import RandomGradientFree
+from codefend.lab.attacks.query.service import ServiceClient
+from codefend.lab.attacks.query.square import SquareAttack, square_side
+from codefend.lab.attacks.query.wrongness import answer_wrongness, caption_wrongness
+from codefend.lab.errors import LabError
+from codefend.models.codec import encode_image
+from codefend.models.quantise import dequantise
 
 EPSILON = 8 / 255
 TRUTH = TextTruth(("a dark cat on a grey wall",), (("which half is brighter?", "left"),))

@@ -4,19 +4,19 @@ import dataclasses
 
 import pytest
 
-import lab.evaluate.outcomes
-import lab.evaluate.tiers.suite
-from lab.attacks.registry import Family
-from lab.baselines.compression import jpeg
-from lab.baselines.defence import NO_DEFENCE
-from lab.errors import LabError
-from lab.evaluate.outcomes import Condition
-from lab.evaluate.run import Plan
-from lab.evaluate.tier_tables import suite_table
-from lab.evaluate.tiers.bench import Bench, Surrogate
-from lab.evaluate.tiers.families import family_rows, labels_of
-from lab.evaluate.tiers.plan import TierPlan
-from lab.evaluate.tiers.suite import VARIANTS, variants_named
+import codefend.lab.evaluate.outcomes
+import codefend.lab.evaluate.tiers.suite
+from codefend.lab.attacks.registry import Family
+from codefend.lab.baselines.compression import jpeg
+from codefend.lab.baselines.defence import NO_DEFENCE
+from codefend.lab.errors import LabError
+from codefend.lab.evaluate.outcomes import Condition
+from codefend.lab.evaluate.run import Plan
+from codefend.lab.evaluate.tier_tables import suite_table
+from codefend.lab.evaluate.tiers.bench import Bench, Surrogate
+from codefend.lab.evaluate.tiers.families import family_rows, labels_of
+from codefend.lab.evaluate.tiers.plan import TierPlan
+from codefend.lab.evaluate.tiers.suite import VARIANTS, variants_named
 
 NUM_SCENES = 2
 
@@ -53,7 +53,7 @@ def test_every_variant_has_rows_and_is_made_once(bench, victim, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("made again")
 
-    monkeypatch.setattr(lab.evaluate.tiers.suite, "attack_uploads", refuse)
+    monkeypatch.setattr(codefend.lab.evaluate.tiers.suite, "attack_uploads", refuse)
     assert family_rows(bench, VARIANTS, [victim]) == rows
 
 
@@ -74,7 +74,7 @@ def test_captions_that_name_what_is_not_there_are_counted(bench, monkeypatch):
     def caption(victim, images, prompts, **options):
         return [["a guitar"] * len(texts) for texts in prompts]
 
-    monkeypatch.setattr(lab.evaluate.outcomes, "generate", caption)
+    monkeypatch.setattr(codefend.lab.evaluate.outcomes, "generate", caption)
     rows = family_rows(bench, variants_named("typographic,low_frequency"))
     wrong = [row for row in rows if row.metric == "wrong_word_rate"]
     assert {(row.attack, row.task, row.value) for row in wrong} == {("typographic", "caption", 1.0)}
@@ -83,13 +83,13 @@ def test_captions_that_name_what_is_not_there_are_counted(bench, monkeypatch):
 
 def test_the_joint_attack_is_asked_in_its_own_words(bench, monkeypatch):
     heard = []
-    generate = lab.evaluate.outcomes.generate
+    generate = codefend.lab.evaluate.outcomes.generate
 
     def listen(victim, images, prompts, **options):
         heard.extend(text for texts in prompts for text in texts)
         return generate(victim, images, prompts, **options)
 
-    monkeypatch.setattr(lab.evaluate.outcomes, "generate", listen)
+    monkeypatch.setattr(codefend.lab.evaluate.outcomes, "generate", listen)
     family_rows(
         dataclasses.replace(bench, conditions=bench.conditions[:1]), variants_named("joint")
     )

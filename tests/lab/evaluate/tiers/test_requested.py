@@ -6,13 +6,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from lab.attacks.interface import Tier
-from lab.errors import LabError
-from lab.evaluate.command import register
-from lab.evaluate.options import parse_tiers
-from lab.evaluate.tiers.plan import Budget, plan_for
-from lab.evaluate.tiers.requested import requested_goals, requested_numbers, requested_plan
-from models.purifier.pipeline import PurificationPipeline
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.errors import LabError
+from codefend.lab.evaluate.command import register
+from codefend.lab.evaluate.options import parse_tiers
+from codefend.lab.evaluate.tiers.plan import Budget, plan_for
+from codefend.lab.evaluate.tiers.requested import requested_goals, requested_numbers, requested_plan
+from codefend.models.purifier.pipeline import PurificationPipeline
 
 
 def test_budget_holds_where_nothing_is_said():

@@ -8,35 +8,35 @@ import httpx
 import numpy as np
 import pytest
 
-import lab.evaluate.attacked
-import lab.evaluate.outcomes
-import lab.evaluate.tiers.query
-import lab.evaluate.tiers.uploads
-from lab.attacks.adaptive.surrogate import surrogate_passage
-from lab.attacks.interface import Tier
-from lab.attacks.pixels import decode_png
-from lab.attacks.query.service import ServiceClient
-from lab.baselines.blur import blur
-from lab.baselines.compression import jpeg
-from lab.baselines.defence import NO_DEFENCE
-from lab.baselines.purifiers import purifying
-from lab.baselines.smoothing import gaussian_noise
-from lab.evaluate.checks import check_report
-from lab.evaluate.command import CONTROL_NOISE
-from lab.evaluate.defences import served_prompt
-from lab.evaluate.outcomes import Condition
-from lab.evaluate.pictures import draw_examples
-from lab.evaluate.run import Evaluation, Plan
-from lab.evaluate.tier_tables import tier_tables
-from lab.evaluate.tiers.assess import Assessor
-from lab.evaluate.tiers.bench import Bench, Surrogate
-from lab.evaluate.tiers.evaluation import tier_rows
-from lab.evaluate.tiers.notes import check_notes, tier_notes
-from lab.evaluate.tiers.plan import TierPlan
-from lab.evaluate.tiers.uploads import Uploader
-from models.codec import encode_image
-from models.manifest import WEIGHTS_DIRECTORY
-from models.purifier.pipeline import PurificationPipeline
+import codefend.lab.evaluate.attacked
+import codefend.lab.evaluate.outcomes
+import codefend.lab.evaluate.tiers.query
+import codefend.lab.evaluate.tiers.uploads
+from codefend.lab.attacks.adaptive.surrogate import surrogate_passage
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.attacks.pixels import decode_png
+from codefend.lab.attacks.query.service import ServiceClient
+from codefend.lab.baselines.blur import blur
+from codefend.lab.baselines.compression import jpeg
+from codefend.lab.baselines.defence import NO_DEFENCE
+from codefend.lab.baselines.purifiers import purifying
+from codefend.lab.baselines.smoothing import gaussian_noise
+from codefend.lab.evaluate.checks import check_report
+from codefend.lab.evaluate.command import CONTROL_NOISE
+from codefend.lab.evaluate.defences import served_prompt
+from codefend.lab.evaluate.outcomes import Condition
+from codefend.lab.evaluate.pictures import draw_examples
+from codefend.lab.evaluate.run import Evaluation, Plan
+from codefend.lab.evaluate.tier_tables import tier_tables
+from codefend.lab.evaluate.tiers.assess import Assessor
+from codefend.lab.evaluate.tiers.bench import Bench, Surrogate
+from codefend.lab.evaluate.tiers.evaluation import tier_rows
+from codefend.lab.evaluate.tiers.notes import check_notes, tier_notes
+from codefend.lab.evaluate.tiers.plan import TierPlan
+from codefend.lab.evaluate.tiers.uploads import Uploader
+from codefend.models.codec import encode_image
+from codefend.models.manifest import WEIGHTS_DIRECTORY
+from codefend.models.purifier.pipeline import PurificationPipeline
 
 OBLIVIOUS = Plan(steps=2, other_epsilons=(16,), num_scenes_other=2, seeds=2)
 PLAN = TierPlan(
@@ -143,10 +143,10 @@ def test_resume_does_nothing_again(build, finished, monkeypatch):
     def forbidden(*args, **kwargs):
         raise AssertionError("done again")
 
-    monkeypatch.setattr(lab.evaluate.attacked, "attack_scenes", forbidden)
-    monkeypatch.setattr(lab.evaluate.tiers.uploads, "attack_through", forbidden)
-    monkeypatch.setattr(lab.evaluate.tiers.query, "attack_pixels", forbidden)
-    monkeypatch.setattr(lab.evaluate.outcomes, "generate", forbidden)
+    monkeypatch.setattr(codefend.lab.evaluate.attacked, "attack_scenes", forbidden)
+    monkeypatch.setattr(codefend.lab.evaluate.tiers.uploads, "attack_through", forbidden)
+    monkeypatch.setattr(codefend.lab.evaluate.tiers.query, "attack_pixels", forbidden)
+    monkeypatch.setattr(codefend.lab.evaluate.outcomes, "generate", forbidden)
     again = [FakeService(disclosure) for disclosure in ("full", "minimal")]
     assert tier_rows(build(out), ALL, [service.client() for service in again]) == rows
     # Each is asked once which defence it is; nothing else.
@@ -161,13 +161,13 @@ def test_interrupted_white_box_makes_only_what_is_missing(build, tmp_path, monke
     assert len(removed) == 2  # two chunks of two
     removed[0].unlink()
     calls = []
-    real = lab.evaluate.tiers.uploads.attack_through
+    real = codefend.lab.evaluate.tiers.uploads.attack_through
 
     def counted(*args, **kwargs):
         calls.append(1)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(lab.evaluate.tiers.uploads, "attack_through", counted)
+    monkeypatch.setattr(codefend.lab.evaluate.tiers.uploads, "attack_through", counted)
     for before, after in zip(
         first.images, uploader.white_box(condition, 4, "exact", "margin").images, strict=True
     ):
@@ -183,7 +183,7 @@ def test_focus_attacks_what_is_left_standing(build, tmp_path, monkeypatch):
         asked.extend([[dialogue.prompt for dialogue in dialogues] for dialogues in truths])
         return [encode_image(image) for image in images]
 
-    monkeypatch.setattr(lab.evaluate.tiers.uploads, "attack_through", recorded)
+    monkeypatch.setattr(codefend.lab.evaluate.tiers.uploads, "attack_through", recorded)
     condition = uploader.bench.conditions[5]
     marks = Assessor.of(uploader.bench).clean(condition, 3)
     # The first question of scene 0 stands for one seed of two, both of scene 1, none of scene 2.
@@ -323,7 +323,7 @@ def test_tiers_reuse_the_images_of_t0(victim, scenes, build, tmp_path, monkeypat
     def forbidden(*args, **kwargs):
         raise AssertionError("done again")
 
-    monkeypatch.setattr(lab.evaluate.attacked, "attack_scenes", forbidden)
+    monkeypatch.setattr(codefend.lab.evaluate.attacked, "attack_scenes", forbidden)
     made = Uploader(build(tmp_path)).oblivious(2)
     assert [len(uploads.images) for uploads in made] == [2, 2]
 
@@ -382,7 +382,7 @@ def test_examples_are_drawn_from_what_was_kept(build, finished, tmp_path, monkey
     def forbidden(*args, **kwargs):
         raise AssertionError("done again")
 
-    monkeypatch.setattr(lab.evaluate.tiers.uploads, "attack_through", forbidden)
+    monkeypatch.setattr(codefend.lab.evaluate.tiers.uploads, "attack_through", forbidden)
     draw_examples(build(out), ALL, tmp_path / "examples.png")
     height, width, _ = decode_png((tmp_path / "examples.png").read_bytes()).shape
     assert width > height  # two scenes, seven panels each
