@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from codefend.service.purify.engine import EngineFacts, EngineOptions
+from codefend.service.purify.engine import EngineOptions
+from codefend.service.stages import EngineFacts
 
 __all__ = ["IMPORT_PATH", "load_engine"]
 

@@ -20,7 +20,7 @@ CodefendError
 ├── Overloaded 429 (with Retry-After)
 │   ├── RateLimited
 │   └── KeyBusy
-├── InternalError 500, DeadlineExceeded 504, PurificationOff 503 (service/purify/errors.py)
+├── InternalError 500, DeadlineExceeded 504, PurificationOff 503
 ├── Unavailable 503 (with Retry-After)
 │   ├── ShuttingDown
 │   ├── NotReady
@@ -28,7 +28,7 @@ CodefendError
 │   ├── TooManyConnections
 │   └── PurificationFailed
 │       └── PoisonousImage
-└── UpstreamError 502 (it and its kind: service/forward/errors.py)
+└── UpstreamError 502 (messages are constant: an upstream's own words may quote a prompt or a path)
     ├── UpstreamTimeout 504
     ├── UpstreamRefused 400 (what the model refuses is the caller's to mend)
     ├── UpstreamNotFound 404
@@ -52,6 +52,7 @@ __all__ = [
     "ClosedField",
     "CodefendError",
     "DeadlineExceeded",
+    "EndpointForbidden",
     "HeadTimeout",
     "HeadTooLarge",
     "ImageFlagged",
@@ -72,6 +73,7 @@ __all__ = [
     "Overloaded",
     "PoisonousImage",
     "PurificationFailed",
+    "PurificationOff",
     "RateLimited",
     "RemoteImage",
     "RequestRefused",
@@ -87,6 +89,15 @@ __all__ = [
     "UnsupportedContent",
     "UnsupportedImage",
     "UnsupportedMedia",
+    "UpstreamBusy",
+    "UpstreamDown",
+    "UpstreamError",
+    "UpstreamNotFound",
+    "UpstreamRefused",
+    "UpstreamTimeout",
+    "UpstreamTooLarge",
+    "UpstreamUnavailable",
+    "UpstreamUnprocessable",
     "WrongHost",
 ]
 
@@ -245,6 +256,14 @@ class Unauthorized(RequestRefused):
     def headers(self) -> dict[str, str]:
         """Names the scheme, as RFC 9110 asks of a 401."""
         return {"WWW-Authenticate": "Bearer"}
+
+
+class EndpointForbidden(RequestRefused):
+    """The key's policy names endpoints, and this is none of them."""
+
+    status = 403
+    code = "endpoint_forbidden"
+    message = "This API key may not use this endpoint."
 
 
 class WrongHost(RequestRefused):
@@ -450,6 +469,18 @@ class PoisonousImage(PurificationFailed):
         return super().headers() | {"X-Should-Retry": "false"}
 
 
+class PurificationOff(CodefendError):
+    """A purified image was asked for, and CODEFEND_MODE is off."""
+
+    status = 503
+    code = "purification_off"
+    message = "Purification is switched off, so there is no purified image."
+
+    def headers(self) -> dict[str, str]:
+        """Tells OpenAI's clients, which send a 503 again by themselves, that this is of no use."""
+        return {"X-Should-Retry": "false"}
+
+
 class DeadlineExceeded(CodefendError):
     """The request took longer than it may."""
 
@@ -457,3 +488,83 @@ class DeadlineExceeded(CodefendError):
     type = "timeout_error"
     code = "deadline_exceeded"
     message = "The request could not be answered within its deadline."
+
+
+class UpstreamError(CodefendError):
+    """The model behind the service refused, failed, or spoke nonsense."""
+
+    status = 502
+    type = "upstream_error"
+    code = "upstream_error"
+    message = "The model behind this service did not give an answer."
+
+
+class UpstreamTimeout(UpstreamError):
+    """The model behind the service took too long."""
+
+    status = 504
+    code = "upstream_timeout"
+    message = "The model behind this service did not answer in time."
+
+
+class UpstreamRefused(UpstreamError):
+    """The model refused the request as it was; what it said about it is not passed on."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "upstream_refused"
+    message = "The model behind this service refused the request."
+
+
+class UpstreamNotFound(UpstreamError):
+    """The upstream has no such model."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "model_not_found"
+    message = "The model behind this service is not known by that name. See /v1/models."
+
+
+class UpstreamTooLarge(UpstreamError):
+    """The request is longer than the upstream takes."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "upstream_too_large"
+    message = "The purified request is too large for the model behind this service."
+
+
+class UpstreamUnprocessable(UpstreamError):
+    """The upstream understood the request and cannot process it."""
+
+    status = 422
+    type = "invalid_request_error"
+    code = "upstream_unprocessable"
+    message = "The model behind this service cannot process the request."
+
+
+class UpstreamBusy(TryLater, UpstreamError):
+    """The upstream's own limit on requests is reached."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "upstream_busy"
+    message = "The model behind this service is at capacity. Retry after the time in Retry-After."
+
+
+class UpstreamUnavailable(TryLater, UpstreamError):
+    """The upstream says that it cannot answer now."""
+
+    status = 503
+    type = "upstream_error"
+    code = "upstream_unavailable"
+    message = "The model behind this service is not available at the moment."
+
+
+class UpstreamDown(TryLater, UpstreamError):
+    """The model has failed so often that it is not asked for a while (`forward/breaker.py`)."""
+
+    status = 503
+    type = "upstream_error"
+    code = "upstream_down"
+    message = "The model behind this service is failing. Retry after the time in Retry-After."

@@ -21,7 +21,7 @@ from codefend.service.admit.visit import Visit
 from codefend.service.decode.chat import Chat, ChatImage, ChatLimits
 from codefend.service.decode.refusals import naming_place
 from codefend.service.decode.rules import field_rules
-from codefend.service.decode.stage import DecodeStage, Upload
+from codefend.service.decode.stage import DecodeStage
 from codefend.service.encode.stage import EncodeStage
 from codefend.service.errors import NotReady
 from codefend.service.forward.answer_stream import AnswerStream
@@ -38,15 +38,14 @@ from codefend.service.processes.pixels import Picture, PixelStore
 from codefend.service.processes.supervision import Supervision
 from codefend.service.purification import Purification
 from codefend.service.purify.cache import PurifiedCache
-from codefend.service.purify.engine import EngineFacts
 from codefend.service.purify.generation import Generation, load_generation
-from codefend.service.purify.purified import Purified
 from codefend.service.purify.stage import PurifyStage
 from codefend.service.queueing.costs import BatchCosts, Throughput
 from codefend.service.queueing.line import Line
 from codefend.service.queueing.policy import BatchLimits
 from codefend.service.reload import Reloader
 from codefend.service.settings import Settings
+from codefend.service.stages import EngineFacts, Purified, Upload
 
 __all__ = ["Guard"]
 

@@ -13,7 +13,6 @@ from math import ceil
 
 from codefend.service.admit.memory import RETRY_AFTER_S, MemoryBudget
 from codefend.service.admit.visit import Visit
-from codefend.service.decode.stage import Admitted, PictureHeader, Upload
 from codefend.service.errors import ImageFlagged, NotReady, OutOfMemory
 from codefend.service.metrics import Metrics, Stage
 from codefend.service.opening import WARM_UP_S
@@ -26,10 +25,9 @@ from codefend.service.processes.pixels import (
     read_pixels,
 )
 from codefend.service.purify.cache import PurifiedCache, Replay
-from codefend.service.purify.engine import EngineFacts
-from codefend.service.purify.purified import Purified
 from codefend.service.purify.stage import PurifyStage
-from codefend.service.queueing.line import Job, Line
+from codefend.service.queueing.line import Line
+from codefend.service.stages import Admitted, EngineFacts, Job, PictureHeader, Purified, Upload
 
 __all__ = ["Purification"]
 
@@ -88,14 +86,14 @@ class Purification:
         if self._workers.warm_in_s is None:
             raise NotReady(retry_after_s=ceil(WARM_UP_S))
         times = (visit.deadline_s, visit.whole_s)
-        promise = self._line.promise(visit.caller, header.height, header.width, *times)
-        give_back = partial(self._line.withdraw, promise)
+        reservation = self._line.reserve(visit.caller, header.height, header.width, *times)
+        give_back = partial(self._line.withdraw, reservation)
         try:
             pixels = await self._lease(visit, num_pixels)
         except BaseException:
             give_back()
             raise
-        return Admitted(pixels, context=promise, give_back=give_back)
+        return Admitted(pixels, context=reservation, give_back=give_back)
 
     async def purify(self, visit: Visit, upload: Upload) -> Purified:
         """Stages queue and purify: fills the upload's second picture.
@@ -139,8 +137,8 @@ class Purification:
     async def _purify_anew(self, visit: Visit, upload: Upload) -> tuple[float | None, EngineFacts]:
         now_s = time.monotonic()
         size = (upload.height, upload.width)
-        promise = upload.admitted.context
-        job = Job(upload.pixels, *size, visit.deadline_s, now_s, visit.caller, promise)
+        reservation = upload.admitted.context
+        job = Job(upload.pixels, *size, visit.deadline_s, now_s, visit.caller, reservation)
         self._line.join(job)
         if visit.slot is not None:
             visit.slot.arrive()

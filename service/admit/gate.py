@@ -12,7 +12,6 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from codefend.service.admit.errors import EndpointForbidden
 from codefend.service.admit.house import House
 from codefend.service.admit.keys import KeyRing
 from codefend.service.admit.memory import MemoryBudget
@@ -22,14 +21,15 @@ from codefend.service.errors import (
     ClientLeft,
     CodefendError,
     DeadlineExceeded,
+    EndpointForbidden,
     InternalError,
     NotReady,
     Overloaded,
     RequestRefused,
     ShuttingDown,
     UnexpectedBody,
+    UpstreamDown,
 )
-from codefend.service.forward.errors import UpstreamDown
 from codefend.service.logs import log_image, log_request
 from codefend.service.metrics import Metrics
 from codefend.service.problems import problem_response

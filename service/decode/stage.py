@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from codefend.models.prompts.templates import Template
@@ -22,13 +22,13 @@ from codefend.service.errors import (
 )
 from codefend.service.processes.child import ChildDied, ChildTimeout
 from codefend.service.processes.messages import Message
-from codefend.service.processes.pixels import PixelLease
 from codefend.service.processes.pool import ChildPool, PoolJob
 from codefend.service.processes.single_threaded import SingleThreadedChild
 from codefend.service.processes.supervision import Supervision
 from codefend.service.settings import Settings
+from codefend.service.stages import Admit, Admitted, PictureHeader, Upload
 
-__all__ = ["Admit", "Admitted", "DecodeStage", "PictureHeader", "Upload"]
+__all__ = ["DecodeStage"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,79 +36,6 @@ START_TIMEOUT_S = 60.0
 # Read in a third of a millisecond, or four if it is meant to hurt: the way to another process and
 # back, behind images that are being decoded, would take longer.
 SMALL_CHAT_BYTES = 1 << 14
-
-
-@dataclass(frozen=True, slots=True)
-class PictureHeader:
-    """What a decode process says of a picture before it decodes it.
-
-    Attributes:
-        format: `PNG`, `JPEG` or `WEBP`.
-        height: Rows, before any turn that its metadata asks for.
-        width: Columns.
-        sha256: Of its file, in hex.
-    """
-
-    format: str
-    height: int
-    width: int
-    sha256: str
-
-
-@dataclass(slots=True, eq=False)
-class Admitted:
-    """A picture that was let in.
-
-    Attributes:
-        pixels: Memory for it.
-        size: Height and width, where its pixels are known already and are not decoded again.
-        context: What whoever let it in keeps of it.
-        give_back: Called once, when the picture is given up or done with.
-    """
-
-    pixels: PixelLease
-    size: tuple[int, int] | None = None
-    context: Any = None
-    give_back: Callable[[], None] = lambda: None
-
-    def release(self) -> None:
-        """Frees what it holds."""
-        self.pixels.release()
-        self.give_back()
-
-
-# Decides on a picture by its header; raises a CodefendError where it is refused.
-Admit = Callable[[PictureHeader], Awaitable[Admitted]]
-
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """A decoded request.
-
-    Attributes:
-        admitted: What it holds; its pixels in shared memory first of all.
-        height: Rows.
-        width: Columns.
-        sha256: Of the image's file, in hex.
-        fields: What came beside the image.
-        facts: What the audit may say of it; later stages add to it.
-    """
-
-    admitted: Admitted
-    height: int
-    width: int
-    sha256: str
-    fields: dict[str, Any]
-    facts: dict[str, Any]
-
-    @property
-    def pixels(self) -> PixelLease:
-        """In shared memory."""
-        return self.admitted.pixels
-
-    def release(self) -> None:
-        """Frees what it holds."""
-        self.admitted.release()
 
 
 class DecodeStage:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from codefend.models.codec import ImageFormat
-from codefend.service.decode.stage import Upload
 from codefend.service.encode.process import make_encoder
 from codefend.service.errors import Unavailable
 from codefend.service.processes.child import Child, ChildDied
@@ -11,6 +10,7 @@ from codefend.service.processes.pixels import Picture
 from codefend.service.processes.pool import ChildPool, PoolJob
 from codefend.service.processes.supervision import Supervision
 from codefend.service.settings import Settings
+from codefend.service.stages import Upload
 
 __all__ = ["EncodeStage"]
 

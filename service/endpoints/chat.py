@@ -8,7 +8,6 @@ from fastapi.responses import Response
 from codefend.models.prompts.templates import Task, Template
 from codefend.service.admit.visit import Visit
 from codefend.service.decode.chat import Chat, ChatImage
-from codefend.service.decode.stage import Upload
 from codefend.service.endpoints.documentation import chat_body, chat_responses
 from codefend.service.endpoints.pictures import (
     Pictures,
@@ -31,6 +30,7 @@ from codefend.service.respond.patience import answer_in_time
 from codefend.service.respond.splice import splice_answer
 from codefend.service.respond.stream import stream_chat
 from codefend.service.schemas import Defense
+from codefend.service.stages import Upload
 from codefend.service.together import run_together
 
 __all__ = ["build_chat"]

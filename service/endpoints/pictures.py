@@ -11,14 +11,13 @@ from codefend.service.decode.chat import ChatImage
 from codefend.service.decode.refusals import naming_place
 from codefend.service.decode.rules import Findings
 from codefend.service.decode.sent import identify
-from codefend.service.decode.stage import Upload
 from codefend.service.errors import PurificationFailed
 from codefend.service.forward.choice import choose_picture
 from codefend.service.guard import Guard
 from codefend.service.metrics import Stage
 from codefend.service.policy import Mode
 from codefend.service.processes.pixels import Picture
-from codefend.service.purify.purified import Purified
+from codefend.service.stages import Purified, Upload
 
 __all__ = ["Pictures", "note_findings", "pass_picture", "shield_picture"]
 

@@ -6,10 +6,10 @@ from fastapi.responses import Response
 from codefend.models.codec import ImageFormat, data_url
 from codefend.service.admit.visit import Visit
 from codefend.service.endpoints.documentation import error_responses, request_body
+from codefend.service.errors import PurificationOff
 from codefend.service.guard import Guard
 from codefend.service.policy import Disclosure
 from codefend.service.processes.pixels import Picture
-from codefend.service.purify.errors import PurificationOff
 from codefend.service.respond.defense import describe_defense
 from codefend.service.respond.patience import answer_in_time
 from codefend.service.schemas import PurifyFields, PurifyResponse, parse_fields

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from math import ceil, inf
 
-from codefend.service.forward.errors import UpstreamDown
+from codefend.service.errors import UpstreamDown
 
 __all__ = ["Breaker", "BreakerLimits", "BreakerState", "Passage"]
 

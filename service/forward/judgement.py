@@ -1,7 +1,7 @@
 """What a failure of the upstream means: to the client, and to the breaker. Pure policy."""
 
+from codefend.service.errors import UpstreamBusy, UpstreamError, UpstreamTimeout
 from codefend.service.forward.breaker import Passage
-from codefend.service.forward.errors import UpstreamBusy, UpstreamError, UpstreamTimeout
 from codefend.service.forward.failures import BadStatus, Failure, Reason
 from codefend.service.forward.refusals import asked_pause_s, refusal_from_status
 

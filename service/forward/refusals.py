@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any
 
-from codefend.service.forward.errors import (
+from codefend.service.errors import (
     UpstreamBusy,
     UpstreamError,
     UpstreamNotFound,

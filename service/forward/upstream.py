@@ -11,10 +11,10 @@ from math import inf
 
 import httpx
 
+from codefend.service.errors import UpstreamError
 from codefend.service.forward.answer_stream import EVENT_STREAM, AnswerStream
 from codefend.service.forward.breaker import Breaker, BreakerState, Passage
 from codefend.service.forward.completion import Answer, Completion, read_answer, read_choices
-from codefend.service.forward.errors import UpstreamError
 from codefend.service.forward.exchange import Arrival, send_request
 from codefend.service.forward.failures import NONSENSE, BadStatus, Failure, Reason
 from codefend.service.forward.judgement import error_from, tell

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from codefend.service.purify.engine import EngineFacts
+from codefend.service.stages import EngineFacts
 
 __all__ = ["PurifiedCache", "Replay"]
 

@@ -16,12 +16,11 @@ from codefend.service.errors import PoisonousImage
 from codefend.service.metrics import Metrics
 from codefend.service.processes.supervision import Backoff, Supervision
 from codefend.service.purify.devices import resolve_devices
-from codefend.service.purify.engine import EngineFacts
 from codefend.service.purify.generation import Generation
 from codefend.service.purify.remote import Outcome, RemoteWorker
 from codefend.service.purify.worker import WorkerConfig
-from codefend.service.queueing.line import Batch, Line
 from codefend.service.settings import Settings
+from codefend.service.stages import Batch, BatchSource, EngineFacts
 
 __all__ = ["Crew"]
 
@@ -35,7 +34,7 @@ class Crew:
         self,
         generation: Generation,
         settings: Settings,
-        line: Line,
+        queue: BatchSource,
         metrics: Metrics,
         on_change: Callable[["Crew"], None],
     ) -> None:
@@ -44,7 +43,7 @@ class Crew:
         Args:
             generation: Their weights.
             settings: Devices, engine and timeouts.
-            line: Where the batches come from.
+            queue: Where the batches come from.
             metrics: Where batches and failures are counted.
             on_change: Called whenever a worker has become warm, failed to, or ended.
         """
@@ -53,7 +52,7 @@ class Crew:
         self._seconds_per_pixel: float | None = None
         self.grey_distance = 0.0
         self._settings = settings
-        self._line = line
+        self._queue = queue
         self._metrics = metrics
         self._on_change = on_change
         self._workers = [
@@ -199,7 +198,7 @@ class Crew:
         """The next batch; None if the worker ends, or retires, before there is one."""
         if self._retired.is_set():
             return None
-        taking = asyncio.create_task(self._line.next_batch())
+        taking = asyncio.create_task(self._queue.next_batch())
         try:
             await asyncio.wait({taking, *ends}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -221,7 +220,7 @@ class Crew:
 
     def _timeout_s(self, batch: Batch) -> float:
         limits_s = (self._settings.batch_timeout_floor_s, self._settings.batch_timeout_s)
-        return self._line.costs.hung_after_s(batch.bucket, len(batch.jobs), limits_s)
+        return self._queue.hung_after_s(batch, limits_s)
 
     def _begin(self, batch: Batch) -> None:
         now_s = time.monotonic()
@@ -238,10 +237,10 @@ class Crew:
             job.pixels.release()
         if outcome.failure is not None:
             self._metrics.batch_failures.labels(outcome.failure.value).inc()
-            for job in self._line.retry(batch, outcome.failure):
+            for job in self._queue.retry(batch, outcome.failure):
                 job.done.set_exception(PoisonousImage())
         elif outcome.seconds is not None:
-            self._line.finish(batch, outcome.seconds)
+            self._queue.finish(batch, outcome.seconds)
             for job, suspicion in zip(batch.jobs, outcome.suspicions, strict=True):
                 if not job.done.done():
                     job.made_by = self.facts

@@ -9,24 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codefend.service.settings import Settings
+from codefend.service.stages import EngineFacts
 
-__all__ = ["Engine", "EngineFacts", "EngineOptions", "OutOfMemory", "find_engine_loader"]
+__all__ = ["Engine", "EngineOptions", "OutOfMemory", "find_engine_loader"]
 
 
 class OutOfMemory(Exception):
     """The device has too little memory for this batch; a smaller one may fit."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineFacts:
-    """What an engine says about itself; responses repeat it, but for the generation."""
-
-    name: str
-    version: str
-    steps: int
-    noise_level: float
-    device: str
-    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)

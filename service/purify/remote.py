@@ -9,8 +9,7 @@ from codefend.service.processes.child import Child, ChildDied, ChildTimeout, Lau
 from codefend.service.processes.messages import ask_nothing
 from codefend.service.processes.supervision import SupervisedChild
 from codefend.service.purify.worker import WorkerConfig, make_worker
-from codefend.service.queueing.line import Batch
-from codefend.service.queueing.recovery import Failure
+from codefend.service.stages import Batch, BatchFailure
 
 __all__ = ["Outcome", "RemoteWorker"]
 
@@ -29,7 +28,7 @@ class Outcome:
 
     seconds: float | None = None
     suspicions: tuple[float | None, ...] = ()
-    failure: Failure | None = None
+    failure: BatchFailure | None = None
 
 
 class RemoteWorker(SupervisedChild):
@@ -92,12 +91,12 @@ class RemoteWorker(SupervisedChild):
             answer, _ = await self.call(meta, b"", timeout_s, ask_nothing)
         except ChildTimeout:
             logger.error("%s is hung", self.name)
-            return Outcome(failure=Failure.HUNG)
+            return Outcome(failure=BatchFailure.HUNG)
         except ChildDied as error:
             logger.error("%s", error)
-            return Outcome(failure=Failure.DIED)
+            return Outcome(failure=BatchFailure.DIED)
         if "failure" in answer:
-            return Outcome(failure=Failure(answer["failure"]))
+            return Outcome(failure=BatchFailure(answer["failure"]))
         return Outcome(float(answer["seconds"]), tuple(answer["suspicions"]))
 
     async def clear_away(self) -> None:

@@ -9,10 +9,9 @@ from codefend.service.errors import PurificationFailed
 from codefend.service.metrics import Metrics
 from codefend.service.processes.supervision import Supervision
 from codefend.service.purify.crew import Crew
-from codefend.service.purify.engine import EngineFacts
 from codefend.service.purify.generation import Generation, UnfitGeneration
-from codefend.service.queueing.line import Line
 from codefend.service.settings import Settings
+from codefend.service.stages import BatchSource, EngineFacts
 
 __all__ = ["PurifyStage"]
 
@@ -27,19 +26,19 @@ class PurifyStage:
     def __init__(
         self,
         settings: Settings,
-        line: Line,
+        queue: BatchSource,
         metrics: Metrics,
         generation: Generation,
         supervision: Supervision,
     ) -> None:
         self._supervision = supervision
         self._settings = settings
-        self._line = line
+        self._queue = queue
         self._metrics = metrics
         self._crew = self._make_crew(generation)
         self._retiring: set[asyncio.Task[None]] = set()
-        line.pause_s = lambda: self.warm_in_s or 0.0
-        line.num_workers = 1
+        queue.pause_s = lambda: self.warm_in_s or 0.0
+        queue.num_workers = 1
 
     @property
     def is_warm(self) -> bool:
@@ -97,7 +96,7 @@ class PurifyStage:
         """Lets a prepared crew take all further batches; the old one ends what it has begun."""
         old, self._crew = self._crew, crew
         old.dismiss()
-        self._line.costs.begin_anew()
+        self._queue.forget_costs()
         self._count(crew)
         crew.work()
         retiring = asyncio.create_task(old.retire())
@@ -110,23 +109,23 @@ class PurifyStage:
         self._give_up_waiting()
 
     def _make_crew(self, generation: Generation) -> Crew:
-        return Crew(generation, self._settings, self._line, self._metrics, self._count)
+        return Crew(generation, self._settings, self._queue, self._metrics, self._count)
 
     def _count(self, crew: Crew) -> None:
-        """Tells the line what it may count on, if this is the crew that serves it."""
+        """Tells the queue what it may count on, if this is the crew that serves it."""
         if crew is not self._crew:
             return
-        self._line.num_workers = max(1, crew.num_warm)
+        self._queue.num_workers = max(1, crew.num_warm)
         measured = crew.take_measurement()
         if measured is not None:
-            self._line.costs.suppose(measured)
+            self._queue.suppose_cost(measured)
         self._give_up_waiting()
 
     def _give_up_waiting(self) -> None:
-        """Answers everyone in line, unless a worker is there or on its way that could."""
+        """Answers everyone who waits, unless a worker is there or on its way that could."""
         if self.warm_in_s is not None:
             return
-        for job in self._line.take_all():
+        for job in self._queue.take_all():
             if not job.done.done():
                 job.done.set_exception(PurificationFailed())
 

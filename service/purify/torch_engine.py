@@ -15,7 +15,8 @@ from codefend.models.detector.network import SuspicionDetector
 from codefend.models.purifier.loading import load_purifier
 from codefend.models.purifier.purifier import Purifier
 from codefend.models.quantise import dequantise, quantise
-from codefend.service.purify.engine import EngineFacts, EngineOptions, OutOfMemory
+from codefend.service.purify.engine import EngineOptions, OutOfMemory
+from codefend.service.stages import EngineFacts
 
 __all__ = ["TorchEngine", "load_engine"]
 

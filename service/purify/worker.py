@@ -15,7 +15,7 @@ from codefend.service.processes.messages import Ask, Handler, Message
 from codefend.service.processes.pixels import Picture, read_pixels, write_pixels
 from codefend.service.processes.single_threaded import bound_spinning
 from codefend.service.purify.engine import Engine, EngineOptions, OutOfMemory, find_engine_loader
-from codefend.service.queueing.recovery import Failure
+from codefend.service.stages import BatchFailure
 
 __all__ = ["SICK_EXIT_CODE", "WorkerConfig", "make_worker"]
 
@@ -102,14 +102,14 @@ def _run_batch(engine: Engine, meta: dict[str, Any], _: bytes, __: Ask) -> Messa
             write_pixels(name, Picture.PURIFIED, cropped)
     except (OutOfMemory, MemoryError):
         logger.warning("a batch of %d in %s needs more memory than there is", len(places), bucket)
-        return _failed(engine, Failure.OUT_OF_MEMORY)
+        return _failed(engine, BatchFailure.OUT_OF_MEMORY)
     except Exception:  # the worker's loop: whatever the engine raised, the next batch may succeed
         logger.exception("a batch of %d in %s failed", len(places), bucket)
-        return _failed(engine, Failure.RAISED)
+        return _failed(engine, BatchFailure.RAISED)
     return {"seconds": time.perf_counter() - started_s, "suspicions": suspicions}, b""
 
 
-def _failed(engine: Engine, failure: Failure) -> Message:
+def _failed(engine: Engine, failure: BatchFailure) -> Message:
     """Answers that a batch failed, if the engine still works.
 
     Some errors of CUDA stay with a process: every later call fails as well. An engine that cannot

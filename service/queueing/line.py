@@ -5,94 +5,24 @@ import itertools
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import ceil
-from typing import Any
 
 from codefend.models.buckets import Bucket, choose_bucket
 from codefend.service.errors import ImageTooSlow, NotReady, Overloaded
 from codefend.service.fairness import FairScheduler
-from codefend.service.processes.pixels import PixelLease
 from codefend.service.queueing.allowance import PixelAllowance
 from codefend.service.queueing.backlog import LARGEST_FRACTION, Ahead, measure_ahead
 from codefend.service.queueing.costs import BatchCosts, Throughput, retry_after_s
 from codefend.service.queueing.policy import BatchLimits, Waiting, plan_batch
-from codefend.service.queueing.recovery import Failure, regroup
+from codefend.service.queueing.recovery import regroup
+from codefend.service.stages import Batch, BatchFailure, Job, Reservation
 
-__all__ = ["Batch", "Job", "Line", "Promise"]
+__all__ = ["Line"]
 
 # A batch takes this part of its images' time at most: all of them wait for its end, and so do those
 # that come while it runs.
 BATCH_FRACTION = 0.15
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Promise:
-    """A place in line for a picture that is still being decoded.
-
-    Attributes:
-        caller: Whose it is.
-        bucket: The smallest bucket that holds it.
-    """
-
-    caller: str
-    bucket: Bucket
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """One image on its way through the purifier.
-
-    Attributes:
-        pixels: Its shared memory.
-        height: Rows.
-        width: Columns.
-        deadline_s: Time at which its answer is worthless.
-        queued_at_s: Time at which it joined the line.
-        caller: Whose it is.
-        promise: Its place in line, taken before it was decoded; None if it has none.
-        started_at_s: Time at which its last batch began.
-        num_failures: Batches with it that failed.
-        group: Names those that it runs with after a failure, and nobody else.
-        made_by: What purified it, as its engine describes itself.
-        done: Completed with its suspicion when it is purified; fails with PurificationFailed.
-    """
-
-    pixels: PixelLease
-    height: int
-    width: int
-    deadline_s: float
-    queued_at_s: float
-    caller: str = ""
-    promise: Promise | None = None
-    started_at_s: float | None = None
-    num_failures: int = 0
-    group: int | None = None
-    made_by: Any = None
-    done: asyncio.Future[float | None] = field(default_factory=asyncio.Future)
-
-    @property
-    def bucket(self) -> Bucket:
-        """The smallest bucket that holds it."""
-        return choose_bucket(self.height, self.width)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """Jobs that run together, padded to one bucket."""
-
-    bucket: Bucket
-    jobs: tuple[Job, ...]
-
-    @property
-    def num_pixels(self) -> int:
-        """Padded pixels of the whole batch."""
-        return self.bucket.num_pixels * len(self.jobs)
-
-    @property
-    def padding_ratio(self) -> float:
-        """Part of its pixels that is padding, in [0, 1)."""
-        return 1 - sum(job.height * job.width for job in self.jobs) / self.num_pixels
 
 
 class Line:
@@ -124,7 +54,7 @@ class Line:
         self._limits = limits
         self._allowance = PixelAllowance(limits.max_pixels)
         self._turns = FairScheduler()
-        self._promises: set[Promise] = set()
+        self._reservations: set[Reservation] = set()
         self._groups = itertools.count()
         self._max_length = max_length
         self._count_arriving = count_arriving
@@ -149,9 +79,9 @@ class Line:
         running_s = self._left_of_running_s() + self.pause_s()
         return measure_ahead(self._waiting_pixels(), caller, running_s, per_pixel_s)
 
-    def promise(
+    def reserve(
         self, caller: str, height: int, width: int, deadline_s: float, whole_s: float
-    ) -> Promise:
+    ) -> Reservation:
         """Takes a place for a picture that is about to be decoded; `join` or `withdraw` follows.
 
         Args:
@@ -171,13 +101,13 @@ class Line:
         if least_s > LARGEST_FRACTION * whole_s:
             raise ImageTooSlow(_too_slow(height, width, least_s, whole_s), "image")
         self._check(caller, bucket, deadline_s - self._clock())
-        promise = Promise(caller, bucket)
-        self._promises.add(promise)
-        return promise
+        reservation = Reservation(caller, bucket)
+        self._reservations.add(reservation)
+        return reservation
 
-    def withdraw(self, promise: Promise) -> None:
+    def withdraw(self, reservation: Reservation) -> None:
         """Gives a place back that is not needed any more; a second time does nothing."""
-        self._promises.discard(promise)
+        self._reservations.discard(reservation)
 
     def join(self, job: Job) -> None:
         """Puts a job in line.
@@ -185,8 +115,8 @@ class Line:
         Raises:
             Overloaded: The line is full, or so long that the job would miss its deadline.
         """
-        if job.promise in self._promises:
-            self._promises.remove(job.promise)
+        if job.reservation in self._reservations:
+            self._reservations.remove(job.reservation)
         else:
             self._check(job.caller, job.bucket, job.deadline_s - self._clock())
         if all(other.caller != job.caller for other in self._jobs.values()):
@@ -228,7 +158,7 @@ class Line:
         self._throughput.record(len(batch.jobs))
         self._allowance.note_success()
 
-    def retry(self, batch: Batch, failure: Failure) -> list[Job]:
+    def retry(self, batch: Batch, failure: BatchFailure) -> list[Job]:
         """Ends a batch that failed; its jobs are in line again, but for those that are given up.
 
         Jobs that are done by now, as their clients left, are neither.
@@ -237,7 +167,7 @@ class Line:
             The jobs that are given up.
         """
         self._running.pop(batch, None)
-        if failure is Failure.OUT_OF_MEMORY:
+        if failure is BatchFailure.OUT_OF_MEMORY:
             self._allowance.lower(batch.num_pixels)
         jobs = [job for job in batch.jobs if not job.done.done()]
         if not jobs:
@@ -251,6 +181,18 @@ class Line:
                 jobs[index].group = group
                 self._add(jobs[index])
         return [] if groups else jobs
+
+    def hung_after_s(self, batch: Batch, limits_s: tuple[float, float]) -> float:
+        """Seconds after which a batch counts as hung, between the least and the most."""
+        return self.costs.hung_after_s(batch.bucket, len(batch.jobs), limits_s)
+
+    def suppose_cost(self, seconds_per_pixel: float) -> None:
+        """Takes a first estimate of what a pixel costs, as from a warm-up."""
+        self.costs.suppose(seconds_per_pixel)
+
+    def forget_costs(self) -> None:
+        """Forgets what batches have cost: another purifier takes other times."""
+        self.costs.begin_anew()
 
     def take_all(self) -> list[Job]:
         """Empties the line, for when there is no worker that could serve it."""
@@ -288,7 +230,7 @@ class Line:
         self.wake()
 
     def _check(self, caller: str, bucket: Bucket, left_s: float) -> None:
-        depth = len(self._jobs) + len(self._promises)
+        depth = len(self._jobs) + len(self._reservations)
         pause_s = self.pause_s()
         if not depth and not self._running and not pause_s:
             return  # nobody is ahead: an estimate that is too long would never be corrected
@@ -314,8 +256,8 @@ class Line:
         pixels: dict[str, float] = defaultdict(float)
         for job in self._jobs.values():
             pixels[job.caller] += job.bucket.num_pixels
-        for promise in self._promises:
-            pixels[promise.caller] += promise.bucket.num_pixels
+        for reservation in self._reservations:
+            pixels[reservation.caller] += reservation.bucket.num_pixels
         return pixels
 
 

@@ -7,29 +7,15 @@ once more, for the worker may have been ended from outside, and if that ends the
 images run one by one, where only those at fault can do any further harm.
 """
 
-from enum import StrEnum
+from codefend.service.stages import BatchFailure
 
-__all__ = ["Failure", "regroup"]
+__all__ = ["regroup"]
 
 # An image that fails this often, by itself in the end, is at fault.
 MOST_FAILURES = 2
 
 
-class Failure(StrEnum):
-    """How a batch failed."""
-
-    RAISED = "raised"
-    OUT_OF_MEMORY = "out_of_memory"
-    DIED = "died"
-    HUNG = "hung"
-
-    @property
-    def ended_worker(self) -> bool:
-        """Whether a new worker is needed."""
-        return self in {Failure.DIED, Failure.HUNG}
-
-
-def regroup(num_images: int, num_failures: int, failure: Failure) -> list[range]:
+def regroup(num_images: int, num_failures: int, failure: BatchFailure) -> list[range]:
     """Says which images of a failed batch are tried again together.
 
     Args:

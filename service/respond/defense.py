@@ -2,9 +2,8 @@
 
 from codefend.models.prompts.templates import Template
 from codefend.service.policy import Disclosure
-from codefend.service.purify.engine import EngineFacts
-from codefend.service.purify.purified import Purified
 from codefend.service.schemas import Defense, NamedVersion
+from codefend.service.stages import EngineFacts, Purified
 
 __all__ = ["describe_defense"]
 

@@ -12,7 +12,7 @@ import secrets
 
 import numpy as np
 
-from codefend.service.purify.engine import EngineFacts
+from codefend.service.stages import EngineFacts
 from tests.service.pictures import picture
 
 IMPORT_PATH = "tests.service.canary:load_engine"

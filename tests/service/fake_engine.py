@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from codefend.service.purify.engine import EngineFacts, OutOfMemory
+from codefend.service.purify.engine import OutOfMemory
+from codefend.service.stages import EngineFacts
 
 IMPORT_PATH = "tests.service.fake_engine:load_engine"
 

@@ -2,8 +2,7 @@ import pickle
 import sys
 
 from codefend.service import errors
-from codefend.service.errors import CodefendError, InvalidImage, Overloaded
-from codefend.service.forward.errors import UpstreamBusy
+from codefend.service.errors import CodefendError, InvalidImage, Overloaded, UpstreamBusy
 
 
 def tree(root=CodefendError):

@@ -2,8 +2,8 @@
 
 import pytest
 
+from codefend.service.errors import UpstreamDown
 from codefend.service.forward.breaker import Breaker, BreakerLimits, BreakerState
-from codefend.service.forward.errors import UpstreamDown
 from codefend.service.forward.failures import BadStatus, Failure, Reason
 from codefend.service.forward.judgement import tell
 

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from codefend.service.errors import UpstreamBusy, UpstreamError, UpstreamTimeout
 from codefend.service.forward.client import make_upstream
 from codefend.service.forward.completion import Completion
-from codefend.service.forward.errors import UpstreamBusy, UpstreamError, UpstreamTimeout
 from codefend.service.metrics import Metrics
 from codefend.service.respond.splice import StreamSplicer
 from codefend.service.settings import Settings

@@ -2,8 +2,7 @@ import asyncio
 
 import pytest
 
-from codefend.service.errors import DeadlineExceeded
-from codefend.service.forward.errors import UpstreamError
+from codefend.service.errors import DeadlineExceeded, UpstreamError
 from codefend.service.forward.model_list import ModelList
 
 

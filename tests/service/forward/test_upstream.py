@@ -7,9 +7,7 @@ import math
 import httpx
 import pytest
 
-from codefend.service.forward.breaker import Breaker, BreakerLimits
-from codefend.service.forward.completion import Completion
-from codefend.service.forward.errors import (
+from codefend.service.errors import (
     UpstreamBusy,
     UpstreamError,
     UpstreamNotFound,
@@ -19,6 +17,8 @@ from codefend.service.forward.errors import (
     UpstreamUnavailable,
     UpstreamUnprocessable,
 )
+from codefend.service.forward.breaker import Breaker, BreakerLimits
+from codefend.service.forward.completion import Completion
 from codefend.service.forward.upstream import Upstream, UpstreamWatch
 from codefend.service.settings import Settings
 

@@ -7,9 +7,9 @@ from codefend.service.errors import ImageTooSlow, NotReady, Overloaded
 from codefend.service.queueing.allowance import BATCHES_UNTIL_RAISED
 from codefend.service.queueing.backlog import Ahead
 from codefend.service.queueing.costs import BatchCosts, Throughput
-from codefend.service.queueing.line import Job, Line
+from codefend.service.queueing.line import Line
 from codefend.service.queueing.policy import BatchLimits
-from codefend.service.queueing.recovery import Failure
+from codefend.service.stages import BatchFailure, Job
 
 LIMITS = BatchLimits(max_images=4, max_pixels=1 << 22, wait_fraction=1.0, join_waste=0)
 
@@ -111,7 +111,7 @@ def test_a_batch_that_raised_is_halved_until_the_one_at_fault_is_given_up():
             batch = await line.next_batch()
             batches.append([jobs.index(job) for job in batch.jobs])
             if bad in batch.jobs:
-                given_up += line.retry(batch, Failure.RAISED)
+                given_up += line.retry(batch, BatchFailure.RAISED)
             else:
                 line.finish(batch, seconds=1.0)
         assert given_up == [bad]
@@ -130,12 +130,12 @@ def test_a_batch_that_killed_its_worker_runs_again_whole_and_then_one_by_one():
             batch = await line.next_batch()
             line.join(make_job())
             assert list(batch.jobs) == jobs
-            assert line.retry(batch, Failure.DIED) == []
+            assert line.retry(batch, BatchFailure.DIED) == []
         for job in jobs:
             batch = await line.next_batch()
             assert batch.jobs == (job,)
             if job is jobs[0]:
-                assert line.retry(batch, Failure.DIED) == [job]
+                assert line.retry(batch, BatchFailure.DIED) == [job]
         assert len((await line.next_batch()).jobs) == 2, "the others were not drawn in"
 
     asyncio.run(scenario())
@@ -147,7 +147,7 @@ def test_jobs_whose_clients_left_are_not_tried_again():
         line.join(make_job())
         batch = await line.next_batch()
         batch.jobs[0].done.cancel()
-        assert line.retry(batch, Failure.DIED) == []
+        assert line.retry(batch, BatchFailure.DIED) == []
         assert len(line) == 0
 
     asyncio.run(scenario())
@@ -158,7 +158,7 @@ def test_batches_become_smaller_when_memory_was_lacking_and_larger_again():
         line = make_line(max_length=400)
         for _ in range(4):
             line.join(make_job())
-        line.retry(await line.next_batch(), Failure.OUT_OF_MEMORY)
+        line.retry(await line.next_batch(), BatchFailure.OUT_OF_MEMORY)
         sizes = []
         for _ in range(BATCHES_UNTIL_RAISED + 1):
             while len(line) < 4:
@@ -192,11 +192,11 @@ def test_a_flood_bars_its_own_caller_and_no_other():
         for _ in range(11):
             line.join(make_job(deadline_s=30, caller="flood"))
         for _ in range(2):
-            line.promise("flood", 64, 64, deadline_s=30, whole_s=30)
+            line.reserve("flood", 64, 64, deadline_s=30, whole_s=30)
         with pytest.raises(Overloaded) as refusal:
-            line.promise("flood", 64, 64, deadline_s=30, whole_s=30)
+            line.reserve("flood", 64, 64, deadline_s=30, whole_s=30)
         assert refusal.value.retry_after_s == 13
-        line.promise("other", 64, 64, deadline_s=30, whole_s=30)
+        line.reserve("other", 64, 64, deadline_s=30, whole_s=30)
 
     asyncio.run(scenario())
 
@@ -204,12 +204,12 @@ def test_a_flood_bars_its_own_caller_and_no_other():
 def test_a_promise_is_a_place_until_it_is_kept_or_given_back():
     async def scenario():
         line = make_line(max_length=2)
-        kept = line.promise("", 64, 64, deadline_s=60, whole_s=60)
-        lost = line.promise("", 64, 64, deadline_s=60, whole_s=60)
+        kept = line.reserve("", 64, 64, deadline_s=60, whole_s=60)
+        lost = line.reserve("", 64, 64, deadline_s=60, whole_s=60)
         with pytest.raises(Overloaded):
-            line.promise("", 64, 64, deadline_s=60, whole_s=60)
+            line.reserve("", 64, 64, deadline_s=60, whole_s=60)
         job = make_job()
-        job.promise = kept
+        job.reservation = kept
         line.join(job)
         assert len(line) == 1
         with pytest.raises(Overloaded):
@@ -225,14 +225,14 @@ def test_a_promise_is_a_place_until_it_is_kept_or_given_back():
 def test_an_image_that_takes_too_long_by_itself_is_told_the_setting_that_would_change_it():
     line = make_line()
     line.costs.suppose(100 / (1024 * 1024))
-    line.withdraw(line.promise("", 1024, 1024, deadline_s=30, whole_s=30))  # only a warm-up says so
+    line.withdraw(line.reserve("", 1024, 1024, deadline_s=30, whole_s=30))  # only a warm-up says so
     line.costs.record(Bucket(1024, 1024), 1, 19.0)
     line.costs.record(Bucket(1024, 1024), 1, 90.0)  # a busy moment is no reason to refuse for good
     with pytest.raises(ImageTooSlow, match=r"1024x1024 .* 19 s .* 18 s.*CODEFEND_DEADLINE_S"):
-        line.promise("", 1024, 1024, deadline_s=30, whole_s=30)
+        line.reserve("", 1024, 1024, deadline_s=30, whole_s=30)
     line.costs.begin_anew()
     line.costs.record(Bucket(1024, 1024), 1, 17.0)
-    line.promise("", 1024, 1024, deadline_s=30, whole_s=30)
+    line.reserve("", 1024, 1024, deadline_s=30, whole_s=30)
 
 
 def test_while_a_large_image_runs_others_join_and_wait_for_it_alone():
@@ -241,7 +241,7 @@ def test_while_a_large_image_runs_others_join_and_wait_for_it_alone():
         line.costs.suppose(13 / (1024 * 1024))
         line.join(make_job(side=1024, deadline_s=30, caller="large"))
         await line.next_batch()
-        line.promise("other", 64, 64, deadline_s=30, whole_s=30)
+        line.reserve("other", 64, 64, deadline_s=30, whole_s=30)
         assert line.measure_ahead("other").running_s == 13
         line._clock.now_s = 10
         assert line.measure_ahead("other").running_s == 3
@@ -270,7 +270,7 @@ def test_those_who_come_while_no_worker_is_there_wait_for_it_too():
     line.costs.suppose(1 / (64 * 64))
     ahead = line.measure_ahead("")
     assert ahead == Ahead(running_s=5, fair_s=0)
-    line.promise("", 64, 64, deadline_s=30, whole_s=30)
+    line.reserve("", 64, 64, deadline_s=30, whole_s=30)
     with pytest.raises(NotReady) as refusal:
-        line.promise("", 64, 64, deadline_s=7, whole_s=30)
+        line.reserve("", 64, 64, deadline_s=7, whole_s=30)
     assert refusal.value.retry_after_s == 6

@@ -1,27 +1,28 @@
 import pytest
 
-from codefend.service.queueing.recovery import Failure, regroup
+from codefend.service.queueing.recovery import regroup
+from codefend.service.stages import BatchFailure
 
 
 @pytest.mark.parametrize(
     ("num_images", "num_failures", "failure", "groups"),
     [
-        (1, 1, Failure.RAISED, [[0]]),
-        (1, 2, Failure.RAISED, []),
-        (1, 1, Failure.DIED, [[0]]),
-        (1, 2, Failure.HUNG, []),
-        (5, 1, Failure.RAISED, [[0, 1, 2], [3, 4]]),
-        (2, 4, Failure.OUT_OF_MEMORY, [[0], [1]]),
-        (3, 1, Failure.DIED, [[0, 1, 2]]),
-        (3, 2, Failure.DIED, [[0], [1], [2]]),
-        (3, 2, Failure.HUNG, [[0], [1], [2]]),
+        (1, 1, BatchFailure.RAISED, [[0]]),
+        (1, 2, BatchFailure.RAISED, []),
+        (1, 1, BatchFailure.DIED, [[0]]),
+        (1, 2, BatchFailure.HUNG, []),
+        (5, 1, BatchFailure.RAISED, [[0, 1, 2], [3, 4]]),
+        (2, 4, BatchFailure.OUT_OF_MEMORY, [[0], [1]]),
+        (3, 1, BatchFailure.DIED, [[0, 1, 2]]),
+        (3, 2, BatchFailure.DIED, [[0], [1], [2]]),
+        (3, 2, BatchFailure.HUNG, [[0], [1], [2]]),
     ],
 )
 def test_which_images_are_tried_again_together(num_images, num_failures, failure, groups):
     assert [list(group) for group in regroup(num_images, num_failures, failure)] == groups
 
 
-@pytest.mark.parametrize("failure", list(Failure))
+@pytest.mark.parametrize("failure", list(BatchFailure))
 @pytest.mark.parametrize("bad", [0, 3, 7])
 def test_the_image_at_fault_alone_is_given_up(failure, bad):
     given_up, num_workers_lost = [], 0

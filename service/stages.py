@@ -1,0 +1,251 @@
+"""What one stage of a request hands to the next: the stages share these, and import no sibling.
+
+decode hands an `Upload` on; queueing makes `Job`s of uploads, and `Batch`es of jobs; purify gives a
+`Purified` back. Whatever two stages have in common stands here or below, and the pipeline alone
+knows their order.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+from codefend.models.buckets import Bucket, choose_bucket
+from codefend.models.detector.calibration import is_flagged
+from codefend.service.processes.pixels import PixelLease
+
+__all__ = [
+    "Admit",
+    "Admitted",
+    "Batch",
+    "BatchFailure",
+    "BatchSource",
+    "EngineFacts",
+    "Job",
+    "PictureHeader",
+    "Purified",
+    "Reservation",
+    "Upload",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class PictureHeader:
+    """What a decode process says of a picture before it decodes it.
+
+    Attributes:
+        format: `PNG`, `JPEG` or `WEBP`.
+        height: Rows, before any turn that its metadata asks for.
+        width: Columns.
+        sha256: Of its file, in hex.
+    """
+
+    format: str
+    height: int
+    width: int
+    sha256: str
+
+
+@dataclass(slots=True, eq=False)
+class Admitted:
+    """A picture that was let in.
+
+    Attributes:
+        pixels: Memory for it.
+        size: Height and width, where its pixels are known already and are not decoded again.
+        context: What whoever let it in keeps of it.
+        give_back: Called once, when the picture is given up or done with.
+    """
+
+    pixels: PixelLease
+    size: tuple[int, int] | None = None
+    context: Any = None
+    give_back: Callable[[], None] = lambda: None
+
+    def release(self) -> None:
+        """Frees what it holds."""
+        self.pixels.release()
+        self.give_back()
+
+
+# Decides on a picture by its header; raises a CodefendError where it is refused.
+Admit = Callable[[PictureHeader], Awaitable[Admitted]]
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A decoded request.
+
+    Attributes:
+        admitted: What it holds; its pixels in shared memory first of all.
+        height: Rows.
+        width: Columns.
+        sha256: Of the image's file, in hex.
+        fields: What came beside the image.
+        facts: What the audit may say of it; later stages add to it.
+    """
+
+    admitted: Admitted
+    height: int
+    width: int
+    sha256: str
+    fields: dict[str, Any]
+    facts: dict[str, Any]
+
+    @property
+    def pixels(self) -> PixelLease:
+        """In shared memory."""
+        return self.admitted.pixels
+
+    def release(self) -> None:
+        """Frees what it holds."""
+        self.admitted.release()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What an engine says about itself; responses repeat it, but for the generation."""
+
+    name: str
+    version: str
+    steps: int
+    noise_level: float
+    device: str
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reservation:
+    """A place in line for a picture that is still being decoded.
+
+    Attributes:
+        caller: Whose it is.
+        bucket: The smallest bucket that holds it.
+    """
+
+    caller: str
+    bucket: Bucket
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One image on its way through the purifier.
+
+    Attributes:
+        pixels: Its shared memory.
+        height: Rows.
+        width: Columns.
+        deadline_s: Time at which its answer is worthless.
+        queued_at_s: Time at which it joined the line.
+        caller: Whose it is.
+        reservation: Its place in line, taken before it was decoded; None if it has none.
+        started_at_s: Time at which its last batch began.
+        num_failures: Batches with it that failed.
+        group: Names those that it runs with after a failure, and nobody else.
+        made_by: What purified it, as its engine describes itself.
+        done: Completed with its suspicion when it is purified; fails with PurificationFailed.
+    """
+
+    pixels: PixelLease
+    height: int
+    width: int
+    deadline_s: float
+    queued_at_s: float
+    caller: str = ""
+    reservation: Reservation | None = None
+    started_at_s: float | None = None
+    num_failures: int = 0
+    group: int | None = None
+    made_by: Any = None
+    done: asyncio.Future[float | None] = field(default_factory=asyncio.Future)
+
+    @property
+    def bucket(self) -> Bucket:
+        """The smallest bucket that holds it."""
+        return choose_bucket(self.height, self.width)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Jobs that run together, padded to one bucket."""
+
+    bucket: Bucket
+    jobs: tuple[Job, ...]
+
+    @property
+    def num_pixels(self) -> int:
+        """Padded pixels of the whole batch."""
+        return self.bucket.num_pixels * len(self.jobs)
+
+    @property
+    def padding_ratio(self) -> float:
+        """Part of its pixels that is padding, in [0, 1)."""
+        return 1 - sum(job.height * job.width for job in self.jobs) / self.num_pixels
+
+
+class BatchFailure(StrEnum):
+    """How a batch failed."""
+
+    RAISED = "raised"
+    OUT_OF_MEMORY = "out_of_memory"
+    DIED = "died"
+    HUNG = "hung"
+
+    @property
+    def ended_worker(self) -> bool:
+        """Whether a new worker is needed."""
+        return self in {BatchFailure.DIED, BatchFailure.HUNG}
+
+
+class BatchSource(Protocol):
+    """Where workers take batches from, and whom they tell what became of them.
+
+    Attributes:
+        num_workers: Workers that serve it at present.
+        pause_s: Seconds until a worker is there to take a batch; 0 while one is.
+    """
+
+    num_workers: int
+    pause_s: Callable[[], float]
+
+    async def next_batch(self) -> Batch:
+        """Waits for the next batch and takes its jobs out of the queue."""
+
+    def finish(self, batch: Batch, seconds: float) -> None:
+        """Ends a batch that took so long."""
+
+    def retry(self, batch: Batch, failure: BatchFailure) -> list[Job]:
+        """Ends a batch that failed; returns those of its jobs that are given up."""
+
+    def take_all(self) -> list[Job]:
+        """Empties the queue, for when there is no worker that could serve it."""
+
+    def hung_after_s(self, batch: Batch, limits_s: tuple[float, float]) -> float:
+        """Seconds after which a batch counts as hung, between the least and the most."""
+
+    def suppose_cost(self, seconds_per_pixel: float) -> None:
+        """Takes a first estimate of what a pixel costs, as from a warm-up."""
+
+    def forget_costs(self) -> None:
+        """Forgets what batches have cost: another purifier takes other times."""
+
+
+@dataclass(frozen=True, slots=True)
+class Purified:
+    """One upload that was purified.
+
+    Attributes:
+        suspicion: How much it looked attacked, in [0, 1]; None without a detector.
+        cached: Whether its purified picture is a replay.
+        engine: What purified it.
+    """
+
+    suspicion: float | None
+    cached: bool
+    engine: EngineFacts
+
+    @property
+    def flagged(self) -> bool | None:
+        """Whether its suspicion is above what 1 % of clean images have; None without one."""
+        return None if self.suspicion is None else is_flagged(self.suspicion)
