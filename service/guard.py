@@ -24,13 +24,11 @@ from codefend.service.decode.rules import field_rules
 from codefend.service.decode.stage import DecodeStage
 from codefend.service.encode.stage import EncodeStage
 from codefend.service.errors import NotReady
-from codefend.service.forward.answer_stream import AnswerStream
-from codefend.service.forward.breaker import Passage
-from codefend.service.forward.chat_body import fill_gaps
-from codefend.service.forward.client import make_upstream
-from codefend.service.forward.completion import Answer, Completion
+from codefend.service.forward.breaker import BreakerPermit
+from codefend.service.forward.completion import Answer, Completion, fill_gaps
 from codefend.service.forward.embedded import EmbeddedModel
-from codefend.service.forward.model_list import ModelList
+from codefend.service.forward.sse import AnswerStream
+from codefend.service.forward.upstream import ModelList, make_upstream
 from codefend.service.metrics import Metrics, Stage
 from codefend.service.opening import Opening
 from codefend.service.policy import Mode
@@ -148,7 +146,7 @@ class Guard:
             raise NotReady
         return self.workers.facts
 
-    def enter_model(self, visit: Visit) -> Passage:
+    def enter_model(self, visit: Visit) -> BreakerPermit:
         """Takes the leave to ask the model, once, before any work is done for its question.
 
         Raises:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from codefend.service.admit.house import Slot
-from codefend.service.forward.breaker import Passage
+from codefend.service.forward.breaker import BreakerPermit
 from codefend.service.policy import Policy
 from codefend.service.timings import Timings
 from codefend.service.tracing.context import Trace
@@ -42,7 +42,7 @@ class Visit:
     policy: Policy = field(default_factory=Policy)
     slot: Slot | None = None
     held_bytes: int = 0
-    passage: Passage | None = None
+    passage: BreakerPermit | None = None
     outcome: str = "ok"
     facts: dict[str, Any] = field(default_factory=dict)
     images: list[dict[str, Any]] = field(default_factory=list)

@@ -22,12 +22,12 @@ from codefend.service.errors import (
     InvalidImage,
     UnsupportedMedia,
 )
+from codefend.service.forward.sse import splice_answer
 from codefend.service.guard import Guard
 from codefend.service.policy import Disclosure, Mode
 from codefend.service.respond.chat_report import ImageReport, describe_chat
 from codefend.service.respond.defense import describe_defense
 from codefend.service.respond.patience import answer_in_time
-from codefend.service.respond.splice import splice_answer
 from codefend.service.respond.stream import stream_chat
 from codefend.service.schemas import Defense
 from codefend.service.stages import Upload

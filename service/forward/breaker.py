@@ -14,11 +14,12 @@ Each caller has one vote on that, by the share of its own: a key whose requests 
 does not shut out the others while theirs are answered. A request that was merely late counts only
 if nothing was answered meanwhile: a model that answers others is not broken, but was asked for
 much. Where there are several callers, the lateness of one alone never opens it: it may have asked
-for what takes long, and its own ceiling falls for that (`admit/ceiling.py`).
+for what takes long, and its own ceiling falls for that (`admit/adaptive.py`).
 
 The pause before a trial doubles for each trial that fails, up to a ceiling.
 """
 
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -27,8 +28,12 @@ from enum import Enum, IntEnum
 from math import ceil, inf
 
 from codefend.service.errors import UpstreamDown
+from codefend.service.metrics import Metrics
+from codefend.service.settings import Settings
 
-__all__ = ["Breaker", "BreakerLimits", "BreakerState", "Passage"]
+__all__ = ["Breaker", "BreakerLimits", "BreakerPermit", "BreakerState", "Verdict", "make_breaker"]
+
+logger = logging.getLogger(__name__)
 
 FAILING_SHARE = 0.5
 
@@ -41,12 +46,13 @@ class BreakerState(IntEnum):
     OPEN = 2
 
 
-class End(Enum):
-    """What came of a request."""
+class Verdict(Enum):
+    """What a request says of the upstream when it is over."""
 
-    ANSWERED = "answered"
+    ANSWERED = "answered"  # be it with a refusal
     FAILED = "failed"
-    LATE = "late"
+    LATE = "late"  # its fault only if it answered nobody meanwhile
+    NOTHING = "nothing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +75,8 @@ class BreakerLimits:
 
 
 @dataclass(slots=True, eq=False)
-class Passage:
-    """One request's leave to ask. What came of it is told once; to leave untold tells nothing."""
+class BreakerPermit:
+    """One request's permission to ask; settled once, or left, which tells the breaker nothing."""
 
     breaker: "Breaker"
     caller: str
@@ -83,7 +89,7 @@ class Passage:
         """Says that the upstream is asked from now on.
 
         Raises:
-            UpstreamDown: The breaker has opened since the passage was taken.
+            UpstreamDown: The breaker has opened since the permit was taken.
         """
         self.began_at_s = self.breaker.begin(self)
 
@@ -95,23 +101,16 @@ class Passage:
         """Says that a stream has begun to flow: a trial needs no more to know than that."""
         self.breaker.note_life(self)
 
-    def succeed(self) -> None:
-        """Says that the upstream answered, be it with a refusal."""
-        self.breaker.settle(self, End.ANSWERED)
-
-    def fail(self, retry_after_s: float = 0.0) -> None:
-        """Says that it did not, and how long it asks to be left alone, if it does."""
-        self.breaker.settle(self, End.FAILED, retry_after_s)
-
-    def fail_late(self) -> None:
-        """Says that it took too long, which is its fault only if it answered nobody meanwhile."""
-        if self.breaker.answered_at_s < self.began_at_s:
-            self.breaker.settle(self, End.LATE)
-        else:
+    def settle(self, verdict: Verdict, retry_after_s: float = 0.0) -> None:
+        """Says what came of it, and how long the upstream asks to be left alone, if it does."""
+        is_excused = verdict is Verdict.LATE and self.breaker.answered_at_s >= self.began_at_s
+        if verdict is Verdict.NOTHING or is_excused:
             self.leave()
+        else:
+            self.breaker.settle(self, verdict, retry_after_s)
 
     def leave(self) -> None:
-        """Gives up a trial's place; after anything else it does nothing."""
+        """Gives up a trial's place; after it was settled it does nothing more."""
         self.breaker.leave(self)
 
 
@@ -141,16 +140,16 @@ class Breaker:
         self._is_shared = is_shared
         # Outcomes of what was asked in an earlier state say nothing about this one.
         self._era = 0
-        self._ends: deque[tuple[float, str, End]] = deque()
-        self._in_a_row: list[tuple[str, End]] = []
+        self._ends: deque[tuple[float, str, Verdict]] = deque()
+        self._in_a_row: list[tuple[str, Verdict]] = []
         self._num_openings = 0
         self._opens_at_s = 0.0
-        self._trials: set[Passage] = set()
+        self._trials: set[BreakerPermit] = set()
         self._num_passed = 0
 
     @classmethod
-    def aside(cls, deadline_s: float) -> Passage:
-        """A passage of which no breaker learns anything."""
+    def aside(cls, deadline_s: float) -> BreakerPermit:
+        """A permit of which no breaker learns anything."""
         never = cls(BreakerLimits(num_failures=0))
         return never.enter(deadline_s=deadline_s)
 
@@ -166,8 +165,8 @@ class Breaker:
         if self.state is BreakerState.HALF_OPEN and not self._has_place():
             raise UpstreamDown(retry_after_s=max(1, ceil(self._limits.pause_s)))
 
-    def enter(self, caller: str = "", deadline_s: float = inf) -> Passage:
-        """Takes a passage; half-open, that is a trial's place until the passage ends.
+    def enter(self, caller: str = "", deadline_s: float = inf) -> BreakerPermit:
+        """Takes a permit; half-open, that is a trial's place until the permit is settled or left.
 
         Args:
             caller: Who asks.
@@ -177,51 +176,51 @@ class Breaker:
             UpstreamDown: As in `check`.
         """
         self.check()
-        passage = Passage(self, caller, deadline_s, self._era, self.clock())
+        permit = BreakerPermit(self, caller, deadline_s, self._era, self.clock())
         if self.state is BreakerState.HALF_OPEN:
-            self._trials.add(passage)
-        return passage
+            self._trials.add(permit)
+        return permit
 
-    def begin(self, passage: Passage) -> float:
-        """Seconds on the clock; see `Passage.begin`."""
-        if passage.era != self._era:
+    def begin(self, permit: BreakerPermit) -> float:
+        """Seconds on the clock; see `BreakerPermit.begin`."""
+        if permit.era != self._era:
             self.check()
-            passage.era = self._era
+            permit.era = self._era
             if self.state is BreakerState.HALF_OPEN:
-                self._trials.add(passage)
+                self._trials.add(permit)
         return self.clock()
 
-    def note_life(self, passage: Passage) -> None:
-        """See `Passage.show_life`."""
+    def note_life(self, permit: BreakerPermit) -> None:
+        """See `BreakerPermit.show_life`."""
         self.answered_at_s = self.clock()
-        if passage in self._trials:
-            passage.succeed()
+        if permit in self._trials:
+            permit.settle(Verdict.ANSWERED)
 
-    def settle(self, passage: Passage, end: End, retry_after_s: float = 0.0) -> None:
-        """Learns from one request; see `Passage`."""
-        if end is End.ANSWERED:
+    def settle(self, permit: BreakerPermit, end: Verdict, retry_after_s: float = 0.0) -> None:
+        """Learns from one request; see `BreakerPermit`."""
+        if end is Verdict.ANSWERED:
             self.answered_at_s = self.clock()
-        is_trial = passage in self._trials
-        self._trials.discard(passage)
-        if passage.is_settled or passage.era != self._era or not self._limits.num_failures:
+        is_trial = permit in self._trials
+        self._trials.discard(permit)
+        if permit.is_settled or permit.era != self._era or not self._limits.num_failures:
             return
-        passage.is_settled = True
+        permit.is_settled = True
         if is_trial:
             self._learn_from_trial(end, retry_after_s)
         else:
-            self._learn(passage.caller, end, retry_after_s)
+            self._learn(permit.caller, end, retry_after_s)
 
-    def leave(self, passage: Passage) -> None:
-        """See `Passage.leave`."""
-        passage.is_settled = True
-        self._trials.discard(passage)
+    def leave(self, permit: BreakerPermit) -> None:
+        """See `BreakerPermit.leave`."""
+        permit.is_settled = True
+        self._trials.discard(permit)
 
-    def _learn(self, caller: str, end: End, retry_after_s: float) -> None:
+    def _learn(self, caller: str, end: Verdict, retry_after_s: float) -> None:
         now_s = self.clock()
         self._ends.append((now_s, caller, end))
         while self._ends[0][0] < now_s - self._limits.window_s:
             self._ends.popleft()
-        if end is End.ANSWERED:
+        if end is Verdict.ANSWERED:
             self._in_a_row.clear()
             return
         # The last of them are enough to know.
@@ -233,7 +232,7 @@ class Breaker:
         fewest = self._limits.num_failures
         if len(self._in_a_row) >= fewest and not self._is_one_callers_lateness(self._in_a_row):
             return True
-        failures = [(caller, end) for _, caller, end in self._ends if end is not End.ANSWERED]
+        failures = [(caller, end) for _, caller, end in self._ends if end is not Verdict.ANSWERED]
         if self._is_one_callers_lateness(failures):
             return False
         asked = Counter(caller for _, caller, _ in self._ends)
@@ -241,12 +240,12 @@ class Breaker:
         num_votes = sum(failed[caller] > FAILING_SHARE * asked[caller] for caller in asked)
         return failed.total() >= fewest and num_votes > FAILING_SHARE * len(asked)
 
-    def _is_one_callers_lateness(self, failures: Sequence[tuple[str, End]]) -> bool:
-        is_lateness = all(end is End.LATE for _, end in failures)
+    def _is_one_callers_lateness(self, failures: Sequence[tuple[str, Verdict]]) -> bool:
+        is_lateness = all(end is Verdict.LATE for _, end in failures)
         return self._is_shared() and is_lateness and len({caller for caller, _ in failures}) == 1
 
-    def _learn_from_trial(self, end: End, retry_after_s: float) -> None:
-        if end is not End.ANSWERED:
+    def _learn_from_trial(self, end: Verdict, retry_after_s: float) -> None:
+        if end is not Verdict.ANSWERED:
             self._open(retry_after_s)
             return
         self._num_passed += 1
@@ -278,3 +277,33 @@ class Breaker:
 
     def _has_place(self) -> bool:
         return len(self._trials) < self._limits.num_trials - self._num_passed
+
+
+def make_breaker(settings: Settings, metrics: Metrics, is_shared: Callable[[], bool]) -> Breaker:
+    """A breaker as it is set, whose changes are counted and logged.
+
+    Args:
+        settings: When it opens.
+        metrics: Where its state is shown.
+        is_shared: Says whether there is more than one caller who could ask.
+    """
+    # The embedded model has none: it is supervised, and while it is replaced the gate refuses
+    # requests as long as it takes. A pause on top of that would only prolong it.
+    is_embedded = settings.upstream_url is None
+    limits = BreakerLimits(
+        num_failures=0 if is_embedded else settings.upstream_breaker_failures,
+        window_s=settings.upstream_breaker_window_s,
+        pause_s=settings.upstream_breaker_pause_s,
+        max_pause_s=settings.upstream_breaker_max_pause_s,
+        num_trials=settings.upstream_breaker_trials,
+    )
+
+    def on_change(state: BreakerState, pause_s: float) -> None:
+        metrics.upstream_breaker_state.set(state)
+        fields: dict[str, object] = {"state": state.name.lower()}
+        if state is BreakerState.OPEN:
+            metrics.upstream_breaker_openings.inc()
+            fields["pause_s"] = round(pause_s, 1)
+        logger.warning("the upstream's breaker has changed", extra={"fields": fields})
+
+    return Breaker(limits, on_change=on_change, is_shared=is_shared)

@@ -1,12 +1,13 @@
-"""An OpenAI-style chat completion: the request the service sends, and the answer it reads."""
+"""An OpenAI-style chat completion: the requests the service sends, and the answers it reads."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from codefend.service.forward.failures import Failure, Reason
+from codefend.service.forward.failures import Reason, UpstreamFailure
 
-__all__ = ["Answer", "Completion", "read_answer", "read_choices", "read_chunk"]
+__all__ = ["Answer", "Completion", "fill_gaps", "read_answer", "read_choices", "read_chunk"]
 
 # JSON costs by its values, not by its bytes: a chunk of 4 MiB may hold a picture, or a million
 # lists that take the event loop for most of a second. So many are read in some 30 ms.
@@ -57,6 +58,29 @@ class Completion:
         return body
 
 
+def fill_gaps(fragments: Sequence[bytes], urls: Sequence[str], model: str | None) -> bytes:
+    """Joins a body. What the client wrote is copied, not read.
+
+    Args:
+        fragments: A JSON object with a gap, inside quotes, after each fragment but the last.
+        urls: `data:` URLs, one for each gap.
+        model: Named in the body where the client names none; None leaves it as it is.
+
+    Raises:
+        ValueError: A URL is something else, or there are not as many as gaps.
+    """
+    if not all(url.startswith("data:image/") for url in urls):
+        msg = "only data: URLs are forwarded"
+        raise ValueError(msg)
+    pieces = [fragments[0]]
+    for url, fragment in zip(urls, fragments[1:], strict=True):
+        pieces += (url.encode("ascii"), fragment)
+    if model is not None:
+        # A chat holds messages, and so there is something after the brace.
+        pieces[0] = b'{"model":' + json.dumps(model).encode() + b"," + pieces[0][1:]
+    return b"".join(pieces)
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What the model said, and the tokens it took, where it tells."""
@@ -99,7 +123,7 @@ def read_chunk(payload: bytes) -> dict[str, Any]:
     """Reads one event of a stream.
 
     Raises:
-        Failure: It is an error; what the upstream says in it is not passed on.
+        UpstreamFailure: It is an error; what the upstream says in it is not passed on.
         ValueError: It is no chunk; or RecursionError.
     """
     if sum(map(payload.count, (b",", b"[", b"{"))) > MAX_CHUNK_VALUES:
@@ -107,7 +131,7 @@ def read_chunk(payload: bytes) -> dict[str, Any]:
         raise ValueError(msg)
     chunk = _read_object(payload)
     if chunk.get("error"):
-        raise Failure(Reason.ERROR_EVENT)
+        raise UpstreamFailure(Reason.ERROR_EVENT)
     choices = chunk.get("choices") or []
     if not (chunk.keys() & _CHUNK_FIELDS and isinstance(choices, list)):
         msg = "no chunk"

@@ -9,19 +9,68 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx
 
-from codefend.service.forward.failures import Failure, Reason, as_failure
+from codefend.service.forward.failures import Reason, UpstreamFailure, as_failure
+from codefend.service.settings import Settings
+from codefend.service.tracing.context import current_trace
 
-__all__ = ["Arrival", "send_request"]
+__all__ = ["Arrival", "make_client", "send_request"]
+
+EMBEDDED_URL = "http://embedded/v1"
 
 # What is left of an answer that is over is read, so that its connection can be used again.
 MOST_LEFT_BYTES = 1 << 16
 LEFT_TIMEOUT_S = 0.5
 # After so long the event loop gets its turn.
 MOST_AT_ONCE_S = 0.01
+
+
+def make_client(settings: Settings, socket_path: str | None) -> httpx.AsyncClient:
+    """Builds the client of the upstream.
+
+    Args:
+        settings: Its address, key and timeouts.
+        socket_path: The embedded model's socket, when there is no upstream.
+    """
+    timeout = httpx.Timeout(
+        connect=settings.upstream_connect_timeout_s,
+        write=settings.upstream_write_timeout_s,
+        pool=settings.upstream_pool_timeout_s,
+        # Reading has two phases, and each is timed as a whole where it is waited for.
+        read=None,
+    )
+    limits = httpx.Limits(
+        max_connections=settings.upstream_max_connections,
+        keepalive_expiry=settings.upstream_keepalive_s,
+    )
+    hooks = {"request": [_pass_on_trace]}
+    if settings.upstream_url is None:
+        transport = httpx.AsyncHTTPTransport(uds=socket_path, limits=limits)
+        return httpx.AsyncClient(
+            base_url=EMBEDDED_URL, transport=transport, timeout=timeout, event_hooks=hooks
+        )
+    headers = {}
+    if settings.upstream_key is not None:
+        headers["Authorization"] = f"Bearer {settings.upstream_key.get_secret_value()}"
+    return httpx.AsyncClient(
+        base_url=settings.upstream_url,
+        headers=headers,
+        timeout=timeout,
+        limits=limits,
+        event_hooks=hooks,
+        # None is kept: callers share the client, and what one was answered is not for another.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+    )
+
+
+async def _pass_on_trace(request: httpx.Request) -> None:
+    trace = current_trace.get()
+    if trace is not None:
+        request.headers["traceparent"] = trace.traceparent
 
 
 async def send_request(
@@ -35,7 +84,7 @@ async def send_request(
         first_byte_timeout_s: Time for the head, from when the request is sent.
 
     Raises:
-        Failure: There is no answer.
+        UpstreamFailure: There is no answer.
     """
     loop = asyncio.get_running_loop()
     is_unsent = False
@@ -52,7 +101,7 @@ async def send_request(
             request.extensions["trace"] = follow
             return await client.send(request, stream=True)
     except TimeoutError as error:
-        raise Failure(Reason.FIRST_BYTE_TIMEOUT) from error
+        raise UpstreamFailure(Reason.FIRST_BYTE_TIMEOUT) from error
     except httpx.HTTPError as error:
         raise as_failure(error, is_unsent=is_unsent) from error
 
@@ -91,7 +140,7 @@ class Arrival:
         """Yields the body as it comes; asked again, what is still to come.
 
         Raises:
-            Failure: It broke off, stalled, is too long, or is compressed.
+            UpstreamFailure: It broke off, stalled, is too long, or is compressed.
         """
         return self._pieces
 
@@ -99,7 +148,7 @@ class Arrival:
         """The whole body; closes the answer.
 
         Raises:
-            Failure: As `pieces`.
+            UpstreamFailure: As `pieces`.
         """
         try:
             return b"".join([piece async for piece in self._pieces])
@@ -110,7 +159,7 @@ class Arrival:
         """Closes an answer that need not be read; returns what was left, if it came at once."""
         left: list[bytes] = []
         num_bytes = 0
-        with suppress(TimeoutError, Failure):
+        with suppress(TimeoutError, UpstreamFailure):
             async with asyncio.timeout(LEFT_TIMEOUT_S):
                 async for piece in self._pieces:
                     left.append(piece)
@@ -127,14 +176,14 @@ class Arrival:
     async def _read_pieces(self) -> AsyncIterator[bytes]:
         # None was asked for. A few bytes could swell to gigabytes, and no piece would be as sent.
         if self._response.headers.get("content-encoding", "identity").strip().lower() != "identity":
-            raise Failure(Reason.ENCODED)
+            raise UpstreamFailure(Reason.ENCODED)
         arriving = self._response.aiter_bytes()
         num_bytes = 0
         yielded_at_s = time.monotonic()
         while (piece := await self._next_piece(arriving)) is not None:
             num_bytes += len(piece)
             if num_bytes > self._max_bytes:
-                raise Failure(Reason.TOO_LONG)
+                raise UpstreamFailure(Reason.TOO_LONG)
             yield piece
             if time.monotonic() - yielded_at_s > MOST_AT_ONCE_S:
                 # What the network brought at once may be ten thousand chunks of a byte, and none of
@@ -151,6 +200,8 @@ class Arrival:
                 return await anext(arriving, None)
         except TimeoutError as error:
             is_over = self._ends_at_s is not None and time.monotonic() >= self._ends_at_s
-            raise Failure(Reason.STREAM_TIMEOUT if is_over else Reason.READ_TIMEOUT) from error
+            raise UpstreamFailure(
+                Reason.STREAM_TIMEOUT if is_over else Reason.READ_TIMEOUT
+            ) from error
         except httpx.HTTPError as error:
-            raise Failure(Reason.CUT) from error
+            raise UpstreamFailure(Reason.CUT) from error

@@ -1,27 +1,43 @@
-"""Asks the model behind the service: one code path for vLLM and for the embedded model."""
+"""Asks the model behind the service: one code path for vLLM and for the embedded model.
+
+Whatever is asked needs a permit of the breaker, and `Upstream` is the one place that settles it.
+"""
 
 import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from math import inf
+from typing import Any
 
 import httpx
 
-from codefend.service.errors import UpstreamError
-from codefend.service.forward.answer_stream import EVENT_STREAM, AnswerStream
-from codefend.service.forward.breaker import Breaker, BreakerState, Passage
+from codefend.service.errors import DeadlineExceeded, UpstreamError
+from codefend.service.forward.breaker import (
+    Breaker,
+    BreakerPermit,
+    BreakerState,
+    Verdict,
+    make_breaker,
+)
 from codefend.service.forward.completion import Answer, Completion, read_answer, read_choices
-from codefend.service.forward.exchange import Arrival, send_request
-from codefend.service.forward.failures import NONSENSE, BadStatus, Failure, Reason
-from codefend.service.forward.judgement import error_from, tell
-from codefend.service.forward.retries import may_retry, pauses
+from codefend.service.forward.exchange import Arrival, make_client, send_request
+from codefend.service.forward.failures import (
+    NONSENSE,
+    Reason,
+    UpstreamFailure,
+    error_from,
+    may_retry,
+    pauses,
+    settle,
+)
+from codefend.service.forward.sse import EVENT_STREAM, AnswerStream
+from codefend.service.metrics import Metrics
 from codefend.service.settings import Settings
 
-__all__ = ["Upstream", "UpstreamWatch"]
+__all__ = ["ModelList", "Upstream", "make_upstream"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,19 +47,11 @@ FAIR_SHARE = 0.5
 CLOCK_SLACK_S = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamWatch:
-    """Who is told, with a short reason, of every failure and of every retry after one."""
-
-    on_error: Callable[[str], None]
-    on_retry: Callable[[str], None]
-
-
 class Upstream:
     """Asks the model; turns whatever goes wrong into UpstreamError."""
 
     def __init__(
-        self, client: httpx.AsyncClient, settings: Settings, breaker: Breaker, watch: UpstreamWatch
+        self, client: httpx.AsyncClient, settings: Settings, breaker: Breaker, metrics: Metrics
     ) -> None:
         """Takes the client.
 
@@ -51,7 +59,7 @@ class Upstream:
             client: With the base URL of the API.
             settings: The model's name, timeouts, and how long an answer may be.
             breaker: Says whether the model is asked at all.
-            watch: Is told what fails.
+            metrics: Where its failures and retries are counted.
         """
         self._client = client
         self._settings = settings
@@ -61,7 +69,7 @@ class Upstream:
         base_url = client.base_url
         self._urls = {"GET": base_url.join("models"), "POST": base_url.join("chat/completions")}
         self._breaker = breaker
-        self._watch = watch
+        self._metrics = metrics
         self._last_list: bytes | None = None
 
     def check(self) -> None:
@@ -72,8 +80,8 @@ class Upstream:
         """
         self._breaker.check()
 
-    def enter(self, caller: str, deadline_s: float) -> Passage:
-        """Takes the passage that every completion needs; whoever took it leaves it in the end.
+    def enter(self, caller: str, deadline_s: float) -> BreakerPermit:
+        """Takes the permit that every completion needs; whoever takes it leaves it in the end.
 
         Args:
             caller: Who asks.
@@ -84,49 +92,49 @@ class Upstream:
         """
         return self._breaker.enter(caller, deadline_s)
 
-    async def complete(self, completion: Completion, passage: Passage) -> Answer:
+    async def complete(self, completion: Completion, permit: BreakerPermit) -> Answer:
         """Asks, and waits for the whole answer.
 
         Raises:
             UpstreamError: There is no answer; its kinds say why.
         """
-        with self._judged(passage):
-            model = await self._model_for(completion, passage)
+        with self._judged(permit):
+            model = await self._model_for(completion, permit)
             body = json.dumps(completion.body(model, stream=False)).encode()
-            return read_answer(await self._whole(await self._send("POST", body, passage)))
+            return read_answer(await self._whole(await self._send("POST", body, permit)))
 
-    async def stream(self, completion: Completion, passage: Passage) -> AnswerStream:
+    async def stream(self, completion: Completion, permit: BreakerPermit) -> AnswerStream:
         """Asks, and returns as soon as the answer begins; the caller closes the stream.
 
         Raises:
             UpstreamError: There is no answer, or it does not stream; its kinds say why.
         """
-        with self._judged(passage, is_whole=False):
-            model = await self._model_for(completion, passage)
+        with self._judged(permit, is_whole=False):
+            model = await self._model_for(completion, permit)
             body = json.dumps(completion.body(model, stream=True)).encode()
-            return await self._streamed(await self._send("POST", body, passage), passage)
+            return await self._streamed(await self._send("POST", body, permit), permit)
 
-    async def relay(self, body: bytes, passage: Passage) -> bytes:
+    async def relay(self, body: bytes, permit: BreakerPermit) -> bytes:
         """Sends a body that is already an OpenAI-style request; returns the answer's bytes.
 
         Raises:
             UpstreamError: There is no answer, or none that is JSON with choices.
             UpstreamRefused: The upstream refused the request; its siblings say why.
         """
-        with self._judged(passage, by_client=True):
-            answer = await self._whole(await self._send("POST", body, passage))
+        with self._judged(permit, by_client=True):
+            answer = await self._whole(await self._send("POST", body, permit))
             # Read only to be sure of it: it is passed on as it is.
             read_choices(answer)
             return answer
 
-    async def relay_stream(self, body: bytes, passage: Passage) -> AnswerStream:
+    async def relay_stream(self, body: bytes, permit: BreakerPermit) -> AnswerStream:
         """Sends such a body; returns as soon as the answer begins. The caller closes the stream.
 
         Raises:
             UpstreamError: There is no answer, or it does not stream; the rest as in `relay`.
         """
-        with self._judged(passage, by_client=True, is_whole=False):
-            return await self._streamed(await self._send("POST", body, passage), passage)
+        with self._judged(permit, by_client=True, is_whole=False):
+            return await self._streamed(await self._send("POST", body, permit), permit)
 
     async def list_models(self, deadline_s: float) -> bytes:
         """The upstream's list of models, as it writes it: the last one while it is not asked.
@@ -148,15 +156,15 @@ class Upstream:
         with self._judged(asking):
             return await self._fetch_list(asking)
 
-    async def default_model(self, passage: Passage) -> str:
+    async def default_model(self, permit: BreakerPermit) -> str:
         """What the model is called in requests that name none.
 
         Raises:
             UpstreamError: It is not configured, and the upstream does not say.
         """
         if self._model is None:
-            with self._judged(passage, is_whole=False):
-                document = json.loads(await self._fetch_list(passage))
+            with self._judged(permit, is_whole=False):
+                document = json.loads(await self._fetch_list(permit))
                 self._model = str(document["data"][0]["id"])
         return self._model
 
@@ -164,29 +172,29 @@ class Upstream:
         """Closes all connections."""
         await self._client.aclose()
 
-    async def _model_for(self, completion: Completion, passage: Passage) -> str:
-        return completion.model or await self.default_model(passage)
+    async def _model_for(self, completion: Completion, permit: BreakerPermit) -> str:
+        return completion.model or await self.default_model(permit)
 
-    async def _fetch_list(self, passage: Passage) -> bytes:
-        answer = await self._whole(await self._send("GET", None, passage))
+    async def _fetch_list(self, permit: BreakerPermit) -> bytes:
+        answer = await self._whole(await self._send("GET", None, permit))
         json.loads(answer.decode())["data"]
         self._last_list = answer
         return answer
 
-    async def _send(self, method: str, body: bytes | None, passage: Passage) -> httpx.Response:
+    async def _send(self, method: str, body: bytes | None, permit: BreakerPermit) -> httpx.Response:
         """Sends a request, again where that is safe; returns when an answer begins."""
-        passage.begin()
+        permit.begin()
         for pause_s in pauses(self._settings.upstream_retries):
             try:
                 return await self._send_once(method, body)
-            except Failure as failure:
+            except UpstreamFailure as failure:
                 is_safe = may_retry(failure, is_idempotent=method == "GET")
-                is_in_time = time.monotonic() + pause_s < passage.deadline_s
+                is_in_time = time.monotonic() + pause_s < permit.deadline_s
                 is_asked = self._breaker.state is BreakerState.CLOSED
                 if not (is_safe and is_in_time and is_asked):
                     raise
                 self._note(failure.reason)
-                self._watch.on_retry(failure.reason)
+                self._metrics.upstream_retries.labels(failure.reason).inc()
             await asyncio.sleep(pause_s)
         return await self._send_once(method, body)
 
@@ -202,7 +210,8 @@ class Upstream:
         said = await self._arrival(response).finish()
         # The status alone: the body of an upstream's error may quote the prompt.
         retry_after = response.headers.get("retry-after", "")
-        raise BadStatus(response.status_code, retry_after, said if self._is_embedded else b"")
+        said = said if self._is_embedded else b""
+        raise UpstreamFailure.of_status(response.status_code, retry_after, said)
 
     def _arrival(self, response: httpx.Response) -> Arrival:
         settings = self._settings
@@ -211,7 +220,7 @@ class Upstream:
     async def _whole(self, response: httpx.Response) -> bytes:
         return await self._arrival(response).read()
 
-    async def _streamed(self, response: httpx.Response, passage: Passage) -> AnswerStream:
+    async def _streamed(self, response: httpx.Response, permit: BreakerPermit) -> AnswerStream:
         settings = self._settings
         arrival = Arrival(
             response,
@@ -221,52 +230,130 @@ class Upstream:
         )
         if arrival.media_type != EVENT_STREAM:
             await arrival.close()
-            raise Failure(Reason.NONSENSE)
+            raise UpstreamFailure(Reason.NONSENSE)
         # An answer that has begun may last longer; its own times bound it from now on.
-        passage.deadline_s = inf
-        return AnswerStream(arrival, passage, lambda: self._judged(passage))
+        permit.deadline_s = inf
+        return AnswerStream(arrival, permit.show_life, lambda: self._judged(permit))
 
     @contextmanager
     def _judged(
-        self, passage: Passage, *, by_client: bool = False, is_whole: bool = True
+        self, permit: BreakerPermit, *, by_client: bool = False, is_whole: bool = True
     ) -> Iterator[None]:
         """Makes errors of failures, and tells the breaker what came of a request.
 
         Args:
-            passage: The request's.
+            permit: The request's.
             by_client: Whether the client wrote the request, and so can mend what is refused.
             is_whole: Whether it is over when this ends well; if not, the rest is judged later.
         """
         try:
             yield
         except asyncio.CancelledError:
-            self._judge_deadline(passage)
+            self._judge_deadline(permit)
             raise
-        except Failure as failure:
+        except (UpstreamFailure, *NONSENSE) as error:
+            nonsense = UpstreamFailure(Reason.NONSENSE)
+            failure = error if isinstance(error, UpstreamFailure) else nonsense
             self._note(failure.reason)
-            tell(passage, failure)
-            raise error_from(failure, by_client=by_client) from failure
-        except NONSENSE as error:
-            nonsense = Failure(Reason.NONSENSE)
-            self._note(nonsense.reason)
-            tell(passage, nonsense)
-            raise error_from(nonsense, by_client=by_client) from error
+            settle(permit, failure)
+            raise error_from(failure, by_client=by_client) from error
         if is_whole:
-            passage.succeed()
+            permit.settle(Verdict.ANSWERED)
 
-    def _judge_deadline(self, passage: Passage) -> None:
+    def _judge_deadline(self, permit: BreakerPermit) -> None:
         """What the end of a request's time says, whose answer nobody waits for any more.
 
         If it was the client that left, or if most of the time was spent on our side, nothing.
         """
-        if passage.is_settled or time.monotonic() < passage.deadline_s - CLOCK_SLACK_S:
+        if permit.is_settled or time.monotonic() < permit.deadline_s - CLOCK_SLACK_S:
             return
         self._note(Reason.DEADLINE)
-        if passage.asked_for_s() >= FAIR_SHARE * self._settings.deadline_s:
-            passage.fail_late()
+        if permit.asked_for_s() >= FAIR_SHARE * self._settings.deadline_s:
+            settle(permit, UpstreamFailure(Reason.DEADLINE))
         else:
-            passage.leave()
+            permit.leave()
 
     def _note(self, reason: str) -> None:
         logger.warning("the upstream failed", extra={"fields": {"reason": reason}})
-        self._watch.on_error(reason)
+        self._metrics.upstream_errors.labels(reason).inc()
+
+
+def make_upstream(
+    settings: Settings,
+    socket_path: str | None,
+    metrics: Metrics,
+    is_shared: Callable[[], bool],
+) -> Upstream:
+    """Builds the upstream.
+
+    Args:
+        settings: Its address, key and timeouts, and when it is no longer asked.
+        socket_path: The embedded model's socket, when there is no upstream.
+        metrics: Where its failures are counted.
+        is_shared: Says whether there is more than one caller who could ask.
+    """
+    breaker = make_breaker(settings, metrics, is_shared)
+    return Upstream(make_client(settings, socket_path), settings, breaker, metrics)
+
+
+class ModelList:
+    """Keeps the list for a while; all methods belong to the event loop."""
+
+    def __init__(
+        self,
+        fetch: Callable[[], Coroutine[Any, Any, bytes]],
+        lifetime_s: float,
+        timeout_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Takes where the list comes from; nothing is asked yet.
+
+        Args:
+            fetch: Asks the upstream.
+            lifetime_s: How long an answer is kept; errors are not.
+            timeout_s: Time for the upstream to answer, whoever waits.
+            clock: Seconds.
+        """
+        self._fetch = fetch
+        self._lifetime_s = lifetime_s
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._answer = b""
+        self._fresh_until_s = float("-inf")
+        self._fetching: asyncio.Task[bytes] | None = None
+
+    async def get(self) -> bytes:
+        """The list as the upstream writes it, at most so old.
+
+        Callers who come while it is asked for wait for the same answer. One that leaves ends its
+        own wait alone.
+
+        Raises:
+            DeadlineExceeded: The upstream did not answer in time; and whatever `fetch` raises.
+        """
+        if self._clock() < self._fresh_until_s:
+            return self._answer
+        if self._fetching is None:
+            self._fetching = asyncio.create_task(self._fetch_once())
+            self._fetching.add_done_callback(self._end)
+        return await asyncio.shield(self._fetching)
+
+    async def close(self) -> None:
+        """Asks no longer."""
+        if self._fetching is not None:
+            self._fetching.cancel()
+            await asyncio.wait({self._fetching})
+
+    async def _fetch_once(self) -> bytes:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                self._answer = await self._fetch()
+        except TimeoutError as error:
+            raise DeadlineExceeded from error
+        self._fresh_until_s = self._clock() + self._lifetime_s
+        return self._answer
+
+    def _end(self, task: asyncio.Task[bytes]) -> None:
+        self._fetching = None
+        if not task.cancelled():
+            task.exception()  # looked at: everybody who waited may have left

@@ -9,9 +9,8 @@ from starlette.types import Receive, Scope, Send
 
 from codefend.service.admit.visit import Visit
 from codefend.service.errors import ClientLeft, CodefendError
-from codefend.service.forward.answer_stream import AnswerStream
+from codefend.service.forward.sse import AnswerStream, StreamSplicer
 from codefend.service.metrics import Stage
-from codefend.service.respond.splice import StreamSplicer
 
 __all__ = ["stream_answer", "stream_chat"]
 

@@ -9,7 +9,7 @@ from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import ChatLimits, open_chat
 from codefend.service.decode.rules import FieldRules
 from codefend.service.errors import RequestRefused
-from codefend.service.forward.chat_body import fill_gaps
+from codefend.service.forward.completion import fill_gaps
 from tests.fuzz.planted import as_body, complaints, num_plants, planted_chats
 
 PATH = "/v1/chat/completions"

@@ -10,7 +10,7 @@ from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import Chat, ChatLimits, open_chat
 from codefend.service.decode.rules import FieldRules
 from codefend.service.errors import RequestRefused
-from codefend.service.forward.chat_body import fill_gaps
+from codefend.service.forward.completion import fill_gaps
 from codefend.service.policy import TextImages
 
 LIMITS = ChatLimits(max_images=3, max_answer_tokens=100, max_choices=4)

@@ -8,7 +8,7 @@ import pytest
 from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import ChatLimits, open_chat
 from codefend.service.decode.rules import FieldRules
-from codefend.service.forward.chat_body import fill_gaps
+from codefend.service.forward.completion import fill_gaps
 from tests.service.test_chat import PATH
 
 LIMITS = ChatLimits(max_images=32, max_answer_tokens=8192, max_choices=8)

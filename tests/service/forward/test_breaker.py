@@ -3,11 +3,13 @@
 import pytest
 
 from codefend.service.errors import UpstreamDown
-from codefend.service.forward.breaker import Breaker, BreakerLimits, BreakerState
-from codefend.service.forward.failures import BadStatus, Failure, Reason
-from codefend.service.forward.judgement import tell
+from codefend.service.forward.breaker import Breaker, BreakerLimits, BreakerState, Verdict
+from codefend.service.forward.failures import Reason, UpstreamFailure, settle
 
 LIMITS = BreakerLimits(num_failures=3, window_s=10, pause_s=5, max_pause_s=15, num_trials=2)
+
+
+OUTCOMES = {"ok": Verdict.ANSWERED, "no": Verdict.FAILED, "left": Verdict.NOTHING}
 
 
 class Clock:
@@ -35,9 +37,9 @@ def breaker(clock, changes):
 
 def ask(breaker, *outcomes, caller=""):
     for outcome in outcomes:
-        passage = breaker.enter(caller)
-        passage.begin()
-        {"ok": passage.succeed, "no": passage.fail, "left": passage.leave}[outcome]()
+        permit = breaker.enter(caller)
+        permit.begin()
+        permit.settle(OUTCOMES[outcome])
 
 
 def refusal_of(breaker):
@@ -104,11 +106,11 @@ def test_trials_are_few_and_all_of_them_must_succeed(breaker, clock, changes):
     assert refusal_of(breaker) == 5
     first.leave()
     third = breaker.enter()
-    second.succeed()
+    second.settle(Verdict.ANSWERED)
     assert breaker.state is BreakerState.HALF_OPEN
     # One has succeeded and one is under way: more would be more than are needed.
     refusal_of(breaker)
-    third.succeed()
+    third.settle(Verdict.ANSWERED)
     assert breaker.state is BreakerState.CLOSED
     assert changes == [("OPEN", 5), ("HALF_OPEN", 0), ("CLOSED", 0)]
     ask(breaker, "no", "no")
@@ -130,55 +132,55 @@ def test_a_failed_trial_ends_the_others(breaker, clock):
     ask(breaker, "no", "no", "no")
     clock.now_s += 5
     first, second = breaker.enter(), breaker.enter()
-    first.fail()
-    second.succeed()
+    first.settle(Verdict.FAILED)
+    second.settle(Verdict.ANSWERED)
     assert refusal_of(breaker) == 10
 
 
 def test_what_was_asked_before_it_opened_no_longer_counts(breaker, clock):
     old = [breaker.enter() for _ in range(8)]
     ask(breaker, "no", "no", "no")
-    for passage in old[:4]:
-        passage.fail()
+    for permit in old[:4]:
+        permit.settle(Verdict.FAILED)
     clock.now_s += 5
     ask(breaker, "ok", "ok")
-    for passage in old[4:]:
-        passage.fail()
+    for permit in old[4:]:
+        permit.settle(Verdict.FAILED)
     assert breaker.state is BreakerState.CLOSED
 
 
 def test_who_was_let_in_before_it_opened_is_not_sent_on(breaker):
-    passage = breaker.enter()
+    permit = breaker.enter()
     ask(breaker, "no", "no", "no")
     with pytest.raises(UpstreamDown):
-        passage.begin()
+        permit.begin()
 
 
 def test_late_counts_only_if_nobody_was_answered_meanwhile(breaker, clock):
     late = [breaker.enter() for _ in range(6)]
-    for passage in late:
-        passage.begin()
+    for permit in late:
+        permit.begin()
     clock.now_s += 1
     ask(breaker, "ok")
     clock.now_s += 1
-    for passage in late:
-        passage.fail_late()
+    for permit in late:
+        permit.settle(Verdict.LATE)
     assert breaker.state is BreakerState.CLOSED
     late = [breaker.enter() for _ in range(3)]
     clock.now_s += 1
-    for passage in late:
-        passage.begin()
+    for permit in late:
+        permit.begin()
         clock.now_s += 1
-        passage.fail_late()
+        permit.settle(Verdict.LATE)
     assert breaker.state is BreakerState.OPEN
 
 
 def ask_late(breaker, clock, *callers):
     for caller in callers:
-        passage = breaker.enter(caller)
-        passage.begin()
+        permit = breaker.enter(caller)
+        permit.begin()
         clock.now_s += 1
-        passage.fail_late()
+        permit.settle(Verdict.LATE)
 
 
 def test_where_callers_share_it_the_lateness_of_one_alone_never_opens_it(changes, clock):
@@ -192,23 +194,23 @@ def test_where_callers_share_it_the_lateness_of_one_alone_never_opens_it(changes
 def test_failures_of_one_caller_open_it_all_the_same(clock):
     breaker = Breaker(LIMITS, clock, is_shared=lambda: True)
     for _ in range(LIMITS.num_failures):
-        breaker.enter("one").fail()
+        breaker.enter("one").settle(Verdict.FAILED)
     assert breaker.state is BreakerState.OPEN
 
 
 def test_a_trial_that_streams_has_succeeded_when_it_flows(breaker, clock):
     ask(breaker, "no", "no", "no")
     clock.now_s += 5
-    for passage in (breaker.enter(), breaker.enter()):
-        passage.begin()
-        passage.show_life()
+    for permit in (breaker.enter(), breaker.enter()):
+        permit.begin()
+        permit.show_life()
     assert breaker.state is BreakerState.CLOSED
 
 
 def test_an_outcome_is_told_once(breaker):
-    passage = breaker.enter()
+    permit = breaker.enter()
     for _ in range(5):
-        passage.fail()
+        permit.settle(Verdict.FAILED)
     assert breaker.state is BreakerState.CLOSED
 
 
@@ -221,11 +223,17 @@ def test_with_no_failures_it_never_opens(clock):
 @pytest.mark.parametrize(
     ("failure", "counts"),
     [
-        *((BadStatus(status, "", b""), True) for status in (500, 502, 503, 504, 521)),
-        *((BadStatus(status, "9", b""), False) for status in (302, 400, 401, 404, 413, 422, 429)),
-        (BadStatus(501, "", b""), False),
         *(
-            (Failure(reason), reason not in {"pool_timeout", "too_long", "stream_timeout"})
+            (UpstreamFailure.of_status(status, "", b""), True)
+            for status in (500, 502, 503, 504, 521)
+        ),
+        *(
+            (UpstreamFailure.of_status(status, "9", b""), False)
+            for status in (302, 400, 401, 404, 413, 422, 429)
+        ),
+        (UpstreamFailure.of_status(501, "", b""), False),
+        *(
+            (UpstreamFailure(reason), reason not in {"pool_timeout", "too_long", "stream_timeout"})
             for reason in Reason
         ),
     ],
@@ -233,17 +241,17 @@ def test_with_no_failures_it_never_opens(clock):
 )
 def test_what_counts_as_a_failure(breaker, failure, counts):
     for _ in range(3):
-        passage = breaker.enter()
-        passage.begin()
-        tell(passage, failure)
+        permit = breaker.enter()
+        permit.begin()
+        settle(permit, failure)
     assert (breaker.state is BreakerState.OPEN) is counts
 
 
 def test_a_pause_is_as_long_as_the_upstream_asks_but_for_the_ceiling(breaker, clock):
     for asked, pause_s in (("12", 12), ("500", 15)):
         for _ in range(3):
-            passage = breaker.enter()
-            tell(passage, BadStatus(503, asked, b""))
+            permit = breaker.enter()
+            settle(permit, UpstreamFailure.of_status(503, asked, b""))
             if breaker.state is BreakerState.OPEN:
                 break
         assert refusal_of(breaker) == pause_s

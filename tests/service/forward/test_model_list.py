@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from codefend.service.errors import DeadlineExceeded, UpstreamError
-from codefend.service.forward.model_list import ModelList
+from codefend.service.forward.upstream import ModelList
 
 
 class Upstream:

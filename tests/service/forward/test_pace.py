@@ -8,10 +8,9 @@ from contextlib import nullcontext
 import httpx
 import pytest
 
-from codefend.service.forward.answer_stream import AnswerStream
 from codefend.service.forward.breaker import Breaker
 from codefend.service.forward.exchange import Arrival, send_request
-from codefend.service.respond.splice import StreamSplicer
+from codefend.service.forward.sse import AnswerStream, StreamSplicer
 from tests.service.raw_upstream import DONE, STREAM_HEAD, chunked, listening, words
 
 LAST = chunked(words("a", reason="stop"))
@@ -56,7 +55,7 @@ def test_no_stream_holds_the_event_loop(middle, no_garbage_collection):
             request = client.build_request("POST", upstream.url, content=b"{}")
             response = await send_request(client, request, 5)
             arrival = Arrival(response, 1 << 28, 5)
-            answer = AnswerStream(arrival, Breaker.aside(60), nullcontext)
+            answer = AnswerStream(arrival, Breaker.aside(60).show_life, nullcontext)
             turns = []
             turning = asyncio.create_task(longest_turn_s(turns))
             splicer = StreamSplicer(lambda: b"{}")

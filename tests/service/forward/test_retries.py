@@ -3,8 +3,15 @@
 import httpx
 import pytest
 
-from codefend.service.forward.failures import BadStatus, Failure, Reason, as_failure
-from codefend.service.forward.retries import FIRST_PAUSE_S, LONGEST_PAUSE_S, may_retry, pauses
+from codefend.service.forward.failures import (
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    Reason,
+    UpstreamFailure,
+    as_failure,
+    may_retry,
+    pauses,
+)
 
 
 @pytest.mark.parametrize(
@@ -21,10 +28,16 @@ from codefend.service.forward.retries import FIRST_PAUSE_S, LONGEST_PAUSE_S, may
         (as_failure(httpx.ReadTimeout("")), False, True),
         (as_failure(httpx.PoolTimeout("")), False, False),
         (as_failure(httpx.ProxyError("")), False, True),
-        (Failure(Reason.CUT), False, False),
-        (Failure(Reason.NONSENSE), False, False),
-        *((BadStatus(status, "", b""), False, True) for status in (500, 502, 503, 504)),
-        *((BadStatus(status, "", b""), False, False) for status in (400, 404, 429, 501)),
+        (UpstreamFailure(Reason.CUT), False, False),
+        (UpstreamFailure(Reason.NONSENSE), False, False),
+        *(
+            (UpstreamFailure.of_status(status, "", b""), False, True)
+            for status in (500, 502, 503, 504)
+        ),
+        *(
+            (UpstreamFailure.of_status(status, "", b""), False, False)
+            for status in (400, 404, 429, 501)
+        ),
     ],
     ids=lambda value: getattr(value, "reason", None),
 )

@@ -19,21 +19,37 @@ from codefend.service.errors import (
 )
 from codefend.service.forward.breaker import Breaker, BreakerLimits
 from codefend.service.forward.completion import Completion
-from codefend.service.forward.upstream import Upstream, UpstreamWatch
+from codefend.service.forward.upstream import Upstream
+from codefend.service.metrics import Metrics
 from codefend.service.settings import Settings
 
 QUESTION = Completion(prompt="what?", image_url="data:image/png;base64,AA")
+
+
+class Noting:
+    """A counter of errors that notes their reasons."""
+
+    def __init__(self, errors):
+        self._errors = errors
+
+    def labels(self, reason):
+        self._errors.append(reason)
+        return self
+
+    def inc(self):
+        pass
 
 
 def make_upstream(handler, errors, **settings):
     """An upstream whose network is a function."""
     client = httpx.AsyncClient(base_url="http://model/v1", transport=httpx.MockTransport(handler))
     values = {"upstream_url": "http://model/v1", "upstream_retries": 0} | settings
-    watch = UpstreamWatch(on_error=errors.append, on_retry=lambda _: None)
-    return Upstream(client, Settings(**values), Breaker(BreakerLimits(0)), watch)
+    metrics = Metrics()
+    metrics.upstream_errors = Noting(errors)
+    return Upstream(client, Settings(**values), Breaker(BreakerLimits(0)), metrics)
 
 
-def passage():
+def permit():
     return Breaker.aside(math.inf)
 
 
@@ -43,7 +59,7 @@ def ask(handler, completion=QUESTION, default_model="m"):
     async def scenario():
         upstream = make_upstream(handler, errors, upstream_model=default_model)
         try:
-            return await upstream.complete(completion, passage())
+            return await upstream.complete(completion, permit())
         finally:
             await upstream.close()
 
@@ -138,7 +154,7 @@ def test_a_stream_ends_before_done_and_breaks_with_an_upstream_error():
 
     async def collect(handler):
         upstream = make_upstream(handler, [], upstream_model="m")
-        stream = await upstream.stream(QUESTION, passage())
+        stream = await upstream.stream(QUESTION, permit())
         try:
             return [payload async for payload in stream.payloads()]
         finally:
@@ -163,7 +179,7 @@ def relay(handler, method="relay", **settings):
         try:
             if method == "list_models":
                 return await upstream.list_models(math.inf)
-            return await getattr(upstream, method)(b"{}", passage())
+            return await getattr(upstream, method)(b"{}", permit())
         finally:
             await upstream.close()
 

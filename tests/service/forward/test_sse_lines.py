@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codefend.service.forward.lines import MAX_LINE_BYTES, LineCutter
+from codefend.service.forward.sse import MAX_LINE_BYTES, LineCutter
 
 
 @given(st.lists(st.sampled_from([b"a", b"bc", b"\r\n", b"\n", b""])), st.lists(st.integers(0, 60)))

@@ -8,11 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codefend.service.forward.answer_stream import PIECE_BYTES
 from codefend.service.forward.completion import MAX_CHUNK_VALUES
-from codefend.service.forward.failures import Failure
-from codefend.service.forward.lines import MAX_LINE_BYTES
-from codefend.service.respond.splice import StreamSplicer, splice_answer
+from codefend.service.forward.failures import UpstreamFailure
+from codefend.service.forward.sse import MAX_LINE_BYTES, PIECE_BYTES, StreamSplicer, splice_answer
 
 TOLD = b'{"images":[]}'
 ADDED = b',"codefend":' + TOLD
@@ -119,7 +117,7 @@ def test_a_chunk_is_passed_on_before_the_next_one_comes():
     ],
 )
 def test_what_is_no_answer_and_what_is_half_of_one_is_an_error(stream):
-    with pytest.raises((Failure, ValueError, TypeError, RecursionError)) as raised:
+    with pytest.raises((UpstreamFailure, ValueError, TypeError, RecursionError)) as raised:
         run(stream)
     assert "secret" not in str(raised.value)
 
