@@ -47,7 +47,7 @@ def mllm(
     """Serve the embedded model alone, as an OpenAI-style API."""
     settings = _settings()
     from codefend.service.logs import configure_logs
-    from codefend.service.processes.single_threaded import bound_spinning
+    from codefend.service.processes.child import bound_spinning
 
     bound_spinning()  # before torch is loaded
     from codefend.service.mllm.app import create_mllm_app
@@ -73,11 +73,11 @@ def purify(
 ) -> None:
     """Purify an image or a folder; started again after an interruption, it goes on."""
     settings = _settings()
-    from codefend.service.decode.limits import picture_limits
+    from codefend.service.decode.picture import PictureLimits
     from codefend.service.offline import purify_files
     from codefend.service.purify.engine import EngineOptions, find_engine_loader
 
-    limits = picture_limits(settings)
+    limits = PictureLimits.of(settings)
     options = EngineOptions.of(settings, settings.devices[0])
     try:
         engine = find_engine_loader(settings.engine)(options)

@@ -19,9 +19,8 @@ from codefend.service.admit.house import House, HouseLimits
 from codefend.service.admit.keys import KeyRing
 from codefend.service.admit.visit import Visit
 from codefend.service.decode.chat import Chat, ChatImage, ChatLimits
-from codefend.service.decode.refusals import naming_place
-from codefend.service.decode.rules import field_rules
-from codefend.service.decode.stage import DecodeStage
+from codefend.service.decode.fields import FieldRules
+from codefend.service.decode.stage import DecodeStage, naming_place
 from codefend.service.encode.stage import EncodeStage
 from codefend.service.errors import NotReady
 from codefend.service.forward.breaker import BreakerPermit
@@ -236,7 +235,7 @@ class Guard:
         """
         settings = self.settings
         limits = ChatLimits(settings.max_images, settings.max_answer_tokens, settings.max_choices)
-        rules = field_rules(settings, visit.policy.mode)
+        rules = FieldRules.of(settings, visit.policy.mode)
         with visit.timings.stage(Stage.DECODE):
             chat = await self._decode.open_chat(body, limits, template, rules, visit.caller)
         visit.facts["body_bytes"] = len(body)

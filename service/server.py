@@ -23,7 +23,7 @@ from codefend.service.door.limits import DoorLimits, fit_connections, raise_open
 from codefend.service.door.serving import make_config, set_unread_timeout
 from codefend.service.guard import Guard
 from codefend.service.processes.child import kill_children
-from codefend.service.processes.kernel import hide_memory
+from codefend.service.sandbox.kernel import hide_memory
 from codefend.service.settings import Settings
 
 __all__ = ["make_server_config", "serve"]

@@ -11,12 +11,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from codefend.models.prompts.templates import Template
-from codefend.service.decode.fields import CHAT
-from codefend.service.decode.inline_image import read_inline_image
-from codefend.service.decode.json_object import read_json_object
-from codefend.service.decode.rules import FieldRules, Findings
-from codefend.service.decode.sniffing import sniff_format
+from codefend.service.decode.fields import CHAT, FieldRules, Findings
+from codefend.service.decode.formats import sniff_format
 from codefend.service.decode.walk import ImagePlace, walk
+from codefend.service.decode.wire import read_inline_image, read_json_object
 from codefend.service.errors import (
     InvalidBody,
     InvalidField,

@@ -1,4 +1,4 @@
-"""The fields of a chat/completions request: whose each is, and of what kind.
+"""The fields of a chat/completions request: whose each is, of what kind, and how it is set.
 
 An allowlist: what stands in no table does not pass. `service/decode/walk.py` applies the tables;
 another protocol gets tables of its own. Sources: OpenAI's API reference and the types of its Python
@@ -8,10 +8,28 @@ client; `ChatCompletionRequest` of vLLM and of SGLang; Ollama's `openai` package
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Flag, StrEnum, auto
+from typing import Self
 
-__all__ = ["CHAT", "MEDIA_FIELDS", "MEDIA_TYPES", "Choice", "Field", "Kind", "Owner", "Place"]
+from codefend.service.policy import Mode, UnknownFields
+from codefend.service.settings import Settings
+
+__all__ = [
+    "CHAT",
+    "MEDIA_FIELDS",
+    "MEDIA_TYPES",
+    "Choice",
+    "Field",
+    "FieldRules",
+    "Findings",
+    "Kind",
+    "Owner",
+    "Place",
+]
+
+_MOST_NAMES = 16
+_LONGEST_SHOWN_PLACE = 128
 
 
 class Owner(Flag):
@@ -91,6 +109,53 @@ class Choice:
     key: str
     places: Mapping[str, Place]
     other: Place | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FieldRules:
+    """What is set about fields.
+
+    Attributes:
+        is_enforced: Whether anything is refused; if not, it is only noted.
+        drops_unknown: Whether unknown fields are taken out in place of a refusal.
+        allowed: Places, dotted and without indices, that pass whatever they hold.
+        text_images: What the upstream reads out of texts, by `TextImages`.
+    """
+
+    is_enforced: bool = True
+    drops_unknown: bool = False
+    allowed: tuple[str, ...] = ()
+    text_images: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, settings: Settings, mode: Mode) -> Self:
+        """Takes the rules out of the settings; only a policy that enforces refuses anything."""
+        return cls(
+            is_enforced=mode is Mode.ENFORCE,
+            drops_unknown=settings.unknown_fields is UnknownFields.DROP,
+            allowed=settings.allowed_fields,
+            text_images=settings.upstream_reads_text_images,
+        )
+
+
+@dataclass(slots=True)
+class Findings:
+    """What would have been refused, or was taken out.
+
+    Attributes:
+        counts: How many, by the code of the refusal; `dropped` for what was taken out.
+        names: The first places, without indices.
+    """
+
+    counts: dict[str, int] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+
+    def note(self, verdict: str, place: str) -> None:
+        """Counts one more."""
+        self.counts[verdict] = self.counts.get(verdict, 0) + 1
+        shown = place[:_LONGEST_SHOWN_PLACE]
+        if len(self.names) < _MOST_NAMES and shown not in self.names:
+            self.names.append(shown)
 
 
 _Row = tuple[str, Field]

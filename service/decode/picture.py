@@ -10,17 +10,17 @@ import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from codefend.service.decode.canvas import read_canvas
-from codefend.service.decode.parts import count_parts
-from codefend.service.decode.sniffing import sniff_format
+from codefend.service.decode.formats import FORMATS, count_parts, sniff_format
 from codefend.service.errors import AnimatedImage, ImageTooLarge, InvalidImage
+from codefend.service.settings import Settings
 
-__all__ = ["Inspect", "PictureLimits", "decode_picture"]
+__all__ = ["Inspect", "PictureLimits", "decode_picture", "self_test"]
 
 # Called with format, height and width, as the file's header has them, before any pixel is decoded.
 Inspect = Callable[[str, int, int], None]
@@ -49,6 +49,7 @@ _TURNS = {
 }
 _INDEXED = frozenset({"P", "PA"})
 _WHITE = (255, 255, 255, 255)
+_SELF_TEST_SIDE_PX = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,16 @@ class PictureLimits:
     max_side_px: int
     max_jpeg_scans: int = 64
     max_file_parts: int = 65_536
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Takes what concerns pictures out of the settings."""
+        return cls(
+            settings.max_pixels,
+            settings.max_side_px,
+            settings.max_jpeg_scans,
+            settings.max_file_parts,
+        )
 
     def check(self, width: int, height: int) -> None:
         """Refuses a picture that is too large.
@@ -86,8 +97,7 @@ class PictureLimits:
         Raises:
             ImageTooLarge: It is a WebP too large, or has too many scans, chunks or segments.
         """
-        if format_name == "WEBP":
-            self.check(*read_canvas(image))
+        self.check(*FORMATS[format_name].read_canvas(image))
         parts = count_parts(image, format_name, self.max_file_parts)
         if parts.num_scans > self.max_jpeg_scans:
             msg = f"The JPEG has over {self.max_jpeg_scans} scans."
@@ -104,7 +114,7 @@ def _inspect_nothing(_format: str, _height: int, _width: int) -> None:
 def decode_picture(
     image: bytes, limits: PictureLimits, inspect: Inspect = _inspect_nothing
 ) -> tuple[NDArray[np.uint8], str]:
-    """Decodes one still JPEG, PNG or WebP.
+    """Decodes one still image of a format that is taken.
 
     The orientation that its metadata asks for is applied; transparency is laid on white; all
     metadata and any colour profile are dropped.
@@ -115,7 +125,7 @@ def decode_picture(
         inspect: Called next; what it raises ends the decoding.
 
     Returns:
-        Pixels (H, W, 3) uint8 RGB, and the format (`PNG`, `JPEG`, `WEBP`).
+        Pixels (H, W, 3) uint8 RGB, and the format, a name of `FORMATS`.
 
     Raises:
         InvalidImage: The file is empty, damaged or truncated.
@@ -176,3 +186,20 @@ def _on_white(picture: Image.Image) -> Image.Image:
     layer = picture.convert("RGBA")
     ground = Image.new("RGBA", layer.size, _WHITE)
     return Image.alpha_composite(ground, layer).convert("RGB")
+
+
+def self_test() -> None:
+    """Decodes a small picture of each format, made here: what decoding loads late is loaded then.
+
+    Raises:
+        RequestRefused: One could not be decoded: the process is of no use.
+    """
+    side_px = _SELF_TEST_SIDE_PX
+    limits = PictureLimits(max_pixels=side_px**2, max_side_px=side_px)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 2
+    for row in FORMATS.values():
+        for mode in row.sample_modes:
+            buffer = io.BytesIO()
+            Image.new(mode, (side_px, side_px)).save(buffer, row.name, exif=exif)
+            decode_picture(buffer.getvalue(), limits)

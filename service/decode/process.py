@@ -13,17 +13,15 @@ from typing import Any
 
 from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import ChatLimits, open_chat
-from codefend.service.decode.confinement import allow_cpu_time, confine
-from codefend.service.decode.envelope import open_envelope
-from codefend.service.decode.picture import PictureLimits, decode_picture
-from codefend.service.decode.refusals import report_refusal
-from codefend.service.decode.rehearsal import rehearse
-from codefend.service.decode.rules import FieldRules
-from codefend.service.errors import ClientLeft, RequestRefused
+from codefend.service.decode.fields import FieldRules
+from codefend.service.decode.picture import PictureLimits, decode_picture, self_test
+from codefend.service.decode.wire import open_envelope
+from codefend.service.errors import ClientLeft, InvalidImage, RequestRefused
 from codefend.service.processes.messages import Ask, Handler, Message
 from codefend.service.processes.pixels import Picture, write_pixels
+from codefend.service.sandbox.layers import allow_cpu_time, confine
 
-__all__ = ["DecodeConfig", "make_decoder"]
+__all__ = ["DecodeConfig", "make_decoder", "refusal_from_report", "report_refusal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +37,11 @@ class DecodeConfig:
 def make_decoder(config: DecodeConfig) -> tuple[Handler, dict[str, Any]]:
     """Confines the present process and returns its message handler.
 
-    What it says about itself is the list of walls that could not be built.
+    What it says about itself is the list of the sandbox's layers that it lacks.
     """
     # The parsers' remarks on strangers' bodies: the service logs what becomes of every request.
     logging.disable(logging.CRITICAL)
-    # Once before, so that every library is loaded; once behind the walls, to see that it works.
-    rehearse()
-    unconfined = confine(config.memory_bytes, Path(config.pixels_directory))
-    rehearse()
+    unconfined = confine(config.memory_bytes, Path(config.pixels_directory), self_test)
     return partial(_handle, config), {"unconfined": unconfined}
 
 
@@ -94,3 +89,25 @@ def _decode(config: DecodeConfig, image: bytes, sha256: str, ask: Ask) -> dict[s
     pixels, _ = decode_picture(image, config.limits, inspect)
     write_pixels(place, Picture.DECODED, pixels)
     return {"height": pixels.shape[0], "width": pixels.shape[1]}
+
+
+def report_refusal(refusal: RequestRefused) -> dict[str, Any]:
+    """What a decode process answers instead of its work: it may send no objects."""
+    return {
+        "refused": refusal.code,
+        "message": refusal.public_message,
+        "param": refusal.param,
+    }
+
+
+def refusal_from_report(report: dict[str, Any]) -> RequestRefused | None:
+    """Rebuilds a refusal; None if the answer reports none.
+
+    An unknown code, which only a process gone bad could send, becomes a plain refusal.
+    """
+    if "refused" not in report:
+        return None
+    for refusal in RequestRefused.__subclasses__():
+        if refusal.code == report["refused"]:
+            return refusal(report["message"], report["param"])
+    return InvalidImage()

@@ -2,33 +2,33 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import Chat, ChatLimits, open_chat
-from codefend.service.decode.limits import picture_limits
-from codefend.service.decode.process import DecodeConfig, make_decoder
-from codefend.service.decode.refusals import refusal_from_report
-from codefend.service.decode.rules import FieldRules
+from codefend.service.decode.fields import FieldRules
+from codefend.service.decode.picture import PictureLimits
+from codefend.service.decode.process import DecodeConfig, make_decoder, refusal_from_report
 from codefend.service.errors import (
     ClientLeft,
     CodefendError,
     ImageTooLarge,
     InvalidBody,
     InvalidImage,
+    RequestRefused,
     Unavailable,
 )
-from codefend.service.processes.child import ChildDied, ChildTimeout
+from codefend.service.processes.child import Child, ChildDied, ChildTimeout
 from codefend.service.processes.messages import Message
 from codefend.service.processes.pool import ChildPool, PoolJob
-from codefend.service.processes.single_threaded import SingleThreadedChild
 from codefend.service.processes.supervision import Supervision
 from codefend.service.settings import Settings
 from codefend.service.stages import Admit, Admitted, PictureHeader, Upload
 
-__all__ = ["DecodeStage"]
+__all__ = ["DecodeStage", "naming_place"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,13 +59,13 @@ class DecodeStage:
         self._max_pixels = settings.max_pixels
         self._timeout_s = settings.decode_timeout_s
         config = DecodeConfig(
-            picture_limits(settings),
+            PictureLimits.of(settings),
             settings.decode_memory_bytes,
             settings.decode_cpu_s,
             pixels_directory,
         )
         self._pool = ChildPool(
-            lambda index: SingleThreadedChild(f"decode-{index}", make_decoder, config),
+            lambda index: Child(f"decode-{index}", make_decoder, config, is_single_threaded=True),
             settings.decode_workers,
             START_TIMEOUT_S,
             on_restart,
@@ -78,11 +78,10 @@ class DecodeStage:
         return self._pool.pids
 
     async def start(self, supervision: Supervision) -> None:
-        """Starts the processes, and says in the log which walls they lack."""
+        """Starts the processes, and says in the log which layers of the sandbox they lack."""
         facts = await self._pool.start(supervision)
-        for walls_missing in {tuple(fact["unconfined"]) for fact in facts}:
-            for wall in walls_missing:
-                logger.warning("decode processes are confined less: %s", wall)
+        for missing in dict.fromkeys(layer for fact in facts for layer in fact["unconfined"]):
+            logger.warning("decode processes are confined less: %s", missing)
 
     async def stop(self) -> None:
         """Ends the processes."""
@@ -253,3 +252,16 @@ def _took_too_long(admission: _Admission | None) -> CodefendError:
         msg = "The image takes too long to decode."
         return ImageTooLarge(msg, "image")
     return InvalidBody("The body takes too much time or memory to read.")
+
+
+@contextmanager
+def naming_place(param: str) -> Iterator[None]:
+    """Says in a refusal where the image stood that is at fault.
+
+    Raises:
+        RequestRefused: The same that was raised inside, with this place.
+    """
+    try:
+        yield
+    except RequestRefused as refusal:
+        raise type(refusal)(refusal.public_message, param) from refusal

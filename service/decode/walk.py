@@ -4,8 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from codefend.service.decode.fields import MEDIA_FIELDS, Choice, Field, Kind, Owner, Place
-from codefend.service.decode.rules import FieldRules, Findings
+from codefend.service.decode.fields import (
+    MEDIA_FIELDS,
+    Choice,
+    Field,
+    FieldRules,
+    Findings,
+    Kind,
+    Owner,
+    Place,
+)
 from codefend.service.decode.values import (
     LONGEST_NAME,
     LONGEST_REFERENCE,

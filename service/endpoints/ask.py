@@ -8,7 +8,7 @@ from fastapi.responses import Response
 
 from codefend.models.prompts.templates import Task, Template
 from codefend.service.admit.visit import Visit
-from codefend.service.decode.rules import Findings
+from codefend.service.decode.fields import Findings
 from codefend.service.decode.values import find_text_image
 from codefend.service.endpoints.documentation import error_responses, request_body
 from codefend.service.endpoints.pictures import (

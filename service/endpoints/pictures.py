@@ -8,9 +8,9 @@ from typing import Any
 from codefend.models.codec import ImageFormat, data_url
 from codefend.service.admit.visit import Visit
 from codefend.service.decode.chat import ChatImage
-from codefend.service.decode.refusals import naming_place
-from codefend.service.decode.rules import Findings
-from codefend.service.decode.sent import identify
+from codefend.service.decode.fields import Findings
+from codefend.service.decode.formats import identify
+from codefend.service.decode.stage import naming_place
 from codefend.service.errors import PurificationFailed
 from codefend.service.forward.choice import choose_picture
 from codefend.service.guard import Guard

@@ -21,12 +21,21 @@ from codefend.service.processes.messages import (
     receive_message,
     send_message,
 )
+from codefend.service.sandbox.layers import single_threaded
 
-__all__ = ["Child", "ChildDied", "ChildTimeout", "LaunchFailed", "kill_children"]
+__all__ = [
+    "Child",
+    "ChildDied",
+    "ChildTimeout",
+    "LaunchFailed",
+    "bound_spinning",
+    "kill_children",
+]
 
 STOP_GRACE_S = 5.0
 # Where processors are scarce the service itself comes first: it answers probes and refuses.
 NICENESS = 5
+SPIN_COUNT = 10_000
 # Where it starts a process, `multiprocessing` looks whether others have ended, and so may take an
 # exit code from under the thread that waits for it.
 _bookkeeping = threading.Lock()
@@ -88,6 +97,7 @@ class Child:
         config: Any,
         *,
         beats: bool = False,
+        is_single_threaded: bool = False,
     ) -> None:
         """Takes what the process is to run; nothing starts yet.
 
@@ -96,9 +106,11 @@ class Child:
             make_handler: Module-level function; returns the handler and what `start` returns.
             config: Its only argument; picklable.
             beats: Whether it has a heartbeat, once its handler is made.
+            is_single_threaded: Whether its libraries start no threads: those would not be confined.
         """
         self.name = name
         self._beats = beats
+        self._is_single_threaded = is_single_threaded
         self._counter: Counter | None = None
         self._make_handler = make_handler
         self._config = config
@@ -136,8 +148,10 @@ class Child:
         Raises:
             LaunchFailed: It could not be started, for whatever reason.
         """
+        environment = single_threaded() if self._is_single_threaded else contextlib.nullcontext()
         try:
-            self._launch()
+            with environment:
+                self._launch()
         except Exception as error:  # whatever it is, there is no process
             raise LaunchFailed(self.name, f"{type(error).__name__}: {error}") from error
 
@@ -254,6 +268,18 @@ class Child:
             self._connection.close()
             self._connection = None
         return exit_code
+
+
+def bound_spinning() -> None:
+    """Has threads wait for each other asleep after some ten microseconds of spinning.
+
+    GNU OpenMP, which torch computes with on a CPU, spins for milliseconds. On an idle machine that
+    gains nothing measurable; where others use the processors too, a decode process among them, a
+    thread that spins keeps the very one from running that it waits for, and a batch takes twenty
+    times as long. It reads these variables when it is loaded, which is with the engine.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
 
 
 def _run_child(

@@ -205,7 +205,7 @@ class ChildPool:
         return min(free, key=self._turns.virtual_time, default=None)
 
     async def _run_on(self, child: SupervisedChild, job: PoolJob) -> None:
-        vitals = child.read_vitals()
+        vitals = child.vitals
         try:
             answer = await child.call(job.meta, job.blob, job.timeout_s, job.reply)
         except ChildDied as death:

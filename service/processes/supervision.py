@@ -69,6 +69,7 @@ class SupervisedChild:
     Attributes:
         is_warm: Whether it can be called.
         is_due: Whether it owes an answer at present.
+        vitals: What the kernel said of the process when it was last watched, every `BEAT_S` or so.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class SupervisedChild:
         """
         self.is_warm = False
         self.is_due = False
+        self.vitals: Vitals | None = None
         self._child = child
         self._start_timeout_s = start_timeout_s
         self._silence_s = silence_s
@@ -100,10 +102,6 @@ class SupervisedChild:
         """Process id, while there is a process."""
         return self._child.pid
 
-    def read_vitals(self) -> Vitals | None:
-        """What the kernel says of the process; None if there is none, or nothing is said."""
-        return self._child.read_vitals()
-
     async def start(self) -> dict[str, Any]:
         """Starts the process and waits until it is ready.
 
@@ -119,6 +117,7 @@ class SupervisedChild:
             description = await self._in_thread(self._start_blocking)
         finally:
             watching.cancel()
+        self.vitals = self._child.read_vitals()
         self.is_warm = True
         return description
 
@@ -168,7 +167,8 @@ class SupervisedChild:
                 and not is_starting
                 and not listener.hears(self._child.count_beats())
             )
-            if is_silent or stalls.is_stalled(self._child.read_vitals(), is_due=is_due):
+            self.vitals = self._child.read_vitals()
+            if is_silent or stalls.is_stalled(self.vitals, is_due=is_due):
                 logger.error("%s does nothing any more", self.name)
                 self._child.kill()
             await _wait(self._lost, BEAT_S)

@@ -2,9 +2,8 @@
 
 import pytest
 
-from codefend.service.decode.envelope import open_envelope
-from codefend.service.decode.limits import picture_limits
-from codefend.service.decode.picture import decode_picture
+from codefend.service.decode.picture import PictureLimits, decode_picture
+from codefend.service.decode.wire import open_envelope
 from codefend.service.errors import RequestRefused
 from codefend.service.settings import Settings
 from tests.fuzz.contract import fuzz_contract
@@ -16,7 +15,7 @@ from tests.fuzz.seeds import seeds
 from tests.fuzz.tally import CORPUS
 from tests.service.running import make_settings, run_service
 
-LIMITS = picture_limits(Settings())
+LIMITS = PictureLimits.of(Settings())
 FOUND = sorted(path for path in CORPUS.iterdir() if not path.name.startswith("."))
 
 

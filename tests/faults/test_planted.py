@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 
 from codefend.service.decode import chat, values, walk
-from codefend.service.decode.fields import CHAT, Field, Kind, Owner
-from codefend.service.decode.rules import FieldRules
+from codefend.service.decode.fields import CHAT, Field, FieldRules, Kind, Owner
 from tests.fuzz.planted_run import finds_any, plant_in_function, plant_over_http
 from tests.service.running import make_settings, run_service
 

@@ -3,11 +3,10 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from codefend.service.decode.limits import picture_limits
+from codefend.service.decode.picture import PictureLimits
 from codefend.service.decode.process import DecodeConfig, make_decoder
-from codefend.service.processes.child import ChildDied, ChildTimeout
+from codefend.service.processes.child import Child, ChildDied, ChildTimeout
 from codefend.service.processes.pixels import PixelStore
-from codefend.service.processes.single_threaded import SingleThreadedChild
 from codefend.service.settings import Settings
 from tests.fuzz.envelopes import wrap
 from tests.fuzz.mutations import mutate
@@ -28,11 +27,11 @@ def fuzz_decoding(seed, numbers, num_processes=1, progress=lambda: None):
 
 def _fuzz_one(seed, numbers, progress):
     settings = Settings()
-    limits = picture_limits(settings)
+    limits = PictureLimits.of(settings)
     store = PixelStore()
     memory_bytes, directory = settings.decode_memory_bytes, str(store.directory)
     config = DecodeConfig(limits, memory_bytes, settings.decode_cpu_s, directory)
-    child = SingleThreadedChild("fuzzed", make_decoder, config)
+    child = Child("fuzzed", make_decoder, config, is_single_threaded=True)
     tally = Tally()
     lease = store.lease(settings.max_pixels)
     _start(child)

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import ChatLimits, open_chat
-from codefend.service.decode.rules import FieldRules
+from codefend.service.decode.fields import FieldRules
 from codefend.service.errors import RequestRefused
 from codefend.service.forward.completion import fill_gaps
 from tests.fuzz.planted import as_body, complaints, num_plants, planted_chats

@@ -5,14 +5,12 @@ from itertools import chain
 
 import pytest
 
-from codefend.service.decode.canvas import read_canvas
-from codefend.service.decode.limits import picture_limits
-from codefend.service.decode.parts import count_parts
+from codefend.service.decode.formats import count_parts, read_canvas
 from codefend.service.decode.picture import PictureLimits, decode_picture
 from codefend.service.decode.process import DecodeConfig, make_decoder
 from codefend.service.errors import RequestRefused
+from codefend.service.processes.child import Child
 from codefend.service.processes.pixels import PixelStore
-from codefend.service.processes.single_threaded import SingleThreadedChild
 from codefend.service.settings import Settings
 from tests.fuzz.tally import read_rss
 from tests.service.decode.bombs import DECODED, MEBIBYTE, RAW, bombs, dearest_pictures
@@ -28,12 +26,12 @@ PICTURE_BYTES = 640 * MEBIBYTE
 
 class Decoder:
     def __init__(self, settings):
-        limits, memory_bytes = picture_limits(settings), settings.decode_memory_bytes
+        limits, memory_bytes = PictureLimits.of(settings), settings.decode_memory_bytes
         self.store = PixelStore()
         config = DecodeConfig(
             limits, memory_bytes, settings.decode_cpu_s, str(self.store.directory)
         )
-        self.child = SingleThreadedChild("bombed", make_decoder, config)
+        self.child = Child("bombed", make_decoder, config, is_single_threaded=True)
         self.child.launch()
         self.child.wait_until_ready(START_S)
         self.pid = self.child.pid
@@ -104,9 +102,9 @@ def test_beyond_its_memory_it_refuses_and_lives():
 )
 def test_every_limit_of_a_picture_is_a_setting(limits, image, what):
     with pytest.raises(RequestRefused, match=what) as refusal:
-        decode_picture(image, picture_limits(SETTINGS.model_copy(update=limits)))
+        decode_picture(image, PictureLimits.of(SETTINGS.model_copy(update=limits)))
     assert refusal.value.status == 413
-    decode_picture(image, picture_limits(SETTINGS))
+    decode_picture(image, PictureLimits.of(SETTINGS))
 
 
 @pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0"}])
@@ -129,4 +127,4 @@ def test_a_walk_costs_little_however_the_file_is_made():
 
 
 def test_the_limits_hold_without_settings_too():
-    assert picture_limits(SETTINGS) == PictureLimits(SETTINGS.max_pixels, SETTINGS.max_side_px)
+    assert PictureLimits.of(SETTINGS) == PictureLimits(SETTINGS.max_pixels, SETTINGS.max_side_px)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import Chat, ChatLimits, open_chat
-from codefend.service.decode.rules import FieldRules
+from codefend.service.decode.fields import FieldRules
 from codefend.service.errors import RequestRefused
 from codefend.service.forward.completion import fill_gaps
 

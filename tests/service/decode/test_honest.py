@@ -7,7 +7,7 @@ import pytest
 
 from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import ChatLimits, open_chat
-from codefend.service.decode.rules import FieldRules
+from codefend.service.decode.fields import FieldRules
 from codefend.service.forward.completion import fill_gaps
 from tests.service.test_chat import PATH
 

@@ -1,6 +1,6 @@
 import pytest
 
-from codefend.service.decode.refusals import refusal_from_report, report_refusal
+from codefend.service.decode.process import refusal_from_report, report_refusal
 from codefend.service.errors import ImageTooLarge, InvalidImage, TooManyImages
 
 

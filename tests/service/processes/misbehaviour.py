@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from codefend.service.decode.confinement import allow_cpu_time, confine
+from codefend.service.sandbox.layers import allow_cpu_time, confine
 
 
 def make_handler(name):

@@ -10,15 +10,14 @@ from codefend.service.decode.picture import PictureLimits
 from codefend.service.decode.process import DecodeConfig
 from codefend.service.processes.child import Child
 from codefend.service.processes.pixels import Picture, PixelStore, read_pixels
-from codefend.service.processes.single_threaded import SingleThreadedChild
-from tests.service.decode.escapes import (
+from tests.service.pictures import picture, png
+from tests.service.sandbox.escapes import (
     ESCAPES,
     SECRET,
     UNSURE_OR_HARMFUL,
     make_confined_handler,
     make_plain_handler,
 )
-from tests.service.pictures import picture, png
 
 START_S = 60
 
@@ -49,7 +48,7 @@ def store():
 def confined(store):
     limits = PictureLimits(1_000_000, 10_000)
     config = DecodeConfig(limits, 1 << 30, 20, str(store.directory))
-    child = SingleThreadedChild("confined", make_confined_handler, config)
+    child = Child("confined", make_confined_handler, config, is_single_threaded=True)
     missing = started(child)["unconfined"]
     if missing:
         child.stop()
@@ -112,7 +111,7 @@ def test_the_wish_for_one_thread_stays_with_the_child(monkeypatch):
             monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
         else:
             monkeypatch.setenv("OPENBLAS_NUM_THREADS", before)
-        child = SingleThreadedChild("brief", make_plain_handler, None)
+        child = Child("brief", make_plain_handler, None, is_single_threaded=True)
         child.launch()
         assert os.environ.get("OPENBLAS_NUM_THREADS") == before
         child.stop()

@@ -1,26 +1,28 @@
-"""Takes a request body apart: JSON, multipart or a raw image; out come the image and the fields.
+"""Reads what clients send: a body of JSON, a form or a raw image; out come its image and fields.
 
 Runs in the decode processes, because parsing megabytes of JSON or base64 would block the service.
 """
 
+import binascii
 import itertools
 import json
-from typing import Any
+from typing import Any, NoReturn
 
+import pybase64
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, FormParser, parse_options_header
 
-from codefend.service.decode.inline_image import read_inline_image
-from codefend.service.decode.json_object import read_json_object
 from codefend.service.errors import (
     CodefendError,
     InvalidBody,
     InvalidField,
+    InvalidImage,
     MissingField,
+    RemoteImage,
     UnsupportedMedia,
 )
 
-__all__ = ["open_envelope"]
+__all__ = ["open_envelope", "read_inline_image", "read_json_object"]
 
 IMAGE_FIELD = "image"
 # In multipart forms the image may also come under the name that OpenAI's clients use for files.
@@ -129,3 +131,62 @@ def _open_form(body: bytes, boundary: bytes | None) -> tuple[bytes, dict[str, An
 def _no_image() -> CodefendError:
     msg = "There is no image. Send it as the field image (JSON or form) or as the body itself."
     return MissingField(msg, IMAGE_FIELD)
+
+
+def read_json_object(body: bytes) -> dict[str, Any]:
+    """Parses a body.
+
+    Raises:
+        InvalidBody: It is not JSON, no object, or nested so deeply that nobody means it.
+    """
+    try:
+        document = json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError, MemoryError) as error:
+        msg = "The body is not valid JSON."
+        raise InvalidBody(msg) from error
+    if not isinstance(document, dict):
+        msg = "The body must be a JSON object."
+        raise InvalidBody(msg)
+    return document
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    """NaN and Infinity are Python's, and no JSON."""
+    raise ValueError(name)
+
+
+def read_inline_image(text: str, param: str) -> bytes:
+    """Reads a data: URL or bare base64; what its header calls the image is not believed.
+
+    Args:
+        text: As received.
+        param: The field it came in, for errors.
+
+    Raises:
+        RemoteImage: It is a URL to somewhere else.
+        InvalidField: It is neither.
+        InvalidImage: There are no bytes in it.
+    """
+    text = text.strip()
+    scheme, separator, _ = text[:64].partition(":")
+    if separator and scheme.lower() != "data":
+        raise RemoteImage(param=param)
+    if text.startswith("//"):
+        raise RemoteImage(param=param)
+    if separator:
+        header, comma, text = text.partition(",")
+        if not comma or not header.lower().endswith(";base64"):
+            msg = f"{param} must be a data: URL in base64: data:image/png;base64,..."
+            raise InvalidField(msg, param)
+    return _from_base64(text, param)
+
+
+def _from_base64(text: str, param: str) -> bytes:
+    if not text:
+        msg = "The image is empty."
+        raise InvalidImage(msg, param)
+    try:
+        return bytes(pybase64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError) as error:
+        msg = f"{param} is neither a data: URL nor valid base64."
+        raise InvalidField(msg, param) from error

@@ -8,8 +8,9 @@ import struct
 
 import pytest
 
-from codefend.service.decode import seccomp
-from codefend.service.decode.seccomp import UnknownMachine, restrict_system_calls
+from codefend.service.sandbox import seccomp
+from codefend.service.sandbox.kernel import UnknownMachine
+from codefend.service.sandbox.seccomp import restrict_system_calls
 
 ALLOWED, REFUSED = 0x7FFF0000, 0x00050000 | errno.EPERM
 ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}

@@ -1,0 +1,1 @@
+"""Attackers who see only what a running service answers (T4)."""
