@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from codefend.lab.attacks.interface import Bounds, Objective
-from codefend.lab.attacks.search import ascend, best_of, checked, random_start, where_image
+from codefend.lab.attacks.gradient import PGD, loss_and_grad, where_image
+from codefend.lab.attacks.interface import Objective
 
 __all__ = ["APGD", "checkpoints"]
 
@@ -67,57 +66,34 @@ class _Progress:
         return halved
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class APGD:
+@dataclass(frozen=True, kw_only=True)
+class APGD(PGD):
     """PGD with momentum that halves its own step size and goes back to its best point.
 
     Attributes:
-        epsilon: radius, as a fraction of the pixel range.
-        steps: gradient steps in each restart.
         step_size: first step size; 2 epsilon where None, as in the paper.
-        restarts: independent runs; each image keeps its best.
-        random_start: whether a run starts at a random point of the ball.
-        bounds: range of pixel values.
     """
 
-    epsilon: float
-    steps: int
-    step_size: float | None = None
-    restarts: int = 1
-    random_start: bool = True
-    bounds: Bounds = field(default_factory=Bounds)
-
-    def __post_init__(self) -> None:
-        """Validates the hyper-parameters."""
-        checked(epsilon=self.epsilon, steps=self.steps, restarts=self.restarts)
-
-    def __call__(
-        self, images: Tensor, objective: Objective, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """See ``Attack.__call__``."""
-        run = partial(self._run, images.detach(), objective, generator)
-        return best_of(run for _ in range(self.restarts))
-
-    def _run(
-        self, clean: Tensor, objective: Objective, generator: torch.Generator | None
+    def run(
+        self, clean: Tensor, objective: Objective, generator: Generator | None
     ) -> tuple[Tensor, Tensor]:
+        """Algorithm 1: the best images and their losses (B,)."""
         # 1. The start x(0), or a random point around it.
-        current = clean
-        if self.random_start:
-            current = random_start(clean, self.epsilon, self.bounds, generator)
-        losses, gradients = ascend(current, objective)
+        current = self.start(clean, generator)
+        losses, gradients = loss_and_grad(current, objective)
         progress = self._begin(current, losses, gradients)
         previous, halving = current, checkpoints(self.steps)
         for step in range(self.steps):
             # 2. z(k+1) = P(x(k) + eta * sign(grad f(x(k)))), blended with the momentum.
-            target = self._step(current, gradients, progress.step_size, clean)
+            eta = progress.step_size[:, None, None, None].to(current.dtype)
+            target = self.bounds.project(current + eta * gradients.sign(), clean, self.epsilon)
             if step > 0:
                 target = current + _MOMENTUM * (target - current)
                 target = target + (1.0 - _MOMENTUM) * (current - previous)
             previous, current = current, self.bounds.project(target, clean, self.epsilon)
             # 3. f_max and x_max.
             before = losses
-            losses, gradients = ascend(current, objective)
+            losses, gradients = loss_and_grad(current, objective)
             progress.record(current, losses, gradients, before)
             # 4. At a checkpoint: halve eta and go back to x_max where progress has stalled.
             if step + 1 in halving:
@@ -139,7 +115,3 @@ class APGD:
             kept_step_size=torch.zeros_like(losses, dtype=torch.bool),
             losses_at_checkpoint=losses,
         )
-
-    def _step(self, images: Tensor, gradients: Tensor, step_size: Tensor, clean: Tensor) -> Tensor:
-        moved = images + step_size[:, None, None, None].to(images.dtype) * gradients.sign()
-        return self.bounds.project(moved, clean, self.epsilon)

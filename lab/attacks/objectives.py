@@ -1,4 +1,4 @@
-"""What an attack maximises: the language model's loss, an answer's margin, or features."""
+"""What an attack maximises: a language model's loss, an answer's margin, features, or a class."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from codefend.lab.attacks.interface import Goal, Objective
+from codefend.lab.victims.classifier import ClassifierVictim
 from codefend.lab.victims.dialogue import Dialogue
 from codefend.lab.victims.likelihood import (
     AnswerScore,
@@ -21,6 +23,8 @@ from codefend.lab.victims.victim import Victim
 __all__ = [
     "answer_margin",
     "answer_score",
+    "class_loss",
+    "class_margin",
     "encoder_distance",
     "image_text_matching",
     "language_objective",
@@ -215,5 +219,41 @@ def image_text_matching(victim: Victim, texts: Sequence[str], *, towards: bool =
         tokens = victim.image_tokens(images).float()
         similarity = torch.cosine_similarity(tokens, wanted, dim=-1).mean(dim=1)
         return sign * similarity.to(images.device)
+
+    return objective
+
+
+def class_loss(victim: ClassifierVictim, labels: Tensor) -> Objective:
+    """Away from a class by cross-entropy.
+
+    Args:
+        victim: the classifier attacked.
+        labels: (B,) int64, such as what it predicts on the clean images.
+
+    Returns:
+        An objective of (B, 3, H, W) images.
+    """
+
+    def objective(images: Tensor) -> Tensor:
+        return F.cross_entropy(victim.logits(images), labels.to(images.device), reduction="none")
+
+    return objective
+
+
+def class_margin(victim: ClassifierVictim, labels: Tensor) -> Objective:
+    """Away from a class by the margin of Carlini & Wagner 2017 (f6); positive: misclassified.
+
+    Args:
+        victim: the classifier attacked.
+        labels: (B,) int64, such as what it predicts on the clean images.
+
+    Returns:
+        An objective of (B, 3, H, W) images.
+    """
+
+    def objective(images: Tensor) -> Tensor:
+        logits, own = victim.logits(images), labels.to(images.device)[:, None]
+        others = logits.scatter(1, own, -torch.inf).amax(dim=1)
+        return others - logits.gather(1, own)[:, 0]
 
     return objective

@@ -5,28 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from codefend.lab.attacks.apgd import APGD
 from codefend.lab.attacks.budgets import Ball
-from codefend.lab.attacks.crops import LocalCrops
-from codefend.lab.attacks.ensemble import EnsembleTransfer
-from codefend.lab.attacks.figstep import TextPage
+from codefend.lab.attacks.gradient import PGD, BallAttack, GradientAttack, UniformNoise
 from codefend.lab.attacks.interface import Attack, Budget, Budgeted, Goal
 from codefend.lab.attacks.joint import JointAttack
-from codefend.lab.attacks.low_frequency import LowFrequency
-from codefend.lab.attacks.noise import UniformNoise
-from codefend.lab.attacks.patch import AdversarialPatch
-from codefend.lab.attacks.perceptual import PerceptualAttack
-from codefend.lab.attacks.pgd import PGD
-from codefend.lab.attacks.spatial import SpatialFlow
-from codefend.lab.attacks.typographic import TypographicAttack
-from codefend.lab.attacks.universal import UniversalPerturbation
-from codefend.lab.attacks.words import absent_words, misleading_words
+from codefend.lab.attacks.parametrised import (
+    AdversarialPatch,
+    LowFrequency,
+    PerceptualAttack,
+    SpatialFlow,
+)
+from codefend.lab.attacks.transfer import EnsembleTransfer, LocalCrops, UniversalPerturbation
+from codefend.lab.attacks.typographic import (
+    TextPage,
+    TypographicAttack,
+    absent_words,
+    misleading_words,
+)
 from codefend.lab.victims.dialogue import Dialogue
 
 __all__ = ["ATTACKS", "HELD_OUT", "AttackConfig", "Family", "Goal", "Row"]
 
 Truths = Sequence[Sequence[Dialogue]]
+Build = Callable[["AttackConfig", Truths], Attack]
 
 
 class Family(StrEnum):
@@ -72,58 +76,40 @@ class Row:
         can_target: whether it can head for something chosen.
     """
 
-    build: Callable[[AttackConfig, Truths], Attack]
+    build: Build
     family: Family | None = None
     is_ball: bool = True
     goals: frozenset[Goal] = frozenset(_FAMILIES_OF_GOALS)
     can_target: bool = True
 
 
+def _ball(attack: type[BallAttack]) -> Build:
+    """An attack in the l-infinity ball that epsilon is the radius of."""
+    return lambda c, _: attack(epsilon=c.epsilon, steps=c.steps, restarts=c.restarts)
+
+
+def _own(attack: type[GradientAttack], **options: Any) -> Build:
+    """An attack with a bound of its own."""
+    return lambda c, _: attack(steps=c.steps, restarts=c.restarts, **options)
+
+
 ATTACKS: dict[str, Row] = {
-    "pgd": Row(lambda c, _: PGD(epsilon=c.epsilon, steps=c.steps, restarts=c.restarts)),
-    "apgd": Row(lambda c, _: APGD(epsilon=c.epsilon, steps=c.steps, restarts=c.restarts)),
-    "m_attack": Row(
-        lambda c, _: LocalCrops(epsilon=c.epsilon, steps=c.steps, restarts=c.restarts),
-        Family.LOCAL_CROPS,
-    ),
-    "ensemble": Row(
-        lambda c, _: EnsembleTransfer(epsilon=c.epsilon, steps=c.steps, restarts=c.restarts),
-        Family.SURROGATE_ENSEMBLE,
-    ),
-    "universal": Row(
-        lambda c, _: UniversalPerturbation(epsilon=c.epsilon, steps=c.steps, restarts=c.restarts),
-        Family.UNIVERSAL,
-    ),
-    "low_frequency": Row(
-        lambda c, _: LowFrequency(epsilon=c.epsilon, steps=c.steps, restarts=c.restarts),
-        Family.LOW_FREQUENCY,
-    ),
+    "pgd": Row(_ball(PGD)),
+    "apgd": Row(_ball(APGD)),
+    "m_attack": Row(_ball(LocalCrops), Family.LOCAL_CROPS),
+    "ensemble": Row(_ball(EnsembleTransfer), Family.SURROGATE_ENSEMBLE),
+    "universal": Row(_ball(UniversalPerturbation), Family.UNIVERSAL),
+    "low_frequency": Row(_ball(LowFrequency), Family.LOW_FREQUENCY),
     "joint": Row(
-        lambda c, _: JointAttack(epsilon=c.epsilon, steps=c.steps, restarts=c.restarts),
+        _ball(JointAttack),
         Family.JOINT,
         goals=frozenset({"language", "margin"}),
         can_target=False,
     ),
-    "patch": Row(
-        lambda c, _: AdversarialPatch(steps=c.steps, restarts=c.restarts),
-        Family.PATCH,
-        is_ball=False,
-    ),
-    "patch_corner": Row(
-        lambda c, _: AdversarialPatch(steps=c.steps, restarts=c.restarts, place=(1.0, 1.0)),
-        Family.PATCH,
-        is_ball=False,
-    ),
-    "perceptual": Row(
-        lambda c, _: PerceptualAttack(steps=c.steps, restarts=c.restarts),
-        Family.PERCEPTUAL,
-        is_ball=False,
-    ),
-    "spatial": Row(
-        lambda c, _: SpatialFlow(steps=c.steps, restarts=c.restarts),
-        Family.SPATIAL,
-        is_ball=False,
-    ),
+    "patch": Row(_own(AdversarialPatch), Family.PATCH, is_ball=False),
+    "patch_corner": Row(_own(AdversarialPatch, place=(1.0, 1.0)), Family.PATCH, is_ball=False),
+    "perceptual": Row(_own(PerceptualAttack), Family.PERCEPTUAL, is_ball=False),
+    "spatial": Row(_own(SpatialFlow), Family.SPATIAL, is_ball=False),
     "typographic": Row(
         lambda c, truths: TypographicAttack(
             words=[misleading_words(group) for group in truths], restarts=c.restarts

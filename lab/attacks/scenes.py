@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from codefend.lab.attacks.interface import Objective
+from codefend.lab.attacks.joint import RewordedLoss
 from codefend.lab.attacks.objectives import (
     answer_score,
     encoder_distance,
@@ -20,7 +21,6 @@ from codefend.lab.attacks.objectives import (
 )
 from codefend.lab.attacks.pixels import attack_pixels
 from codefend.lab.attacks.registry import AttackConfig
-from codefend.lab.attacks.rewording import RewordedLoss
 from codefend.lab.victims.dialogue import CAPTION_REQUEST, Dialogue
 from codefend.lab.victims.victim import Victim
 from codefend.models.quantise import dequantise

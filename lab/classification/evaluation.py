@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from codefend.lab.attacks.classification import class_loss, class_margin
 from codefend.lab.attacks.interface import Goal, Objective, Tier
+from codefend.lab.attacks.objectives import class_loss, class_margin
 from codefend.lab.attacks.pixels import attack_pixels
 from codefend.lab.attacks.registry import AttackConfig
 from codefend.lab.baselines.defence import Defence, defend

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from codefend.lab.attacks.adaptive.expectation import ThroughDefence
+from codefend.lab.attacks.adaptive import ThroughDefence
+from codefend.lab.attacks.gradient import loss_and_grad, random_start
 from codefend.lab.attacks.interface import Bounds, Tier
 from codefend.lab.attacks.pixels import quantise_within
-from codefend.lab.attacks.search import ascend, random_start
 from codefend.lab.baselines.defence import Defence, Passage
 from codefend.lab.classification.evaluation import OBJECTIVES, Scorer, by_thing, label_of
 from codefend.lab.classification.windows import Windows
@@ -168,7 +168,7 @@ class _Search:
         current = random_start(clean, self.epsilon, bounds, torch.Generator().manual_seed(seed))
         best, highest = current, -torch.inf
         for step in range(self.plan.steps + 1):
-            losses, gradients = ascend(current, through)
+            losses, gradients = loss_and_grad(current, through)
             if float(losses) > highest:
                 best, highest = current, float(losses)
             if step % _LOOK_EVERY == 0 and highest > 0 and self._is_lost(best, image, noise):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from codefend.lab.attacks.adaptive.scenes import AdaptiveConfig
+from codefend.lab.attacks.adaptive import AdaptiveConfig
 from codefend.lab.attacks.interface import Tier
 from codefend.lab.attacks.objectives import language_objective
 from codefend.lab.attacks.pixels import attack_pixels

@@ -11,7 +11,6 @@ import torch
 import typer
 
 from codefend.lab.attacks.interface import Tier
-from codefend.lab.attacks.query.service import ServiceClient
 from codefend.lab.baselines.choose import Trial
 from codefend.lab.baselines.smoothing import gaussian_noise
 from codefend.lab.errors import LabError
@@ -41,6 +40,7 @@ from codefend.lab.evaluate.worlds import training_questions
 from codefend.lab.folders.source import open_data
 from codefend.lab.labels import UNION
 from codefend.lab.plots.report import plot_report
+from codefend.lab.service_client import ServiceClient
 from codefend.lab.victims.victim import Victim, load_victim
 from codefend.models.manifest import WEIGHTS_DIRECTORY
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codefend.lab.attacks.similarity import ssim
+from codefend.lab.attacks.budgets import ssim
 from codefend.models.quantise import dequantise
 
 __all__ = ["fidelity"]

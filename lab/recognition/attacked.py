@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from codefend.lab.attacks.adaptive.expectation import ThroughDefence
+from codefend.lab.attacks.adaptive import ThroughDefence
+from codefend.lab.attacks.gradient import PGD
 from codefend.lab.attacks.interface import Objective, Tier
-from codefend.lab.attacks.pgd import PGD
 from codefend.lab.attacks.pixels import attack_pixels
 from codefend.lab.baselines.defence import Defence, defend
 from codefend.lab.evaluate.files import digest_of

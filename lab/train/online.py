@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from codefend.lab.attacks.search import ascend
+from codefend.lab.attacks.gradient import loss_and_grad
 from codefend.lab.baselines.smooth_jpeg import smooth_jpeg
 from codefend.lab.encoders.encoder import Encoder
 from codefend.lab.train.pictures import PictureMix
@@ -203,7 +203,7 @@ def feature_attack(clean: Tensor, objective: Callable[[Tensor], Tensor], *, step
     reach = _L2_OF_BALL * radius * math.sqrt(clean[0].numel())
     for _ in range(steps):
         current = (clean + moved).clamp(0, 1)
-        _, gradients = ascend(current, objective)
+        _, gradients = loss_and_grad(current, objective)
         if is_l2:
             moved = moved + 2.5 / steps * reach * gradients / _length(gradients).clamp_min(1e-12)
             moved = moved * (reach / _length(moved).clamp_min(1e-12)).clamp_max(1.0)

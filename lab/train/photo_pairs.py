@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from codefend.lab.attacks.classification import class_loss, class_margin
 from codefend.lab.attacks.interface import Goal, Objective
+from codefend.lab.attacks.objectives import class_loss, class_margin
 from codefend.lab.errors import LabError
 from codefend.lab.train.crops import PhotoSource, photo_crops
 from codefend.lab.train.pairs import EPSILON_RANGE, attack_into, batches_due, training_attack

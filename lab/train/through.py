@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from codefend.lab.attacks.search import ascend
+from codefend.lab.attacks.gradient import loss_and_grad
 
 __all__ = ["attack_through"]
 
@@ -39,6 +39,6 @@ def attack_through(
     low, high = (clean - radius).clamp_min(0), (clean + radius).clamp_max(1)
     current = torch.clamp(start, low, high)
     for _ in range(steps):
-        _, gradients = ascend(current, loss_of)
+        _, gradients = loss_and_grad(current, loss_of)
         current = torch.clamp(current + 2.5 / steps * radius * gradients.sign(), low, high)
     return (current * 255).round() / 255

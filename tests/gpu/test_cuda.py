@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from codefend.lab.attacks.pgd import PGD
+from codefend.lab.attacks.gradient import PGD
 from codefend.lab.attacks.pixels import decode_png
 from codefend.lab.attacks.registry import AttackConfig
 from codefend.lab.attacks.scenes import attack_scenes

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from codefend.lab.attacks.interface import Tier
-from codefend.lab.attacks.words import absent_words, names_any
+from codefend.lab.attacks.typographic import absent_words, names_any
 from codefend.lab.evaluate.marks import Marks
 from codefend.lab.evaluate.measures import Measure
 from codefend.lab.evaluate.outcomes import Condition

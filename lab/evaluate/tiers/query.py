@@ -11,10 +11,7 @@ from torch import Tensor
 
 from codefend.lab.attacks.interface import Attack, Tier
 from codefend.lab.attacks.pixels import attack_pixels
-from codefend.lab.attacks.query.oracle import ServiceOracle, TextTruth
-from codefend.lab.attacks.query.random_gradient_free import RandomGradientFree
-from codefend.lab.attacks.query.service import ServiceClient
-from codefend.lab.attacks.query.square import SquareAttack
+from codefend.lab.attacks.query import RandomGradientFree, ServiceOracle, SquareAttack, TextTruth
 from codefend.lab.evaluate.files import digest_of
 from codefend.lab.evaluate.kept import are_kept, kept_images
 from codefend.lab.evaluate.marks import Marks
@@ -25,6 +22,7 @@ from codefend.lab.evaluate.tiers.bench import Bench
 from codefend.lab.evaluate.tiers.served import ServedInterviewer
 from codefend.lab.evaluate.truth import TrueScene, scene_digest
 from codefend.lab.progress import progress
+from codefend.lab.service_client import ServiceClient
 from codefend.models.codec import encode_image
 
 __all__ = ["query_rows"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from codefend.lab.attacks.adaptive.surrogate import surrogate_passage
+from codefend.lab.attacks.adaptive import surrogate_passage
 from codefend.lab.baselines.purifiers import load_purifier
 from codefend.lab.evaluate.tiers.bench import Surrogate
 

@@ -8,7 +8,7 @@ from math import gcd
 
 import numpy as np
 
-from codefend.lab.attacks.adaptive.scenes import AdaptiveConfig, attack_through
+from codefend.lab.attacks.adaptive import AdaptiveConfig, attack_through
 from codefend.lab.attacks.interface import Tier
 from codefend.lab.attacks.registry import AttackConfig, Goal
 from codefend.lab.baselines.defence import Passage

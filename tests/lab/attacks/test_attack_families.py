@@ -6,15 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from codefend.lab.attacks.crops import LocalCrops
-from codefend.lab.attacks.ensemble import EnsembleTransfer
-from codefend.lab.attacks.low_frequency import LowFrequency, low_pass
-from codefend.lab.attacks.patch import AdversarialPatch
-from codefend.lab.attacks.perceptual import PerceptualAttack
-from codefend.lab.attacks.similarity import ssim
-from codefend.lab.attacks.spatial import SpatialFlow
-from codefend.lab.attacks.universal import UniversalPerturbation
-from codefend.lab.attacks.views import read_boxes
+from codefend.lab.attacks.budgets import ssim
+from codefend.lab.attacks.parametrised import (
+    AdversarialPatch,
+    LowFrequency,
+    PerceptualAttack,
+    SpatialFlow,
+    low_pass,
+)
+from codefend.lab.attacks.transfer import (
+    EnsembleTransfer,
+    LocalCrops,
+    UniversalPerturbation,
+    read_boxes,
+)
 
 SEED = 3
 

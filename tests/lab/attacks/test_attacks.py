@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from codefend.lab.attacks.apgd import APGD, checkpoints
+from codefend.lab.attacks.gradient import PGD
 from codefend.lab.attacks.interface import Bounds
-from codefend.lab.attacks.pgd import PGD
 from codefend.lab.attacks.registry import AttackConfig
 
 EPSILONS = (2 / 255, 8 / 255, 16 / 255)

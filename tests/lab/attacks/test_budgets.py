@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from codefend.lab.attacks.budgets import Ball, Shift, Similarity, Window
-from codefend.lab.attacks.similarity import ssim
+from codefend.lab.attacks.budgets import Ball, Shift, Similarity, Window, ssim
 from codefend.lab.evaluate.fidelity import fidelity
 
 

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from codefend.lab.attacks.joint import JointAttack
+from codefend.lab.attacks.joint import JointAttack, RewordedLoss, rewordings
 from codefend.lab.attacks.objectives import answer_score
-from codefend.lab.attacks.rewording import RewordedLoss, rewordings
 from codefend.lab.victims.dialogue import Dialogue
 from codefend.lab.victims.likelihood import DialogueLoss
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from codefend.lab.attacks.gradient import PGD
 from codefend.lab.attacks.objectives import (
     answer_margin,
     encoder_distance,
@@ -13,7 +14,6 @@ from codefend.lab.attacks.objectives import (
     targeted_loss,
     untargeted_loss,
 )
-from codefend.lab.attacks.pgd import PGD
 from codefend.lab.victims.dialogue import Dialogue
 
 ASKED = "what is at the top left?"

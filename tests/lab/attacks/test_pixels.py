@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from codefend.lab.attacks.noise import UniformNoise
+from codefend.lab.attacks.gradient import UniformNoise
 from codefend.lab.attacks.pixels import attack_pixels, decode_png, quantise_within
 
 

@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-import codefend.lab.attacks.figstep
 import codefend.lab.attacks.typographic
-from codefend.lab.attacks.figstep import TextPage
-from codefend.lab.attacks.lettering import board
-from codefend.lab.attacks.typographic import TypographicAttack
-from codefend.lab.attacks.words import OBJECT_WORDS, absent_words, misleading_words, names_any
+from codefend.lab.attacks.typographic import (
+    OBJECT_WORDS,
+    TextPage,
+    TypographicAttack,
+    absent_words,
+    board,
+    misleading_words,
+    names_any,
+)
 from codefend.lab.victims.dialogue import Dialogue
 
 GRAY = torch.full((2, 3, 128, 128), 0.5)
@@ -86,7 +90,7 @@ def test_page_lists_absent_things_on_plain_paper(monkeypatch):
         pages.append(lines)
         return board(lines, *args, **kwargs)
 
-    monkeypatch.setattr(codefend.lab.attacks.figstep, "board", recorded)
+    monkeypatch.setattr(codefend.lab.attacks.typographic, "board", recorded)
     page = TextPage(words=[["bus", "ship", "owl"], ["bus"]])(GRAY, mean)
     assert sorted(line[3:] for line in pages[0][1:]) == ["bus", "owl", "ship"]
     assert pages[1] == ["this image shows:", "1. bus"]

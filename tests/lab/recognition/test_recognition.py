@@ -11,7 +11,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from codefend.lab.attacks.pgd import PGD
+from codefend.lab.attacks.gradient import PGD
 from codefend.lab.baselines.bilateral import bilateral
 from codefend.lab.baselines.compression import jpeg
 from codefend.lab.baselines.defence import NO_DEFENCE, defend

@@ -10,9 +10,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from codefend.lab.attacks.apgd import APGD
-from codefend.lab.attacks.classification import class_loss, class_margin
-from codefend.lab.attacks.noise import UniformNoise
-from codefend.lab.attacks.pgd import PGD
+from codefend.lab.attacks.gradient import PGD, UniformNoise
+from codefend.lab.attacks.objectives import class_loss, class_margin
 from codefend.lab.errors import LabError
 from codefend.lab.evaluate.perceptual import perceptual_distance
 from codefend.lab.victims import efficientnet

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
+from codefend.lab.attacks.gradient import PGD
 from codefend.lab.attacks.objectives import answer_margin, encoder_distance, untargeted_loss
-from codefend.lab.attacks.pgd import PGD
 from codefend.lab.victims.dialogue import Dialogue, chat_prompt
 from codefend.lab.victims.generate import generate
 from codefend.lab.victims.likelihood import DialogueLoss, UnpackedAnswers

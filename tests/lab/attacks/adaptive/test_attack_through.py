@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from codefend.lab.attacks.adaptive.scenes import AdaptiveConfig, attack_through
+from codefend.lab.attacks.adaptive import AdaptiveConfig, attack_through
 from codefend.lab.attacks.objectives import untargeted_loss
 from codefend.lab.attacks.pixels import decode_png
 from codefend.lab.attacks.registry import AttackConfig

@@ -5,8 +5,7 @@ import copy
 import pytest
 import torch
 
-from codefend.lab.attacks.adaptive.expectation import ThroughDefence
-from codefend.lab.attacks.adaptive.surrogate import surrogate_passage
+from codefend.lab.attacks.adaptive import ThroughDefence, surrogate_passage
 from codefend.lab.baselines.purifiers import purifying
 from codefend.lab.victims.dialogue import Dialogue
 from codefend.lab.victims.likelihood import DialogueLoss

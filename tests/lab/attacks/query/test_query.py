@@ -9,12 +9,18 @@ import pytest
 import torch
 
 from codefend.lab.attacks.pixels import decode_png
-from codefend.lab.attacks.query.oracle import BudgetSpent, ServiceOracle, TextTruth
-from codefend.lab.attacks.query.random_gradient_free import RandomGradientFree
-from codefend.lab.attacks.query.service import ServiceClient
-from codefend.lab.attacks.query.square import SquareAttack, square_side
-from codefend.lab.attacks.query.wrongness import answer_wrongness, caption_wrongness
+from codefend.lab.attacks.query import (
+    BudgetSpent,
+    RandomGradientFree,
+    ServiceOracle,
+    SquareAttack,
+    TextTruth,
+    answer_wrongness,
+    caption_wrongness,
+    square_side,
+)
 from codefend.lab.errors import LabError
+from codefend.lab.service_client import ServiceClient
 from codefend.models.codec import encode_image
 from codefend.models.quantise import dequantise
 

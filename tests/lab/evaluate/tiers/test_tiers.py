@@ -12,10 +12,9 @@ import codefend.lab.evaluate.attacked
 import codefend.lab.evaluate.outcomes
 import codefend.lab.evaluate.tiers.query
 import codefend.lab.evaluate.tiers.uploads
-from codefend.lab.attacks.adaptive.surrogate import surrogate_passage
+from codefend.lab.attacks.adaptive import surrogate_passage
 from codefend.lab.attacks.interface import Tier
 from codefend.lab.attacks.pixels import decode_png
-from codefend.lab.attacks.query.service import ServiceClient
 from codefend.lab.baselines.blur import blur
 from codefend.lab.baselines.compression import jpeg
 from codefend.lab.baselines.defence import NO_DEFENCE
@@ -34,6 +33,7 @@ from codefend.lab.evaluate.tiers.evaluation import tier_rows
 from codefend.lab.evaluate.tiers.notes import check_notes, tier_notes
 from codefend.lab.evaluate.tiers.plan import TierPlan
 from codefend.lab.evaluate.tiers.uploads import Uploader
+from codefend.lab.service_client import ServiceClient
 from codefend.models.codec import encode_image
 from codefend.models.manifest import WEIGHTS_DIRECTORY
 from codefend.models.purifier.pipeline import PurificationPipeline

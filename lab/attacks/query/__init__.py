@@ -1,1 +1,0 @@
-"""Attackers who see only what a running service answers (T4)."""
