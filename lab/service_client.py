@@ -1,25 +1,33 @@
-"""A running service as a stranger meets it: PNG uploads over HTTP, answers as text."""
+"""The one client of a running service: PNG uploads over HTTP, answers as text, patience.
+
+Query attacks, the evaluation of a served defence and ``data ask`` meet the service here as a
+stranger would. Retries are tenacity's.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
+from tenacity import RetryCallState, Retrying, retry_if_result, stop_after_attempt
 
 from codefend.lab.errors import LabError
 from codefend.models.codec import ImageFormat, data_url
 
-__all__ = ["Reply", "ServiceClient"]
+__all__ = ["ServedAnswer", "ServiceClient"]
 
 _PASSING = frozenset({429, 503})  # refused now, not for good
 _MAX_TRIES = 60
+_SHORTEST_WAIT_S, _USUAL_WAIT_S, _LONGEST_WAIT_S = 0.1, 1.0, 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ServedAnswer:
     """What a response shows.
 
     Attributes:
@@ -49,14 +57,18 @@ class ServiceClient:
 
     @classmethod
     def connect(cls, url: str, *, key: str = "", timeout_s: float = 120.0) -> ServiceClient:
-        """A client of the service at ``url``, with an API key where it has any."""
+        """A client of the service at ``url``, with an API key where it has any.
+
+        Raises:
+            LabError: where the URL is not one of HTTP.
+        """
+        if not url.startswith(("http://", "https://")):
+            raise LabError(f"{url} must begin with http:// or https://")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         return cls(httpx.Client(base_url=url, headers=headers, timeout=timeout_s))
 
-    def ask(self, png: bytes, question: str | None, *, max_tokens: int) -> Reply:
+    def ask(self, png: bytes, question: str | None, *, max_tokens: int) -> ServedAnswer:
         """One query: the answer to a question about an image, or a caption where it is None.
-
-        A refusal that passes is waited out; it tells the attacker nothing and costs no query.
 
         Args:
             png: the upload.
@@ -74,36 +86,65 @@ class ServiceClient:
         }
         if question is not None:
             body["question"] = question
-        return _reply(self._post(path, body), field)
+        return _read(self.post(path, body), field)
 
-    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        for _ in range(_MAX_TRIES):
-            try:
-                response = self.http.post(path, json=body)
-            except httpx.HTTPError as error:
-                raise LabError(f"no answer from {self.http.base_url}: {error!r}") from error
-            if response.status_code not in _PASSING:
-                break
-            self.sleep(_retry_after_s(response))
-        if response.status_code != 200:
-            shown = response.text[:200]
-            raise LabError(f"{self.http.base_url} answered {response.status_code}: {shown}")
-        answer: dict[str, Any] = response.json()
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Posts JSON until the service takes it, and gives the JSON object that it answers.
+
+        A refusal that passes (429, 503) is waited out as long as Retry-After says; it tells an
+        attacker nothing and costs no query.
+
+        Raises:
+            LabError: where there is no service, or it refuses for good.
+        """
+        retrying = Retrying(
+            retry=retry_if_result(lambda response: response.status_code in _PASSING),
+            wait=_told_wait_s,
+            stop=stop_after_attempt(_MAX_TRIES),
+            sleep=self.sleep,
+            retry_error_callback=_last_response,
+        )
+        url = self.http.base_url
+        try:
+            response: httpx.Response = retrying(self.http.post, path, json=body)
+        except httpx.HTTPError as error:
+            raise LabError(f"no answer from {url}: no service there in time: {error!r}") from error
+        if response.status_code != httpx.codes.OK:
+            raise LabError(f"{url} answered {response.status_code}: {response.text[:300]}")
+        try:
+            answer = response.json()
+        except ValueError as error:
+            raise LabError(f"{url}{path}: the answer is not JSON") from error
+        if not isinstance(answer, dict):
+            raise LabError(f"{url}{path}: the answer is not a JSON object")
         return answer
 
 
-def _retry_after_s(response: httpx.Response) -> float:
+def _last_response(state: RetryCallState) -> httpx.Response:
+    assert state.outcome is not None  # noqa: S101 - tenacity asks after an attempt alone
+    response: httpx.Response = state.outcome.result()
+    return response
+
+
+def _told_wait_s(state: RetryCallState) -> float:
+    """RFC 9110, 10.2.3: what Retry-After says, in seconds or as a date; a second where neither."""
+    told = _last_response(state).headers.get("retry-after", "").strip()
     try:
-        return max(0.1, float(response.headers.get("retry-after", "1")))
+        if told.isascii() and told.isdigit():
+            wait_s = float(told)
+        else:
+            date = parsedate_to_datetime(told)
+            wait_s = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
     except ValueError:
-        return 1.0
+        wait_s = _USUAL_WAIT_S
+    return min(max(_SHORTEST_WAIT_S, wait_s), _LONGEST_WAIT_S)
 
 
-def _reply(answer: dict[str, Any], field: str) -> Reply:
+def _read(answer: dict[str, Any], field: str) -> ServedAnswer:
     try:
         defence = answer["defense"]
         named = (defence["purifier"], defence["prompt_template"])
-        return Reply(
+        return ServedAnswer(
             text=answer[field],
             purified=answer.get("purified_image") or "",
             defence=" ".join(f"{part['name']} {part['version']}" for part in named if part),

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 from tqdm import tqdm
 
-from codefend.lab.errors import LabError
+from codefend.lab.service_client import ServiceClient
 from codefend.lab.victims.answers import is_match
 
 __all__ = ["GalleryScore", "ask_gallery"]
@@ -58,27 +57,17 @@ def ask_gallery(gallery: Path, url: str, *, key: str = "", image: str = "attacke
         LabError: The service cannot be reached, or answers with an error.
     """
     entries: list[dict[str, Any]] = json.loads((gallery / "scenes.json").read_text("utf-8"))
-    headers = {"authorization": f"Bearer {key}"} if key else {}
+    service = ServiceClient.connect(url, key=key, timeout_s=TIMEOUT_S)
     num_questions = num_right = 0
     latencies = []
-    with httpx.Client(base_url=url, timeout=TIMEOUT_S, headers=headers) as client:
+    with service.http:
         for entry in tqdm(entries, desc="gallery", unit="scene"):
             encoded = base64.b64encode((gallery / entry[image]).read_bytes()).decode()
             for question in entry["questions"]:
                 started = time.perf_counter()
-                answer = _ask(client, encoded, question["question"])
+                body = {"image": encoded, "question": question["question"]}
+                answer = service.post("/v1/vqa", body)["answer"]
                 latencies.append(time.perf_counter() - started)
                 num_questions += 1
                 num_right += is_match(answer, question["answer"])
     return GalleryScore(num_questions, num_right, tuple(latencies))
-
-
-def _ask(client: httpx.Client, encoded: str, question: str) -> str:
-    try:
-        response = client.post("/v1/vqa", json={"image": encoded, "question": question})
-    except httpx.HTTPError as error:
-        raise LabError(f"no service at {client.base_url}: {error}") from error
-    if response.status_code != httpx.codes.OK:
-        raise LabError(f"the service answered {response.status_code}: {response.text[:300]}")
-    answer: str = response.json()["answer"]
-    return answer

@@ -20,7 +20,7 @@ from codefend.lab.evaluate.fidelity import fidelity
 from codefend.lab.evaluate.files import digest_of, write_atomically
 from codefend.lab.evaluate.outcomes import Outcome
 from codefend.lab.evaluate.truth import TrueScene
-from codefend.lab.service_client import Reply, ServiceClient
+from codefend.lab.service_client import ServedAnswer, ServiceClient
 from codefend.lab.victims.generate import MAX_ANSWER_TOKENS, MAX_CAPTION_TOKENS
 from codefend.models.codec import encode_image
 
@@ -78,7 +78,7 @@ class ServedInterviewer:
         write_atomically(path, json.dumps(asdict(outcome)).encode())
         return outcome
 
-    def _interview(self, png: bytes, scene: TrueScene) -> list[Reply]:
+    def _interview(self, png: bytes, scene: TrueScene) -> list[ServedAnswer]:
         """The caption, then the answer to every question."""
         caption = self.service.ask(png, None, max_tokens=MAX_CAPTION_TOKENS)
         answers = [
