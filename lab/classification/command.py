@@ -20,9 +20,8 @@ from codefend.lab.classification.windows import confident_windows
 from codefend.lab.encoders.encoder import CLASSIFIERS, load_any_classifier
 from codefend.lab.encoders.releases import ENCODERS_FOLDER
 from codefend.lab.errors import LabError
-from codefend.lab.evaluate.provenance import provenance
-from codefend.lab.evaluate.report import Row, write_report
 from codefend.lab.evaluate.specimens import folder_specimens, photo_specimens
+from codefend.lab.experiments.report import Row, provenance, write_report
 from codefend.lab.plots.files import save_small
 from codefend.lab.world.compose import World
 from codefend.models.manifest import WEIGHTS_DIRECTORY
@@ -110,7 +109,7 @@ def classify(
     weights = {name: sha256 for name, (_, sha256) in networks.items()}
     meta = provenance(seed=seed, weights=weights, device=device)
     tables = classification_tables(rows, names)
-    typer.echo(write_report(out, meta, rows, "\n".join(notes), tables=tables))
+    typer.echo(write_report(out, meta, rows, [*tables, "\n".join(notes)]))
     save_small(draw_curves(rows, names), out / "trade-off.png")
 
 

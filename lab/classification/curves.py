@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from codefend.lab.attacks.interface import Tier
-from codefend.lab.evaluate.report import Row
+from codefend.lab.experiments.report import Row
 from codefend.lab.labels import UNION
 from codefend.lab.plots.axes import show_percent
 from codefend.lab.plots.files import new_figure

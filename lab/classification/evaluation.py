@@ -16,10 +16,10 @@ from codefend.lab.attacks.pixels import attack_pixels
 from codefend.lab.attacks.registry import AttackConfig
 from codefend.lab.baselines.defence import Defence, defend
 from codefend.lab.classification.windows import Windows
-from codefend.lab.evaluate.files import digest_of, write_atomically
 from codefend.lab.evaluate.kept import kept_images
-from codefend.lab.evaluate.report import Row, Threat, rows_under
-from codefend.lab.evaluate.statistics import Estimate, bootstrap
+from codefend.lab.experiments.report import Row, Threat, rows_under
+from codefend.lab.experiments.statistics import Estimate, bootstrap
+from codefend.lab.experiments.store import digest_of, write_atomically
 from codefend.lab.labels import UNION
 from codefend.lab.progress import progress
 from codefend.lab.victims.classifier import ClassifierVictim

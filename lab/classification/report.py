@@ -9,7 +9,7 @@ from codefend.lab.classification.evaluation import ClassificationPlan
 from codefend.lab.classification.white_box import WhiteBoxPlan
 from codefend.lab.classification.windows import LEAST_CONFIDENCE, SIDE_PX
 from codefend.lab.encoders.encoder import CLASSIFIERS
-from codefend.lab.evaluate.report import Row, cell
+from codefend.lab.experiments.report import Row, cell
 from codefend.lab.labels import UNION
 
 __all__ = ["best_at", "classification_notes", "classification_tables"]

@@ -21,9 +21,9 @@ from codefend.lab.attacks.pixels import quantise_within
 from codefend.lab.baselines.defence import Defence, Passage
 from codefend.lab.classification.evaluation import OBJECTIVES, Scorer, by_thing, label_of
 from codefend.lab.classification.windows import Windows
-from codefend.lab.evaluate.files import digest_of
 from codefend.lab.evaluate.kept import kept_images
-from codefend.lab.evaluate.report import Row, Threat, rows_under
+from codefend.lab.experiments.report import Row, Threat, rows_under
+from codefend.lab.experiments.store import digest_of
 from codefend.lab.labels import UNION
 from codefend.lab.progress import progress
 from codefend.lab.victims.classifier import ClassifierVictim

@@ -21,12 +21,11 @@ from codefend.lab.detection.samples import (
 )
 from codefend.lab.detection.scoring import Scorer, load_detector
 from codefend.lab.errors import LabError
-from codefend.lab.evaluate.provenance import provenance
-from codefend.lab.evaluate.report import write_report
 from codefend.lab.evaluate.run import Plan
 from codefend.lab.evaluate.specimens import folder_specimens, photo_specimens
 from codefend.lab.evaluate.tiers.suite import Suite, variants_named
 from codefend.lab.evaluate.worlds import world_scenes
+from codefend.lab.experiments.report import provenance, write_report
 from codefend.lab.victims.victim import load_victim
 from codefend.lab.world.compose import World
 from codefend.models.manifest import WEIGHTS_DIRECTORY
@@ -124,7 +123,7 @@ def evaluate(
     rows = detection_rows(samples, scorer, victim=attacker.name, seeds=seeds)
     weights = {attacker.name: attacker.sha256, **sha256s}
     meta = provenance(seed=seed, weights=weights, device=device)
-    typer.echo(write_report(out, meta, rows, _NOTES, tables=[detection_table(rows)]))
+    typer.echo(write_report(out, meta, rows, [detection_table(rows), _NOTES]))
 
 
 def _scorer(detector: Path, purifier: Path, device: str = "cpu") -> tuple[Scorer, dict[str, str]]:

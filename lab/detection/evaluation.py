@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codefend.lab.detection.scoring import Scorer
-from codefend.lab.evaluate.measures import Measure
-from codefend.lab.evaluate.report import Row, Threat, rows_under
-from codefend.lab.evaluate.statistics import Estimate, wilson
+from codefend.lab.experiments.report import Row, Threat, rows_under
+from codefend.lab.experiments.statistics import Estimate, Measure, wilson
 from codefend.lab.progress import progress
 from codefend.models.detector.calibration import is_flagged, suspicions_of
 

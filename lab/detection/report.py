@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from codefend.lab.evaluate.report import Row, cell
+from codefend.lab.experiments.report import Row, cell
 
 __all__ = ["detection_table"]
 

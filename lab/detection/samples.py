@@ -20,13 +20,13 @@ from codefend.lab.detection.scoring import Scorer
 from codefend.lab.documents.collection import documents
 from codefend.lab.documents.fonts import Fonts
 from codefend.lab.evaluate.attacked import AttackedImages
-from codefend.lab.evaluate.files import digest_of
 from codefend.lab.evaluate.kept import kept_images
-from codefend.lab.evaluate.report import Threat
 from codefend.lab.evaluate.run import Plan
 from codefend.lab.evaluate.targets import target_captions
 from codefend.lab.evaluate.tiers.suite import Suite, Variant
 from codefend.lab.evaluate.truth import TrueScene, scene_digest, truths
+from codefend.lab.experiments.report import Threat
+from codefend.lab.experiments.store import digest_of
 from codefend.lab.progress import progress
 from codefend.lab.victims.victim import Victim
 

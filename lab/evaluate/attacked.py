@@ -10,9 +10,9 @@ import numpy as np
 
 from codefend.lab.attacks.registry import AttackConfig
 from codefend.lab.attacks.scenes import attack_scenes
-from codefend.lab.evaluate.files import digest_of
 from codefend.lab.evaluate.kept import kept_images
 from codefend.lab.evaluate.truth import TrueScene, scene_digest, truths
+from codefend.lab.experiments.store import digest_of
 from codefend.lab.progress import progress
 from codefend.lab.victims.victim import Victim
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from codefend.lab.attacks.interface import Tier
-from codefend.lab.evaluate.report import Row
+from codefend.lab.experiments.report import Row
 from codefend.lab.labels import OURS, UNION
 
 __all__ = [

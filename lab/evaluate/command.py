@@ -21,11 +21,9 @@ from codefend.lab.evaluate.findings import findings
 from codefend.lab.evaluate.outcomes import Condition
 from codefend.lab.evaluate.pictures import draw_examples
 from codefend.lab.evaluate.prior import QuestionPrior
-from codefend.lab.evaluate.provenance import provenance
-from codefend.lab.evaluate.report import Row, rows_of, write_report
 from codefend.lab.evaluate.run import Evaluation, Plan, prior_measures
 from codefend.lab.evaluate.sources import folder_material, world_material
-from codefend.lab.evaluate.tier_tables import suite_table, tier_tables
+from codefend.lab.evaluate.tier_tables import oblivious_table, suite_table, tier_tables
 from codefend.lab.evaluate.tiers.bench import Bench, Surrogate
 from codefend.lab.evaluate.tiers.evaluation import tier_rows
 from codefend.lab.evaluate.tiers.families import labels_of
@@ -37,6 +35,7 @@ from codefend.lab.evaluate.tiers.surrogate import load_surrogate
 from codefend.lab.evaluate.truth import TrueScene
 from codefend.lab.evaluate.tune import SettingChooser
 from codefend.lab.evaluate.worlds import training_questions
+from codefend.lab.experiments.report import Row, Threat, provenance, rows_under, write_report
 from codefend.lab.folders.source import open_data
 from codefend.lab.labels import UNION
 from codefend.lab.plots.report import plot_report
@@ -236,10 +235,14 @@ def _finish(
             out,
             meta,
             rows,
-            "\n\n".join(filter(None, [*notes, check_notes(checks)])).rstrip(),
-            banner=warning,
-            tables=[*suite_table(rows, suite), *tier_tables(rows), findings(rows)],
-            told_apart=suite,
+            [
+                warning,
+                oblivious_table([row for row in rows if row.attack not in suite]),
+                *suite_table(rows, suite),
+                *tier_tables(rows),
+                findings(rows),
+                "\n\n".join(filter(None, [*notes, check_notes(checks)])).rstrip(),
+            ],
             checks=[asdict(check) for check in checks],
         )
     )
@@ -252,11 +255,9 @@ def _finish(
 
 def _prior_rows(victim: Victim, scenes: Sequence[TrueScene], plan: Plan) -> list[Row]:
     prior = QuestionPrior(training_questions(PRIOR_SCENES, seed=plan.seed))
-    return rows_of(
+    return rows_under(
+        Threat(tier=Tier.CLEAN, attack="none"),
         prior_measures(prior, scenes),
-        tier=Tier.CLEAN,
-        attack=None,
-        attack_label="none",
         defence="none",
         victim=victim.name,
         seeds=plan.seeds,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from codefend.lab.attacks.pixels import decode_png
-from codefend.lab.evaluate.files import write_atomically
+from codefend.lab.experiments.store import write_atomically
 
 __all__ = ["are_kept", "kept_images"]
 

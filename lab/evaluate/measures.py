@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from codefend.lab.evaluate.marks import Marks
-from codefend.lab.evaluate.statistics import Estimate, bootstrap, wilson
+from codefend.lab.experiments.statistics import Estimate, Floats, Measure, ratio, wilson
 
-__all__ = ["Measure", "lead", "measure_alone", "measure_attacked", "measure_beside_clean"]
-
-Measure = tuple[str | None, str, Estimate]
-"""Task (None where a figure belongs to none), metric, and the figure."""
-
-Floats = NDArray[np.float64]
+__all__ = ["lead", "measure_alone", "measure_attacked", "measure_beside_clean"]
 
 
 def measure_alone(marks: Marks) -> Iterator[Measure]:
@@ -59,19 +53,18 @@ def measure_beside_clean(marks: Marks, undefended: Marks) -> Iterator[Measure]:
     num_scenes = undefended.cider.shape[1]
     if marks.right.size and undefended.right.any():
         kept, whole = marks.right_by_scene(num_scenes), undefended.right_by_scene(num_scenes)
-        estimate = _ratio(kept[:, 0], whole[:, 0], n=len(marks.scene_of))
+        estimate = ratio(kept[:, 0], whole[:, 0], n=len(marks.scene_of))
         yield "vqa", "accuracy_of_clean", estimate
     if marks.cider.size and undefended.cider.any():
         kept_cider, whole_cider = marks.cider.mean(axis=0), undefended.cider.mean(axis=0)
-        yield "caption", "cider_of_clean", _ratio(kept_cider, whole_cider, n=num_scenes)
+        yield "caption", "cider_of_clean", ratio(kept_cider, whole_cider)
 
 
 def lead(ours: Marks, theirs: Marks) -> Estimate:
     """Difference of two conditions' accuracies on the same questions, paired by scene."""
     num_scenes = ours.cider.shape[1]
     mine, other = ours.right_by_scene(num_scenes), theirs.right_by_scene(num_scenes)
-    totals = np.stack([mine[:, 0] - other[:, 0], mine[:, 1]], axis=1)
-    return bootstrap(totals, _quotient, n=len(ours.scene_of))
+    return ratio(mine[:, 0] - other[:, 0], mine[:, 1], n=len(ours.scene_of))
 
 
 def _rate(successes: Floats) -> Estimate:
@@ -86,14 +79,4 @@ def _lost(attacked: Floats, clean: Floats) -> Estimate:
 
 def _mean(values: Floats) -> Estimate:
     per_scene = values.mean(axis=0)
-    totals = np.stack([per_scene, np.ones_like(per_scene)], axis=1)
-    return bootstrap(totals, _quotient, n=len(per_scene))
-
-
-def _ratio(kept: Floats, whole: Floats, *, n: int) -> Estimate:
-    return bootstrap(np.stack([kept, whole], axis=1), _quotient, n=n)
-
-
-def _quotient(totals: Floats) -> Floats:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(totals[..., 0] / totals[..., 1])
+    return ratio(per_scene, np.ones_like(per_scene))

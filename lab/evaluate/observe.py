@@ -14,9 +14,9 @@ import numpy as np
 from codefend.lab.baselines.defence import NO_DEFENCE, Defence, defend
 from codefend.lab.documents.document import Document
 from codefend.lab.evaluate.fidelity import fidelity
-from codefend.lab.evaluate.files import digest_of, write_atomically
 from codefend.lab.evaluate.perceptual import PerceptualDistance
 from codefend.lab.evaluate.specimens import Specimen
+from codefend.lab.experiments.store import digest_of, write_atomically
 from codefend.lab.reading.words import Word, character_errors
 
 __all__ = ["Observation", "Observer", "Reader"]

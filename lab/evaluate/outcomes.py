@@ -12,8 +12,8 @@ import numpy as np
 
 from codefend.lab.baselines.defence import NO_DEFENCE, Defence, defend
 from codefend.lab.evaluate.fidelity import fidelity
-from codefend.lab.evaluate.files import digest_of, write_atomically
 from codefend.lab.evaluate.truth import TrueScene
+from codefend.lab.experiments.store import digest_of, write_atomically
 from codefend.lab.victims.dialogue import CAPTION_REQUEST
 from codefend.lab.victims.generate import MAX_ANSWER_TOKENS, MAX_CAPTION_TOKENS, generate
 from codefend.lab.victims.victim import Victim

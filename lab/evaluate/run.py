@@ -13,7 +13,6 @@ from codefend.lab.attacks.registry import AttackConfig, Goal
 from codefend.lab.evaluate.attacked import AttackedImages
 from codefend.lab.evaluate.marks import Marks, mark, worst
 from codefend.lab.evaluate.measures import (
-    Measure,
     lead,
     measure_alone,
     measure_attacked,
@@ -21,10 +20,10 @@ from codefend.lab.evaluate.measures import (
 )
 from codefend.lab.evaluate.outcomes import Condition, Interviewer
 from codefend.lab.evaluate.prior import QuestionPrior
-from codefend.lab.evaluate.report import Row, rows_of
-from codefend.lab.evaluate.statistics import wilson
 from codefend.lab.evaluate.targets import target_captions
 from codefend.lab.evaluate.truth import TrueScene
+from codefend.lab.experiments.report import Row, Threat, rows_under
+from codefend.lab.experiments.statistics import Measure, wilson
 from codefend.lab.labels import OURS, UNION
 from codefend.lab.progress import progress
 from codefend.lab.victims.answers import is_match
@@ -242,11 +241,12 @@ class Evaluation:
             measures += [
                 ("vqa", f"accuracy_lead:{rival}", lead(marks, others[rival])) for rival in rivals
             ]
-        return rows_of(
+        threat = Threat(tier=Tier.CLEAN, attack="none")
+        if image_set.attack is not None:
+            threat = Threat.of(image_set.attack, tier=self._plan.tier, label=image_set.attack_label)
+        return rows_under(
+            threat,
             measures,
-            tier=Tier.CLEAN if image_set.attack is None else self._plan.tier,
-            attack=image_set.attack,
-            attack_label=image_set.attack_label,
             defence=name,
             victim=self._victim.name,
             seeds=self._plan.seeds,

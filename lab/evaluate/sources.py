@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from codefend.lab.errors import LabError
-from codefend.lab.evaluate.files import digest_of, write_atomically
 from codefend.lab.evaluate.truth import TrueScene
 from codefend.lab.evaluate.worlds import world_scenes
+from codefend.lab.experiments.store import digest_of, write_atomically
 from codefend.lab.folders.folder import ImageFolder
 from codefend.lab.folders.truth import AnsweredQuestion, Truth
 from codefend.lab.folders.witness import GENERIC_QUESTIONS, FolderScene, Witness

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from codefend.lab.attacks.interface import Tier
-from codefend.lab.evaluate.report import Row, cell
+from codefend.lab.experiments.report import Row, cell
 
-__all__ = ["suite_table", "tier_tables"]
+__all__ = ["oblivious_table", "suite_table", "tier_tables"]
 
 _TITLES = {
     Tier.TRANSFER: "T1: attacked through a surrogate purifier",
@@ -16,6 +17,65 @@ _TITLES = {
     Tier.QUERY: "T4: attacked by queries alone",
 }
 _METRICS = ("accuracy", "accuracy_worst_of", "accuracy_majority_of", "accuracy_lost", "cider")
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """One column of the table: which row of each defence it shows."""
+
+    title: str
+    metric: str
+    task: str | None
+    attack: str
+    targeted: bool = False
+    epsilon: float = 0.0
+
+    def matches(self, row: Row) -> bool:
+        return (row.metric, row.task, row.attack, row.targeted, row.epsilon) == (
+            self.metric,
+            self.task,
+            self.attack,
+            self.targeted,
+            self.epsilon,
+        )
+
+
+def _columns(rows: Sequence[Row]) -> list[_Column]:
+    columns = [
+        _Column("clean VQA", "accuracy", "vqa", "none"),
+        _Column("clean CIDEr", "cider", "caption", "none"),
+        _Column("clean PSNR, dB", "psnr_db", None, "none"),
+        _Column("clean SSIM", "ssim", None, "none"),
+    ]
+    attacks = sorted({(row.attack, row.epsilon) for row in rows if row.attack != "none"})
+    for attack, epsilon in attacks:
+        where = f"{attack} {round(epsilon * 255)}/255"
+        columns += [
+            _Column(f"{where} VQA", "accuracy", "vqa", attack, False, epsilon),
+            _Column(f"{where} CIDEr", "cider", "caption", attack, False, epsilon),
+            _Column(f"{where} targeted", "targeted_success", "caption", attack, True, epsilon),
+            _Column(f"{where} PSNR, dB", "psnr_db", None, attack, False, epsilon),
+        ]
+    return [column for column in columns if any(column.matches(row) for row in rows)]
+
+
+def oblivious_table(rows: Sequence[Row]) -> str:
+    """Clean and T0, one line a defence; empty where nothing of either was measured."""
+    rows = [row for row in rows if row.tier in {Tier.CLEAN, Tier.OBLIVIOUS}]
+    columns = _columns(rows)
+    if not columns:
+        return ""
+    lines = [
+        "| defence | " + " | ".join(column.title for column in columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for defence in dict.fromkeys(row.defence for row in rows):
+        cells = []
+        for column in columns:
+            found = (row for row in rows if row.defence == defence and column.matches(row))
+            cells.append(cell(next(found, None)))
+        lines.append(f"| {defence} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def tier_tables(rows: Sequence[Row]) -> list[str]:

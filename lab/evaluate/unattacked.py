@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from codefend.lab.attacks.interface import Tier
 from codefend.lab.baselines.defence import NO_DEFENCE, Defence
 from codefend.lab.evaluate.observe import Observation, Observer
-from codefend.lab.evaluate.report import Row
 from codefend.lab.evaluate.specimens import Specimen
-from codefend.lab.evaluate.statistics import Estimate, bootstrap
+from codefend.lab.experiments.report import Row
+from codefend.lab.experiments.statistics import Estimate, bootstrap
 from codefend.lab.progress import progress
 
 __all__ = ["unattacked_rows"]

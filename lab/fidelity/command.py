@@ -17,7 +17,6 @@ from codefend.lab.documents.fonts import SYSTEM_FONTS, Fonts
 from codefend.lab.errors import LabError
 from codefend.lab.evaluate.observe import Observer
 from codefend.lab.evaluate.perceptual import PerceptualDistance
-from codefend.lab.evaluate.provenance import provenance
 from codefend.lab.evaluate.specimens import (
     Specimen,
     document_specimens,
@@ -26,6 +25,7 @@ from codefend.lab.evaluate.specimens import (
     scene_specimens,
 )
 from codefend.lab.evaluate.unattacked import unattacked_rows
+from codefend.lab.experiments.report import provenance
 from codefend.lab.fidelity.report import write_fidelity
 from codefend.lab.fidelity.roster import DEFAULT_DEFENCES, FidelityRoster
 from codefend.lab.reading.tesseract import Tesseract

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from codefend.lab.evaluate.files import write_atomically
-from codefend.lab.evaluate.report import Row
+from codefend.lab.experiments.report import Row
+from codefend.lab.experiments.store import write_atomically
 
 __all__ = ["write_fidelity"]
 

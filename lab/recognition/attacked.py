@@ -14,11 +14,10 @@ from codefend.lab.attacks.gradient import PGD
 from codefend.lab.attacks.interface import Objective, Tier
 from codefend.lab.attacks.pixels import attack_pixels
 from codefend.lab.baselines.defence import Defence, defend
-from codefend.lab.evaluate.files import digest_of
 from codefend.lab.evaluate.kept import kept_images
-from codefend.lab.evaluate.measures import Measure
-from codefend.lab.evaluate.report import Row, Threat, rows_under
-from codefend.lab.evaluate.statistics import bootstrap
+from codefend.lab.experiments.report import Row, Threat, rows_under
+from codefend.lab.experiments.statistics import Measure, bootstrap
+from codefend.lab.experiments.store import digest_of
 from codefend.lab.progress import progress
 from codefend.lab.reading.words import edit_distance
 from codefend.lab.recognition.lines import WISHES, AttackedLine

@@ -13,8 +13,7 @@ from codefend.lab.baselines.named import defence_named
 from codefend.lab.baselines.purifiers import load_purifier
 from codefend.lab.documents.fonts import Fonts
 from codefend.lab.encoders.releases import ENCODERS_FOLDER
-from codefend.lab.evaluate.provenance import provenance
-from codefend.lab.evaluate.report import Row, cell, write_report
+from codefend.lab.experiments.report import Row, cell, provenance, write_report
 from codefend.lab.recognition.attacked import ReadingPlan, reading_rows, through_rows
 from codefend.lab.recognition.lines import WISHES, attacked_lines
 from codefend.lab.recognition.recogniser import LineReader
@@ -69,7 +68,7 @@ def read(
     tables = [_table(rows, metric, title) for metric, title in _TITLES.items()]
     if adaptive:
         tables.append(_through_table([row for row in rows if row.tier == Tier.WHITE_BOX]))
-    typer.echo(write_report(out, meta, rows, _notes(plan, len(lines)), tables=tables))
+    typer.echo(write_report(out, meta, rows, [*tables, _notes(plan, len(lines))]))
 
 
 _TITLES = {

@@ -15,15 +15,13 @@ from codefend.lab.baselines.purifiers import load_purifier
 from codefend.lab.errors import LabError
 from codefend.lab.evaluate import options
 from codefend.lab.evaluate.outcomes import Condition
-from codefend.lab.evaluate.provenance import provenance
-from codefend.lab.evaluate.report import write_report
 from codefend.lab.evaluate.run import Plan
 from codefend.lab.evaluate.tiers.bench import Bench
 from codefend.lab.evaluate.tiers.plan import Budget
 from codefend.lab.evaluate.tiers.requested import requested_plan
 from codefend.lab.evaluate.tiers.surrogate import load_surrogate
 from codefend.lab.evaluate.worlds import world_scenes
-from codefend.lab.labels import UNION
+from codefend.lab.experiments.report import provenance, write_report
 from codefend.lab.plots.files import save_small
 from codefend.lab.plots.tradeoff import draw_tradeoff
 from codefend.lab.tradeoff.evaluation import tradeoff_rows
@@ -105,8 +103,7 @@ def trade_off(
         seed=seed, weights={asked.name: asked.sha256, **weights}, device=device, data=split.value
     )
     table = tradeoff_table(rows, points)
-    shown = {"none", UNION}  # in the table below, not in the usual one
-    typer.echo(write_report(out, meta, rows, _notes(bench), tables=[table], told_apart=shown))
+    typer.echo(write_report(out, meta, rows, [table, _notes(bench)]))
     save_small(draw_tradeoff(curves_of(rows, points)), out / "trade-off.png")
 
 

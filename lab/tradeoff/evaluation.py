@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from codefend.lab.attacks.interface import Tier
 from codefend.lab.evaluate.marks import worst
-from codefend.lab.evaluate.report import Row
 from codefend.lab.evaluate.tiers.assess import Assessor
 from codefend.lab.evaluate.tiers.bench import Bench
 from codefend.lab.evaluate.tiers.uploads import Uploader, union_threat
 from codefend.lab.evaluate.tiers.white_box import white_box_rows
+from codefend.lab.experiments.report import Row
 from codefend.lab.progress import progress
 
 __all__ = ["tradeoff_rows"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from codefend.lab.attacks.interface import Tier
-from codefend.lab.evaluate.report import Row, cell
+from codefend.lab.experiments.report import Row, cell
 from codefend.lab.labels import UNION
 from codefend.lab.plots.tradeoff import Curve, Spot
 from codefend.lab.tradeoff.points import SERVED, Point

@@ -10,8 +10,8 @@ import torch
 
 from codefend.lab.attacks.interface import Tier
 from codefend.lab.baselines.defence import Defence
-from codefend.lab.evaluate.report import Row, Threat, rows_under
-from codefend.lab.evaluate.statistics import Estimate
+from codefend.lab.experiments.report import Row, Threat, rows_under
+from codefend.lab.experiments.statistics import Estimate
 from codefend.lab.tradeoff.points import Point
 
 __all__ = ["TIME_METRIC", "timing_rows"]

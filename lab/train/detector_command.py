@@ -12,7 +12,7 @@ import typer
 from codefend.lab.baselines.purifiers import load_purifier, purifying
 from codefend.lab.detection.calibration import calibrate
 from codefend.lab.detection.scoring import Scorer
-from codefend.lab.evaluate.files import digest_of
+from codefend.lab.experiments.store import digest_of
 from codefend.lab.train.detector import calibration_images, make_examples, train_detector
 from codefend.lab.train.loop import LoopSettings
 from codefend.lab.train.options import (

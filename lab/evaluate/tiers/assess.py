@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 
 from codefend.lab.evaluate.marks import Marks, mark
 from codefend.lab.evaluate.measures import (
-    Measure,
     lead,
     measure_alone,
     measure_attacked,
     measure_beside_clean,
 )
 from codefend.lab.evaluate.outcomes import Condition, Interviewer, Outcome
-from codefend.lab.evaluate.report import Row, Threat, rows_under
 from codefend.lab.evaluate.tiers.bench import Bench
 from codefend.lab.evaluate.tiers.uploads import Uploads
+from codefend.lab.experiments.report import Row, Threat, rows_under
+from codefend.lab.experiments.statistics import Measure
 from codefend.lab.labels import OURS
 
 __all__ = ["Assessor", "attack_measures"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from codefend.lab.attacks.interface import Tier
-from codefend.lab.evaluate.report import Row
 from codefend.lab.evaluate.tiers.assess import Assessor
 from codefend.lab.evaluate.tiers.bench import Bench
 from codefend.lab.evaluate.tiers.families import family_rows
@@ -15,6 +14,7 @@ from codefend.lab.evaluate.tiers.suite import Variant
 from codefend.lab.evaluate.tiers.transfer import transfer_rows
 from codefend.lab.evaluate.tiers.uploads import Uploader
 from codefend.lab.evaluate.tiers.white_box import curve_rows, white_box_rows
+from codefend.lab.experiments.report import Row
 from codefend.lab.service_client import ServiceClient
 from codefend.lab.victims.victim import Victim
 

@@ -10,15 +10,14 @@ import numpy as np
 from codefend.lab.attacks.interface import Tier
 from codefend.lab.attacks.typographic import absent_words, names_any
 from codefend.lab.evaluate.marks import Marks
-from codefend.lab.evaluate.measures import Measure
 from codefend.lab.evaluate.outcomes import Condition
-from codefend.lab.evaluate.report import Row, Threat
-from codefend.lab.evaluate.statistics import wilson
 from codefend.lab.evaluate.tiers.assess import Assessor
 from codefend.lab.evaluate.tiers.bench import Bench
 from codefend.lab.evaluate.tiers.suite import Suite, Variant
 from codefend.lab.evaluate.tiers.uploads import Uploads
 from codefend.lab.evaluate.truth import AskedQuestion, TrueScene, truths
+from codefend.lab.experiments.report import Row, Threat
+from codefend.lab.experiments.statistics import Measure, wilson
 from codefend.lab.victims.victim import Victim
 
 __all__ = ["family_rows", "labels_of"]

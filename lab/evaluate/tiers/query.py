@@ -12,15 +12,15 @@ from torch import Tensor
 from codefend.lab.attacks.interface import Attack, Tier
 from codefend.lab.attacks.pixels import attack_pixels
 from codefend.lab.attacks.query import RandomGradientFree, ServiceOracle, SquareAttack, TextTruth
-from codefend.lab.evaluate.files import digest_of
 from codefend.lab.evaluate.kept import are_kept, kept_images
 from codefend.lab.evaluate.marks import Marks
 from codefend.lab.evaluate.measures import measure_alone
-from codefend.lab.evaluate.report import Row, Threat
 from codefend.lab.evaluate.tiers.assess import Assessor, attack_measures
 from codefend.lab.evaluate.tiers.bench import Bench
 from codefend.lab.evaluate.tiers.served import ServedInterviewer
 from codefend.lab.evaluate.truth import TrueScene, scene_digest
+from codefend.lab.experiments.report import Row, Threat
+from codefend.lab.experiments.store import digest_of
 from codefend.lab.progress import progress
 from codefend.lab.service_client import ServiceClient
 from codefend.models.codec import encode_image

@@ -6,13 +6,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from codefend.lab.attacks.interface import Tier
-from codefend.lab.evaluate.measures import Measure, measure_alone
+from codefend.lab.evaluate.measures import measure_alone
 from codefend.lab.evaluate.outcomes import Condition, Outcome
-from codefend.lab.evaluate.report import Row
 from codefend.lab.evaluate.tiers.assess import Assessor
 from codefend.lab.evaluate.tiers.uploads import Uploader, Uploads
 from codefend.lab.evaluate.tiers.white_box import num_white_box, white_box_uploads
 from codefend.lab.evaluate.votes import majority, worst_repeat
+from codefend.lab.experiments.report import Row
+from codefend.lab.experiments.statistics import Measure
 
 __all__ = ["resubmission_rows"]
 

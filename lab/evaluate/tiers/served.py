@@ -17,9 +17,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from codefend.lab.attacks.pixels import decode_png
 from codefend.lab.evaluate.fidelity import fidelity
-from codefend.lab.evaluate.files import digest_of, write_atomically
 from codefend.lab.evaluate.outcomes import Outcome
 from codefend.lab.evaluate.truth import TrueScene
+from codefend.lab.experiments.store import digest_of, write_atomically
 from codefend.lab.service_client import ServedAnswer, ServiceClient
 from codefend.lab.victims.generate import MAX_ANSWER_TOKENS, MAX_CAPTION_TOKENS
 from codefend.models.codec import encode_image

@@ -13,9 +13,9 @@ import numpy as np
 from codefend.lab.attacks.registry import ATTACKS, AttackConfig, Family, Goal
 from codefend.lab.attacks.scenes import attack_uploads
 from codefend.lab.errors import LabError
-from codefend.lab.evaluate.files import digest_of, write_atomically
 from codefend.lab.evaluate.kept import kept_images
 from codefend.lab.evaluate.truth import TrueScene, scene_digest, truths
+from codefend.lab.experiments.store import digest_of, write_atomically
 from codefend.lab.progress import progress
 from codefend.lab.victims.victim import Victim
 

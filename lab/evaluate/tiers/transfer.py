@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from codefend.lab.attacks.interface import Tier
 from codefend.lab.evaluate.marks import Marks, worst
-from codefend.lab.evaluate.report import Row
 from codefend.lab.evaluate.tiers.assess import Assessor
 from codefend.lab.evaluate.tiers.uploads import Uploader, union_threat
+from codefend.lab.experiments.report import Row
 
 __all__ = ["transfer_rows"]
 

@@ -14,13 +14,13 @@ from codefend.lab.attacks.registry import AttackConfig, Goal
 from codefend.lab.baselines.defence import Passage
 from codefend.lab.evaluate.attacked import AttackedImages
 from codefend.lab.evaluate.checks import CURVE_SUFFIX, NOISE
-from codefend.lab.evaluate.files import digest_of
 from codefend.lab.evaluate.kept import are_kept, kept_images
 from codefend.lab.evaluate.marks import Marks
 from codefend.lab.evaluate.outcomes import Condition
-from codefend.lab.evaluate.report import Threat
 from codefend.lab.evaluate.tiers.bench import Bench
 from codefend.lab.evaluate.truth import TrueScene, scene_digest
+from codefend.lab.experiments.report import Threat
+from codefend.lab.experiments.store import digest_of
 from codefend.lab.labels import UNION
 from codefend.lab.progress import progress
 from codefend.lab.victims.dialogue import Dialogue

@@ -5,10 +5,10 @@ from __future__ import annotations
 from codefend.lab.attacks.interface import Tier
 from codefend.lab.evaluate.marks import Marks, worst
 from codefend.lab.evaluate.outcomes import Condition
-from codefend.lab.evaluate.report import Row, Threat
 from codefend.lab.evaluate.tiers.assess import Assessor
 from codefend.lab.evaluate.tiers.plan import TierPlan
 from codefend.lab.evaluate.tiers.uploads import Uploader, Uploads, union_threat
+from codefend.lab.experiments.report import Row, Threat
 from codefend.lab.labels import OURS
 
 __all__ = ["curve_rows", "num_white_box", "white_box_rows", "white_box_uploads"]

@@ -21,8 +21,8 @@ from codefend.lab.classification.white_box import WhiteBoxPlan, white_box_rows
 from codefend.lab.classification.windows import SIDE_PX, Windows, confident_windows
 from codefend.lab.errors import LabError
 from codefend.lab.evaluate.command import CONTROL_NOISE
-from codefend.lab.evaluate.report import Row, Threat
 from codefend.lab.evaluate.specimens import Specimen
+from codefend.lab.experiments.report import Row, Threat
 from codefend.lab.victims.classifier import ClassifierVictim
 from codefend.lab.victims.preprocess import Preprocess
 from codefend.lab.victims.twins.pixel_scale import PixelScale

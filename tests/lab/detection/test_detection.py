@@ -19,7 +19,7 @@ from codefend.lab.detection.evaluation import Sample, auroc, detection_rows
 from codefend.lab.detection.report import detection_table
 from codefend.lab.detection.scoring import Scorer, load_detector
 from codefend.lab.errors import LabError
-from codefend.lab.evaluate.report import Threat
+from codefend.lab.experiments.report import Threat
 from codefend.models.detector.calibration import clean_quantiles
 from codefend.models.detector.network import SuspicionDetector
 from codefend.models.purifier.pipeline import PurificationPipeline

@@ -13,7 +13,7 @@ from codefend.lab.evaluate.checks import (
     check_order,
     check_report,
 )
-from codefend.lab.evaluate.report import Row
+from codefend.lab.experiments.report import Row
 
 ROW = Row(
     tier="t2",

@@ -3,7 +3,7 @@
 import dataclasses
 
 from codefend.lab.evaluate.findings import findings
-from codefend.lab.evaluate.report import Row
+from codefend.lab.experiments.report import Row
 
 ROW = Row(
     tier="t0",

@@ -17,10 +17,10 @@ from codefend.lab.errors import LabError
 from codefend.lab.evaluate.attacked import AttackedImages
 from codefend.lab.evaluate.defences import Roster, served_prompt
 from codefend.lab.evaluate.outcomes import Condition
-from codefend.lab.evaluate.provenance import provenance
-from codefend.lab.evaluate.report import write_report
 from codefend.lab.evaluate.run import Evaluation, Plan
+from codefend.lab.evaluate.tier_tables import oblivious_table
 from codefend.lab.evaluate.tune import SettingChooser
+from codefend.lab.experiments.report import provenance, write_report
 from codefend.models.purifier.latent import LatentPurificationPipeline
 from codefend.models.purifier.pipeline import PurificationPipeline
 
@@ -118,7 +118,7 @@ def test_worst_of_all_is_below_every_attack(finished):
 def test_report_has_the_agreed_form(finished, tmp_path):
     _, rows = finished
     meta = provenance(seed=0, weights={"tiny": "0" * 64}, device="cpu")
-    markdown = write_report(tmp_path, meta, rows, "Notes.")
+    markdown = write_report(tmp_path, meta, rows, [oblivious_table(rows), "Notes."])
     document = json.loads((tmp_path / "report.json").read_text())
     assert set(document["meta"]) == {"commit", "device", "seed", "date", "weights"}
     assert all(list(row) == KEYS for row in document["rows"])

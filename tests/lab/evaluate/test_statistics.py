@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from codefend.lab.evaluate.statistics import bootstrap, wilson
+from codefend.lab.experiments.statistics import bootstrap, wilson
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from codefend.lab.cli import app
 from codefend.lab.documents.fonts import SYSTEM_FONTS, Fonts
 from codefend.lab.errors import LabError
-from codefend.lab.evaluate.report import Row
+from codefend.lab.experiments.report import Row
 from codefend.lab.fidelity.report import write_fidelity
 from codefend.lab.fidelity.roster import DEFAULT_DEFENCES, FidelityRoster
 from codefend.models.codec import encode_image

@@ -1,4 +1,4 @@
-"""Intervals at 95 %: Wilson's for rates, a bootstrap clustered by scene for everything else."""
+"""Intervals at 95 %: Wilson's for rates, a bootstrap that draws whole clusters for the rest."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Estimate", "bootstrap", "wilson"]
+__all__ = ["Estimate", "Floats", "Measure", "bootstrap", "ratio", "wilson"]
 
 _Z = 1.959963984540054  # the normal quantile of 97.5 %
 _NUM_RESAMPLES = 2000
@@ -25,6 +25,10 @@ class Estimate:
     low: float
     high: float
     n: int
+
+
+Measure = tuple[str | None, str, Estimate]
+"""Task (None where a figure belongs to none), metric, and the figure."""
 
 
 def wilson(rate: float, n: int) -> Estimate:
@@ -50,7 +54,7 @@ def bootstrap(
     """Percentile bootstrap that draws whole scenes with replacement: Efron & Tibshirani 1993.
 
     Args:
-        totals: (num_scenes, k): sums over each scene's items, the cluster's contribution.
+        totals: (num_clusters, k): sums over each cluster's items, such as a scene's questions.
         statistic: maps sums over scenes (..., k) to values (...).
         n: number of items to report.
         seed: of the draws.
@@ -64,3 +68,27 @@ def bootstrap(
     resampled = statistic(counts.astype(np.float64) @ totals)
     low, high = np.quantile(resampled[np.isfinite(resampled)], [0.025, 0.975])
     return Estimate(float(statistic(totals.sum(axis=0))), float(low), float(high), n)
+
+
+def ratio(
+    above: ArrayLike, below: ArrayLike, *, clusters: ArrayLike | None = None, n: int | None = None
+) -> Estimate:
+    """Sum over sum, its interval by a bootstrap.
+
+    Args:
+        above: (N,) numerators.
+        below: (N,) denominators; ones for a mean.
+        clusters: (N,) of equal values where items are drawn together; each alone where None.
+        n: number of items to report; N where None.
+    """
+    columns = [np.asarray(values, np.float64) for values in (above, below)]
+    n = len(columns[0]) if n is None else n
+    if clusters is not None:
+        _, cluster = np.unique(np.asarray(clusters), return_inverse=True)
+        columns = [np.bincount(cluster, values).astype(np.float64) for values in columns]
+    return bootstrap(np.stack(columns, axis=1), _quotient, n=n)
+
+
+def _quotient(totals: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(totals[..., 0] / totals[..., 1])

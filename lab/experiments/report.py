@@ -1,0 +1,190 @@
+"""Reports: one row a figure, all that it holds for, and where it comes from.
+
+`report.json` is for programs, `report.md` for people; both are written from the same rows.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from codefend.lab.attacks.registry import AttackConfig
+from codefend.lab.experiments.settings import Settings
+from codefend.lab.experiments.statistics import Measure
+from codefend.lab.experiments.store import write_atomically
+
+__all__ = ["Row", "Threat", "cell", "provenance", "radius", "rows_under", "write_report"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threat:
+    """Who attacked how; epsilon is a fraction of the range."""
+
+    tier: str
+    attack: str
+    family: str = "none"
+    held_out: bool = False
+    targeted: bool = False
+    epsilon: float = 0.0
+    steps: int = 0
+    eot: int = 0
+    gradient: str = "none"
+    restarts: int = 0
+
+    @classmethod
+    def of(cls, attack: AttackConfig, *, tier: str, label: str = "") -> Threat:
+        """An attack on the undefended model, under its own name in the rows or another."""
+        return cls(
+            tier=tier,
+            attack=label or attack.label,
+            family=attack.family,
+            held_out=attack.is_held_out,
+            targeted=attack.targeted,
+            epsilon=attack.epsilon,
+            steps=attack.steps,
+            eot=1 if attack.steps else 0,
+            gradient="exact" if attack.steps else "none",
+            restarts=attack.restarts,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row(Threat):
+    """One figure and everything that it holds for."""
+
+    defence: str
+    victim: str
+    task: str | None
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+    seeds: int
+
+
+def rows_under(
+    threat: Threat, measures: Iterable[Measure], *, defence: str, victim: str, seeds: int
+) -> list[Row]:
+    """Figures under one threat as rows.
+
+    Args:
+        threat: who attacked how; tier `clean` where nobody did.
+        measures: the figures.
+        defence: name of what defended.
+        victim: name of the model that was asked.
+        seeds: over how many seeds of the defence's noise they are means.
+    """
+    return [
+        Row(
+            **asdict(threat),
+            defence=defence,
+            victim=victim,
+            task=task,
+            metric=metric,
+            **asdict(figure),
+            seeds=seeds,
+        )
+        for task, metric, figure in measures
+    ]
+
+
+def cell(row: Row | None) -> str:
+    """A figure with its interval, as tables show it; empty where there is none."""
+    if row is None:
+        return ""
+    if row.metric.startswith(("cider", "ssim")):
+        return f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
+    if row.metric == "psnr_db":
+        return f"{row.value:.1f} [{row.low:.1f}, {row.high:.1f}]"
+    return f"{row.value:.1%} [{row.low:.1%}, {row.high:.1%}]"
+
+
+def radius(epsilon: float) -> str:
+    """A radius in levels, as tables show it."""
+    return f"{round(epsilon * 255)}/255"
+
+
+def write_report(
+    folder: Path,
+    meta: Mapping[str, Any],
+    rows: Sequence[Row],
+    sections: Iterable[str],
+    *,
+    checks: Sequence[Mapping[str, Any]] = (),
+    stem: str = "report",
+) -> str:
+    """Writes `STEM.json` and `STEM.md`, and returns the Markdown.
+
+    Args:
+        folder: where to.
+        meta: of `provenance`, and whatever else a reader must know.
+        rows: every figure.
+        sections: of the Markdown, from top to bottom; empty ones are left out.
+        checks: name, outcome and reason of each check of the rows.
+        stem: of the files' names.
+    """
+    document: dict[str, Any] = {"meta": meta, "rows": [asdict(row) for row in rows]}
+    if checks:
+        document["checks"] = list(checks)
+    write_atomically(folder / f"{stem}.json", (json.dumps(document, indent=1) + "\n").encode())
+    markdown = "\n\n".join(section for section in sections if section) + "\n"
+    write_atomically(folder / f"{stem}.md", markdown.encode())
+    return markdown
+
+
+def provenance(
+    *,
+    seed: int,
+    weights: Mapping[str, str],
+    device: str,
+    data: str = "",
+    settings: Settings | None = None,
+) -> dict[str, Any]:
+    """The report's `meta`.
+
+    Args:
+        seed: of the run.
+        weights: name to sha256.
+        device: torch device that the models ran on.
+        data: what was evaluated on; nothing is said of it where empty.
+        settings: of the run, as they were resolved.
+    """
+    return {
+        "commit": _commit(),
+        "device": _device_name(device),
+        "seed": seed,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "weights": dict(weights),
+        **({"data": data} if data else {}),
+        **({"settings": settings.model_dump(mode="json")} if settings else {}),
+    }
+
+
+def _commit() -> str:
+    """The checked-out commit, with -dirty where tracked files differ; unknown outside git."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],  # noqa: S607
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return described.stdout.strip()
+
+
+def _device_name(device: str) -> str:
+    if device.startswith("cuda"):
+        return str(torch.cuda.get_device_name(device))
+    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"

@@ -1,0 +1,51 @@
+"""Tables: the same cells as Markdown for people and as JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+__all__ = ["Table", "pivot"]
+
+ItemT = TypeVar("ItemT")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Cells under heads.
+
+    Attributes:
+        heads: of the columns.
+        lines: as many cells each.
+    """
+
+    heads: Sequence[str]
+    lines: Sequence[Sequence[str]]
+
+    def markdown(self) -> str:
+        """The table in Markdown, without a line break at its end."""
+        rows = [self.heads, *self.lines]
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        return "\n".join([lines[0], "|---" * len(self.heads) + "|", *lines[1:]])
+
+    def json(self) -> list[dict[str, str]]:
+        """A mapping from head to cell for each line."""
+        return [dict(zip(self.heads, line, strict=True)) for line in self.lines]
+
+    def transposed(self) -> Table:
+        """Columns as lines: for more columns than a page is wide."""
+        heads, *lines = zip(self.heads, *self.lines, strict=True)
+        return Table(heads, lines)
+
+
+def pivot(
+    items: Iterable[ItemT],
+    line_of: Callable[[ItemT], Hashable],
+    column_of: Callable[[ItemT], Hashable],
+) -> dict[Hashable, Mapping[Hashable, ItemT]]:
+    """Items by line, then by column, in the order in which they come; of equal ones the first."""
+    found: dict[Hashable, dict[Hashable, ItemT]] = {}
+    for item in items:
+        found.setdefault(line_of(item), {}).setdefault(column_of(item), item)
+    return dict(found)
