@@ -89,11 +89,9 @@ def read_settings(
     Raises:
         LabError: an unknown or missing field, or a value that it does not take.
     """
-    bases: Any = (BaseSettings, model)
-    flags_model = create_model(model.__name__, __base__=bases, __doc__=model.__doc__)
     try:
         flags = CliSettingsSource[Any](
-            flags_model,
+            _with_flags(model),
             cli_prog_name=f"codefend-lab {command}".strip(),
             cli_parse_args=list(arguments),
             cli_kebab_case=True,
@@ -109,6 +107,12 @@ def read_settings(
         raise LabError(f"{command}: {error}") from error
     except ValidationError as error:
         raise LabError("; ".join(_complaints(error))) from error
+
+
+def _with_flags(model: type[Settings]) -> Any:
+    """The model as pydantic-settings' sources take it."""
+    bases: Any = (BaseSettings, model)
+    return create_model(model.__name__, __base__=bases, __doc__=model.__doc__)
 
 
 def add_command(
