@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: serve test test-litellm check bench gallery fuzz clean
+.PHONY: serve test test-litellm check bench docs gallery fuzz clean
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/python:
@@ -40,6 +40,9 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m tests.documentation
 
 # Longer: make fuzz IMAGES=100000 REQUESTS=2000 EXAMPLES=500 BODIES=200000 SEED=1. What it finds becomes a test.
 IMAGES   ?= 20000

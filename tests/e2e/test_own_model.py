@@ -1,4 +1,4 @@
-"""The commands that docs/real-mllm.md prints for one's own model, run as they stand there.
+"""The commands that docs/training.md prints for one's own model, run as they stand there.
 
 A tiny SmolVLM of random weights and a folder of drawn pictures go in; pairs, a purifier, a report
 and a served endpoint come out.
@@ -47,7 +47,7 @@ SMALL = {
 
 def documented():
     """The settings that the document shows, by name, and its commands, one a string."""
-    section = (ROOT / "docs" / "real-mllm.md").read_text().split(SECTION)[1].split("\n## ")[0]
+    section = (ROOT / "docs" / "training.md").read_text().split(SECTION)[1].split("\n## ")[0]
     settings, commands = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     return set(re.findall(r"(\w+)=", settings)), commands.replace("\\\n", " ").splitlines()
 

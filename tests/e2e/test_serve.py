@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +22,7 @@ from tests.service.running import status_of_readiness, wait_until_ready
 from tests.service.test_api import as_form
 from tests.service.test_chat import image_part, text_part, user
 
+ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 400
 
 
@@ -97,6 +100,22 @@ def test_every_endpoint_answers(client):
     assert (caption.status_code, answer.status_code) == (200, 200)
     assert isinstance(caption.json()["caption"], str)
     assert answer.json()["usage"]["completion_tokens"] <= 3
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_the_examples_of_the_readme_run(client, environment):
+    text = (ROOT / "README.md").read_text().replace(":8000/", f":{environment['CODEFEND_PORT']}/")
+    blocks = re.findall(r"^```(sh|python)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    (curl,) = (code for language, code in blocks if language == "sh" and "curl" in code)
+    (python,) = (code for language, code in blocks if language == "python")
+    assert run(["bash", "-c", curl]).startswith('"answer":"')
+    assert run([sys.executable, "-c", python]).endswith("\n")
+
+
+def run(command):
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_the_embedded_model_streams(client):

@@ -1,0 +1,200 @@
+"""What a program can check of the documentation: that it is true to the code, and short."""
+
+import re
+import shlex
+import subprocess
+import tomllib
+
+import pytest
+import typer
+
+from codefend.service import app, errors
+from codefend.service.credentials import read_keys
+from codefend.service.metrics import Metrics
+from codefend.service.settings import Settings
+from tests.documentation import PAGE, ROOT, page
+
+FOUND = subprocess.run(
+    ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+).stdout.split()
+PAGES = [name for name in FOUND if (ROOT / name).exists()]
+LONGEST_LINE = 160
+# Written by programs whose tables are wider still; none may join them.
+WIDE = {
+    "docs/robustness/ablation/report.md",
+    "docs/robustness/classification/report.md",
+    "docs/robustness/detection/report.md",
+    "docs/robustness/fidelity.md",
+    "docs/robustness/latent/report.md",
+    "docs/robustness/longer-attack/4-of-255/report.md",
+    "docs/robustness/longer-attack/8-of-255/report.md",
+    "docs/robustness/photographs/reading/report.md",
+    "docs/robustness/photographs/report.md",
+    "docs/robustness/report.md",
+    "docs/robustness/second-mllm/report.md",
+    "docs/robustness/trade-off/report.md",
+}
+# Of the container's recipe and of the container's start; the service itself does not know them.
+OTHER_VARIABLES = {"CODEFEND_API_KEY_FILE", "CODEFEND_TARGET", "CODEFEND_PUBLISHED_PORT"}
+README = (ROOT / "README.md").read_text()
+
+
+def read(name):
+    return (ROOT / name).read_text()
+
+
+def without_code(text):
+    return re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def links(text):
+    """The targets within the repository."""
+    prose = re.sub(r"`[^`\n]*`", "", without_code(text))
+    return re.findall(r"\]\((?!https?:)([^)\s]+)\)", prose)
+
+
+def code_blocks(text, language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def anchors(text):
+    """The anchors of a page's headings, as they are shown on the web."""
+    headings = re.findall(r"^#+ (.+)$", without_code(text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", sorted(set(PAGES) - WIDE))
+def test_no_line_is_too_long(name):
+    lines = read(name).splitlines()
+    assert [number for number, line in enumerate(lines, 1) if len(line) > LONGEST_LINE] == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name):
+    for target in links(read(name)):
+        path, _, anchor = target.partition("#")
+        file = (ROOT / name).parent / path if path else ROOT / name
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file.read_text()), target
+
+
+def test_the_page_of_settings_is_what_the_settings_say():
+    assert PAGE.read_text() == page(), "run `make docs`"
+
+
+def test_every_setting_that_is_documented_exists():
+    known = {f"CODEFEND_{name.upper()}" for name in Settings.model_fields} | OTHER_VARIABLES
+    for name in PAGES:
+        named = set(re.findall(r"CODEFEND_[A-Z0-9_]*[A-Z0-9]\b(?!_)", read(name)))
+        assert {word for word in named if not word.startswith("CODEFEND_LAB_")} <= known, name
+
+
+def test_the_metrics_that_are_documented_are_those_that_exist():
+    registered = {metric.name for metric in Metrics().registry.collect()}
+    section = read("docs/operations.md").split("\n## Metrics\n")[1].split("\nAlert on")[0]
+    documented = re.findall(r"`(codefend_\w+?)(?:_total)?(?:\{[\w,]+\})?`", section)
+    assert sorted(documented) == sorted(registered)
+
+
+def all_errors(root=errors.CodefendError):
+    yield root
+    for child in root.__subclasses__():
+        yield from all_errors(child)
+
+
+def test_the_errors_that_are_documented_are_those_that_exist():
+    assert app.create_app  # all of the service is imported, and so are its errors
+    table = read("docs/api.md").split("\n## Errors\n")[1]
+    documented = {
+        (int(status), code)
+        for status, codes in re.findall(r"^\| (\d+) \| ([^|]+) \|", table, re.MULTILINE)
+        for code in re.findall(r"`(\w+)`", codes)
+    }
+    assert documented == {(error.status, error.code) for error in all_errors()}
+
+
+def test_the_keys_that_are_documented_are_a_file_of_keys(tmp_path):
+    (example,) = code_blocks(read("docs/operations.md"), "toml")
+    (tmp_path / "keys.toml").write_text(example)
+    assert [key.name for key in read_keys(tmp_path / "keys.toml")] == ["shop", "prometheus"]
+
+
+def test_every_command_of_the_laboratory_that_is_documented_exists():
+    from codefend.lab.cli import app as laboratory
+
+    commands = typer.main.get_command(laboratory).commands
+    for name in PAGES:
+        text = read(name).replace("\\\n", " ")
+        for first, second in re.findall(r"codefend-lab ([a-z][\w-]+)(?: +([a-z][\w-]+))?", text):
+            assert first in commands, f"{name}: {first}"
+            group = getattr(commands[first], "commands", None)
+            assert group is None or not second or second in group, f"{name}: {first} {second}"
+
+
+def test_every_target_of_make_that_is_documented_exists():
+    targets = set(re.findall(r"^([a-z][a-z-]*):", read("Makefile"), re.MULTILINE))
+    for name in PAGES:
+        assert set(re.findall(r"`make ([a-z-]+)", read(name))) <= targets, name
+
+
+def test_the_readme_is_short():
+    text = without_code(README)
+    assert len(text.split()) <= 700
+    assert len(re.findall(r"\d[\d.,]*", text)) <= 45
+
+
+def test_the_readme_says_what_the_report_says():
+    report = read("docs/robustness/report.md")
+    tables = report.split("\n## ")
+    sections = {
+        2: ("", "clean VQA"),
+        3: ("", "worst-of-all 8/255 VQA"),
+        4: ("T2: attacked", "accuracy"),
+    }
+    rows = re.findall(
+        r"^\| (none|\*\*CoDefend\*\*|DiffPure|JPEG|median filter) \|(.+)\|$", README, re.M
+    )
+    assert len(rows) == 5
+    names = {"**CoDefend**": "codefend", "median filter": "median"}
+    for title, cells in rows:
+        name = names.get(title, title.lower())
+        shown = [int(cell.strip(" *")) for cell in cells.split("|")]
+        assert shown == [figure(tables, *sections[column], name) for column in (2, 3, 4)], name
+
+
+def figure(tables, heading, column, defence):
+    """A percentage of the report, rounded."""
+    table = next(text for text in tables if text.startswith(heading))
+    lines = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")]
+    place = lines[0].index(column)
+    row = next(
+        row for row in lines if row[0] == defence and (not heading or row[1] == "worst-of-all")
+    )
+    return round(float(row[place].partition("%")[0]))
+
+
+def laboratory_options(text):
+    """The options that each command of the laboratory is shown with, by its name."""
+    commands = "\n".join(code_blocks(text, "sh")).replace("\\\n", " ").splitlines()
+    shown = {}
+    for words in map(shlex.split, commands):
+        if words and words[0] == "codefend-lab":
+            name = " ".join(words[1:3] if words[1] == "train" else words[1:2])
+            shown[name] = {word for word in words if word.startswith("--")}
+    return shown
+
+
+def test_the_readme_trains_with_commands_that_are_tested():
+    section = read("docs/training.md").split("\n## How the shipped")[0]
+    tested, shown = laboratory_options(section), laboratory_options(README)
+    assert list(shown) == ["train pairs", "train purifier", "evaluate"]
+    assert all(options <= tested[name] for name, options in shown.items())
+
+
+def test_the_citation_is_of_this_version():
+    version = tomllib.loads(read("pyproject.toml"))["project"]["version"]
+    assert f"\nversion: {version}\n" in read("CITATION.cff")
