@@ -15,7 +15,7 @@ from codefend.lab.errors import LabError
 from codefend.lab.evaluate.command import register as register_evaluate
 from codefend.lab.fidelity.command import register as register_fidelity
 from codefend.lab.gallery.command import ask, gallery, picture, sheet
-from codefend.lab.plots.command import register as register_plot
+from codefend.lab.plots.report import plot
 from codefend.lab.recognition.command import register as register_read
 from codefend.lab.tradeoff.command import register as register_tradeoff
 from codefend.lab.train.command import app as train
@@ -37,7 +37,7 @@ register_attack(app)
 register_evaluate(app)
 register_classify(app)
 register_fidelity(app)
-register_plot(app)
+app.command("plot")(plot)
 register_read(app)
 register_tradeoff(app)
 

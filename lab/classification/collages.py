@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image
 
 from codefend.lab.errors import LabError
+from codefend.lab.programs import fetch_debian_package
 from codefend.lab.progress import progress
-from codefend.lab.world.assets import fetch_debian_package, photo_paths
+from codefend.lab.world.assets import photo_paths
 
 __all__ = ["build_collages", "thing_of"]
 

@@ -22,7 +22,7 @@ from codefend.lab.encoders.releases import ENCODERS_FOLDER
 from codefend.lab.errors import LabError
 from codefend.lab.evaluate.specimens import folder_specimens, photo_specimens
 from codefend.lab.experiments.report import Row, provenance, write_report
-from codefend.lab.plots.files import save_small
+from codefend.lab.plots.style import save_small
 from codefend.lab.world.compose import World
 from codefend.models.manifest import WEIGHTS_DIRECTORY
 

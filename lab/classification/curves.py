@@ -8,9 +8,7 @@ from typing import Any
 from codefend.lab.attacks.interface import Tier
 from codefend.lab.experiments.report import Row
 from codefend.lab.labels import UNION
-from codefend.lab.plots.axes import show_percent
-from codefend.lab.plots.files import new_figure
-from codefend.lab.plots.palette import INK, color_of
+from codefend.lab.plots.style import INK, color_of, new_figure, show_percent
 
 __all__ = ["draw_curves"]
 

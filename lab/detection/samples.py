@@ -17,8 +17,8 @@ from codefend.lab.detection.benign import gaussian, recompress, resize, uniform
 from codefend.lab.detection.evading import Evading
 from codefend.lab.detection.evaluation import Sample
 from codefend.lab.detection.scoring import Scorer
-from codefend.lab.documents.collection import documents
-from codefend.lab.documents.fonts import Fonts
+from codefend.lab.documents.document import Fonts
+from codefend.lab.documents.kinds import documents
 from codefend.lab.evaluate.attacked import AttackedImages
 from codefend.lab.evaluate.kept import kept_images
 from codefend.lab.evaluate.run import Plan

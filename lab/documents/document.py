@@ -1,13 +1,18 @@
-"""A picture of text and its truth, and the canvas that the kinds of documents are drawn on."""
+"""A picture of text and its truth, the canvas that documents are drawn on, and their typefaces."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["Box", "Canvas", "Color", "Document", "Font", "Line"]
+from codefend.lab.errors import LabError
+
+__all__ = ["SYSTEM_FONTS", "Box", "Canvas", "Color", "Document", "Font", "Fonts", "Line", "Style"]
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom in pixels."""
@@ -62,12 +67,11 @@ class Canvas:
 
     image: Image.Image
     draw: ImageDraw.ImageDraw = field(init=False)
-    lines: list[Line] = field(init=False)
+    lines: list[Line] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         """Takes up the pen."""
         self.draw = ImageDraw.Draw(self.image)
-        self.lines = []
 
     @classmethod
     def blank(cls, width_px: int, height_px: int, paper: Color) -> Canvas:
@@ -78,9 +82,78 @@ class Canvas:
         """Writes one line with its top left corner at ``at``."""
         if text:
             self.draw.text(at, text, font=font, fill=ink)
-            left, top, right, bottom = self.draw.textbbox(at, text, font=font)
-            self.lines.append(Line(text, (left, top, right, bottom)))
+            self.lines.append(Line(text, self.draw.textbbox(at, text, font=font)))
 
     def finish(self, *, kind: str, text_size_px: int, index: int) -> Document:
         """The document as drawn so far."""
         return Document(np.asarray(self.image), tuple(self.lines), kind, text_size_px, index)
+
+
+Style = Literal["serif", "sans", "mono"]
+SYSTEM_FONTS = Path("/usr/share/fonts")
+
+_PACKAGES: dict[str, dict[Style, str]] = {
+    "fonts-dejavu-core": {
+        "serif": "DejaVuSerif.ttf",
+        "sans": "DejaVuSans.ttf",
+        "mono": "DejaVuSansMono.ttf",
+    },
+    "fonts-liberation": {
+        "serif": "LiberationSerif-Regular.ttf",
+        "sans": "LiberationSans-Regular.ttf",
+        "mono": "LiberationMono-Regular.ttf",
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fonts:
+    """Font files by style.
+
+    Attributes:
+        files: of each style at least one; a style without any is set in Pillow's built-in face.
+    """
+
+    files: Mapping[Style, tuple[Path, ...]]
+
+    @classmethod
+    def find(cls, folder: Path = SYSTEM_FONTS) -> Fonts:
+        """The DejaVu and Liberation faces anywhere below ``folder``.
+
+        Raises:
+            LabError: A face is missing; the message names its package.
+        """
+        found = {path.name: path for path in sorted(folder.rglob("*.ttf"))}
+        for package, faces in _PACKAGES.items():
+            missing = sorted(set(faces.values()) - set(found))
+            if missing:
+                raise LabError(
+                    f"{folder} lacks {', '.join(missing)}; install {package} "
+                    f"(apt-get install {package}) or give a folder that has it with --fonts"
+                )
+        return cls(
+            {
+                style: tuple(found[faces[style]] for faces in _PACKAGES.values())
+                for style in get_args(Style)
+            }
+        )
+
+    @classmethod
+    def built_in(cls) -> Fonts:
+        """Pillow's own face for every style: the same wherever Pillow is."""
+        return cls({})
+
+    @property
+    def names(self) -> list[str]:
+        """File names, for a report."""
+        return sorted(path.name for paths in self.files.values() for path in paths)
+
+    def font(self, style: Style, size_px: int, number: int) -> Font:
+        """A face of ``style``; documents take turns by ``number``."""
+        paths = self.files.get(style, ())
+        if not paths:
+            return ImageFont.load_default(size_px)
+        # The basic engine: the same advances whether or not Pillow was built with Raqm.
+        return ImageFont.truetype(
+            str(paths[number % len(paths)]), size_px, layout_engine=ImageFont.Layout.BASIC
+        )

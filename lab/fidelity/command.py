@@ -12,8 +12,8 @@ import torch
 import typer
 
 from codefend.lab.attacks.pixels import decode_png
-from codefend.lab.documents.collection import TEXT_SIZES_PX, documents
-from codefend.lab.documents.fonts import SYSTEM_FONTS, Fonts
+from codefend.lab.documents.document import SYSTEM_FONTS, Fonts
+from codefend.lab.documents.kinds import TEXT_SIZES_PX, documents
 from codefend.lab.errors import LabError
 from codefend.lab.evaluate.observe import Observer
 from codefend.lab.evaluate.perceptual import PerceptualDistance
@@ -28,7 +28,7 @@ from codefend.lab.evaluate.unattacked import unattacked_rows
 from codefend.lab.experiments.report import provenance
 from codefend.lab.fidelity.report import write_fidelity
 from codefend.lab.fidelity.roster import DEFAULT_DEFENCES, FidelityRoster
-from codefend.lab.reading.tesseract import Tesseract
+from codefend.lab.reading import Tesseract
 from codefend.lab.victims.efficientnet import SURROGATE, feature_maps, load_classifier
 from codefend.lab.world.compose import World
 from codefend.models.manifest import WEIGHTS_DIRECTORY

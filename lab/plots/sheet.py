@@ -10,12 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from codefend.lab.plots.files import new_figure
-from codefend.lab.plots.palette import FAINT, INK
+from codefend.lab.plots.style import FAINT, INK, RIGHT, WRONG, new_figure
 
 __all__ = ["SheetPanel", "SheetRow", "difference_image", "draw_sheet"]
 
-RIGHT, WRONG = "#1a7f37", "#cf222e"
 _PANEL_IN, _GAP_IN, _MARGIN_IN, _QUESTIONS_IN = 1.8, 0.12, 0.15, 2.0
 _LINE_IN, _TITLE_IN = 0.2, 0.35
 _QUESTION_CHARACTERS = 27  # as many as fit the questions' column
@@ -78,25 +76,22 @@ def draw_sheet(rows: Sequence[SheetRow], out: Path) -> None:
     Raises:
         ValueError: There are no rows, or they differ in their number of panels.
     """
-    num_columns = {len(row.panels) for row in rows}
-    if len(num_columns) != 1:
+    if len({len(row.panels) for row in rows}) != 1:
         raise ValueError("a sheet needs rows, all with the same number of panels")
-    (columns,) = num_columns
-    width_in = 2 * _MARGIN_IN + _QUESTIONS_IN + columns * (_PANEL_IN + _GAP_IN)
+    width_in = 2 * _MARGIN_IN + _QUESTIONS_IN + len(rows[0].panels) * (_PANEL_IN + _GAP_IN)
     heights_in = [_PANEL_IN + (_num_lines(row) + 0.9) * _LINE_IN for row in rows]
     height_in = _TITLE_IN + sum(heights_in)
-    figure = new_figure(width_in, height_in, dpi=110)
+    sheet = _Sheet(new_figure(width_in, height_in, dpi=110), width_in, height_in)
     top_in = _TITLE_IN
-    for number, (row, row_height_in) in enumerate(zip(rows, heights_in, strict=True)):
-        _draw_row(_Sheet(figure, width_in, height_in), row, top_in, has_titles=number == 0)
+    for row, row_height_in in zip(rows, heights_in, strict=True):
+        _draw_row(sheet, row, top_in, has_titles=top_in == _TITLE_IN)
         top_in += row_height_in
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out)
+    sheet.figure.savefig(out)
 
 
 def _num_lines(row: SheetRow) -> int:
-    notes = [1 for panel in row.panels if panel.note]
-    return max([len(row.questions), *notes])
+    return max(len(row.questions), any(panel.note for panel in row.panels))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,37 +108,27 @@ class _Sheet:
         self.figure.text(x, y, text, va="top", parse_math=False, **style)
 
     def show(self, left_in: float, top_in: float, image: np.ndarray) -> None:
-        box = (
-            left_in / self.width_in,
-            1 - (top_in + _PANEL_IN) / self.height_in,
-            _PANEL_IN / self.width_in,
-            _PANEL_IN / self.height_in,
-        )
-        axes = self.figure.add_axes(box)
+        left, bottom = left_in / self.width_in, 1 - (top_in + _PANEL_IN) / self.height_in
+        size = (_PANEL_IN / self.width_in, _PANEL_IN / self.height_in)
+        axes = self.figure.add_axes((left, bottom, *size))
         axes.imshow(image, interpolation="lanczos")
         axes.set_axis_off()
 
 
 def _draw_row(sheet: _Sheet, row: SheetRow, top_in: float, *, has_titles: bool) -> None:
     sheet.write(_MARGIN_IN, top_in, _numbered(row.questions), fontsize=9.5, color=INK)
-    below_in = top_in + _PANEL_IN + 0.08
-    for column, panel in enumerate(row.panels):
-        left_in = _MARGIN_IN + _QUESTIONS_IN + column * (_PANEL_IN + _GAP_IN)
+    left_in = _MARGIN_IN + _QUESTIONS_IN
+    for panel in row.panels:
         sheet.show(left_in, top_in, panel.image)
         if has_titles:
             sheet.write(left_in, top_in - 0.26, panel.title, fontsize=11, color=INK)
+        below_in = top_in + _PANEL_IN + 0.08
         for line, (answer, is_right) in enumerate(zip(panel.answers, panel.right, strict=True)):
-            sheet.write(
-                left_in,
-                below_in + line * _LINE_IN,
-                f"{line + 1}  {_shortened(answer)}",
-                fontsize=9.5,
-                fontweight="bold",
-                color=RIGHT if is_right else WRONG,
-            )
-        if panel.note:
-            note_in = below_in + len(panel.answers) * _LINE_IN
-            sheet.write(left_in, note_in, panel.note, fontsize=9, color=FAINT)
+            text, color = f"{line + 1}  {_shortened(answer)}", RIGHT if is_right else WRONG
+            sheet.write(left_in, below_in, text, fontsize=9.5, fontweight="bold", color=color)
+            below_in += _LINE_IN
+        sheet.write(left_in, below_in, panel.note, fontsize=9, color=FAINT)
+        left_in += _PANEL_IN + _GAP_IN
 
 
 def _numbered(questions: Sequence[str]) -> str:

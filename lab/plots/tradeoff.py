@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import Any
 
-from codefend.lab.plots.axes import show_percent
-from codefend.lab.plots.files import new_figure
-from codefend.lab.plots.palette import FAINT, INK
+from codefend.lab.plots.style import FAINT, entitle, new_figure, show_percent
 
 __all__ = ["Curve", "Spot", "draw_tradeoff"]
 
@@ -45,33 +44,24 @@ def draw_tradeoff(curves: Sequence[Curve]) -> Any:
     """
     figure = new_figure(8.0, 5.0)
     axes = figure.add_axes((0.09, 0.12, 0.66, 0.76))
-    kinds = list(dict.fromkeys((curve.purifier, curve.num_steps) for curve in curves))
+    # A dash for each purifier and number of steps; no line between different purifiers.
+    kinds = dict.fromkeys((curve.purifier, curve.num_steps) for curve in curves)
+    dashes: dict[tuple[str, int], Any] = dict(zip(kinds, cycle(_DASHES), strict=False))
     drawn = [curve for curve in curves if curve.spots]
     what = "noise level and steps"
     if all(len(curve.spots) == 1 for curve in drawn):
         what = "purifier"
-        drawn = [
-            Curve(
-                tier,
-                "",
-                0,
-                [replace(c.spots[0], label=c.purifier) for c in drawn if c.tier == tier],
-            )
-            for tier in dict.fromkeys(curve.tier for curve in drawn)
-        ]
+        named: dict[str, list[Spot]] = {}
+        for curve in drawn:
+            spot = replace(curve.spots[0], label=curve.purifier)
+            named.setdefault(curve.tier, []).append(spot)
+        drawn = [Curve(tier, "", 0, spots) for tier, spots in named.items()]
     for curve in drawn:
-        _draw(axes, curve, _dash_of(curve, kinds))
+        _draw(axes, curve, dashes.get((curve.purifier, curve.num_steps), "none"))
     show_percent(axes, "clean images after purification, dB (more is nearer)")
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=10)
-    title = f"Right answers under attack, by {what}"
-    figure.text(0.03, 0.93, title, fontsize=13.5, fontweight="bold", color=INK)
+    entitle(figure, f"Right answers under attack, by {what}", tops=(0.93,))
     return figure
-
-
-def _dash_of(curve: Curve, kinds: Sequence[tuple[str, int]]) -> Any:
-    """A dash for each purifier and number of steps; no line between different purifiers."""
-    kind = (curve.purifier, curve.num_steps)
-    return _DASHES[kinds.index(kind) % len(_DASHES)] if kind in kinds else "none"
 
 
 def _draw(axes: Any, curve: Curve, dash: Any) -> None:

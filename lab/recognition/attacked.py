@@ -19,7 +19,7 @@ from codefend.lab.experiments.report import Row, Threat, rows_under
 from codefend.lab.experiments.statistics import Measure, bootstrap
 from codefend.lab.experiments.store import digest_of
 from codefend.lab.progress import progress
-from codefend.lab.reading.words import edit_distance
+from codefend.lab.reading import edit_distance
 from codefend.lab.recognition.lines import WISHES, AttackedLine
 from codefend.lab.recognition.recogniser import LineReader, towards_text
 from codefend.models.quantise import dequantise

@@ -11,7 +11,7 @@ import typer
 from codefend.lab.attacks.interface import Tier
 from codefend.lab.baselines.named import defence_named
 from codefend.lab.baselines.purifiers import load_purifier
-from codefend.lab.documents.fonts import Fonts
+from codefend.lab.documents.document import Fonts
 from codefend.lab.encoders.releases import ENCODERS_FOLDER
 from codefend.lab.experiments.report import Row, cell, provenance, write_report
 from codefend.lab.recognition.attacked import ReadingPlan, reading_rows, through_rows

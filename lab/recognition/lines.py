@@ -9,9 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from codefend.lab.documents.document import Document, Line
-from codefend.lab.documents.fonts import Fonts
-from codefend.lab.documents.receipt import draw_receipt
+from codefend.lab.documents.document import Document, Fonts, Line
+from codefend.lab.documents.kinds import draw_receipt
 
 __all__ = ["WISHES", "AttackedLine", "Wish", "attacked_lines"]
 

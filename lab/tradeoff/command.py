@@ -22,7 +22,7 @@ from codefend.lab.evaluate.tiers.requested import requested_plan
 from codefend.lab.evaluate.tiers.surrogate import load_surrogate
 from codefend.lab.evaluate.worlds import world_scenes
 from codefend.lab.experiments.report import provenance, write_report
-from codefend.lab.plots.files import save_small
+from codefend.lab.plots.style import save_small
 from codefend.lab.plots.tradeoff import draw_tradeoff
 from codefend.lab.tradeoff.evaluation import tradeoff_rows
 from codefend.lab.tradeoff.points import points_of

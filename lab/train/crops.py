@@ -14,8 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
-from codefend.lab.world.kinds import KINDS, SIGN_WORDS
-from codefend.lab.world.layout import Split
+from codefend.lab.world.layout import KINDS, SIGN_WORDS, Split
 
 __all__ = ["PhotoSource", "clean_crops", "photo_crops", "text_crops"]
 

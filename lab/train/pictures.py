@@ -10,11 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codefend.lab.documents.document import Document
-from codefend.lab.documents.fonts import Fonts
-from codefend.lab.documents.page import draw_page
-from codefend.lab.documents.receipt import draw_receipt
-from codefend.lab.documents.screen import draw_screen
+from codefend.lab.documents.document import Document, Fonts
+from codefend.lab.documents.kinds import draw_page, draw_receipt, draw_screen
 from codefend.lab.errors import LabError
 from codefend.lab.train.crops import text_crops
 from codefend.lab.train.photographs import Photographs, augmented

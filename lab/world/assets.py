@@ -5,10 +5,10 @@ Called by ``codefend-lab data build``; everything else reads the packed file.
 
 from __future__ import annotations
 
-import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import imagehash
 import numpy as np
@@ -16,15 +16,10 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from tqdm import tqdm
 
 from codefend.lab.errors import LabError
-from codefend.lab.world.kinds import KINDS, SIGN_WORDS
+from codefend.lab.programs import fetch_archive, fetch_debian_package
+from codefend.lab.world.layout import KINDS, SIGN_WORDS
 
-__all__ = [
-    "SAME_PHOTO_BITS",
-    "build_world_file",
-    "fetch_debian_package",
-    "fetch_packages",
-    "photo_paths",
-]
+__all__ = ["SAME_PHOTO_BITS", "build_world_file", "fetch_packages", "photo_paths"]
 
 PHOTO_PACKAGES = (
     "plasma-workspace-wallpapers",
@@ -50,34 +45,18 @@ def fetch_packages(into: Path) -> tuple[Path, Path]:
     Raises:
         LabError: A package client is missing or failed.
     """
-    into = into.resolve()  # the clients run inside it
     photos, sprites = into / "photos", into / "sprites"
     photos.mkdir(parents=True, exist_ok=True)
-    for package in tqdm(PHOTO_PACKAGES, desc="photos", unit="package"):
-        fetch_debian_package(package, photos / package)
-    if not sprites.exists():
-        _run(["npm", "pack", "--silent", SPRITE_PACKAGE], into)
-        archive = next(into.glob("*.tgz"))
-        _unpack_files(archive, sprites)
-        archive.unlink()
+    try:
+        for package in tqdm(PHOTO_PACKAGES, desc="photos", unit="package"):
+            fetch_debian_package(package, photos / package)
+        if not sprites.exists():
+            with TemporaryDirectory(dir=into) as scratch:
+                archive = fetch_archive("npm", SPRITE_PACKAGE, Path(scratch))
+                _unpack_files(archive, sprites)
+    except LabError as error:
+        raise LabError(f"{error}; or give folders with --photos and --sprites") from error
     return photos, sprites
-
-
-def fetch_debian_package(package: str, into: Path) -> None:
-    """Download a Debian package and unpack it as the folder ``into``, unless that is there.
-
-    Raises:
-        LabError: A package client is missing or failed.
-    """
-    if into.exists():
-        return
-    folder = into.resolve().parent
-    _run(["apt-get", "download", package], folder)
-    archive = next(folder.glob(f"{package}_*.deb"))
-    partial = folder / f"{package}.partial"
-    _run(["dpkg-deb", "-x", str(archive), str(partial)], folder)
-    partial.rename(into)
-    archive.unlink()
 
 
 def _unpack_files(archive: Path, into: Path) -> None:
@@ -93,19 +72,6 @@ def _unpack_files(archive: Path, into: Path) -> None:
             if content is not None and path.is_relative_to(root):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content.read())
-
-
-def _run(command: list[str], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        subprocess.run(command, cwd=folder, check=True, capture_output=True)  # noqa: S603
-    except FileNotFoundError as error:
-        raise LabError(
-            f"{command[0]} is not installed; give folders with --photos and --sprites instead"
-        ) from error
-    except subprocess.CalledProcessError as error:
-        detail = error.stderr.decode(errors="replace").strip()[-300:]
-        raise LabError(f"{' '.join(command)} failed: {detail}") from error
 
 
 def build_world_file(photos: Path, sprites: Path, out: Path) -> None:
@@ -164,18 +130,22 @@ def _open_photo(path: Path) -> Image.Image:
 
 
 def _read_sprite(folder: Path, code_point: str) -> np.ndarray:
-    path = next(folder.rglob(f"{code_point}.webp"), None) or next(
-        folder.rglob(f"{code_point}.png"), None
-    )
+    names = (f"{code_point}.webp", f"{code_point}.png")
+    path = next((found for name in names for found in folder.rglob(name)), None)
     if path is None:
-        raise LabError(f"{folder} holds no sprite {code_point}.webp or .png")
+        raise LabError(f"{folder} holds no sprite {' or '.join(names)}")
     with Image.open(path) as opened:
         sprite = opened.convert("RGBA")
     sprite = sprite.crop(sprite.getbbox())
-    side = max(sprite.size)
-    square = Image.new("RGBA", (side, side))
-    square.paste(sprite, ((side - sprite.width) // 2, (side - sprite.height) // 2))
+    square = _centred(sprite, max(sprite.size))
     return np.asarray(square.resize((SPRITE_SIDE_PX, SPRITE_SIDE_PX), Image.Resampling.LANCZOS))
+
+
+def _centred(image: Image.Image, side: int) -> Image.Image:
+    """On a transparent square."""
+    square = Image.new("RGBA", (side, side))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
 
 
 def _draw_sign(word: str, face: str) -> np.ndarray:
@@ -185,15 +155,12 @@ def _draw_sign(word: str, face: str) -> np.ndarray:
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     font = ImageFont.truetype(str(fonts / face), 48)
     left, top, right, bottom = font.getbbox(word)
-    board = Image.new(
-        "RGBA", (int(right - left) + 20, int(bottom - top) + 20), (250, 248, 235, 255)
-    )
+    size = (int(right - left) + 20, int(bottom - top) + 20)
+    board = Image.new("RGBA", size, (250, 248, 235, 255))
     draw = ImageDraw.Draw(board)
     draw.rectangle((0, 0, board.width - 1, board.height - 1), outline=(60, 40, 30, 255), width=3)
     draw.text((10 - left, 10 - top), word, font=font, fill=(25, 20, 20, 255))
     height = min(SPRITE_SIDE_PX, round(board.height * SPRITE_SIDE_PX / board.width))
     width = round(board.width * height / board.height)
-    sign = Image.new("RGBA", (SPRITE_SIDE_PX, SPRITE_SIDE_PX))
     small = board.resize((width, height), Image.Resampling.LANCZOS)
-    sign.paste(small, ((SPRITE_SIDE_PX - width) // 2, (SPRITE_SIDE_PX - height) // 2))
-    return np.asarray(sign)
+    return np.asarray(_centred(small, SPRITE_SIDE_PX))

@@ -11,8 +11,7 @@ import torch
 from torch.nn import functional
 
 from codefend.lab.errors import LabError
-from codefend.lab.world.kinds import KINDS, SIGN_WORDS
-from codefend.lab.world.layout import Layout, Placed, Split
+from codefend.lab.world.layout import KINDS, SIGN_WORDS, Layout, Placed, Split
 from codefend.lab.world.splits import split_photos
 
 __all__ = ["World"]

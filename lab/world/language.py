@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from codefend.lab.world.kinds import KINDS
-from codefend.lab.world.layout import CELL_NAMES, Layout, Placed
+from codefend.lab.world.layout import CELL_NAMES, KINDS, Layout, Placed
 
 __all__ = [
     "CANNOT_TELL",

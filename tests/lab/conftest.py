@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from codefend.lab.victims.victim import Victim
 from codefend.lab.world.assets import build_world_file
 from codefend.lab.world.compose import World
-from codefend.lab.world.kinds import KINDS
+from codefend.lab.world.layout import KINDS
 from codefend.models.mllm.tiny import tiny_mllm
 
 

@@ -8,13 +8,8 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from codefend.lab.documents.collection import documents
-from codefend.lab.documents.document import Canvas
-from codefend.lab.documents.fonts import Fonts
-from codefend.lab.documents.page import draw_page
-from codefend.lab.documents.receipt import draw_receipt
-from codefend.lab.documents.screen import draw_screen
-from codefend.lab.documents.sentences import sentences
+from codefend.lab.documents.document import Canvas, Fonts
+from codefend.lab.documents.kinds import documents, draw_page, draw_receipt, draw_screen, sentences
 from codefend.lab.errors import LabError
 
 BUILT_IN = Fonts.built_in()

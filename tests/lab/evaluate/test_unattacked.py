@@ -18,7 +18,7 @@ from codefend.lab.evaluate.specimens import (
     scene_specimens,
 )
 from codefend.lab.evaluate.unattacked import unattacked_rows
-from codefend.lab.reading.words import Word
+from codefend.lab.reading import Word
 
 BOX = (0, 0, 16, 16)
 

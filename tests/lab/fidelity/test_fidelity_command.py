@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from codefend.lab.cli import app
-from codefend.lab.documents.fonts import SYSTEM_FONTS, Fonts
+from codefend.lab.documents.document import SYSTEM_FONTS, Fonts
 from codefend.lab.errors import LabError
 from codefend.lab.experiments.report import Row
 from codefend.lab.fidelity.report import write_fidelity

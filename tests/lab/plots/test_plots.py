@@ -12,12 +12,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from codefend.lab.errors import LabError
-from codefend.lab.plots.epsilon import draw_epsilon, spread
-from codefend.lab.plots.palette import arranged, color_of, name_of
-from codefend.lab.plots.question_types import draw_question_types
-from codefend.lab.plots.report import plot_report
-from codefend.lab.plots.rows import read_rows
-from codefend.lab.plots.tiers import main_attack, worst_rows
+from codefend.lab.plots.report import (
+    draw_epsilon,
+    draw_question_types,
+    main_attack,
+    plot_report,
+    read_rows,
+    spread,
+    worst_rows,
+)
+from codefend.lab.plots.style import arranged, color_of, name_of
 from codefend.lab.plots.tradeoff import Curve, Spot, draw_tradeoff
 
 PUBLISHED = Path(__file__).parents[3] / "docs" / "robustness" / "report.json"

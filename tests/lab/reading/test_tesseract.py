@@ -7,12 +7,10 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from codefend.lab.documents.fonts import Fonts
-from codefend.lab.documents.page import draw_page
-from codefend.lab.documents.screen import draw_screen
+from codefend.lab.documents.document import Fonts
+from codefend.lab.documents.kinds import draw_page, draw_screen
 from codefend.lab.errors import LabError
-from codefend.lab.reading.tesseract import Tesseract
-from codefend.lab.reading.words import character_errors
+from codefend.lab.reading import Tesseract, character_errors
 
 needs_tesseract = pytest.mark.skipif(
     shutil.which("tesseract") is None, reason="tesseract-ocr is not installed"

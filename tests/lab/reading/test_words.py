@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codefend.lab.documents.document import Document, Line
-from codefend.lab.reading.words import Word, character_errors, edit_distance
+from codefend.lab.reading import Word, character_errors, edit_distance
 
 LINES = (
     Line("Save picture", (10, 10, 110, 30)),

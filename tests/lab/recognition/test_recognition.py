@@ -15,7 +15,7 @@ from codefend.lab.attacks.gradient import PGD
 from codefend.lab.baselines.bilateral import bilateral
 from codefend.lab.baselines.compression import jpeg
 from codefend.lab.baselines.defence import NO_DEFENCE, defend
-from codefend.lab.documents.fonts import Fonts
+from codefend.lab.documents.document import Fonts
 from codefend.lab.encoders.releases import ENCODERS_FOLDER, READER, fetch_release
 from codefend.lab.errors import LabError
 from codefend.lab.recognition.attacked import ReadingPlan, _attacked, reading_rows, through_rows
@@ -62,7 +62,8 @@ def test_every_wish_is_another_text(reader, lines):
 
 def test_lines_are_the_same_in_every_process(lines):
     command = (
-        "from lab.documents.fonts import Fonts; from lab.recognition.lines import attacked_lines; "
+        "from codefend.lab.documents.document import Fonts; "
+        "from codefend.lab.recognition.lines import attacked_lines; "
         "print([line.target for line in attacked_lines(Fonts.built_in(), num=4)])"
     )
     for hash_seed in ("1", "2", "3"):

@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from codefend.lab.world.compose import World
-from codefend.lab.world.kinds import KINDS
 from codefend.lab.world.language import questions
-from codefend.lab.world.layout import SPLITS, sample_layout
+from codefend.lab.world.layout import KINDS, SPLITS, sample_layout
 from codefend.lab.world.scenes import scene_batch, scenes
 
 

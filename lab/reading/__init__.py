@@ -1,1 +1,0 @@
-"""Reads pictures of text as a machine does, and counts the characters that it got wrong."""
