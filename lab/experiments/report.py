@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from codefend.lab.attacks.registry import AttackConfig
-from codefend.lab.experiments.settings import Settings
+from codefend.lab.experiments.settings import RunSettings
 from codefend.lab.experiments.statistics import Measure
 from codefend.lab.experiments.store import write_atomically
 
@@ -147,7 +147,7 @@ def provenance(
     weights: Mapping[str, str],
     device: str,
     data: str = "",
-    settings: Settings | None = None,
+    settings: RunSettings | None = None,
 ) -> dict[str, Any]:
     """The report's `meta`.
 

@@ -1,4 +1,4 @@
-"""Settings of a run: a preset, then a TOML file, then flags, each over the one before.
+"""RunSettings of a run: a preset, then a TOML file, then flags, each over the one before.
 
 A model of nested sections says all at once: fields, types, defaults, help (the docstring under a
 field), flags (`--section.field`) and the keys of a TOML file. No value means "somebody else's
@@ -19,13 +19,13 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
 from codefend.lab.errors import LabError
 
-__all__ = ["Experiment", "Settings", "add_command", "add_experiments", "read_settings"]
+__all__ = ["Experiment", "RunSettings", "add_command", "add_experiments", "read_settings"]
 
 EXPERIMENT_KEY = "experiment"
 """Of a TOML file: which experiment it is for."""
 
 
-class Settings(BaseModel):
+class RunSettings(BaseModel):
     """A group of settings, or all of a run; frozen, and strict about names.
 
     Attributes:
@@ -50,7 +50,7 @@ class Settings(BaseModel):
         return type(self).model_validate({**dict(self), **changes})
 
 
-class Experiment(Settings):
+class Experiment(RunSettings):
     """One run with a report; see the package's docstring for how to add an experiment.
 
     Attributes:
@@ -67,7 +67,7 @@ class Experiment(Settings):
         """Makes whatever the folder lacks, and writes the report."""
 
 
-SettingsT = TypeVar("SettingsT", bound=Settings)
+SettingsT = TypeVar("SettingsT", bound=RunSettings)
 
 
 def read_settings(
@@ -77,7 +77,7 @@ def read_settings(
     given: Mapping[str, Any] | None = None,
     command: str = "",
 ) -> SettingsT:
-    """Settings from flags, over what a file says, over the model's preset and defaults.
+    """RunSettings from flags, over what a file says, over the model's preset and defaults.
 
     Args:
         model: what is read; `--help` among the arguments prints its fields and ends the program.
@@ -109,7 +109,7 @@ def read_settings(
         raise LabError("; ".join(_complaints(error))) from error
 
 
-def _with_flags(model: type[Settings]) -> Any:
+def _with_flags(model: type[RunSettings]) -> Any:
     """The model as pydantic-settings' sources take it."""
     bases: Any = (BaseSettings, model)
     return create_model(model.__name__, __base__=bases, __doc__=model.__doc__)
@@ -172,7 +172,10 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
 
 def _complaints(error: ValidationError) -> Iterable[str]:
     for fault in error.errors():
-        flag = ".".join(str(part) for part in fault["loc"]).replace("_", "-")
-        got = "" if fault["type"] == "missing" else f", got {fault['input']!r}"
-        message = fault["msg"].removeprefix("Value error, ")
-        yield f"--{flag}: {message}{got}" if flag else message
+        names = [part for part in fault["loc"] if isinstance(part, str)]
+        flag = ".".join(names).replace("_", "-")
+        got = "" if fault["type"] == "missing" or not flag else f"; got {fault['input']!r}"
+        message = f"--{flag}: " * bool(flag) + fault["msg"].removeprefix("Value error, ")
+        if fault["type"] in {"literal_error", "enum"}:
+            message = f"--{flag} takes names from {fault['ctx']['expected']}"
+        yield message + got

@@ -1,4 +1,4 @@
-"""Settings of a run: preset, file and flags, each over the one before."""
+"""RunSettings of a run: preset, file and flags, each over the one before."""
 
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -9,10 +9,15 @@ from pydantic import Field
 from typer.testing import CliRunner
 
 from codefend.lab.errors import LabError
-from codefend.lab.experiments.settings import Experiment, Settings, add_experiments, read_settings
+from codefend.lab.experiments.settings import (
+    Experiment,
+    RunSettings,
+    add_experiments,
+    read_settings,
+)
 
 
-class Search(Settings):
+class Search(RunSettings):
     """How it is searched."""
 
     steps: int = Field(100, ge=1)
