@@ -12,9 +12,8 @@ from prometheus_client import make_asgi_app
 from starlette.exceptions import HTTPException
 
 from codefend.service.admit.gate import Gate
-from codefend.service.door.connections import Connections
-from codefend.service.door.limits import DoorLimits
-from codefend.service.door.serving import make_config, serving, set_unread_timeout
+from codefend.service.door.connections import Connections, DoorLimits
+from codefend.service.door.protocol import make_config, serving, set_unread_timeout
 from codefend.service.endpoints.ask import build_ask
 from codefend.service.endpoints.chat import build_chat
 from codefend.service.endpoints.docs_page import build_docs

@@ -95,7 +95,9 @@ class Guard:
         self._pixels = PixelStore()
         directory = str(self._pixels.directory)
         self._decode = DecodeStage(settings, directory, restarts.labels("decode").inc, is_shared)
-        self._encode = EncodeStage(settings, restarts.labels("encode").inc, is_shared)
+        self._encode = EncodeStage(
+            settings.encode_workers, restarts.labels("encode").inc, is_shared
+        )
         self._cache = PurifiedCache(settings.cache_bytes, settings.cache_lifetime_s)
         self.workers = PurifyStage(settings, self.line, metrics, generation, self.supervision)
         self._purification = Purification(

@@ -18,9 +18,13 @@ import uvicorn
 from fastapi import FastAPI
 
 from codefend.service.app import create_app
-from codefend.service.door.connections import Connections
-from codefend.service.door.limits import DoorLimits, fit_connections, raise_open_files_limit
-from codefend.service.door.serving import make_config, set_unread_timeout
+from codefend.service.door.connections import (
+    Connections,
+    DoorLimits,
+    fit_connections,
+    raise_open_files_limit,
+)
+from codefend.service.door.protocol import make_config, set_unread_timeout
 from codefend.service.guard import Guard
 from codefend.service.processes.child import kill_children
 from codefend.service.sandbox.kernel import hide_memory

@@ -1,42 +1,42 @@
-"""The service's side of the encode stage: asks an encode process for a picture in a format."""
+"""Encodes one of the two pictures of an upload, in a process that sees only pixels."""
 
 from collections.abc import Callable
+from typing import Any
 
-from codefend.models.codec import ImageFormat
-from codefend.service.encode.process import make_encoder
+from codefend.models.codec import ImageFormat, encode_image
 from codefend.service.errors import Unavailable
 from codefend.service.processes.child import Child, ChildDied
-from codefend.service.processes.pixels import Picture
+from codefend.service.processes.messages import Ask, Handler, Message
+from codefend.service.processes.pixels import Picture, read_pixels
 from codefend.service.processes.pool import ChildPool, PoolJob
 from codefend.service.processes.supervision import Supervision
-from codefend.service.settings import Settings
 from codefend.service.stages import Upload
 
-__all__ = ["EncodeStage"]
+__all__ = ["EncodeStage", "make_encoder"]
 
 START_TIMEOUT_S = 60.0
 ENCODE_TIMEOUT_S = 30.0
 
 
 class EncodeStage:
-    """A pool of processes that see only pixels."""
+    """The service's side: a pool of processes."""
 
     def __init__(
         self,
-        settings: Settings,
+        num_processes: int,
         on_restart: Callable[[], None],
         is_shared: Callable[[], bool],
     ) -> None:
         """Takes the number of processes.
 
         Args:
-            settings: It.
+            num_processes: It.
             on_restart: Called whenever a process is replaced.
             is_shared: Says whether there is more than one caller who could come.
         """
         self._pool = ChildPool(
             lambda index: Child(f"encode-{index}", make_encoder, None),
-            settings.encode_workers,
+            num_processes,
             START_TIMEOUT_S,
             on_restart,
             is_shared,
@@ -76,3 +76,18 @@ class EncodeStage:
             return answer[1]
         except ChildDied as error:
             raise Unavailable from error
+
+
+def make_encoder(_: None) -> tuple[Handler, dict[str, Any]]:
+    """Returns the message handler of an encode process: pixels in, an encoded picture out."""
+    return _encode, {}
+
+
+def _encode(meta: dict[str, Any], _: bytes, __: Ask) -> Message:
+    try:
+        picture = Picture(meta["picture"])
+        pixels = read_pixels(meta["pixels"], picture, meta["height"], meta["width"])
+    except FileNotFoundError:
+        # The client left, and its memory was freed: nobody reads this.
+        return {}, b""
+    return {}, encode_image(pixels, ImageFormat(meta["format"]))

@@ -9,9 +9,8 @@ import sys
 import uvicorn
 from fastapi import FastAPI
 
-from codefend.service.door.connections import Connections
-from codefend.service.door.limits import DoorLimits
-from codefend.service.door.serving import make_config
+from codefend.service.door.connections import Connections, DoorLimits
+from codefend.service.door.protocol import make_config
 
 __all__ = ["serve_app"]
 

@@ -3,8 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from codefend.service.door.connections import Connections
-from codefend.service.door.limits import DoorLimits, fit_connections
+from codefend.service.door.connections import Connections, DoorLimits, fit_connections
 
 LIMITS = DoorLimits(max_connections=3, num_probe_connections=2)
 

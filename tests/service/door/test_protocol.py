@@ -12,9 +12,8 @@ import pytest
 import uvicorn
 import uvloop
 
-from codefend.service.door.connections import Connections
-from codefend.service.door.limits import DoorLimits
-from codefend.service.door.serving import make_config, serving
+from codefend.service.door.connections import Connections, DoorLimits
+from codefend.service.door.protocol import make_config, serving
 
 LIMITS = DoorLimits(head_timeout_s=0.3, linger_s=0.3, unread_timeout_s=0.5)
 GET = b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
