@@ -128,20 +128,20 @@ def _policies_of_keys(settings: "Settings") -> dict[str, str]:
 def _check_weights(settings: "Settings") -> None:
     """Ends the command where prompts or weights are not what their manifest says."""
     from codefend.service.policy import Mode
-    from codefend.service.purify.generation import (
-        UnfitGeneration,
+    from codefend.service.purify.model_version import (
+        UnfitModelVersion,
         check_directories,
         check_weights,
-        load_generation,
+        load_model_version,
     )
 
     try:
-        generation = load_generation(settings, 1)
+        version = load_model_version(settings, 1)
         if settings.mode is not Mode.OFF:
-            check_weights(generation)
+            check_weights(version)
         if settings.upstream_url is None:
             check_directories(settings.mllm)
-    except UnfitGeneration as error:
+    except UnfitModelVersion as error:
         typer.echo(f"codefend: {error}", err=True)
         raise typer.Exit(BAD_SETTINGS_EXIT_CODE) from None
 

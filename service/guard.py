@@ -35,7 +35,7 @@ from codefend.service.processes.pixels import Picture, PixelStore
 from codefend.service.processes.supervision import Supervision
 from codefend.service.purification import Purification
 from codefend.service.purify.cache import PurifiedCache
-from codefend.service.purify.generation import Generation, load_generation
+from codefend.service.purify.model_version import ModelVersion, load_model_version
 from codefend.service.purify.stage import PurifyStage
 from codefend.service.queueing.costs import BatchCosts, Throughput
 from codefend.service.queueing.line import Line
@@ -58,8 +58,8 @@ class Guard:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings
         self.metrics = metrics
-        generation = load_generation(settings, 1)
-        self.templates = generation.templates
+        version = load_model_version(settings, 1)
+        self.templates = version.templates
         self.keys = KeyRing(
             (key.get_secret_value() for key in settings.api_keys), settings.api_keys_file
         )
@@ -99,12 +99,12 @@ class Guard:
             settings.encode_workers, restarts.labels("encode").inc, is_shared
         )
         self._cache = PurifiedCache(settings.cache_bytes, settings.cache_lifetime_s)
-        self.workers = PurifyStage(settings, self.line, metrics, generation, self.supervision)
+        self.workers = PurifyStage(settings, self.line, metrics, version, self.supervision)
         self._purification = Purification(
             self.line, self.workers, self._cache, self._pixels, self.house.memory, metrics
         )
         self.reloader = Reloader(settings, self.workers, metrics, self._take_up)
-        metrics.generation.set(generation.number)
+        metrics.generation.set(version.number)
         self.embedded = (
             EmbeddedModel(
                 settings.mllm, settings.worker_start_timeout_s, restarts.labels("mllm").inc
@@ -188,9 +188,9 @@ class Guard:
             self.failure = name
             self.on_failure()
 
-    def _take_up(self, generation: Generation) -> None:
-        self.templates = generation.templates
-        self.metrics.generation.set(generation.number)
+    def _take_up(self, version: ModelVersion) -> None:
+        self.templates = version.templates
+        self.metrics.generation.set(version.number)
         # What older weights made must not be sent as the new ones' work.
         self._cache.clear()
 

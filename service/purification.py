@@ -116,7 +116,7 @@ class Purification:
         if self._cache.is_on:
             place = (upload.pixels.name, Picture.PURIFIED)
             fresh = await asyncio.to_thread(read_pixels, *place, upload.height, upload.width)
-            if engine.generation == self._workers.generation:
+            if engine.model_version == self._workers.model_version:
                 self._cache.keep(visit.caller, upload.sha256, Replay(fresh, suspicion, engine))
         return self._judge(visit, upload, Purified(suspicion, False, engine))
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from codefend.service.metrics import Metrics
 from codefend.service.policy import Mode
-from codefend.service.purify.generation import (
-    Generation,
-    UnfitGeneration,
+from codefend.service.purify.model_version import (
+    ModelVersion,
+    UnfitModelVersion,
     check_weights,
-    load_generation,
+    load_model_version,
 )
 from codefend.service.purify.stage import PurifyStage
 from codefend.service.settings import Settings
@@ -28,7 +28,7 @@ class Reloader:
         settings: Settings,
         workers: PurifyStage,
         metrics: Metrics,
-        on_switch: Callable[[Generation], None],
+        on_switch: Callable[[ModelVersion], None],
     ) -> None:
         """Takes what is reloaded.
 
@@ -36,7 +36,7 @@ class Reloader:
             settings: They say where weights and prompts lie, and are not read anew.
             workers: The purifier.
             metrics: Where reloads are counted by outcome.
-            on_switch: Takes up the rest of a generation, in the moment when its workers take over.
+            on_switch: Takes up the rest of a version, in the moment when its workers take over.
         """
         self._settings = settings
         self._workers = workers
@@ -72,17 +72,17 @@ class Reloader:
         logger.info("reload %d begins", self._num_loads)
         is_off = self._settings.mode is Mode.OFF
         try:
-            generation = await asyncio.to_thread(load_generation, self._settings, self._num_loads)
+            version = await asyncio.to_thread(load_model_version, self._settings, self._num_loads)
             if not is_off:
-                await asyncio.to_thread(check_weights, generation)
-                crew = await self._workers.prepare(generation)
-        except UnfitGeneration as error:
+                await asyncio.to_thread(check_weights, version)
+                pool = await self._workers.prepare(version)
+        except UnfitModelVersion as error:
             self._metrics.reloads.labels(error.outcome).inc()
             logger.error("reload %d failed, and changed nothing: %s", self._num_loads, error)
             return
         # No await from here on: workers and prompts change in one moment.
         if not is_off:
-            self._workers.switch(crew)
-        self._on_switch(generation)
+            self._workers.switch(pool)
+        self._on_switch(version)
         self._metrics.reloads.labels("ok").inc()
-        logger.info("reload %d serves: %s", generation.number, generation.purifier)
+        logger.info("reload %d serves: %s", version.number, version.purifier)

@@ -105,14 +105,14 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What an engine says about itself; responses repeat it, but for the generation."""
+    """What an engine says about itself; responses repeat it, but for the model version."""
 
     name: str
     version: str
     steps: int
     noise_level: float
     device: str
-    generation: int = 0
+    model_version: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

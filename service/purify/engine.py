@@ -1,8 +1,10 @@
 """What a worker needs of a purifier: the seam between the service and torch, or a fake in tests."""
 
 import importlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, Self, cast
 
 import numpy as np
@@ -11,10 +13,18 @@ from numpy.typing import NDArray
 from codefend.service.settings import Settings
 from codefend.service.stages import EngineFacts
 
-__all__ = ["Engine", "EngineOptions", "OutOfMemory", "find_engine_loader"]
+__all__ = [
+    "DeviceOutOfMemory",
+    "Engine",
+    "EngineOptions",
+    "find_engine_loader",
+    "resolve_devices",
+]
+
+_GPU_NODE = re.compile(r"nvidia\d+")
 
 
-class OutOfMemory(Exception):
+class DeviceOutOfMemory(Exception):
     """The device has too little memory for this batch; a smaller one may fit."""
 
 
@@ -65,7 +75,7 @@ class Engine(Protocol):
             The same shape and type.
 
         Raises:
-            OutOfMemory: The device has too little memory for so large a batch.
+            DeviceOutOfMemory: The device has too little memory for so large a batch.
         """
 
     def suspect(self, upload: NDArray[np.uint8], purified: NDArray[np.uint8]) -> float | None:
@@ -96,3 +106,18 @@ def find_engine_loader(import_path: str) -> Callable[[EngineOptions], Engine]:
         msg = f"there is no engine {import_path}"
         raise ValueError(msg) from error
     return cast("Callable[[EngineOptions], Engine]", loader)
+
+
+def resolve_devices(devices: tuple[str, ...], device_directory: Path = Path("/dev")) -> list[str]:
+    """Replaces `auto` by every NVIDIA GPU that the machine shows, or by `auto` itself.
+
+    With one GPU or none the worker decides: only torch knows whether it was built for the GPU.
+
+    Args:
+        devices: As set: `auto`, or explicit names.
+        device_directory: Where the system lists devices.
+    """
+    if devices != ("auto",):
+        return list(devices)
+    nodes = [path for path in device_directory.glob("nvidia*") if _GPU_NODE.fullmatch(path.name)]
+    return ["auto"] if len(nodes) <= 1 else [f"cuda:{index}" for index in range(len(nodes))]

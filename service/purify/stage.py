@@ -1,6 +1,6 @@
-"""The service's side of the purify stage: the crew that serves, and the one that takes over.
+"""The service's side of the purify stage: the pool that serves, and the one that takes over.
 
-At every moment one crew takes the batches; an older one ends those that it has begun.
+At every moment one pool takes the batches; an older one ends those that it has begun.
 """
 
 import asyncio
@@ -8,8 +8,8 @@ import asyncio
 from codefend.service.errors import PurificationFailed
 from codefend.service.metrics import Metrics
 from codefend.service.processes.supervision import Supervision
-from codefend.service.purify.crew import Crew
-from codefend.service.purify.generation import Generation, UnfitGeneration
+from codefend.service.purify.model_version import ModelVersion, UnfitModelVersion
+from codefend.service.purify.pool import WorkerPool
 from codefend.service.settings import Settings
 from codefend.service.stages import BatchSource, EngineFacts
 
@@ -21,102 +21,102 @@ MOST_GREY_DISTANCE = 32.0
 
 
 class PurifyStage:
-    """The workers of the present generation; all methods belong to the event loop."""
+    """The workers of the present model version; all methods belong to the event loop."""
 
     def __init__(
         self,
         settings: Settings,
         queue: BatchSource,
         metrics: Metrics,
-        generation: Generation,
+        version: ModelVersion,
         supervision: Supervision,
     ) -> None:
         self._supervision = supervision
         self._settings = settings
         self._queue = queue
         self._metrics = metrics
-        self._crew = self._make_crew(generation)
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._pool = self._make_pool(version)
+        self._draining: set[asyncio.Task[None]] = set()
         queue.pause_s = lambda: self.warm_in_s or 0.0
         queue.num_workers = 1
 
     @property
     def is_warm(self) -> bool:
         """Whether at least one worker has run a batch of its own and waits for more."""
-        return self._crew.num_warm > 0
+        return self._pool.num_warm > 0
 
     @property
     def warm_in_s(self) -> float | None:
         """Seconds until a worker should take batches, 0 if one does; None if that is unknown."""
-        return self._crew.warm_in_s
+        return self._pool.warm_in_s
 
     @property
     def worker_pids(self) -> list[int]:
-        """Process ids of the living workers of the present generation."""
-        return self._crew.pids
+        """Process ids of the living workers of the present version."""
+        return self._pool.pids
 
     @property
-    def generation(self) -> int:
-        """The number of the generation that takes batches."""
-        return self._crew.generation.number
+    def model_version(self) -> int:
+        """The number of the model version that takes batches."""
+        return self._pool.version.number
 
     @property
     def facts(self) -> EngineFacts | None:
         """What the present purifier is; None before one was warm."""
-        return self._crew.facts
+        return self._pool.facts
 
     def start(self) -> None:
         """Begins to load the workers, in the background."""
-        self._crew.start(self._supervision)
-        self._crew.work()
+        self._pool.start(self._supervision)
+        self._pool.start_accepting()
 
-    async def prepare(self, generation: Generation) -> Crew:
-        """Starts workers of a new generation beside the present ones, and tries them out.
+    async def prepare(self, version: ModelVersion) -> WorkerPool:
+        """Starts workers of a new version beside the present ones, and tries them out.
 
         Returns:
             They are warm and take no batches yet.
 
         Raises:
-            UnfitGeneration: They cannot serve, and are gone again.
+            UnfitModelVersion: They cannot serve, and are gone again.
         """
-        crew = self._make_crew(generation)
-        crew.start(self._supervision)
+        pool = self._make_pool(version)
+        pool.start(self._supervision)
         try:
-            await crew.wait_until_warm()
-            _check(crew)
-            return crew
-        except (UnfitGeneration, asyncio.CancelledError):
-            await crew.retire()
+            await pool.wait_until_warm()
+            _check(pool)
+            return pool
+        except (UnfitModelVersion, asyncio.CancelledError):
+            await pool.drain()
             raise
         except Exception as error:
-            await crew.retire()
-            raise UnfitGeneration("not_warm", str(error)) from error
+            await pool.drain()
+            raise UnfitModelVersion("not_warm", str(error)) from error
 
-    def switch(self, crew: Crew) -> None:
-        """Lets a prepared crew take all further batches; the old one ends what it has begun."""
-        old, self._crew = self._crew, crew
-        old.dismiss()
+    def switch(self, pool: WorkerPool) -> None:
+        """Lets a prepared pool take all further batches; the old one ends what it has begun."""
+        old, self._pool = self._pool, pool
+        old.stop_accepting()
         self._queue.forget_costs()
-        self._count(crew)
-        crew.work()
-        retiring = asyncio.create_task(old.retire())
-        self._retiring.add(retiring)
-        retiring.add_done_callback(self._retiring.discard)
+        self._count(pool)
+        pool.start_accepting()
+        draining = asyncio.create_task(old.drain())
+        self._draining.add(draining)
+        draining.add_done_callback(self._draining.discard)
 
     async def stop(self) -> None:
         """Ends the workers after their present batches."""
-        await asyncio.gather(self._crew.retire(), *self._retiring)
+        await asyncio.gather(self._pool.drain(), *self._draining)
         self._give_up_waiting()
 
-    def _make_crew(self, generation: Generation) -> Crew:
-        return Crew(generation, self._settings, self._queue, self._metrics, self._count)
+    def _make_pool(self, version: ModelVersion) -> WorkerPool:
+        return WorkerPool(version, self._settings, self._queue, self._metrics, self._count)
 
-    def _count(self, crew: Crew) -> None:
-        """Tells the queue what it may count on, if this is the crew that serves it."""
-        if crew is not self._crew:
+    def _count(self, pool: WorkerPool) -> None:
+        """Tells the queue what it may count on, if this is the pool that serves it."""
+        if pool is not self._pool:
             return
-        self._queue.num_workers = max(1, crew.num_warm)
-        measured = crew.take_measurement()
+        self._queue.num_workers = max(1, pool.num_warm)
+        measured = pool.take_measurement()
         if measured is not None:
             self._queue.suppose_cost(measured)
         self._give_up_waiting()
@@ -130,7 +130,7 @@ class PurifyStage:
                 job.done.set_exception(PurificationFailed())
 
 
-def _check(crew: Crew) -> None:
-    if crew.grey_distance > MOST_GREY_DISTANCE:
-        reason = f"it turns grey by {crew.grey_distance:.0f} of 255 levels"
-        raise UnfitGeneration("bad_output", reason)
+def _check(pool: WorkerPool) -> None:
+    if pool.grey_distance > MOST_GREY_DISTANCE:
+        reason = f"it turns grey by {pool.grey_distance:.0f} of 255 levels"
+        raise UnfitModelVersion("bad_output", reason)

@@ -15,7 +15,7 @@ from codefend.models.detector.network import SuspicionDetector
 from codefend.models.purifier.loading import load_purifier
 from codefend.models.purifier.purifier import Purifier
 from codefend.models.quantise import dequantise, quantise
-from codefend.service.purify.engine import EngineOptions, OutOfMemory
+from codefend.service.purify.engine import DeviceOutOfMemory, EngineOptions
 from codefend.service.stages import EngineFacts
 
 __all__ = ["TorchEngine", "load_engine"]
@@ -70,7 +70,7 @@ class TorchEngine:
             The same shape and type.
 
         Raises:
-            OutOfMemory: The device has too little memory for so large a batch.
+            DeviceOutOfMemory: The device has too little memory for so large a batch.
             ArithmeticError: What came out is no picture.
         """
         try:
@@ -80,7 +80,7 @@ class TorchEngine:
         # Out here the error is gone, and with it the frames that held the batch: only now can what
         # it took be given back.
         torch.cuda.empty_cache()
-        raise OutOfMemory(reason)
+        raise DeviceOutOfMemory(reason)
 
     @torch.inference_mode()
     def suspect(self, upload: NDArray[np.uint8], purified: NDArray[np.uint8]) -> float | None:

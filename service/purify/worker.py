@@ -14,7 +14,12 @@ from codefend.models.buckets import Bucket, crop_from_bucket, pad_to_bucket
 from codefend.service.processes.child import bound_spinning
 from codefend.service.processes.messages import Ask, Handler, Message
 from codefend.service.processes.pixels import Picture, read_pixels, write_pixels
-from codefend.service.purify.engine import Engine, EngineOptions, OutOfMemory, find_engine_loader
+from codefend.service.purify.engine import (
+    DeviceOutOfMemory,
+    Engine,
+    EngineOptions,
+    find_engine_loader,
+)
 from codefend.service.stages import BatchFailure
 
 __all__ = ["SICK_EXIT_CODE", "WorkerConfig", "make_worker"]
@@ -57,7 +62,7 @@ def _warm_up(engine: Engine) -> dict[str, float]:
     measured = _measure(engine, small)
     try:
         return _measure(engine, large)
-    except (OutOfMemory, MemoryError):
+    except (DeviceOutOfMemory, MemoryError):
         return measured
 
 
@@ -100,7 +105,7 @@ def _run_batch(engine: Engine, meta: dict[str, Any], _: bytes, __: Ask) -> Messa
             cropped = crop_from_bucket(pixels, height, width)
             suspicions.append(engine.suspect(upload, cropped))
             write_pixels(name, Picture.PURIFIED, cropped)
-    except (OutOfMemory, MemoryError):
+    except (DeviceOutOfMemory, MemoryError):
         logger.warning("a batch of %d in %s needs more memory than there is", len(places), bucket)
         return _failed(engine, BatchFailure.OUT_OF_MEMORY)
     except Exception:  # the worker's loop: whatever the engine raised, the next batch may succeed

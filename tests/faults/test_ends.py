@@ -71,7 +71,7 @@ def test_a_supervisor_that_fails_is_said_by_the_probe_of_life(upstream):
 
 
 SERVE_WITH_A_FAULT = """
-from codefend.service.purify.remote import RemoteWorker
+from codefend.service.purify.pool import RemoteWorker
 from codefend.service.server import FAILURE_EXIT_CODE, serve
 from tests.service.running import make_settings
 

@@ -158,13 +158,13 @@ def test_workers_of_both_generations_may_die_meanwhile(service, weights):
     weights.write("slow", mark=3, waits=True)
     weights.flip("slow", "3")
     old = service.guard.workers.worker_pids
-    crews = crews_made(service)
+    pools = pools_made(service)
     service.reload()
-    service.wait_until(lambda: crews and crews[0].pids)
+    service.wait_until(lambda: pools and pools[0].pids)
     os.kill(old[0], signal.SIGKILL)
     service.wait_until(lambda: service.guard.workers.worker_pids not in ([], old))
     assert made_by(ask(service, picture()), picture()) == ("1", "1")
-    os.kill(crews[0].pids[0], signal.SIGKILL)
+    os.kill(pools[0].pids[0], signal.SIGKILL)
     service.wait_until(lambda: reloads(service, "not_warm") == 1)
     assert made_by(ask(service, picture(seed=1)), picture(seed=1)) == ("1", "1")
 
@@ -172,44 +172,44 @@ def test_workers_of_both_generations_may_die_meanwhile(service, weights):
 def test_reloads_asked_for_during_one_are_one_more(service, weights):
     weights.write("slow", mark=3, waits=True)
     weights.flip("slow", "3")
-    crews = crews_made(service)
+    pools = pools_made(service)
     service.reload()
-    service.wait_until(lambda: crews and crews[0].pids)
+    service.wait_until(lambda: pools and pools[0].pids)
     weights.flip("two", "2")
     for _ in range(5):
         service.reload()
     weights.write("slow", mark=3)
     service.wait_until(lambda: reloads(service, "ok") == 2)
     assert made_by(ask(service, picture()), picture()) == ("2", "2")
-    assert len(crews) == 2
+    assert len(pools) == 2
 
 
 def test_a_service_ends_in_the_middle_of_a_reload(service, weights):
     weights.write("slow", mark=3, waits=True)
     weights.flip("slow", "3")
-    crews = crews_made(service)
+    pools = pools_made(service)
     service.reload()
-    service.wait_until(lambda: crews and crews[0].pids)
+    service.wait_until(lambda: pools and pools[0].pids)
 
 
-def crews_made(service):
-    """The crews that are prepared from now on."""
-    crews = []
-    make = service.guard.workers._make_crew
+def pools_made(service):
+    """The pools that are prepared from now on."""
+    pools = []
+    make = service.guard.workers._make_pool
 
-    def make_and_note(generation):
-        crews.append(make(generation))
-        return crews[-1]
+    def make_and_note(version):
+        pools.append(make(version))
+        return pools[-1]
 
-    service.guard.workers._make_crew = make_and_note
-    return crews
+    service.guard.workers._make_pool = make_and_note
+    return pools
 
 
 def test_an_unforeseen_failure_is_counted_and_changes_nothing(service, weights, monkeypatch):
     def fail(*_):
         raise RuntimeError("unforeseen")
 
-    monkeypatch.setattr("codefend.service.reload.load_generation", fail)
+    monkeypatch.setattr("codefend.service.reload.load_model_version", fail)
     reload_and_wait(service, "error")
     assert made_by(ask(service, picture()), picture()) == ("1", "1")
     monkeypatch.undo()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from codefend.service.purify.engine import OutOfMemory
+from codefend.service.purify.engine import DeviceOutOfMemory
 from codefend.service.stages import EngineFacts
 
 IMPORT_PATH = "tests.service.fake_engine:load_engine"
@@ -36,7 +36,7 @@ class FakeEngine:
 
     def purify(self, images):
         if self._memory_pixels and images[..., 0].size > self._memory_pixels:
-            raise OutOfMemory
+            raise DeviceOutOfMemory
         for image in images:
             self._misbehave(tuple(image[0, 0]))
         time.sleep(self._seconds)

@@ -150,7 +150,7 @@ def test_shipped_weights_are_not_served_without_their_manifest(
     monkeypatch, tmp_path, served, name, damage
 ):
     list_weights(tmp_path)
-    monkeypatch.setattr("codefend.service.purify.generation.WEIGHTS_DIRECTORY", tmp_path)
+    monkeypatch.setattr("codefend.service.purify.model_version.WEIGHTS_DIRECTORY", tmp_path)
     monkeypatch.setenv(f"CODEFEND_{name}", str(tmp_path / "net"))
     assert run("serve").exit_code == 0
     served.clear()

@@ -10,7 +10,7 @@ from codefend.models.purifier.adapters import AdapterSettings, attach_adapters, 
 from codefend.models.purifier.latent import LatentPurificationPipeline
 from codefend.models.purifier.pipeline import PurificationPipeline
 from codefend.models.quantise import dequantise
-from codefend.service.purify.engine import EngineOptions, OutOfMemory, find_engine_loader
+from codefend.service.purify.engine import DeviceOutOfMemory, EngineOptions, find_engine_loader
 from codefend.service.purify.stage import MOST_GREY_DISTANCE
 from codefend.service.purify.torch_engine import load_engine
 from codefend.service.purify.worker import WorkerConfig, make_worker
@@ -101,7 +101,7 @@ def test_a_lack_of_memory_is_told_from_other_failures(engine, monkeypatch):
     images = picture(64, 64)[np.newaxis]
     with monkeypatch.context() as patch:
         patch.setattr(engine._pipeline, "purify", fail)
-        with pytest.raises(OutOfMemory, match="Tried to allocate") as caught:
+        with pytest.raises(DeviceOutOfMemory, match="Tried to allocate") as caught:
             engine.purify(images)
         assert caught.value.__context__ is None, "nothing holds the batch that did not fit"
     assert engine.purify(images).shape == images.shape

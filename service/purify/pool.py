@@ -1,4 +1,4 @@
-"""The workers of one generation of weights: supervised, and retired when another takes over.
+"""The workers of one model version: supervised, and drained when another version takes over.
 
 A worker that dies, hangs, falls silent or ends itself is replaced while the requests wait. The jobs
 of a failed batch are tried again as `recovery` says; an image at fault is answered with
@@ -10,44 +10,143 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from codefend.service.errors import PoisonousImage
 from codefend.service.metrics import Metrics
-from codefend.service.processes.supervision import Backoff, Supervision
-from codefend.service.purify.devices import resolve_devices
-from codefend.service.purify.generation import Generation
-from codefend.service.purify.remote import Outcome, RemoteWorker
-from codefend.service.purify.worker import WorkerConfig
+from codefend.service.processes.child import Child, ChildDied, ChildTimeout, LaunchFailed
+from codefend.service.processes.messages import ask_nothing
+from codefend.service.processes.supervision import Backoff, SupervisedChild, Supervision
+from codefend.service.purify.engine import resolve_devices
+from codefend.service.purify.model_version import ModelVersion
+from codefend.service.purify.worker import WorkerConfig, make_worker
 from codefend.service.settings import Settings
-from codefend.service.stages import Batch, BatchSource, EngineFacts
+from codefend.service.stages import Batch, BatchFailure, BatchSource, EngineFacts
 
-__all__ = ["Crew"]
+__all__ = ["BatchOutcome", "RemoteWorker", "WorkerPool"]
 
 logger = logging.getLogger(__name__)
 
 
-class Crew:
-    """One supervised worker process per device; they take batches from `work` to `retire`."""
+@dataclass(frozen=True, slots=True)
+class BatchOutcome:
+    """What became of a batch: the seconds it took, or how it failed.
+
+    Attributes:
+        seconds: None if it failed.
+        suspicions: Of each of its images; None where there is no detector.
+        failure: None if it succeeded.
+    """
+
+    seconds: float | None = None
+    suspicions: tuple[float | None, ...] = ()
+    failure: BatchFailure | None = None
+
+
+class RemoteWorker(SupervisedChild):
+    """A supervised child that runs batches; all methods belong to the event loop."""
+
+    def __init__(
+        self, name: str, config: WorkerConfig, start_timeout_s: float, silence_s: float
+    ) -> None:
+        """Takes what the process is to run; nothing starts yet.
+
+        Args:
+            name: For logs.
+            config: What the process is told.
+            start_timeout_s: Time for it to become warm.
+            silence_s: Time without a heartbeat after which it is ended.
+        """
+        super().__init__(Child(name, make_worker, config, beats=True), start_timeout_s, silence_s)
+        self._last_start_s: float | None = None
+        self._starting_since_s = 0.0
+
+    @property
+    def warm_in_s(self) -> float | None:
+        """Seconds until it should take batches, by what its last start took; None if none did."""
+        if self.is_warm:
+            return 0.0
+        if self._last_start_s is None:
+            return None
+        return max(0.0, self._last_start_s - (time.monotonic() - self._starting_since_s))
+
+    async def start(self) -> dict[str, Any]:
+        """Starts the process and waits until it is warm.
+
+        Returns:
+            What it says about itself.
+
+        Raises:
+            ChildDied: It did not become warm.
+        """
+        self._starting_since_s = time.monotonic()
+        try:
+            description = await super().start()
+        except LaunchFailed:
+            raise  # files or memory were lacking: it says nothing of the worker
+        except ChildDied:
+            self._last_start_s = None
+            raise
+        self._last_start_s = time.monotonic() - self._starting_since_s
+        return description
+
+    async def run(self, batch: Batch, timeout_s: float) -> BatchOutcome:
+        """Runs one batch, and ends the process if it takes too long."""
+        meta = {
+            "bucket": [batch.bucket.height, batch.bucket.width],
+            "images": [
+                {"pixels": job.pixels.name, "height": job.height, "width": job.width}
+                for job in batch.jobs
+            ],
+        }
+        try:
+            answer, _ = await self.call(meta, b"", timeout_s, ask_nothing)
+        except ChildTimeout:
+            logger.error("%s is hung", self.name)
+            return BatchOutcome(failure=BatchFailure.HUNG)
+        except ChildDied as error:
+            logger.error("%s", error)
+            return BatchOutcome(failure=BatchFailure.DIED)
+        if "failure" in answer:
+            return BatchOutcome(failure=BatchFailure(answer["failure"]))
+        return BatchOutcome(float(answer["seconds"]), tuple(answer["suspicions"]))
+
+    async def clear_away(self) -> None:
+        """Ends what is left of a process that is of no more use, so that `start` may follow."""
+        self._starting_since_s = time.monotonic()
+        await super().clear_away()
+
+    async def stop(self) -> None:
+        """Ends the process for good: after its present batch, or at once if it is not warm yet."""
+        self._last_start_s = None
+        await super().stop()
+
+
+class WorkerPool:
+    """One supervised worker process for each device.
+
+    They take batches from `start_accepting` to `stop_accepting`; `drain` ends them.
+    """
 
     def __init__(
         self,
-        generation: Generation,
+        version: ModelVersion,
         settings: Settings,
         queue: BatchSource,
         metrics: Metrics,
-        on_change: Callable[["Crew"], None],
+        on_change: Callable[["WorkerPool"], None],
     ) -> None:
         """Takes what the workers are started with; nothing starts yet.
 
         Args:
-            generation: Their weights.
+            version: Their weights.
             settings: Devices, engine and timeouts.
             queue: Where the batches come from.
             metrics: Where batches and failures are counted.
             on_change: Called whenever a worker has become warm, failed to, or ended.
         """
-        self.generation = generation
+        self.version = version
         self.facts: EngineFacts | None = None
         self._seconds_per_pixel: float | None = None
         self.grey_distance = 0.0
@@ -57,8 +156,8 @@ class Crew:
         self._on_change = on_change
         self._workers = [
             RemoteWorker(
-                f"purify-{generation.number}-{index}",
-                WorkerConfig(settings.engine, generation.options(settings, device)),
+                f"purify-{version.number}-{index}",
+                WorkerConfig(settings.engine, version.options(settings, device)),
                 settings.worker_start_timeout_s,
                 settings.worker_silence_s,
             )
@@ -67,8 +166,8 @@ class Crew:
         self._tasks: list[asyncio.Task[None]] = []
         self._failure: Exception | None = None
         self._changed = asyncio.Event()
-        self._working = asyncio.Event()
-        self._retired = asyncio.Event()
+        self._accepting = asyncio.Event()
+        self._draining = asyncio.Event()
 
     @property
     def num_warm(self) -> int:
@@ -100,9 +199,9 @@ class Crew:
             for worker in self._workers
         ]
 
-    def work(self) -> None:
+    def start_accepting(self) -> None:
         """Lets the workers take batches, as soon as each is warm."""
-        self._working.set()
+        self._accepting.set()
 
     async def wait_until_warm(self) -> None:
         """Waits for all workers.
@@ -121,13 +220,13 @@ class Crew:
         measured, self._seconds_per_pixel = self._seconds_per_pixel, None
         return measured
 
-    def dismiss(self) -> None:
-        """No worker takes another batch from here on; `retire` ends them."""
-        self._retired.set()
+    def stop_accepting(self) -> None:
+        """No worker takes another batch from here on; `drain` ends them."""
+        self._draining.set()
 
-    async def retire(self) -> None:
+    async def drain(self) -> None:
         """Ends the workers for good: after their present batches, those not yet warm at once."""
-        self.dismiss()
+        self.stop_accepting()
         starting = [worker for worker in self._workers if not worker.is_warm]
         await asyncio.gather(*(worker.stop() for worker in starting))
         await asyncio.gather(*self._tasks)
@@ -135,13 +234,13 @@ class Crew:
         await asyncio.gather(*(worker.stop() for worker in others))
 
     async def _supervise(self, worker: RemoteWorker) -> None:
-        """Keeps one worker alive and fed, until the crew retires."""
+        """Keeps one worker alive and fed, until the pool drains."""
         backoff = Backoff()
-        while not self._retired.is_set():
+        while not self._draining.is_set():
             try:
                 description = await worker.start()
             except Exception as error:  # whatever it was, the next try may succeed
-                if self._retired.is_set():
+                if self._draining.is_set():
                     return
                 logger.error("%s did not start: %s", worker.name, error)
                 self._failure = error
@@ -151,9 +250,9 @@ class Crew:
             backoff.reset()
             self._learn(description)
             logger.info("%s is warm", worker.name)
-            await self._until_working()
+            await self._until_accepting()
             await self._feed(worker)
-            if self._retired.is_set():
+            if self._draining.is_set():
                 return
             self._metrics.worker_restarts.labels("purify").inc()
             logger.error("%s is replaced", worker.name)
@@ -163,7 +262,7 @@ class Crew:
     def _learn(self, description: dict[str, Any]) -> None:
         self._seconds_per_pixel = description.pop("seconds_per_pixel")
         self.grey_distance = description.pop("grey_distance")
-        self.facts = EngineFacts(**description | {"generation": self.generation.number})
+        self.facts = EngineFacts(**description | {"model_version": self.version.number})
         self._note_change()
 
     def _note_change(self) -> None:
@@ -172,31 +271,31 @@ class Crew:
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._retired.wait(), seconds)
+            await asyncio.wait_for(self._draining.wait(), seconds)
 
-    async def _until_working(self) -> None:
-        waits = [asyncio.create_task(e.wait()) for e in (self._working, self._retired)]
+    async def _until_accepting(self) -> None:
+        waits = [asyncio.create_task(e.wait()) for e in (self._accepting, self._draining)]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
 
     async def _feed(self, worker: RemoteWorker) -> None:
-        """Gives a worker one batch after another, until its process is gone or the crew retires."""
+        """Gives a worker one batch after another, until its process is gone or the pool drains."""
         ending = asyncio.create_task(worker.watch())
-        retiring = asyncio.create_task(self._retired.wait())
+        draining = asyncio.create_task(self._draining.wait())
         try:
-            batch = await self._take_batch(ending, retiring)
+            batch = await self._take_batch(ending, draining)
             while batch is not None:
                 if not await self._run(worker, batch):
                     return
-                batch = await self._take_batch(ending, retiring)
+                batch = await self._take_batch(ending, draining)
         finally:
             ending.cancel()
-            retiring.cancel()
+            draining.cancel()
 
     async def _take_batch(self, *ends: asyncio.Task[Any]) -> Batch | None:
-        """The next batch; None if the worker ends, or retires, before there is one."""
-        if self._retired.is_set():
+        """The next batch; None if the worker ends, or drains, before there is one."""
+        if self._draining.is_set():
             return None
         taking = asyncio.create_task(self._queue.next_batch())
         try:
@@ -232,7 +331,7 @@ class Crew:
         self._metrics.batch_shapes.observe(len({(job.height, job.width) for job in batch.jobs}))
         self._metrics.padding.observe(batch.padding_ratio)
 
-    def _settle(self, batch: Batch, outcome: Outcome) -> None:
+    def _settle(self, batch: Batch, outcome: BatchOutcome) -> None:
         for job in batch.jobs:
             job.pixels.release()
         if outcome.failure is not None:

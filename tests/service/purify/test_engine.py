@@ -1,6 +1,6 @@
 import pytest
 
-from codefend.service.purify.devices import resolve_devices
+from codefend.service.purify.engine import resolve_devices
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""One generation of what is learned: purifier, adapters, detector and prompts, as found on disk.
+"""One version of what is learned: purifier, adapters, detector and prompts, as found on disk.
 
-Links are followed once, when a generation is loaded: a worker that is replaced comes back with the
-weights of its own generation, whatever the link leads to by then.
+Links are followed once, when a version is loaded: a worker that is replaced comes back with the
+weights of its own version, whatever the link leads to by then.
 """
 
 import logging
@@ -20,13 +20,19 @@ from codefend.models.prompts.templates import Task, Template, read_templates
 from codefend.service.purify.engine import EngineOptions
 from codefend.service.settings import Settings
 
-__all__ = ["Generation", "UnfitGeneration", "check_directories", "check_weights", "load_generation"]
+__all__ = [
+    "ModelVersion",
+    "UnfitModelVersion",
+    "check_directories",
+    "check_weights",
+    "load_model_version",
+]
 
 logger = logging.getLogger(__name__)
 
 
-class UnfitGeneration(Exception):
-    """A new generation cannot serve; `outcome` is what the metric calls the reason."""
+class UnfitModelVersion(Exception):
+    """A new version cannot serve; `outcome` is what the metric calls the reason."""
 
     def __init__(self, outcome: str, reason: str) -> None:
         super().__init__(reason)
@@ -34,7 +40,7 @@ class UnfitGeneration(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
+class ModelVersion:
     """What workers are started with, and the prompts that belong to it.
 
     Attributes:
@@ -61,18 +67,18 @@ class Generation:
         )
 
 
-def load_generation(settings: Settings, number: int) -> Generation:
+def load_model_version(settings: Settings, number: int) -> ModelVersion:
     """Finds what the settings name, as it lies on disk now; reads no weights.
 
     Raises:
-        UnfitGeneration: The prompts are malformed, or not there.
+        UnfitModelVersion: The prompts are malformed, or not there.
     """
     try:
         templates = read_templates(settings.prompts)
     except (OSError, ValueError) as error:
-        raise UnfitGeneration("bad_prompts", str(error)) from error
+        raise UnfitModelVersion("bad_prompts", str(error)) from error
     adapters, detector = settings.purifier_adapters, settings.detector_source
-    return Generation(
+    return ModelVersion(
         number,
         _follow(settings.purifier),
         adapters and _follow(adapters),
@@ -81,16 +87,16 @@ def load_generation(settings: Settings, number: int) -> Generation:
     )
 
 
-def check_weights(generation: Generation) -> None:
+def check_weights(version: ModelVersion) -> None:
     """Compares those weights with their digests that stand in a manifest beside them.
 
     Weights of the user's own need no manifest; the log says where there is none.
 
     Raises:
-        UnfitGeneration: A file is missing, altered or not listed; or shipped weights are not in
+        UnfitModelVersion: A file is missing, altered or not listed; or shipped weights are not in
             their manifest.
     """
-    check_directories(generation.purifier, generation.adapters, generation.detector)
+    check_directories(version.purifier, version.adapters, version.detector)
 
 
 def check_directories(*sources: str | None) -> None:
@@ -98,7 +104,7 @@ def check_directories(*sources: str | None) -> None:
     for source in sources:
         problems = list(_problems_of(Path(source))) if source and os.path.isdir(source) else []
         if problems:
-            raise UnfitGeneration("bad_weights", "; ".join(problems))
+            raise UnfitModelVersion("bad_weights", "; ".join(problems))
 
 
 def _problems_of(directory: Path) -> Iterator[str]:
