@@ -8,9 +8,9 @@ import struct
 
 import pytest
 
-from codefend.service.sandbox import seccomp
+from codefend.service.sandbox import layers
 from codefend.service.sandbox.kernel import UnknownMachine
-from codefend.service.sandbox.seccomp import restrict_system_calls
+from codefend.service.sandbox.layers import restrict_system_calls
 
 ALLOWED, REFUSED = 0x7FFF0000, 0x00050000 | errno.EPERM
 ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -25,7 +25,7 @@ def verdict(machine, number, *arguments, architecture=None):
     """What the kernel would make of a system call."""
     padded = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
     data = struct.pack("=iIQ6Q", number, architecture or ARCHITECTURE[machine], 0, *padded)
-    program = list(struct.iter_unpack("HBBI", b"".join(seccomp._build_program(machine))))
+    program = list(struct.iter_unpack("HBBI", b"".join(layers._build_program(machine))))
     loaded, where = 0, 0
     while True:
         code, if_true, if_false, value = program[where]
