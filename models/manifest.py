@@ -17,6 +17,7 @@ __all__ = [
     "describe_weights",
     "read_manifest",
     "verify_weights",
+    "weights_sha256",
     "write_manifest",
 ]
 
@@ -106,6 +107,18 @@ def verify_weights(entry: WeightEntry, directory: Path = WEIGHTS_DIRECTORY) -> I
     for relative in _files_of(root):
         if relative not in entry.sha256:
             yield f"{entry.path}/{relative} is not listed"
+
+
+def weights_sha256(directory: Path) -> str:
+    """Which weights a directory holds, in one hash; caches and reports name them by it.
+
+    The sha256 of the one safetensors file below it, hexadecimal. Where there are several, the
+    sha256 of their hashes, sorted by path, one a line; where there are none, the empty string.
+    """
+    digests = [_sha256(path) for path in sorted(directory.rglob("*.safetensors"))]
+    if len(digests) <= 1:
+        return "".join(digests)
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def _files_of(root: Path) -> list[str]:

@@ -17,13 +17,13 @@ from codefend.lab.attacks.interface import Objective
 from codefend.lab.attacks.objectives import language_objective
 from codefend.lab.attacks.pixels import attack_pixels
 from codefend.lab.attacks.registry import AttackConfig
-from codefend.lab.baselines.defence import Passage
+from codefend.lab.baselines.defence import Forward
 from codefend.lab.baselines.purifiers import noise_source
 from codefend.lab.victims.dialogue import Dialogue
 from codefend.lab.victims.victim import Victim
 from codefend.models.purifier.purifier import Purifier
 
-__all__ = ["AdaptiveConfig", "ThroughDefence", "attack_through", "surrogate_passage"]
+__all__ = ["AdaptiveConfig", "ThroughDefence", "attack_through", "surrogate_forward"]
 
 _GOALS = ("language", "margin")
 _NOISE_SEED = 0x5EED  # tells the noise of the defence from the random starts of one seed
@@ -39,15 +39,15 @@ class ThroughDefence:
     Attributes:
         objective: what the victim's losses are of images that came through, as many copies of
             the batch, one behind another, as are drawn at once.
-        passage: how images, and gradients, get through the defence.
+        forward: how images, and gradients, get through the defence.
         generator: source of the noise, on the CPU.
         num_draws: how many draws are averaged; 1 where the defence draws none.
         draws_at_once: how many of them are one batch; fills a GPU.
-        autocast_dtype: precision of the passage's multiplications; the images' own where None.
+        autocast_dtype: precision of the defence's multiplications; the images' own where None.
     """
 
     objective: Objective
-    passage: Passage
+    forward: Forward
     generator: Generator
     num_draws: int = 16
     draws_at_once: int = 1
@@ -88,11 +88,11 @@ class ThroughDefence:
             dtype=self.autocast_dtype or torch.bfloat16,
             enabled=self.autocast_dtype is not None,
         ):
-            seen = self.passage(images.repeat(copies, 1, 1, 1), self.generator)
+            seen = self.forward(images.repeat(copies, 1, 1, 1), self.generator)
         return self.objective(seen).view(copies, len(images)).mean(dim=0)
 
 
-def surrogate_passage(pipeline: Purifier, *, largest_noise_level: float | None = None) -> Passage:
+def surrogate_forward(pipeline: Purifier, *, largest_noise_level: float | None = None) -> Forward:
     """Purification in one step from a noise level drawn anew each time, up to a largest one.
 
     As PureProof (CVPR 2026) attacks a purifier that it does not have: t is uniform up to t_max,
@@ -110,7 +110,7 @@ def surrogate_passage(pipeline: Purifier, *, largest_noise_level: float | None =
     if not 0 < largest <= 1:
         raise ValueError(f"the largest noise level must be in (0, 1], not {largest}")
 
-    def passage(images: Tensor, generator: Generator) -> Tensor:
+    def forward(images: Tensor, generator: Generator) -> Tensor:
         share = 1.0 - float(torch.rand((), generator=generator))  # in (0, 1]
         purified = pipeline.purify_with_gradient(
             images.to(pipeline.device),
@@ -120,7 +120,7 @@ def surrogate_passage(pipeline: Purifier, *, largest_noise_level: float | None =
         )
         return purified.to(images.device)
 
-    return passage
+    return forward
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +129,7 @@ class AdaptiveConfig:
 
     Attributes:
         search: what climbs, how far and from which seed; untargeted.
-        gradient: which of a defence's passages: ``exact``, ``bpda``, ``surrogate``; or
+        gradient: which of a defence's gradient paths: ``exact``, ``bpda``, ``surrogate``; or
             ``transfer`` through a purifier of the attacker's own.
         num_draws: draws of noise averaged at every step.
         draws_at_once: how many of them are one batch.
@@ -158,7 +158,7 @@ class AdaptiveConfig:
 def attack_through(
     config: AdaptiveConfig,
     victim: Victim,
-    passage: Passage,
+    forward: Forward,
     images: Sequence[np.ndarray],
     truths: Sequence[Sequence[Dialogue]],
     *,
@@ -169,14 +169,14 @@ def attack_through(
     Args:
         config: the attack.
         victim: whose gradients are used.
-        passage: how images and gradients get through the defence.
+        forward: how images and gradients get through the defence.
         images: (H, W, 3) uint8 each.
         truths: for each image, what the attack leads away from, asked as the defended model is.
         on_step: called whenever the objective was asked; shows progress.
     """
     through = ThroughDefence(
         language_objective(config.search.goal, victim, list(truths) * config.draws_at_once),
-        passage,
+        forward,
         torch.Generator().manual_seed(config.search.seed ^ _NOISE_SEED),
         config.num_draws,
         config.draws_at_once,

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codefend.lab.baselines.blur import gaussian_kernel
+from codefend.lab.baselines.filters import gaussian_kernel
 from codefend.models.quantise import dequantise, quantise
 
 __all__ = ["MIN_SIDE_PX", "Ball", "Shift", "Similarity", "Window", "local_deviation", "ssim"]

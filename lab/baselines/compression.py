@@ -1,22 +1,30 @@
-"""JPEG and bit-depth reduction: Guo et al. 2018, "Countering Adversarial Images using Input…"."""
+"""JPEG and bit-depth reduction: Guo et al. 2018, "Countering Adversarial Images using Input…".
+
+JPEG comes with gradients too: what a white-box attacker climbs where the codec itself has none
+(Shin & Song 2017, "JPEG-resistant Adversarial Images": every step but rounding is linear).
+"""
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Generator, Tensor
 
-from codefend.lab.baselines.defence import Defence
-from codefend.lab.baselines.gradients import straight_through, with_gradient_of
-from codefend.lab.baselines.smooth_jpeg import smooth_jpeg
+from codefend.lab.baselines.defence import Defence, straight_through, with_gradient_of
 from codefend.models.quantise import dequantise, quantise
 
-__all__ = ["bit_depth", "jpeg"]
+__all__ = [
+    "bit_depth",
+    "jpeg",
+    "smooth_jpeg",
+]
 
 
 def jpeg(quality: int) -> Defence:
@@ -32,13 +40,13 @@ def jpeg(quality: int) -> Defence:
         raise ValueError(f"quality must be in 1..95, got {quality}")
     apply = partial(_per_image, partial(_jpeg, quality))
 
-    def surrogate(images: Tensor, generator: Generator) -> Tensor:
+    def by_proxy(images: Tensor, generator: Generator) -> Tensor:
         with torch.no_grad():
             decoded = apply(images.detach(), generator)
         return with_gradient_of(decoded, smooth_jpeg(images, quality))
 
-    passages = {"bpda": straight_through(apply), "surrogate": surrogate}
-    return Defence("jpeg", f"quality={quality}", apply, passages=passages)
+    gradient_paths = {"bpda": straight_through(apply), "surrogate": by_proxy}
+    return Defence("jpeg", f"quality={quality}", apply, gradient_paths=gradient_paths)
 
 
 def bit_depth(bits: int) -> Defence:
@@ -57,7 +65,9 @@ def bit_depth(bits: int) -> Defence:
     def apply(images: Tensor, generator: Generator) -> Tensor:
         return torch.round(images * top) / top
 
-    return Defence("bit_depth", f"bits={bits}", apply, passages={"bpda": straight_through(apply)})
+    return Defence(
+        "bit_depth", f"bits={bits}", apply, gradient_paths={"bpda": straight_through(apply)}
+    )
 
 
 def _jpeg(quality: int, pixels: np.ndarray) -> np.ndarray:
@@ -72,3 +82,79 @@ def _per_image(
 ) -> Tensor:
     changed = [change(pixels) for pixels in quantise(images).cpu().numpy()]
     return dequantise(torch.from_numpy(np.stack(changed)), images.dtype).to(images.device)
+
+
+_BLOCK = 8
+_TO_YCBCR = torch.tensor(
+    [
+        [0.299, 0.587, 0.114],
+        [-0.168735892, -0.331264108, 0.5],
+        [0.5, -0.418687589, -0.081312411],
+    ],
+    dtype=torch.float64,
+)  # JFIF 1.02, without its offset of 128
+
+
+def smooth_jpeg(images: Tensor, quality: int) -> Tensor:
+    """Encodes and decodes approximately, differentiably: 4:2:0, as Pillow does by default.
+
+    Rounding is x -> round(x) + (x - round(x))^3 (their equation 2), whose slope is that of neither
+    the identity nor the staircase: small where a coefficient sits on a level, largest between two.
+
+    Args:
+        images: (B, 3, H, W) float in [0, 1].
+        quality: Pillow's scale, 1 to 95.
+
+    Returns:
+        The same shape, in [0, 1].
+    """
+    height, width = images.shape[-2:]
+    padding = (0, -width % (2 * _BLOCK), 0, -height % (2 * _BLOCK))
+    padded = F.pad(images * 255.0, padding, mode="replicate")
+    to_ycbcr = _TO_YCBCR.to(padded)
+    planes = torch.einsum("ij,bjhw->bihw", to_ycbcr, padded)
+    luminance, chrominance = _tables(quality)
+    bright = _quantise_plane(planes[:, :1] - 128.0, luminance) + 128.0
+    colour = _quantise_plane(F.avg_pool2d(planes[:, 1:], 2), chrominance)
+    colour = F.interpolate(colour, scale_factor=2, mode="bilinear", align_corners=False)
+    decoded = torch.einsum(
+        "ij,bjhw->bihw", torch.linalg.inv(to_ycbcr), torch.cat([bright, colour], dim=1)
+    )
+    return (decoded[..., :height, :width] / 255.0).clamp(0.0, 1.0)
+
+
+def _quantise_plane(planes: Tensor, table: Tensor) -> Tensor:
+    """(B, C, H, W) levels around zero, through the quantised cosine transform of their blocks."""
+    batch, channels, height, width = planes.shape
+    shape = (batch, channels, height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK)
+    blocks = planes.reshape(shape).transpose(3, 4)
+    cosines = _cosines().to(planes)
+    steps = table.to(planes)
+    coefficients = cosines @ blocks @ cosines.T / steps
+    rounded = coefficients.detach().round()
+    restored = cosines.T @ ((rounded + (coefficients - rounded) ** 3) * steps) @ cosines
+    return restored.transpose(3, 4).reshape(planes.shape)
+
+
+@cache
+def _cosines() -> Tensor:
+    """(8, 8): the orthonormal discrete cosine transform of type II."""
+    places = torch.arange(_BLOCK, dtype=torch.float64)
+    matrix = torch.cos(math.pi / _BLOCK * (places[None] + 0.5) * places[:, None])
+    matrix *= math.sqrt(2.0 / _BLOCK)
+    matrix[0] /= math.sqrt(2.0)
+    return matrix
+
+
+@cache
+def _tables(quality: int) -> tuple[Tensor, Tensor]:
+    """The steps (8, 8) of luminance and chrominance, as Pillow itself writes them."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(buffer, format="JPEG", quality=quality)
+    with Image.open(buffer) as image:
+        tables: dict[int, list[int]] = image.quantization  # type: ignore[attr-defined]
+    luminance, chrominance = (
+        torch.tensor(tables[number], dtype=torch.float64).reshape(_BLOCK, _BLOCK)
+        for number in (0, 1)
+    )
+    return luminance, chrominance

@@ -1,19 +1,28 @@
-"""The settings from which every baseline's best is chosen on validation scenes."""
+"""The settings from which each defence's best is chosen on validation scenes, and the choice."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import product
 
-from codefend.lab.baselines.blur import blur, median
 from codefend.lab.baselines.compression import bit_depth, jpeg
 from codefend.lab.baselines.defence import Defence
+from codefend.lab.baselines.filters import blur, median
 from codefend.lab.baselines.purifiers import purifying
 from codefend.lab.errors import LabError
 from codefend.models.purifier.latent import LatentPurificationPipeline
 from codefend.models.purifier.purifier import Purifier
 
-__all__ = ["baseline_grid", "diffpure_grid", "purifier_grid", "settings_named"]
+__all__ = [
+    "Trial",
+    "baseline_grid",
+    "choose_settings",
+    "diffpure_grid",
+    "purifier_grid",
+    "settings_named",
+]
+
 
 DIFFPURE_NOISE_LEVELS = (0.05, 0.1, 0.15, 0.2, 0.3)
 LATENT_NOISE_LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -65,3 +74,44 @@ def settings_named(text: str, option: str) -> list[tuple[float, int]]:
     if not all(0 < level <= 1 and steps >= 1 for level, steps in found):
         raise LabError(f"{option}: levels are in (0, 1], steps at least 1; got {text}")
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What one setting reached on validation, as fractions of right answers."""
+
+    defence: Defence
+    attacked: float
+    clean: float
+
+
+def choose_settings(
+    defences: Iterable[Defence],
+    score: Callable[[Defence], tuple[float, float]],
+    *,
+    least_clean: float = 0.0,
+) -> tuple[dict[str, Defence], list[Trial]]:
+    """Tries every setting and keeps, for each name, the one most accurate under attack.
+
+    Settings less accurate on clean images than ``least_clean`` count only where no other does;
+    ties go to the higher clean accuracy.
+
+    Args:
+        defences: all settings of all defences.
+        score: a setting's accuracy on attacked and on clean validation scenes.
+        least_clean: the clean accuracy that a setting must keep.
+
+    Returns:
+        The best setting by name, and every trial.
+    """
+    trials = [Trial(defence, *score(defence)) for defence in defences]
+
+    def rank(trial: Trial) -> tuple[bool, float, float]:
+        return trial.clean >= least_clean, trial.attacked, trial.clean
+
+    best: dict[str, Trial] = {}
+    for trial in trials:
+        name = trial.defence.name
+        if name not in best or rank(trial) > rank(best[name]):
+            best[name] = trial
+    return {name: trial.defence for name, trial in best.items()}, trials

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from codefend.lab.baselines.bilateral import bilateral
-from codefend.lab.baselines.blur import blur, median
-from codefend.lab.baselines.chain import chained
 from codefend.lab.baselines.compression import bit_depth, jpeg
-from codefend.lab.baselines.defence import NO_DEFENCE, Defence
+from codefend.lab.baselines.defence import NO_DEFENCE, Defence, chained
+from codefend.lab.baselines.filters import bilateral, blur, gaussian_noise, median
 from codefend.lab.baselines.purifiers import purifying
-from codefend.lab.baselines.smoothing import gaussian_noise
 from codefend.lab.errors import LabError
 from codefend.models.purifier.purifier import Purifier
 

@@ -13,15 +13,20 @@ import torch
 from huggingface_hub import snapshot_download
 from torch import Generator, Tensor, nn
 
-from codefend.lab.baselines.defence import Defence
-from codefend.lab.baselines.gradients import recomputed, straight_through, with_gradient_of
+from codefend.lab.baselines.defence import Defence, recomputed, straight_through, with_gradient_of
 from codefend.lab.errors import LabError
-from codefend.lab.victims.fingerprint import weights_sha256
+from codefend.models.manifest import weights_sha256
 from codefend.models.purifier.adapters import find_adapters, is_adapters
+from codefend.models.purifier.latent import LatentPurificationPipeline
 from codefend.models.purifier.loading import load_purifier as load_pipeline
 from codefend.models.purifier.purifier import Purifier, run_directly
 
-__all__ = ["load_purifier", "noise_source", "purifying"]
+__all__ = [
+    "load_purifier",
+    "noise_source",
+    "purifying",
+    "round_trip",
+]
 
 
 def load_purifier(directory: Path, *, device: str = "cpu") -> tuple[Purifier, str]:
@@ -107,7 +112,7 @@ def purifying(
         )
         return purified.to(images.device)
 
-    def surrogate(images: Tensor, generator: Generator) -> Tensor:
+    def by_proxy(images: Tensor, generator: Generator) -> Tensor:
         with torch.no_grad():
             purified = apply(images.detach(), generator)
         proxy = pipeline.purify_with_gradient(
@@ -123,7 +128,7 @@ def purifying(
         f"noise_level={level:g} num_steps={steps} weights={sha256[:12]}",
         apply,
         is_random=True,
-        passages={"exact": exact, "bpda": straight_through(apply), "surrogate": surrogate},
+        gradient_paths={"exact": exact, "bpda": straight_through(apply), "surrogate": by_proxy},
     )
 
 
@@ -131,3 +136,27 @@ def noise_source(pipeline: Purifier, generator: Generator) -> Generator:
     """A generator on the pipeline's device, seeded by one draw from ``generator`` on the CPU."""
     seed = int(torch.randint(2**62, (), generator=generator))
     return torch.Generator(pipeline.device).manual_seed(seed)
+
+
+def round_trip(pipeline: Purifier, sha256: str) -> Defence:
+    """Encode and decode: a latent purifier must do better, or its network does nothing.
+
+    Args:
+        pipeline: the latent base.
+        sha256: of its weights.
+
+    Raises:
+        LabError: where the pipeline has no autoencoder.
+    """
+    if not isinstance(pipeline, LatentPurificationPipeline):
+        raise LabError("autoencoder: a round trip needs a latent --base")
+
+    def exact(images: Tensor, generator: Generator) -> Tensor:
+        return pipeline.reconstruct(images.to(pipeline.device)).to(images.device)
+
+    return Defence(
+        "autoencoder",
+        f"weights={sha256[:12]}",
+        exact,
+        gradient_paths={"exact": exact, "bpda": straight_through(exact)},
+    )

@@ -18,7 +18,7 @@ from codefend.lab.attacks.adaptive import ThroughDefence
 from codefend.lab.attacks.gradient import loss_and_grad, random_start
 from codefend.lab.attacks.interface import Bounds, Tier
 from codefend.lab.attacks.pixels import quantise_within
-from codefend.lab.baselines.defence import Defence, Passage
+from codefend.lab.baselines.defence import Defence, Forward
 from codefend.lab.classification.evaluation import OBJECTIVES, Scorer, by_thing, label_of
 from codefend.lab.classification.windows import Windows
 from codefend.lab.evaluate.kept import kept_images
@@ -80,7 +80,9 @@ def white_box_rows(
     for epsilon in plan.epsilons:
         for defence in defences:
             worst = np.ones((1, len(images)))
-            gradients = ["exact"] if "exact" in defence.passages else list(defence.passages)
+            gradients = (
+                ["exact"] if "exact" in defence.gradient_paths else list(defence.gradient_paths)
+            )
             threat = _threat(plan, epsilon, "+".join(gradients))
             for gradient in gradients:
                 left = np.flatnonzero(worst.max(axis=0))  # another gradient's losses are lost
@@ -179,9 +181,9 @@ class _Search:
 
     def _through(self, noise: Generator) -> ThroughDefence:
         draws = self.plan.num_draws if self.defence.is_random else 1
-        passage: Passage = self.defence.passages[self.gradient]
+        forward: Forward = self.defence.gradient_paths[self.gradient]
         objective = OBJECTIVES["margin"](self.victim, self.label.repeat(draws))
-        return ThroughDefence(objective, passage, noise, draws, draws)
+        return ThroughDefence(objective, forward, noise, draws, draws)
 
     def _is_lost(self, best: Tensor, image: np.ndarray, noise: Generator) -> bool:
         pixels = quantise_within(best, image[None], self.epsilon)

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from codefend.lab.attacks.interface import Objective
-from codefend.lab.baselines.defence import Passage
+from codefend.lab.baselines.defence import Forward
 from codefend.models.detector.network import SuspicionDetector
 
 __all__ = ["Evading"]
@@ -35,7 +35,7 @@ class Evading:
 
     harm: Objective
     detector: SuspicionDetector
-    purify: Passage
+    purify: Forward
     usual_score: float
     generator: Generator
     sees_purified: bool = True

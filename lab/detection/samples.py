@@ -132,7 +132,7 @@ def evading_samples(
     Args:
         plan: its radius, search and seed hold here.
         attacker: whose gradients are used.
-        scorer: the detector, its purifier with its exact passage.
+        scorer: the detector, its purifier with its exact gradient path.
         scenes: what is attacked.
         folder: where attacked images are kept.
         steps: gradient steps.
@@ -178,7 +178,7 @@ def _evade(
         evading = Evading(
             harm=language_objective("margin", attacker, [truths(scene) for scene in scenes]),
             detector=scorer.detector,
-            purify=scorer.purifier.passages["exact"],
+            purify=scorer.purifier.gradient_paths["exact"],
             usual_score=quantiles[len(quantiles) // 2],
             generator=torch.Generator().manual_seed(config.search.seed),
             sees_purified=way.sees_purified,

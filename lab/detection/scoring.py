@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from codefend.lab.baselines.defence import Defence, defend
 from codefend.lab.errors import LabError
-from codefend.lab.victims.fingerprint import weights_sha256
 from codefend.models.detector.calibration import suspicions_of
 from codefend.models.detector.network import SuspicionDetector
+from codefend.models.manifest import weights_sha256
 from codefend.models.quantise import dequantise
 
 __all__ = ["Scorer", "load_detector"]

@@ -24,11 +24,15 @@ from codefend.lab.encoders.releases import (
 )
 from codefend.lab.encoders.tfjs_reader import packed_bytes, packed_json, read_tfjs
 from codefend.lab.errors import LabError
-from codefend.lab.victims.classifier import ClassifierVictim
-from codefend.lab.victims.efficientnet import HELD_OUT, SURROGATE, feature_maps, load_classifier
+from codefend.lab.victims.classifier import (
+    HELD_OUT,
+    TRAINING_CLASSIFIER,
+    ClassifierVictim,
+    feature_maps,
+    load_classifier,
+)
 from codefend.lab.victims.preprocess import Preprocess
-from codefend.lab.victims.twins.pixel_scale import PixelScale
-from codefend.lab.victims.twins.resize_crop import ResizeCrop
+from codefend.lab.victims.resizing import PixelScale, ResizeCrop
 from codefend.lab.victims.victim import load_victim
 
 __all__ = [
@@ -39,8 +43,11 @@ __all__ = [
     "load_encoder",
 ]
 
-TRAINING_ENCODERS = (SURROGATE, *(name for name, each in RELEASES.items() if each.may_train))
-CLASSIFIERS = (SURROGATE, HELD_OUT, DETECTOR)
+TRAINING_ENCODERS = (
+    TRAINING_CLASSIFIER,
+    *(name for name, each in RELEASES.items() if each.may_train),
+)
+CLASSIFIERS = (TRAINING_CLASSIFIER, HELD_OUT, DETECTOR)
 """What is attacked and scored; the last two no training ever sees."""
 
 
@@ -83,15 +90,15 @@ def load_encoder(source: str, *, device: str = "cpu", folder: Path = ENCODERS_FO
     Raises:
         LabError: It is held out, is not there, or is not the released one.
     """
-    if source == SURROGATE:
-        classifier = load_classifier(SURROGATE, device=device, resized=False)
+    if source == TRAINING_CLASSIFIER:
+        classifier = load_classifier(TRAINING_CLASSIFIER, device=device, resized=False)
         classifier.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
         def maps_at(images: Tensor, depths: Sequence[int]) -> list[Tensor]:
             maps = feature_maps(classifier, images, max(depths) + 2)[1:]
             return [maps[depth] for depth in depths]
 
-        return Encoder(SURROGATE, 4, maps_at)
+        return Encoder(TRAINING_CLASSIFIER, 4, maps_at)
     if source == RESNET:
         return _resnet(folder, device)
     if source == MOBILENET:

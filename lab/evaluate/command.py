@@ -11,8 +11,8 @@ import torch
 import typer
 
 from codefend.lab.attacks.interface import Tier
-from codefend.lab.baselines.choose import Trial
-from codefend.lab.baselines.smoothing import gaussian_noise
+from codefend.lab.baselines.filters import gaussian_noise
+from codefend.lab.baselines.grid import Trial
 from codefend.lab.errors import LabError
 from codefend.lab.evaluate import options
 from codefend.lab.evaluate.checks import CONTROLS, banner, check_report

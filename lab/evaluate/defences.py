@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from codefend.lab.baselines.choose import Trial
 from codefend.lab.baselines.defence import NO_DEFENCE, Defence
-from codefend.lab.baselines.grid import baseline_grid, diffpure_grid, purifier_grid
-from codefend.lab.baselines.purifiers import load_purifier, purifying
-from codefend.lab.baselines.round_trip import round_trip
+from codefend.lab.baselines.grid import Trial, baseline_grid, diffpure_grid, purifier_grid
+from codefend.lab.baselines.purifiers import load_purifier, purifying, round_trip
 from codefend.lab.errors import LabError
 from codefend.lab.evaluate.outcomes import Condition
 from codefend.lab.evaluate.tune import SettingChooser

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from codefend.lab.attacks.registry import AttackConfig
-from codefend.lab.baselines.choose import Trial, choose_settings
 from codefend.lab.baselines.defence import NO_DEFENCE, Defence
+from codefend.lab.baselines.grid import Trial, choose_settings
 from codefend.lab.evaluate.attacked import AttackedImages
 from codefend.lab.evaluate.outcomes import Condition, Interviewer
 from codefend.lab.evaluate.truth import TrueScene

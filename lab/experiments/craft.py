@@ -81,4 +81,4 @@ def craft(
 
 def gradients_of(defence: Defence) -> list[str]:
     """The exact gradient alone where a defence has it, else all that it has."""
-    return ["exact"] if "exact" in defence.passages else list(defence.passages)
+    return ["exact"] if "exact" in defence.gradient_paths else list(defence.gradient_paths)

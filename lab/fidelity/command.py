@@ -29,7 +29,7 @@ from codefend.lab.experiments.report import provenance
 from codefend.lab.fidelity.report import write_fidelity
 from codefend.lab.fidelity.roster import DEFAULT_DEFENCES, FidelityRoster
 from codefend.lab.reading import Tesseract
-from codefend.lab.victims.efficientnet import SURROGATE, feature_maps, load_classifier
+from codefend.lab.victims.classifier import TRAINING_CLASSIFIER, feature_maps, load_classifier
 from codefend.lab.world.compose import World
 from codefend.models.manifest import WEIGHTS_DIRECTORY
 
@@ -103,8 +103,8 @@ def fidelity(
 
 
 def _distance() -> PerceptualDistance:
-    classifier = load_classifier(SURROGATE)
-    name = f"{SURROGATE} {classifier.sha256[:12]}"
+    classifier = load_classifier(TRAINING_CLASSIFIER)
+    name = f"{TRAINING_CLASSIFIER} {classifier.sha256[:12]}"
     return PerceptualDistance(name, partial(feature_maps, classifier))
 
 

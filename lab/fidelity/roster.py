@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from codefend.lab.baselines.blur import blur, median
 from codefend.lab.baselines.compression import bit_depth, jpeg
 from codefend.lab.baselines.defence import Defence
+from codefend.lab.baselines.filters import blur, median
 from codefend.lab.baselines.purifiers import load_purifier, purifying
 from codefend.lab.errors import LabError
 

@@ -106,7 +106,7 @@ def through_rows(
     epsilon = max(plan.epsilons)
     rows: list[Row] = []
     for defence in defences:
-        gradients = ["exact"] if "exact" in defence.passages else list(defence.passages)
+        gradients = ["exact"] if "exact" in defence.gradient_paths else list(defence.gradient_paths)
         found: dict[str, list[list[str]]] = {}
         ways = [None, *((defence, gradient) for gradient in gradients)]
         for gradient, through in zip(["oblivious", *gradients], ways, strict=True):
@@ -210,7 +210,7 @@ def _through(
     draws = plan.num_draws if defence.is_random else 1
     return ThroughDefence(
         towards_text(reader, [line.target] * draws),
-        defence.passages[gradient],
+        defence.gradient_paths[gradient],
         torch.Generator().manual_seed(plan.seed * 1_000_003 + number + 1),
         draws,
         draws,

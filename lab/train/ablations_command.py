@@ -11,15 +11,15 @@ import typer
 from codefend.lab.encoders.releases import RESNET
 from codefend.lab.train.options import WORLD_FILE, Seed, WorldFile
 from codefend.lab.train.photographs_command import PACKAGES, photographs
-from codefend.lab.victims.efficientnet import SURROGATE
+from codefend.lab.victims.classifier import TRAINING_CLASSIFIER
 
 __all__ = ["VARIANTS", "ablations"]
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "whole": {},
     "no_leaves": {"leaves_share": 0.0},
-    "one_encoder": {"encoders": SURROGATE},
-    "two_encoders": {"encoders": f"{SURROGATE},{RESNET}"},
+    "one_encoder": {"encoders": TRAINING_CLASSIFIER},
+    "two_encoders": {"encoders": f"{TRAINING_CLASSIFIER},{RESNET}"},
     "fresh_noise": {"replayed": False},
     "no_jpeg": {"jpeg_share": 0.0},
 }

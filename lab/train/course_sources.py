@@ -11,13 +11,12 @@ from codefend.lab.errors import LabError
 from codefend.lab.precision import compute_dtype
 from codefend.lab.train.courses import Course
 from codefend.lab.train.pairs import load_pairs
-from codefend.lab.victims.classifier import ClassifierVictim
-from codefend.lab.victims.efficientnet import SURROGATE, load_classifier
+from codefend.lab.victims.classifier import TRAINING_CLASSIFIER, ClassifierVictim, load_classifier
 from codefend.lab.victims.victim import Victim, load_victim
 
 __all__ = ["is_classifier", "load_course", "load_mllm", "load_surrogate_classifier"]
 
-_CLASSIFIERS = SURROGATE.rstrip("0123456789")
+_CLASSIFIERS = TRAINING_CLASSIFIER.rstrip("0123456789")
 
 
 def is_classifier(source: str) -> bool:
@@ -66,8 +65,8 @@ def load_surrogate_classifier(name: str) -> ClassifierVictim:
     Raises:
         LabError: for any other.
     """
-    if name != SURROGATE:
-        raise LabError(f"purifiers learn from {SURROGATE} alone, not from {name}")
+    if name != TRAINING_CLASSIFIER:
+        raise LabError(f"purifiers learn from {TRAINING_CLASSIFIER} alone, not from {name}")
     return load_classifier(name, device=_device(), resized=False)
 
 

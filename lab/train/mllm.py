@@ -18,9 +18,9 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProc
 from codefend.lab.precision import compute_dtype
 from codefend.lab.train.loop import LoopSettings, train_loop
 from codefend.lab.train.vision import DenseTower, SceneNumbers, patch_features, patch_labels
-from codefend.lab.victims.attention import use_eager_attention
 from codefend.lab.victims.dialogue import Dialogue, tokenise
 from codefend.lab.victims.packing import PackedSequence, pack
+from codefend.lab.victims.victim import use_eager_attention
 from codefend.lab.world.compose import World
 from codefend.lab.world.instructions import conversations, corpus
 from codefend.lab.world.language import questions

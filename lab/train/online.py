@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from codefend.lab.attacks.gradient import loss_and_grad
-from codefend.lab.baselines.smooth_jpeg import smooth_jpeg
+from codefend.lab.baselines.compression import smooth_jpeg
 from codefend.lab.encoders.encoder import Encoder
 from codefend.lab.train.pictures import PictureMix
 from codefend.models.purifier.denoiser import denoise

@@ -12,8 +12,7 @@ from codefend.lab.attacks.objectives import class_loss, class_margin
 from codefend.lab.errors import LabError
 from codefend.lab.train.crops import PhotoSource, photo_crops
 from codefend.lab.train.pairs import EPSILON_RANGE, attack_into, batches_due, training_attack
-from codefend.lab.victims.classifier import ClassifierVictim
-from codefend.lab.victims.efficientnet import SURROGATE
+from codefend.lab.victims.classifier import TRAINING_CLASSIFIER, ClassifierVictim
 
 __all__ = ["PHOTO_SIDE_PX", "make_photo_pairs"]
 
@@ -40,8 +39,8 @@ def make_photo_pairs(
     Raises:
         LabError: The classifier is not the one that training may see.
     """
-    if victim.name != SURROGATE:
-        raise LabError(f"{victim.name} is held out: only {SURROGATE} may be trained on")
+    if victim.name != TRAINING_CLASSIFIER:
+        raise LabError(f"{victim.name} is held out: only {TRAINING_CLASSIFIER} may be trained on")
     for number, path in batches_due(folder, num_pairs, batch_size, share):
         rng = np.random.default_rng([seed, 7, number])
         crops = photo_crops(world, batch_size, PHOTO_SIDE_PX, rng)

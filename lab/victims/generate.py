@@ -11,8 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from codefend.lab.victims.dialogue import chat_prompt
-from codefend.lab.victims.features import accepts, shared_features
-from codefend.lab.victims.victim import Victim
+from codefend.lab.victims.victim import Victim, accepts, shared_features
 
 __all__ = ["MAX_ANSWER_TOKENS", "MAX_CAPTION_TOKENS", "generate"]
 

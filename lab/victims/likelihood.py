@@ -12,11 +12,14 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
 from codefend.lab.victims.dialogue import Dialogue, TokenisedDialogue, tokenise
-from codefend.lab.victims.features import accepts
-from codefend.lab.victims.packing import PackedSequence, pack
-from codefend.lab.victims.padding import PaddedSequences, pad_sequences
-from codefend.lab.victims.placeholder import image_span
-from codefend.lab.victims.victim import Victim
+from codefend.lab.victims.packing import (
+    PackedSequence,
+    PaddedSequences,
+    image_span,
+    pack,
+    pad_sequences,
+)
+from codefend.lab.victims.victim import Victim, accepts
 
 __all__ = [
     "DialogueLoss",

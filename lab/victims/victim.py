@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,15 +13,41 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from codefend.lab.errors import LabError
-from codefend.lab.victims.attention import use_eager_attention
-from codefend.lab.victims.features import accepts, shared_features
-from codefend.lab.victims.fingerprint import weights_sha256
 from codefend.lab.victims.preprocess import Preprocess
+from codefend.models.manifest import weights_sha256
 from codefend.models.mllm.stills import load_processor
 
-__all__ = ["Victim", "load_victim"]
+__all__ = ["Victim", "accepts", "load_victim", "shared_features", "use_eager_attention"]
+
+
+def use_eager_attention(model: Any) -> None:
+    """Lets the language model of a LLaVA compute its attention in plain matrix products.
+
+    Packed dialogues bring a mask of their own. Under one, the backward of the fused kernel is the
+    slower on CPU, and some kernels (flash attention) take no mask at all. The result is the same.
+
+    Args:
+        model: a ``transformers`` model whose configuration has a ``text_config``.
+    """
+    model.set_attn_implementation({"text_config": "eager"})
+
+
+def accepts(model: Any, argument: str) -> bool:
+    """Whether the model's ``forward`` has a parameter of that name."""
+    return argument in inspect.signature(model.forward).parameters
+
+
+def shared_features(features: Sequence[Tensor], owners: Sequence[int]) -> dict[str, Any]:
+    """What ``forward`` takes as ``mm_encoder_outputs``.
+
+    Args:
+        features: (num_tokens, D) for each image.
+        owners: for each sequence, the image that it is about.
+    """
+    return {"image": BaseModelOutputWithPooling(pooler_output=[features[row] for row in owners])}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +58,7 @@ class Victim:
         name: what reports call it.
         model: a stock ``transformers`` model; its parameters take no gradients.
         processor: its stock processor.
-        preprocess: the differentiable twin of the processor's image side.
+        preprocess: the processor's image side, differentiably.
         sha256: hash of the weights, hexadecimal.
     """
 
@@ -46,7 +73,7 @@ class Victim:
         """Freezes ``model`` and reads its processor's settings.
 
         Raises:
-            ValueError: where the processor does something that has no differentiable twin.
+            ValueError: where the processor's preprocessing is not known differentiably.
         """
         model.eval().requires_grad_(False)
         preprocess = Preprocess.from_processor(processor.image_processor)
@@ -139,7 +166,7 @@ def load_victim(
 
     Raises:
         LabError: where there is no such model.
-        ValueError: where its processor has no differentiable twin.
+        ValueError: where its processor's preprocessing is not known differentiably.
     """
     try:
         model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)

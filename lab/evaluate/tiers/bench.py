@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from codefend.lab.baselines.defence import Passage
+from codefend.lab.baselines.defence import Forward
 from codefend.lab.evaluate.outcomes import Condition
 from codefend.lab.evaluate.run import Plan
 from codefend.lab.evaluate.tiers.plan import TierPlan
@@ -26,7 +26,7 @@ class Surrogate:
     """
 
     setting: str
-    passage: Passage
+    passage: Forward
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from codefend.lab.attacks.adaptive import surrogate_passage
+from codefend.lab.attacks.adaptive import surrogate_forward
 from codefend.lab.baselines.purifiers import load_purifier
 from codefend.lab.evaluate.tiers.bench import Surrogate
 
@@ -27,4 +27,4 @@ def load_surrogate(
     pipeline, sha256 = load_purifier(directory, device=device)
     largest = largest_noise_level or pipeline.config.noise_level
     setting = f"largest_noise_level={largest:g} weights={sha256[:12]}"
-    return Surrogate(setting, surrogate_passage(pipeline, largest_noise_level=largest)), sha256
+    return Surrogate(setting, surrogate_forward(pipeline, largest_noise_level=largest)), sha256

@@ -11,7 +11,7 @@ import numpy as np
 from codefend.lab.attacks.adaptive import AdaptiveConfig, attack_through
 from codefend.lab.attacks.interface import Tier
 from codefend.lab.attacks.registry import AttackConfig, Goal
-from codefend.lab.baselines.defence import Passage
+from codefend.lab.baselines.defence import Forward
 from codefend.lab.evaluate.attacked import AttackedImages
 from codefend.lab.evaluate.checks import CURVE_SUFFIX, NOISE
 from codefend.lab.evaluate.kept import are_kept, kept_images
@@ -52,13 +52,13 @@ def union_threat(members: Sequence[Uploads], tier: Tier) -> Threat:
 class _Through:
     """A way through a defence, and what tells it from others on disk."""
 
-    passage: Passage
+    passage: Forward
     setting: str
 
     @classmethod
     def of(cls, condition: Condition, gradient: str) -> _Through:
         defence = condition.defence
-        return cls(defence.passages[gradient], f"{defence.name} {defence.setting}")
+        return cls(defence.gradient_paths[gradient], f"{defence.name} {defence.setting}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Uploader:
         Args:
             condition: what is deployed.
             num: of scenes.
-            gradient: one of the defence's passages.
+            gradient: one of the defence's gradient paths.
             goal: what is moved.
             steps: another number of steps than the plan's: a point of the step curve.
         """
@@ -120,7 +120,7 @@ class Uploader:
         Args:
             condition: what is deployed.
             left: marks of their union; answers right for any seed are attacked again.
-            gradient: one of the defence's passages.
+            gradient: one of the defence's gradient paths.
             number: of the round, from 1.
         """
         num = left.cider.shape[1]
@@ -142,7 +142,9 @@ class Uploader:
         self, condition: Condition, gradient: str, goal: Goal, steps: int | None = None
     ) -> AdaptiveConfig:
         plan, defence = self.bench.plan, condition.defence
-        num_draws = plan.num_draws_network if "surrogate" in defence.passages else plan.num_draws
+        num_draws = (
+            plan.num_draws_network if "surrogate" in defence.gradient_paths else plan.num_draws
+        )
         if steps is not None:
             num_draws = plan.num_draws_curve
         return self._config(

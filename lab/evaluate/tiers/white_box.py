@@ -77,14 +77,14 @@ def curve_rows(uploader: Uploader, assessor: Assessor) -> list[Row]:
 
 def _gradients(condition: Condition, plan: TierPlan) -> list[str]:
     """The plan's that the defence has; all that it has where a step costs a single draw."""
-    passages = condition.defence.passages
+    gradient_paths = condition.defence.gradient_paths
     wanted = plan.gradients if condition.defence.is_random else _NEAREST_FIRST
-    return [gradient for gradient in wanted if gradient in passages]
+    return [gradient for gradient in wanted if gradient in gradient_paths]
 
 
 def _focused_gradients(condition: Condition, plan: TierPlan) -> list[str]:
     """One for each further round: the nearest to the derivative; of a still defence all in turn."""
-    own = [gradient for gradient in _NEAREST_FIRST if gradient in condition.defence.passages]
+    own = [gradient for gradient in _NEAREST_FIRST if gradient in condition.defence.gradient_paths]
     if condition.defence.is_random:
         return own[:1] * plan.num_focused
     return [own[number % len(own)] for number in range(plan.num_focused_still)]

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from codefend.lab.baselines.blur import blur, median
-from codefend.lab.baselines.choose import choose_settings
 from codefend.lab.baselines.compression import bit_depth, jpeg
 from codefend.lab.baselines.defence import NO_DEFENCE, defend
-from codefend.lab.baselines.grid import baseline_grid, diffpure_grid, purifier_grid
+from codefend.lab.baselines.filters import blur, median
+from codefend.lab.baselines.grid import baseline_grid, choose_settings, diffpure_grid, purifier_grid
 from codefend.lab.baselines.purifiers import purifying
 from codefend.models.purifier.pipeline import PurificationPipeline
 

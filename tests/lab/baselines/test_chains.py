@@ -4,12 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from codefend.lab.baselines.bilateral import bilateral
-from codefend.lab.baselines.chain import chained
 from codefend.lab.baselines.compression import jpeg
-from codefend.lab.baselines.defence import NO_DEFENCE, defend
+from codefend.lab.baselines.defence import NO_DEFENCE, chained, defend
+from codefend.lab.baselines.filters import bilateral, gaussian_noise
 from codefend.lab.baselines.named import defence_named
-from codefend.lab.baselines.smoothing import gaussian_noise
 from codefend.lab.errors import LabError
 from codefend.models.purifier.pipeline import PurificationPipeline
 from codefend.models.quantise import quantise
@@ -31,8 +29,8 @@ def test_a_chain_does_what_its_parts_do_in_turn(photos):
 def test_every_way_through_a_chain_ends_where_the_chain_ends(parts, photos):
     chain = chained(parts)
     wanted = chain.apply(photos, seeded())
-    assert set(chain.passages) == {"surrogate", "bpda"}
-    for passage in chain.passages.values():
+    assert set(chain.gradient_paths) == {"surrogate", "bpda"}
+    for passage in chain.gradient_paths.values():
         images = photos.clone().requires_grad_(True)
         found = passage(images, seeded())
         assert torch.allclose(found, wanted, atol=1e-6)
@@ -42,7 +40,7 @@ def test_every_way_through_a_chain_ends_where_the_chain_ends(parts, photos):
 
 def test_a_chain_of_exact_parts_has_an_exact_gradient():
     chain = chained([gaussian_noise(0.03), bilateral(0.2)])
-    assert list(chain.passages) == ["exact"]
+    assert list(chain.gradient_paths) == ["exact"]
     assert chain.is_random
     assert (chain.name, chain.setting) == ("noise+bilateral", "deviation=0.03 sigma_level=0.2")
 

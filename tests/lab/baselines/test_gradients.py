@@ -5,13 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from codefend.lab.baselines.blur import blur, median
-from codefend.lab.baselines.compression import bit_depth, jpeg
-from codefend.lab.baselines.gradients import recomputed, straight_through, with_gradient_of
-from codefend.lab.baselines.purifiers import load_purifier, purifying
-from codefend.lab.baselines.round_trip import round_trip
-from codefend.lab.baselines.smooth_jpeg import smooth_jpeg
-from codefend.lab.baselines.smoothing import gaussian_noise
+from codefend.lab.baselines.compression import bit_depth, jpeg, smooth_jpeg
+from codefend.lab.baselines.defence import recomputed, straight_through, with_gradient_of
+from codefend.lab.baselines.filters import blur, gaussian_noise, median
+from codefend.lab.baselines.purifiers import load_purifier, purifying, round_trip
 from codefend.lab.errors import LabError
 from codefend.models.purifier.latent import LatentPurificationPipeline
 from codefend.models.purifier.pipeline import PurificationPipeline
@@ -31,7 +28,7 @@ DEFENCES = [
     purifying("purifier", LATENT, "0" * 64, noise_level=0.1, num_steps=2),
     purifying("purifier", LATENT, "0" * 64, noise_level=0.1, num_steps=1),
 ]
-CASES = [(defence, name) for defence in DEFENCES for name in defence.passages]
+CASES = [(defence, name) for defence in DEFENCES for name in defence.gradient_paths]
 
 
 @pytest.fixture
@@ -50,21 +47,21 @@ def seeded(seed=0):
 def test_every_passage_returns_bit_for_bit_what_is_deployed(defence, name, images):
     """Also the replayed noise: one generator state, one and the same forward pass."""
     leaf = images.clone().requires_grad_(True)
-    seen = defence.passages[name](leaf, seeded())
+    seen = defence.gradient_paths[name](leaf, seeded())
     assert torch.equal(seen, defence.apply(images, seeded()))
     (gradient,) = torch.autograd.grad(seen.square().sum(), leaf)
     assert gradient.abs().sum() > 0
 
 
 def test_purifiers_have_all_three():
-    assert set(DEFENCES[-1].passages) == {"exact", "bpda", "surrogate"}
+    assert set(DEFENCES[-1].gradient_paths) == {"exact", "bpda", "surrogate"}
 
 
 @pytest.mark.parametrize("defence", [jpeg(40), bit_depth(3)])
 def test_bpda_passes_the_gradient_of_the_identity(defence, images):
     leaf = images.clone().requires_grad_(True)
     weights = torch.rand(images.shape, generator=seeded(1))
-    seen = defence.passages["bpda"](leaf, seeded())
+    seen = defence.gradient_paths["bpda"](leaf, seeded())
     (gradient,) = torch.autograd.grad((seen * weights).sum(), leaf)
     assert torch.equal(gradient, weights)
 
@@ -100,7 +97,7 @@ def test_smooth_median_moves_all_that_lies_near_the_median():
     moved = {}
     for name in ("exact", "surrogate"):
         leaf = images.clone().requires_grad_(True)
-        seen = median(5).passages[name](leaf, seeded())
+        seen = median(5).gradient_paths[name](leaf, seeded())
         (gradient,) = torch.autograd.grad(seen[..., 8, 8].sum(), leaf)
         moved[name] = gradient
     assert (moved["exact"] != 0).sum() == 3
@@ -176,13 +173,13 @@ def test_surrogate_of_many_steps_is_the_gradient_of_one(images):
     many = DEFENCES[5]
     leaf = images.clone().requires_grad_(True)
     generator = seeded()
-    seen = many.passages["surrogate"](leaf, generator)
+    seen = many.gradient_paths["surrogate"](leaf, generator)
     (gradient,) = torch.autograd.grad(seen.sum(), leaf)
     replay = seeded()
     torch.randint(2**62, (), generator=replay)  # the deployed purification's own seed
     one = purifying("purifier", TINY, "0" * 64, noise_level=0.1, num_steps=1)
     other = images.clone().requires_grad_(True)
-    (expected,) = torch.autograd.grad(one.passages["exact"](other, replay).sum(), other)
+    (expected,) = torch.autograd.grad(one.gradient_paths["exact"](other, replay).sum(), other)
     assert torch.equal(gradient, expected)
 
 

@@ -10,10 +10,9 @@ import torch
 from typer.testing import CliRunner
 
 import codefend.lab.classification.evaluation
-from codefend.lab.baselines.chain import chained
 from codefend.lab.baselines.compression import jpeg
-from codefend.lab.baselines.defence import NO_DEFENCE
-from codefend.lab.baselines.smoothing import gaussian_noise
+from codefend.lab.baselines.defence import NO_DEFENCE, chained
+from codefend.lab.baselines.filters import gaussian_noise
 from codefend.lab.classification.command import classify
 from codefend.lab.classification.evaluation import ClassificationPlan, Scorer, evaluate_classifier
 from codefend.lab.classification.report import best_at
@@ -25,8 +24,7 @@ from codefend.lab.evaluate.specimens import Specimen
 from codefend.lab.experiments.report import Row, Threat
 from codefend.lab.victims.classifier import ClassifierVictim
 from codefend.lab.victims.preprocess import Preprocess
-from codefend.lab.victims.twins.pixel_scale import PixelScale
-from codefend.lab.victims.twins.resize_crop import ResizeCrop
+from codefend.lab.victims.resizing import PixelScale, ResizeCrop
 
 PLAN = ClassificationPlan(epsilons=(8 / 255,), steps=3, seeds=1)
 

@@ -14,7 +14,7 @@ from codefend.lab.encoders.encoder import (
 )
 from codefend.lab.encoders.releases import DETECTOR, READER, RELEASES, RESNET, read_release
 from codefend.lab.errors import LabError
-from codefend.lab.victims.efficientnet import HELD_OUT
+from codefend.lab.victims.classifier import HELD_OUT
 
 
 @pytest.mark.parametrize("name", TRAINING_ENCODERS)

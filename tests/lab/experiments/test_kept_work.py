@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from codefend.lab.baselines.compression import jpeg
-from codefend.lab.baselines.smoothing import gaussian_noise
+from codefend.lab.baselines.filters import gaussian_noise
 from codefend.lab.experiments.craft import SEEDS_APART, craft
 from codefend.lab.experiments.responder import Responder
 from codefend.lab.experiments.store import Store, digest_of

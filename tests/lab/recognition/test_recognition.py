@@ -12,9 +12,9 @@ import typer
 from typer.testing import CliRunner
 
 from codefend.lab.attacks.gradient import PGD
-from codefend.lab.baselines.bilateral import bilateral
 from codefend.lab.baselines.compression import jpeg
 from codefend.lab.baselines.defence import NO_DEFENCE, defend
+from codefend.lab.baselines.filters import bilateral
 from codefend.lab.documents.document import Fonts
 from codefend.lab.encoders.releases import ENCODERS_FOLDER, READER, fetch_release
 from codefend.lab.errors import LabError

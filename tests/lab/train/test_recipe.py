@@ -9,7 +9,7 @@ from codefend.lab.errors import LabError
 from codefend.lab.train.pair_sources import PairSource
 from codefend.lab.train.pairs import load_pairs
 from codefend.lab.train.purifier_command import recipe
-from codefend.lab.victims.efficientnet import HELD_OUT, SURROGATE
+from codefend.lab.victims.classifier import HELD_OUT, TRAINING_CLASSIFIER
 from codefend.models.manifest import read_manifest
 from codefend.models.mllm.tiny import tiny_mllm
 from codefend.models.purifier.pipeline import PurificationPipeline
@@ -23,7 +23,7 @@ def tiny(world_file, tmp_path):
     PurificationPipeline.tiny(0).save_pretrained(tmp_path / "base")
     (tmp_path / "weights").mkdir()
     return {
-        "source": [f"{tmp_path / 'mllm'}=6,4", f"{SURROGATE}=2,2"],
+        "source": [f"{tmp_path / 'mllm'}=6,4", f"{TRAINING_CLASSIFIER}=2,2"],
         "world": world_file,
         "runs": tmp_path / "runs",
         "weights": tmp_path / "weights",

@@ -22,7 +22,7 @@ from codefend.lab.train.purifier import PurifierOptions, train_purifier
 from codefend.lab.train.purifier_command import purifier
 from codefend.lab.train.through import attack_through
 from codefend.lab.train.vision import SceneNumbers, patch_labels, train_vision
-from codefend.lab.victims.efficientnet import HELD_OUT, SURROGATE, load_classifier
+from codefend.lab.victims.classifier import HELD_OUT, TRAINING_CLASSIFIER, load_classifier
 from codefend.lab.victims.victim import Victim, load_victim
 from codefend.lab.world.compose import World
 from codefend.models.manifest import read_manifest, verify_weights
@@ -164,7 +164,7 @@ def test_a_course_keeps_its_shares_of_clean_images(world: World, victim: Victim)
         ("models/weights/surrogate", "VICTIM=FOLDER,BATCH"),
         ("models/weights/surrogate=pairs", "VICTIM=FOLDER,BATCH"),
         ("models/weights/surrogate=pairs,0", "VICTIM=FOLDER,BATCH"),
-        (f"{HELD_OUT}=pairs,8", SURROGATE),
+        (f"{HELD_OUT}=pairs,8", TRAINING_CLASSIFIER),
     ],
 )
 def test_a_course_beside_that_cannot_be_is_refused(
@@ -178,10 +178,10 @@ def test_a_course_beside_that_cannot_be_is_refused(
 
 
 def test_a_classifier_in_training_reads_images_at_their_own_size() -> None:
-    classifier = load_classifier(SURROGATE, resized=False)
+    classifier = load_classifier(TRAINING_CLASSIFIER, resized=False)
     images = torch.rand(1, 3, 96, 64, generator=torch.Generator().manual_seed(0))
     assert classifier.encoder_features(images).shape[1] == 3 * 2
-    assert load_classifier(SURROGATE).encoder_features(images).shape[1] == 7 * 7
+    assert load_classifier(TRAINING_CLASSIFIER).encoder_features(images).shape[1] == 7 * 7
 
 
 def test_a_step_without_a_gpu_is_left_as_it_is() -> None:
@@ -240,7 +240,7 @@ def test_base_and_purifier_are_trained_and_published(
     make_pairs(world, victim, tmp_path / "pairs", num_pairs=2, steps=1, batch_size=2)
     base = train_base(world, tmp_path, TINY, batch_size=2)
     before = base.conv_out.weight.detach().clone()
-    classifier = load_classifier(SURROGATE)
+    classifier = load_classifier(TRAINING_CLASSIFIER)
     make_photo_pairs(world, classifier, tmp_path / "photos", num_pairs=2, steps=1, batch_size=2)
     courses = [
         Course(

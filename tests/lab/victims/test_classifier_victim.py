@@ -9,20 +9,25 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+import codefend.lab.victims.classifier
 from codefend.lab.attacks.apgd import APGD
 from codefend.lab.attacks.gradient import PGD, UniformNoise
 from codefend.lab.attacks.objectives import class_loss, class_margin
 from codefend.lab.errors import LabError
 from codefend.lab.evaluate.perceptual import perceptual_distance
-from codefend.lab.victims import efficientnet
-from codefend.lab.victims.efficientnet import HELD_OUT, SURROGATE, feature_maps, load_classifier
+from codefend.lab.victims.classifier import (
+    HELD_OUT,
+    TRAINING_CLASSIFIER,
+    feature_maps,
+    load_classifier,
+)
 
-SIDES_PX = {SURROGATE: 224, HELD_OUT: 240}
+SIDES_PX = {TRAINING_CLASSIFIER: 224, HELD_OUT: 240}
 TRAFFIC_LIGHT, ANALOG_CLOCK, CROSSWORD, SPIDER_WEB = 920, 409, 918, 815
 CLASSES = [TRAFFIC_LIGHT, ANALOG_CLOCK, CROSSWORD, SPIDER_WEB]
 
 
-@pytest.fixture(scope="module", params=[SURROGATE, HELD_OUT])
+@pytest.fixture(scope="module", params=[TRAINING_CLASSIFIER, HELD_OUT])
 def classifier(request):
     return load_classifier(request.param)
 
@@ -149,25 +154,25 @@ def test_unknown_missing_and_altered_weights_are_told_apart(monkeypatch, tmp_pat
     altered = tmp_path / "weights.pth"
     altered.write_bytes(b"not the released bytes")
     with pytest.raises(LabError, match="released weights"):
-        efficientnet._read(altered, load_classifier(SURROGATE).sha256)
+        codefend.lab.victims.classifier._read(altered, load_classifier(TRAINING_CLASSIFIER).sha256)
 
     def absent(name):
         raise ImportError(name)
 
-    monkeypatch.setattr(efficientnet, "import_module", absent)
+    monkeypatch.setattr(codefend.lab.victims.classifier, "import_module", absent)
     with pytest.raises(LabError, match="codefend\\[lab\\]"):
-        load_classifier(SURROGATE)
+        load_classifier(TRAINING_CLASSIFIER)
 
 
 def test_training_never_names_the_held_out_classifier():
-    root = Path(efficientnet.__file__).parents[1]
+    root = Path(codefend.lab.victims.classifier.__file__).parents[1]
     sources = [path.read_text() for path in (root / "train").rglob("*.py")]
     assert sources
     assert not any("HELD_OUT" in text or HELD_OUT in text for text in sources)
 
 
 def test_feature_maps_come_from_every_resolution_and_see_differences() -> None:
-    classifier = load_classifier(SURROGATE)
+    classifier = load_classifier(TRAINING_CLASSIFIER)
     images = torch.rand(2, 3, 96, 64, generator=torch.Generator().manual_seed(0))
     maps = feature_maps(classifier, images)
     assert [tuple(each.shape[-2:]) for each in maps] == [

@@ -13,7 +13,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from codefend.lab.victims.preprocess import Preprocess
-from codefend.lab.victims.resample import resize_like_pillow
+from codefend.lab.victims.resizing import resize_like_pillow
 
 PROCESSORS = {
     "as it is": SiglipImageProcessorPil(do_resize=False),

@@ -8,11 +8,10 @@ from codefend.lab.attacks.adaptive import AdaptiveConfig, attack_through
 from codefend.lab.attacks.objectives import untargeted_loss
 from codefend.lab.attacks.pixels import decode_png
 from codefend.lab.attacks.registry import AttackConfig
-from codefend.lab.baselines.blur import blur
 from codefend.lab.baselines.compression import jpeg
 from codefend.lab.baselines.defence import defend
+from codefend.lab.baselines.filters import blur, gaussian_noise
 from codefend.lab.baselines.purifiers import purifying
-from codefend.lab.baselines.smoothing import gaussian_noise
 from codefend.lab.victims.dialogue import Dialogue
 from codefend.models.purifier.pipeline import PurificationPipeline
 from codefend.models.quantise import dequantise
@@ -53,7 +52,7 @@ def test_loss_behind_the_defence_rises(defence, gradient, num_draws, victim, pix
     files = attack_through(
         config(gradient, num_draws),
         victim,
-        defence.passages[gradient],
+        defence.gradient_paths[gradient],
         pixels,
         TRUTHS,
         on_step=lambda: steps.append(1),
@@ -71,7 +70,7 @@ def test_seed_decides_everything(victim, pixels):
         attack_through(
             config("exact", 2, steps=2, seed=seed),
             victim,
-            PURIFIER.passages["exact"],
+            PURIFIER.gradient_paths["exact"],
             pixels,
             TRUTHS,
         )

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from codefend.lab.attacks.adaptive import ThroughDefence, surrogate_passage
+from codefend.lab.attacks.adaptive import ThroughDefence, surrogate_forward
 from codefend.lab.baselines.purifiers import purifying
 from codefend.lab.victims.dialogue import Dialogue
 from codefend.lab.victims.likelihood import DialogueLoss
@@ -160,7 +160,7 @@ def test_exact_gradient_agrees_with_central_differences(precise, photos, double,
 
     def objective(passage="exact"):
         generator = torch.Generator().manual_seed(5)
-        return ThroughDefence(loss, double.passages[passage], generator, 1)
+        return ThroughDefence(loss, double.gradient_paths[passage], generator, 1)
 
     differences = central_differences(objective, images)
     assert torch.cosine_similarity(slopes(objective, images), differences, dim=0) >= 0.99
@@ -180,7 +180,7 @@ def test_surrogate_draws_its_noise_level_up_to_the_largest(images, monkeypatch):
         return real(*args, noise_level=noise_level, **kwargs)
 
     monkeypatch.setattr(pipeline, "purify_with_gradient", watched)
-    passage = surrogate_passage(pipeline, largest_noise_level=0.2)
+    passage = surrogate_forward(pipeline, largest_noise_level=0.2)
     objective = ThroughDefence(brightness, passage, torch.Generator().manual_seed(0), 40)
     _, gradient = ascent(objective, images)
     assert gradient.abs().sum() > 0
@@ -188,12 +188,12 @@ def test_surrogate_draws_its_noise_level_up_to_the_largest(images, monkeypatch):
     assert 0.15 < max(levels) <= 0.2
     assert len(set(levels)) == 40
     with pytest.raises(ValueError, match="noise level"):
-        surrogate_passage(pipeline, largest_noise_level=1.5)
+        surrogate_forward(pipeline, largest_noise_level=1.5)
 
 
 def test_autocast_multiplies_in_the_lower_precision(images):
     pipeline = PurificationPipeline.tiny()
-    passage = purifying("purifier", pipeline, "0" * 64).passages["exact"]
+    passage = purifying("purifier", pipeline, "0" * 64).gradient_paths["exact"]
 
     def objective(dtype):
         noise = torch.Generator().manual_seed(0)
@@ -208,7 +208,7 @@ def test_autocast_multiplies_in_the_lower_precision(images):
 def test_victim_in_half_precision_behind_a_purifier_in_single(victim, photos):
     coarse = copy.copy(victim).astype(torch.bfloat16)
     loss = DialogueLoss(coarse, [[Dialogue("describe the image.", "a cat")]] * 3)
-    passage = purifying("purifier", PurificationPipeline.tiny(), "0" * 64).passages["exact"]
+    passage = purifying("purifier", PurificationPipeline.tiny(), "0" * 64).gradient_paths["exact"]
     losses, gradient = ascent(
         ThroughDefence(loss, passage, torch.Generator().manual_seed(0), 2), photos
     )

@@ -12,14 +12,13 @@ import codefend.lab.evaluate.attacked
 import codefend.lab.evaluate.outcomes
 import codefend.lab.evaluate.tiers.query
 import codefend.lab.evaluate.tiers.uploads
-from codefend.lab.attacks.adaptive import surrogate_passage
+from codefend.lab.attacks.adaptive import surrogate_forward
 from codefend.lab.attacks.interface import Tier
 from codefend.lab.attacks.pixels import decode_png
-from codefend.lab.baselines.blur import blur
 from codefend.lab.baselines.compression import jpeg
 from codefend.lab.baselines.defence import NO_DEFENCE
+from codefend.lab.baselines.filters import blur, gaussian_noise
 from codefend.lab.baselines.purifiers import purifying
-from codefend.lab.baselines.smoothing import gaussian_noise
 from codefend.lab.evaluate.checks import check_report
 from codefend.lab.evaluate.command import CONTROL_NOISE
 from codefend.lab.evaluate.defences import served_prompt
@@ -115,7 +114,7 @@ def build(victim, scenes):
             "conditions": conditions,
             "oblivious": OBLIVIOUS,
             "plan": PLAN,
-            "surrogate": Surrogate("tiny", surrogate_passage(base, largest_noise_level=0.1)),
+            "surrogate": Surrogate("tiny", surrogate_forward(base, largest_noise_level=0.1)),
             "out": out,
         }
         return Bench(**{**fields, **changes})

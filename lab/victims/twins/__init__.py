@@ -1,1 +1,0 @@
-"""Stock image processors, differentiably: one module for each way of sizing an image."""
