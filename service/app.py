@@ -12,8 +12,8 @@ from prometheus_client import make_asgi_app
 from starlette.exceptions import HTTPException
 
 from codefend.service.admit.gate import Gate
-from codefend.service.door.connections import Connections, DoorLimits
-from codefend.service.door.protocol import make_config, serving, set_unread_timeout
+from codefend.service.door.connections import ConnectionRegister, DoorLimits, set_unread_timeout
+from codefend.service.door.protocol import make_config, serving
 from codefend.service.endpoints.ask import build_ask
 from codefend.service.endpoints.chat import build_chat
 from codefend.service.endpoints.docs_page import build_docs
@@ -95,7 +95,9 @@ def _serving_metrics(settings: Settings, metrics: Metrics) -> AbstractAsyncConte
         head_timeout_s=settings.head_timeout_s,
         unread_timeout_s=settings.unread_timeout_s,
     )
-    connections = Connections(limits, lambda reason: metrics.door_refusals.labels(reason).inc())
+    connections = ConnectionRegister(
+        limits, lambda reason: metrics.door_refusals.labels(reason).inc()
+    )
     config = make_config(make_asgi_app(metrics.registry), connections, lifespan="off")
     return serving(config, listener)
 

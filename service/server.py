@@ -19,12 +19,13 @@ from fastapi import FastAPI
 
 from codefend.service.app import create_app
 from codefend.service.door.connections import (
-    Connections,
+    ConnectionRegister,
     DoorLimits,
     fit_connections,
     raise_open_files_limit,
+    set_unread_timeout,
 )
-from codefend.service.door.protocol import make_config, set_unread_timeout
+from codefend.service.door.protocol import make_config
 from codefend.service.guard import Guard
 from codefend.service.processes.child import kill_children
 from codefend.service.sandbox.kernel import hide_memory
@@ -56,7 +57,7 @@ def serve(settings: Settings) -> None:
 def make_server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """The server's configuration: the door, with its limits, in front of the application."""
     metrics = app.state.guard.metrics
-    connections = Connections(
+    connections = ConnectionRegister(
         _door_limits(settings), lambda reason: metrics.door_refusals.labels(reason).inc()
     )
     metrics.connections.set_function(lambda: connections.num_open)

@@ -21,9 +21,9 @@ __all__ = [
     "MEDIA_TYPES",
     "Choice",
     "Field",
+    "FieldKind",
     "FieldRules",
     "Findings",
-    "Kind",
     "Owner",
     "Place",
 ]
@@ -48,7 +48,7 @@ class Owner(Flag):
     CLIENTS = auto()  # LangChain and others, in what they send back
 
 
-class Kind(StrEnum):
+class FieldKind(StrEnum):
     """What a field may hold."""
 
     PLAIN = "plain"  # numbers, booleans, null, names of up to 64 characters; lists and maps of them
@@ -77,7 +77,7 @@ class Field:
     """
 
     owners: Owner
-    kind: Kind
+    kind: FieldKind
     place: "Place | Choice | None" = None
     reason: str = ""
     values: frozenset[str] | None = None
@@ -162,13 +162,13 @@ _Row = tuple[str, Field]
 
 
 def _row(
-    owners: Owner, kind: Kind, names: str, place: "Place | Choice | None" = None
+    owners: Owner, kind: FieldKind, names: str, place: "Place | Choice | None" = None
 ) -> list[_Row]:
     return [(name, Field(owners, kind, place)) for name in names.split()]
 
 
 def _closed(owners: Owner, reason: str, names: str) -> list[_Row]:
-    return [(name, Field(owners, Kind.CLOSED, reason=reason)) for name in names.split()]
+    return [(name, Field(owners, FieldKind.CLOSED, reason=reason)) for name in names.split()]
 
 
 def _place(
@@ -210,44 +210,45 @@ MEDIA_TYPES = _names(
 )
 
 _O = Owner
+_K = FieldKind
 _NOTES = [
-    *_row(_O.ANTHROPIC | _O.LITELLM | _O.OPENROUTER, Kind.PLAIN, "cache_control"),
-    *_row(_O.OPENAI, Kind.PLAIN, "prompt_cache_breakpoint"),
-    *_row(_O.CLIENTS | _O.OPENROUTER, Kind.PLAIN, "index format"),
-    *_row(_O.CLIENTS | _O.OPENAI, Kind.REFERENCE, "id"),
+    *_row(_O.ANTHROPIC | _O.LITELLM | _O.OPENROUTER, _K.PLAIN, "cache_control"),
+    *_row(_O.OPENAI, _K.PLAIN, "prompt_cache_breakpoint"),
+    *_row(_O.CLIENTS | _O.OPENROUTER, _K.PLAIN, "index format"),
+    *_row(_O.CLIENTS | _O.OPENAI, _K.REFERENCE, "id"),
 ]
 _SIGNATURES = _row(
-    _O.ANTHROPIC | _O.GEMINI | _O.OPENROUTER, Kind.OPAQUE, "signature thought_signature"
+    _O.ANTHROPIC | _O.GEMINI | _O.OPENROUTER, _K.OPAQUE, "signature thought_signature"
 )
 
 _ANNOTATION = _place(
-    _row(_O.OPENAI | _O.CLIENTS, Kind.PLAIN, "type start_index end_index index"),
-    _row(_O.OPENAI, Kind.TEXT, "url_citation"),
-    _row(_O.CLIENTS, Kind.TEXT, "url title cited_text extras text value"),
-    _row(_O.OPENAI, Kind.REFERENCE, "filename container_id id"),
-    _row(_O.OPENAI, Kind.REFERENCE, "file_citation container_file_citation file_path"),
+    _row(_O.OPENAI | _O.CLIENTS, _K.PLAIN, "type start_index end_index index"),
+    _row(_O.OPENAI, _K.TEXT, "url_citation"),
+    _row(_O.CLIENTS, _K.TEXT, "url title cited_text extras text value"),
+    _row(_O.OPENAI, _K.REFERENCE, "filename container_id id"),
+    _row(_O.OPENAI, _K.REFERENCE, "file_citation container_file_citation file_path"),
     # OpenRouter reads a parsed file out of it again, its pictures included.
     _closed(_O.OPENROUTER, "", "file"),
 )
 _ANNOTATIONS = _row(
-    _O.OPENAI | _O.VLLM | _O.LITELLM | _O.CLIENTS, Kind.OBJECT, "annotations", _ANNOTATION
+    _O.OPENAI | _O.VLLM | _O.LITELLM | _O.CLIENTS, _K.OBJECT, "annotations", _ANNOTATION
 )
-_CITATIONS = _row(_O.ANTHROPIC | _O.VLLM | _O.CLIENTS, Kind.TEXT, "citations")
+_CITATIONS = _row(_O.ANTHROPIC | _O.VLLM | _O.CLIENTS, _K.TEXT, "citations")
 
 _IMAGE_URL = _place(
-    _row(_O.OPENAI, Kind.PICTURE, "url"),
-    _row(_O.OPENAI, Kind.PLAIN, "detail"),
-    _row(_O.LITELLM, Kind.PLAIN, "format video_metadata"),
-    _row(_O.SGLANG, Kind.PLAIN, "max_dynamic_patch min_dynamic_patch"),
-    _row(_O.HOSTS, Kind.PLAIN, "min_pixels max_pixels"),
+    _row(_O.OPENAI, _K.PICTURE, "url"),
+    _row(_O.OPENAI, _K.PLAIN, "detail"),
+    _row(_O.LITELLM, _K.PLAIN, "format video_metadata"),
+    _row(_O.SGLANG, _K.PLAIN, "max_dynamic_patch min_dynamic_patch"),
+    _row(_O.HOSTS, _K.PLAIN, "min_pixels max_pixels"),
     required="url",
 )
 _IMAGE = _place(
     _NOTES,
-    _row(_O.OPENAI, Kind.PLAIN, "type"),
-    _row(_O.OPENAI, Kind.PICTURE, "image_url", _IMAGE_URL),
-    _row(_O.HOSTS, Kind.PLAIN, "detail min_pixels max_pixels"),
-    _row(_O.SGLANG, Kind.PLAIN, "modalities"),
+    _row(_O.OPENAI, _K.PLAIN, "type"),
+    _row(_O.OPENAI, _K.PICTURE, "image_url", _IMAGE_URL),
+    _row(_O.HOSTS, _K.PLAIN, "detail min_pixels max_pixels"),
+    _row(_O.SGLANG, _K.PLAIN, "modalities"),
     _closed(_O.OPENAI, "", "text"),  # a part is one thing: servers differ in which of two they read
     required="image_url",
 )
@@ -257,33 +258,33 @@ def _text(key: str, *rows: list[_Row]) -> Place:
     return _place(
         _NOTES,
         _SIGNATURES,
-        _row(_O.OPENAI, Kind.PLAIN, "type"),
-        _row(_O.OPENAI, Kind.TEXT, key),
+        _row(_O.OPENAI, _K.PLAIN, "type"),
+        _row(_O.OPENAI, _K.TEXT, key),
         *rows,
         required=key,
     )
 
 
-_TEXT = _text("text", _ANNOTATIONS, _CITATIONS, _row(_O.CLIENTS, Kind.OPAQUE, "extras"))
+_TEXT = _text("text", _ANNOTATIONS, _CITATIONS, _row(_O.CLIENTS, _K.OPAQUE, "extras"))
 _THOUGHT = _place(
-    _row(_O.OPENAI | _O.HOSTS, Kind.PLAIN, "type"),
-    _row(_O.OPENAI | _O.HOSTS, Kind.TEXT, "text"),
+    _row(_O.OPENAI | _O.HOSTS, _K.PLAIN, "type"),
+    _row(_O.OPENAI | _O.HOSTS, _K.TEXT, "text"),
 )
 _THOUGHTS = Choice("type", dict.fromkeys(("text", "summary_text", "reasoning_text"), _THOUGHT))
 _REASONING = _place(
     _NOTES,
     _SIGNATURES,
-    _row(_O.ANTHROPIC, Kind.PLAIN, "type"),
-    _row(_O.ANTHROPIC | _O.HOSTS, Kind.CONTENT, "thinking", _THOUGHTS),
-    _row(_O.SGLANG | _O.CLIENTS | _O.OPENAI, Kind.CONTENT, "text reasoning", _THOUGHTS),
-    _row(_O.OPENAI, Kind.CONTENT, "summary content", _THOUGHTS),
-    _row(_O.HOSTS, Kind.PLAIN, "closed"),
-    _row(_O.ANTHROPIC | _O.OPENAI | _O.OPENROUTER, Kind.OPAQUE, "data encrypted_content extras"),
+    _row(_O.ANTHROPIC, _K.PLAIN, "type"),
+    _row(_O.ANTHROPIC | _O.HOSTS, _K.CONTENT, "thinking", _THOUGHTS),
+    _row(_O.SGLANG | _O.CLIENTS | _O.OPENAI, _K.CONTENT, "text reasoning", _THOUGHTS),
+    _row(_O.OPENAI, _K.CONTENT, "summary content", _THOUGHTS),
+    _row(_O.HOSTS, _K.PLAIN, "closed"),
+    _row(_O.ANTHROPIC | _O.OPENAI | _O.OPENROUTER, _K.OPAQUE, "data encrypted_content extras"),
 )
 _TOOL_REFERENCE = _place(
     _NOTES,
-    _row(_O.SGLANG | _O.LITELLM, Kind.PLAIN, "type"),
-    _row(_O.SGLANG | _O.LITELLM, Kind.REFERENCE, "name tool_name"),
+    _row(_O.SGLANG | _O.LITELLM, _K.PLAIN, "type"),
+    _row(_O.SGLANG | _O.LITELLM, _K.REFERENCE, "name tool_name"),
 )
 _PARTS = {
     "text": _TEXT,
@@ -298,102 +299,100 @@ _ASSISTANT_PARTS = _PARTS | dict.fromkeys(
 )
 
 _CALLED = _place(
-    _row(_O.OPENAI, Kind.REFERENCE, "name"),
-    _row(_O.OPENAI, Kind.TEXT, "arguments input"),
-    _row(_O.LITELLM | _O.GEMINI, Kind.OPAQUE, "provider_specific_fields thought_signature"),
+    _row(_O.OPENAI, _K.REFERENCE, "name"),
+    _row(_O.OPENAI, _K.TEXT, "arguments input"),
+    _row(_O.LITELLM | _O.GEMINI, _K.OPAQUE, "provider_specific_fields thought_signature"),
 )
 _TOOL_CALL = _place(
-    _row(_O.OPENAI, Kind.PLAIN, "type"),
-    _row(_O.OPENAI | _O.VLLM | _O.SGLANG | _O.OLLAMA, Kind.PLAIN, "index"),
+    _row(_O.OPENAI, _K.PLAIN, "type"),
+    _row(_O.OPENAI | _O.VLLM | _O.SGLANG | _O.OLLAMA, _K.PLAIN, "index"),
     # LiteLLM hides Gemini's thought signatures in the ids.
-    _row(_O.OPENAI | _O.LITELLM, Kind.OPAQUE, "id call_id"),
-    _row(_O.OPENAI, Kind.OBJECT, "function custom", _CALLED),
-    _row(_O.ANTHROPIC | _O.LITELLM, Kind.PLAIN, "cache_control caller"),
-    _row(_O.LITELLM | _O.GEMINI, Kind.OPAQUE, "provider_specific_fields extra_content"),
+    _row(_O.OPENAI | _O.LITELLM, _K.OPAQUE, "id call_id"),
+    _row(_O.OPENAI, _K.OBJECT, "function custom", _CALLED),
+    _row(_O.ANTHROPIC | _O.LITELLM, _K.PLAIN, "cache_control caller"),
+    _row(_O.LITELLM | _O.GEMINI, _K.OPAQUE, "provider_specific_fields extra_content"),
     _SIGNATURES,
 )
 
 _FUNCTION = _place(
-    _row(_O.OPENAI, Kind.REFERENCE, "name"),
-    _row(_O.OPENAI, Kind.TEXT, "description parameters"),
-    _row(_O.OPENAI, Kind.PLAIN, "strict"),
-    _row(_O.VLLM | _O.SGLANG, Kind.PLAIN, "defer_loading"),
-    _row(_O.LITELLM | _O.ANTHROPIC, Kind.PLAIN, "eager_input_streaming cache_control"),
-    _row(_O.GEMINI | _O.HOSTS, Kind.TEXT, "response return returns output_schema"),
-    _row(_O.ANTHROPIC, Kind.TEXT, "input_schema input_examples"),
-    _row(_O.OPENAI, Kind.TEXT, "format"),  # a custom tool's grammar
+    _row(_O.OPENAI, _K.REFERENCE, "name"),
+    _row(_O.OPENAI, _K.TEXT, "description parameters"),
+    _row(_O.OPENAI, _K.PLAIN, "strict"),
+    _row(_O.VLLM | _O.SGLANG, _K.PLAIN, "defer_loading"),
+    _row(_O.LITELLM | _O.ANTHROPIC, _K.PLAIN, "eager_input_streaming cache_control"),
+    _row(_O.GEMINI | _O.HOSTS, _K.TEXT, "response return returns output_schema"),
+    _row(_O.ANTHROPIC, _K.TEXT, "input_schema input_examples"),
+    _row(_O.OPENAI, _K.TEXT, "format"),  # a custom tool's grammar
 )
 _TOOL = _place(
     # Other types are run by the upstream: they fetch what the conversation names.
-    [("type", Field(_O.OPENAI, Kind.PLAIN, values=_names("function custom")))],
-    _row(_O.OPENAI, Kind.OBJECT, "function custom", _FUNCTION),
-    _row(_O.VLLM | _O.SGLANG | _O.ANTHROPIC, Kind.PLAIN, "defer_loading allowed_callers"),
+    [("type", Field(_O.OPENAI, _K.PLAIN, values=_names("function custom")))],
+    _row(_O.OPENAI, _K.OBJECT, "function custom", _FUNCTION),
+    _row(_O.VLLM | _O.SGLANG | _O.ANTHROPIC, _K.PLAIN, "defer_loading allowed_callers"),
     [row for row in _FUNCTION.fields.items() if row[0] != "defer_loading"],
 )
-_TOOLS = _row(_O.OPENAI, Kind.OBJECT, "tools", _TOOL)
+_TOOLS = _row(_O.OPENAI, _K.OBJECT, "tools", _TOOL)
 
 _MESSAGE = [
-    *_row(_O.OPENAI, Kind.PLAIN, "role"),
-    *_row(_O.OPENAI | _O.OLLAMA, Kind.REFERENCE, "name tool_name"),
-    *_row(_O.OPENAI | _O.LITELLM, Kind.OPAQUE, "tool_call_id"),
-    *_row(_O.CLIENTS, Kind.REFERENCE, "id"),
-    *_row(_O.CLIENTS, Kind.PLAIN, "type status"),
-    *_row(_O.ANTHROPIC | _O.LITELLM, Kind.PLAIN, "cache_control is_error"),
-    *_row(_O.SGLANG, Kind.OBJECT, "tools", _TOOL),
+    *_row(_O.OPENAI, _K.PLAIN, "role"),
+    *_row(_O.OPENAI | _O.OLLAMA, _K.REFERENCE, "name tool_name"),
+    *_row(_O.OPENAI | _O.LITELLM, _K.OPAQUE, "tool_call_id"),
+    *_row(_O.CLIENTS, _K.REFERENCE, "id"),
+    *_row(_O.CLIENTS, _K.PLAIN, "type status"),
+    *_row(_O.ANTHROPIC | _O.LITELLM, _K.PLAIN, "cache_control is_error"),
+    *_row(_O.SGLANG, _K.OBJECT, "tools", _TOOL),
     *_closed(_O.OPENAI, "", "audio"),  # what was once said aloud
 ]
-_ANYBODY = _place(_MESSAGE, _row(_O.OPENAI, Kind.CONTENT, "content", Choice("type", _PARTS)))
+_ANYBODY = _place(_MESSAGE, _row(_O.OPENAI, _K.CONTENT, "content", Choice("type", _PARTS)))
 _ASSISTANT = _place(
     _MESSAGE,
     _ANNOTATIONS,
     _CITATIONS,
     _SIGNATURES,
-    _row(_O.OPENAI, Kind.CONTENT, "content", Choice("type", _ASSISTANT_PARTS)),
-    _row(_O.OPENAI, Kind.TEXT, "refusal"),
-    _row(_O.VLLM | _O.SGLANG | _O.OLLAMA | _O.LITELLM | _O.OPENROUTER | _O.HOSTS, Kind.TEXT,
+    _row(_O.OPENAI, _K.CONTENT, "content", Choice("type", _ASSISTANT_PARTS)),
+    _row(_O.OPENAI, _K.TEXT, "refusal"),
+    _row(_O.VLLM | _O.SGLANG | _O.OLLAMA | _O.LITELLM | _O.OPENROUTER | _O.HOSTS, _K.TEXT,
          "reasoning reasoning_content thinking"),
-    _row(_O.OPENROUTER, Kind.OPAQUE, "reasoning_details"),
-    _row(_O.OPENAI | _O.LITELLM, Kind.OPAQUE, "encrypted_content reasoning_items"),
-    _row(_O.LITELLM, Kind.OBJECT, "thinking_blocks",
+    _row(_O.OPENROUTER, _K.OPAQUE, "reasoning_details"),
+    _row(_O.OPENAI | _O.LITELLM, _K.OPAQUE, "encrypted_content reasoning_items"),
+    _row(_O.LITELLM, _K.OBJECT, "thinking_blocks",
          Choice("type", {kind: _REASONING for kind in ("thinking", "redacted_thinking")})),
-    _row(_O.LITELLM | _O.GEMINI, Kind.OPAQUE, "provider_specific_fields extra_content"),
-    _row(_O.OPENAI, Kind.OBJECT, "tool_calls", _TOOL_CALL),
-    _row(_O.OPENAI, Kind.OBJECT, "function_call", _CALLED),
-    _row(_O.LITELLM | _O.OPENROUTER, Kind.OBJECT, "images", Choice("type", {"image_url": _IMAGE})),
+    _row(_O.LITELLM | _O.GEMINI, _K.OPAQUE, "provider_specific_fields extra_content"),
+    _row(_O.OPENAI, _K.OBJECT, "tool_calls", _TOOL_CALL),
+    _row(_O.OPENAI, _K.OBJECT, "function_call", _CALLED),
+    _row(_O.LITELLM | _O.OPENROUTER, _K.OBJECT, "images", Choice("type", {"image_url": _IMAGE})),
 )  # fmt: skip
 
 _PREDICTION = _place(
-    _row(_O.OPENAI, Kind.PLAIN, "type"),
-    _row(_O.OPENAI, Kind.CONTENT, "content", Choice("type", _PARTS)),
+    _row(_O.OPENAI, _K.PLAIN, "type"),
+    _row(_O.OPENAI, _K.CONTENT, "content", Choice("type", _PARTS)),
 )
 _RESPONSE_FORMAT = _place(
-    _row(_O.OPENAI, Kind.PLAIN, "type strict"),
-    _row(_O.OPENAI, Kind.REFERENCE, "name"),
-    _row(_O.OPENAI, Kind.TEXT, "json_schema schema grammar"),
-    _row(_O.VLLM | _O.SGLANG, Kind.TEXT, "structures triggers format begin end"),
-    _row(_O.HOSTS | _O.LITELLM, Kind.TEXT, "value pattern regex response_schema"),
-    _row(_O.LITELLM, Kind.PLAIN, "enforce_validation"),
+    _row(_O.OPENAI, _K.PLAIN, "type strict"),
+    _row(_O.OPENAI, _K.REFERENCE, "name"),
+    _row(_O.OPENAI, _K.TEXT, "json_schema schema grammar"),
+    _row(_O.VLLM | _O.SGLANG, _K.TEXT, "structures triggers format begin end"),
+    _row(_O.HOSTS | _O.LITELLM, _K.TEXT, "value pattern regex response_schema"),
+    _row(_O.LITELLM, _K.PLAIN, "enforce_validation"),
 )
-_DOCUMENT = _place(
-    _row(_O.VLLM | _O.HOSTS, Kind.TEXT, "id doc_id title text content contents data")
-)
+_DOCUMENT = _place(_row(_O.VLLM | _O.HOSTS, _K.TEXT, "id doc_id title text content contents data"))
 _UPSTREAM_RUNS = "it makes the upstream fetch, run or re-template something"
 
 CHAT = _place(
-    _row(_O.OPENAI, Kind.OBJECT, "messages", Choice("role", {"assistant": _ASSISTANT}, _ANYBODY)),
-    _row(_O.OPENAI, Kind.REFERENCE, "model user safety_identifier prompt_cache_key"),
-    _row(_O.OPENAI, Kind.PLAIN,
+    _row(_O.OPENAI, _K.OBJECT, "messages", Choice("role", {"assistant": _ASSISTANT}, _ANYBODY)),
+    _row(_O.OPENAI, _K.REFERENCE, "model user safety_identifier prompt_cache_key"),
+    _row(_O.OPENAI, _K.PLAIN,
          """audio frequency_penalty logit_bias logprobs max_completion_tokens max_tokens modalities
          moderation n parallel_tool_calls presence_penalty prompt_cache_options
          prompt_cache_retention reasoning_effort seed service_tier store stream stream_options
          temperature top_logprobs top_p verbosity web_search_options"""),
-    _row(_O.OPENAI, Kind.TEXT, "stop metadata"),
-    _row(_O.OPENAI, Kind.OBJECT, "prediction", _PREDICTION),
-    _row(_O.OPENAI, Kind.OBJECT, "response_format", _RESPONSE_FORMAT),
-    _row(_O.OPENAI, Kind.OBJECT, "functions", _FUNCTION),
-    _row(_O.OPENAI, Kind.REFERENCE, "function_call tool_choice"),
+    _row(_O.OPENAI, _K.TEXT, "stop metadata"),
+    _row(_O.OPENAI, _K.OBJECT, "prediction", _PREDICTION),
+    _row(_O.OPENAI, _K.OBJECT, "response_format", _RESPONSE_FORMAT),
+    _row(_O.OPENAI, _K.OBJECT, "functions", _FUNCTION),
+    _row(_O.OPENAI, _K.REFERENCE, "function_call tool_choice"),
     _TOOLS,
-    _row(_O.VLLM, Kind.PLAIN,
+    _row(_O.VLLM, _K.PLAIN,
          """add_generation_prompt add_special_tokens allowed_token_ids best_of
          continue_final_message echo guided_decoding_backend ignore_eos include_reasoning
          include_stop_str_in_output length_penalty logprob_token_ids min_p min_tokens priority
@@ -401,37 +400,37 @@ CHAT = _place(
          return_tokens_as_token_ids skip_special_tokens spaces_between_special_tokens
          stop_token_ids stream_interval thinking_token_budget top_k truncate_prompt_tokens
          truncation_side use_beam_search"""),
-    _row(_O.VLLM, Kind.TEXT,
+    _row(_O.VLLM, _K.TEXT,
          """bad_words guided_choice guided_grammar guided_json guided_regex
          guided_whitespace_pattern structured_outputs"""),
-    _row(_O.VLLM | _O.HOSTS, Kind.OBJECT, "documents", _DOCUMENT),
-    _row(_O.VLLM | _O.SGLANG, Kind.OBJECT, "chat_template_kwargs", _place(
+    _row(_O.VLLM | _O.HOSTS, _K.OBJECT, "documents", _DOCUMENT),
+    _row(_O.VLLM | _O.SGLANG, _K.OBJECT, "chat_template_kwargs", _place(
         _closed(_O.VLLM, "it takes the place of what the server or the request says",
                 "chat_template documents messages tokenize tools"),
-        other=Field(_O.VLLM | _O.SGLANG, Kind.PLAIN))),
-    _row(_O.VLLM | _O.SGLANG | _O.OPENROUTER, Kind.REFERENCE, "request_id session_id cache_salt"),
-    _row(_O.SGLANG, Kind.PLAIN,
+        other=Field(_O.VLLM | _O.SGLANG, _K.PLAIN))),
+    _row(_O.VLLM | _O.SGLANG | _O.OPENROUTER, _K.REFERENCE, "request_id session_id cache_salt"),
+    _row(_O.SGLANG, _K.PLAIN,
          """data_parallel_rank disagg_prefill_dp_rank images_config max_dynamic_patch
          min_dynamic_patch no_stop_trim return_hidden_states routed_dp_rank separate_reasoning
          stream_reasoning task use_audio_in_video"""),
-    _row(_O.SGLANG, Kind.TEXT, "ebnf regex stop_regex"),
-    _row(_O.SGLANG, Kind.REFERENCE, "rid extra_key ngram_corpus_id"),
-    _row(_O.OLLAMA, Kind.PLAIN, "_debug_render_only keep_alive options think"),
-    _row(_O.OLLAMA, Kind.TEXT, "format"),
-    _row(_O.OLLAMA | _O.OPENROUTER, Kind.PLAIN, "reasoning"),
-    _row(_O.LLAMA_CPP, Kind.PLAIN, "lora reasoning_format response_fields samplers"),
-    _row(_O.LLAMA_CPP, Kind.TEXT, "dry_sequence_breakers grammar grammar_triggers json_schema"),
-    _row(_O.OPENROUTER, Kind.PLAIN, "debug image_config provider route usage"),
-    _row(_O.OPENROUTER, Kind.REFERENCE, "models"),
-    _row(_O.ANTHROPIC | _O.LITELLM, Kind.PLAIN, "context_management output_config thinking"),
-    _row(_O.GEMINI, Kind.PLAIN, "safety_settings"),
-    _row(_O.HOSTS, Kind.PLAIN,
+    _row(_O.SGLANG, _K.TEXT, "ebnf regex stop_regex"),
+    _row(_O.SGLANG, _K.REFERENCE, "rid extra_key ngram_corpus_id"),
+    _row(_O.OLLAMA, _K.PLAIN, "_debug_render_only keep_alive options think"),
+    _row(_O.OLLAMA, _K.TEXT, "format"),
+    _row(_O.OLLAMA | _O.OPENROUTER, _K.PLAIN, "reasoning"),
+    _row(_O.LLAMA_CPP, _K.PLAIN, "lora reasoning_format response_fields samplers"),
+    _row(_O.LLAMA_CPP, _K.TEXT, "dry_sequence_breakers grammar grammar_triggers json_schema"),
+    _row(_O.OPENROUTER, _K.PLAIN, "debug image_config provider route usage"),
+    _row(_O.OPENROUTER, _K.REFERENCE, "models"),
+    _row(_O.ANTHROPIC | _O.LITELLM, _K.PLAIN, "context_management output_config thinking"),
+    _row(_O.GEMINI, _K.PLAIN, "safety_settings"),
+    _row(_O.HOSTS, _K.PLAIN,
          """context_length_exceeded_behavior exclude_domains include_domains prompt_mode
          search_domain_filter search_mode search_options search_recency_filter
          translation_options"""),
-    _row(_O.HOSTS, Kind.TEXT, "guideline tool_prompt"),
-    _row(_O.HOSTS, Kind.REFERENCE, "adapter_id safety_model"),
-    _row(_O.LITELLM, Kind.PLAIN,
+    _row(_O.HOSTS, _K.TEXT, "guideline tool_prompt"),
+    _row(_O.HOSTS, _K.REFERENCE, "adapter_id safety_model"),
+    _row(_O.LITELLM, _K.PLAIN,
          """allow_client_keepalive_override allowed_model_region allowed_openai_params cache caching
          client_side_timeout cooldown_time default_api_key_rpm_limit default_api_key_tpm_limit
          disable_add_transform_inline_image_block drop_params enable_json_schema_validation
@@ -443,7 +442,7 @@ CHAT = _place(
          stream_timeout_by_service_tier supports_system_message tags timeout
          timeout_by_service_tier tpm ttl turn_off_message_logging use_chat_completions_api verbose
          weight"""),
-    _row(_O.LITELLM, Kind.REFERENCE, "id litellm_session_id litellm_trace_id"),
+    _row(_O.LITELLM, _K.REFERENCE, "id litellm_session_id litellm_trace_id"),
     _closed(_O.LITELLM, "a gateway keeps it to itself",
             """acompletion aembedding aimg_generation allm_passthrough_route async_call
             atext_completion attempted_targets bedrock_tags budget_duration cache_key

@@ -16,12 +16,12 @@ from codefend.service.decode.chat import ChatLimits, open_chat
 from codefend.service.decode.fields import FieldRules
 from codefend.service.decode.picture import PictureLimits, decode_picture, self_test
 from codefend.service.decode.wire import open_envelope
-from codefend.service.errors import ClientLeft, InvalidImage, RequestRefused
+from codefend.service.errors import ClientLeft, RequestRefused
 from codefend.service.processes.messages import Ask, Handler, Message
 from codefend.service.processes.pixels import Picture, write_pixels
 from codefend.service.sandbox.layers import allow_cpu_time, confine
 
-__all__ = ["DecodeConfig", "make_decoder", "refusal_from_report", "report_refusal"]
+__all__ = ["DecodeConfig", "make_decoder", "report_refusal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +98,3 @@ def report_refusal(refusal: RequestRefused) -> dict[str, Any]:
         "message": refusal.public_message,
         "param": refusal.param,
     }
-
-
-def refusal_from_report(report: dict[str, Any]) -> RequestRefused | None:
-    """Rebuilds a refusal; None if the answer reports none.
-
-    An unknown code, which only a process gone bad could send, becomes a plain refusal.
-    """
-    if "refused" not in report:
-        return None
-    for refusal in RequestRefused.__subclasses__():
-        if refusal.code == report["refused"]:
-            return refusal(report["message"], report["param"])
-    return InvalidImage()

@@ -11,7 +11,7 @@ from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import Chat, ChatLimits, open_chat
 from codefend.service.decode.fields import FieldRules
 from codefend.service.decode.picture import PictureLimits
-from codefend.service.decode.process import DecodeConfig, make_decoder, refusal_from_report
+from codefend.service.decode.process import DecodeConfig, make_decoder
 from codefend.service.errors import (
     ClientLeft,
     CodefendError,
@@ -28,7 +28,7 @@ from codefend.service.processes.supervision import Supervision
 from codefend.service.settings import Settings
 from codefend.service.stages import Admit, Admitted, PictureHeader, Upload
 
-__all__ = ["DecodeStage", "naming_place"]
+__all__ = ["DecodeStage", "naming_place", "refusal_from_report"]
 
 logger = logging.getLogger(__name__)
 
@@ -265,3 +265,16 @@ def naming_place(param: str) -> Iterator[None]:
         yield
     except RequestRefused as refusal:
         raise type(refusal)(refusal.public_message, param) from refusal
+
+
+def refusal_from_report(report: dict[str, Any]) -> RequestRefused | None:
+    """Rebuilds a refusal; None if the answer reports none.
+
+    An unknown code, which only a process gone bad could send, becomes a plain refusal.
+    """
+    if "refused" not in report:
+        return None
+    for refusal in RequestRefused.__subclasses__():
+        if refusal.code == report["refused"]:
+            return refusal(report["message"], report["param"])
+    return InvalidImage()

@@ -8,9 +8,9 @@ from codefend.service.decode.fields import (
     MEDIA_FIELDS,
     Choice,
     Field,
+    FieldKind,
     FieldRules,
     Findings,
-    Kind,
     Owner,
     Place,
 )
@@ -38,8 +38,8 @@ from codefend.service.errors import (
 __all__ = ["ImagePlace", "walk"]
 
 _SETTING = "CODEFEND_ALLOWED_FIELDS"
-_MEDIUM = Field(Owner(0), Kind.CLOSED)
-_KEPT = Field(Owner(0), Kind.CLOSED, reason="a gateway keeps it to itself")
+_MEDIUM = Field(Owner(0), FieldKind.CLOSED)
+_KEPT = Field(Owner(0), FieldKind.CLOSED, reason="a gateway keeps it to itself")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,15 +129,15 @@ class _Walker:
         self.unknown: list[tuple[dict[str, Any], str]] = []
         self._rules = rules
         self._reads_texts = reads_texts
-        self._readers: dict[Kind, Callable[[dict[str, Any], str, Field, _At], None]] = {
-            Kind.PLAIN: self._plain,
-            Kind.TEXT: self._text,
-            Kind.OPAQUE: self._opaque,
-            Kind.PICTURE: self._picture,
-            Kind.REFERENCE: self._reference,
-            Kind.CLOSED: self._closed,
-            Kind.OBJECT: self._objects,
-            Kind.CONTENT: self._content,
+        self._readers: dict[FieldKind, Callable[[dict[str, Any], str, Field, _At], None]] = {
+            FieldKind.PLAIN: self._plain,
+            FieldKind.TEXT: self._text,
+            FieldKind.OPAQUE: self._opaque,
+            FieldKind.PICTURE: self._picture,
+            FieldKind.REFERENCE: self._reference,
+            FieldKind.CLOSED: self._closed,
+            FieldKind.OBJECT: self._objects,
+            FieldKind.CONTENT: self._content,
         }
 
     def object(self, holder: dict[str, Any], place: Place, at: _At) -> None:
@@ -314,7 +314,7 @@ class _Walker:
             self._refuse(UnknownField(msg, _param(at)), at)
 
     def _lacks(self, holder: dict[str, Any], name: str, known: Field, at: _At) -> None:
-        if known.kind is not Kind.PICTURE:
+        if known.kind is not FieldKind.PICTURE:
             self._misshapen("a string", at)
         elif known.place is not None:
             if not isinstance(holder.get(name), dict):

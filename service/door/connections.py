@@ -5,6 +5,7 @@ All methods of the register belong to the event loop's thread.
 
 import logging
 import resource
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,10 +14,11 @@ from typing import Protocol
 
 __all__ = [
     "Connection",
-    "Connections",
+    "ConnectionRegister",
     "DoorLimits",
     "fit_connections",
     "raise_open_files_limit",
+    "set_unread_timeout",
 ]
 
 logger = logging.getLogger(__name__)
@@ -119,7 +121,7 @@ class Connection(Protocol):
         """Ends it at once."""
 
 
-class Connections:
+class ConnectionRegister:
     """Counts connections, and makes room by closing the one that longest had no request."""
 
     def __init__(
@@ -201,3 +203,13 @@ class Connections:
         self.leave(connection)
         self.note(reason)
         connection.drop()
+
+
+def set_unread_timeout(listener: socket.socket, seconds: float) -> None:
+    """Ends connections whose peer takes nothing of what is sent for so long (RFC 5482).
+
+    Connections inherit the wish. Without it what the kernel holds of an answer, and its connection,
+    would stay for ever.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux has it
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * seconds))

@@ -1,4 +1,4 @@
-"""One request and its answer: how long its head is, how it looks, how fast the answer is sent."""
+"""One request and its answer: what its head may look like, and how fast the answer is sent."""
 
 import asyncio
 import json
@@ -11,93 +11,12 @@ import httptools
 from uvicorn._types import ASGISendEvent, HTTPResponseBodyEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from codefend.service.door.connections import DoorLimits
-from codefend.service.errors import CodefendError, HeadTooLarge, MalformedRequest
+from codefend.service.errors import CodefendError, MalformedRequest
 
-__all__ = ["Cycle", "Meter", "check_head", "read_target", "write_refusal"]
+__all__ = ["Cycle", "check_head", "read_target", "write_refusal"]
 
 # So much is handed to the transport at a time: what it could not send at once lies there.
 PIECE_BYTES = 1 << 18
-
-
-# Beside the bytes of a chunked body, this part of them may be framing: chunks of 48 bytes pass.
-FRAMING_SHARE = 8
-FRAMING_MESSAGE = (
-    "The chunked body has too many trailers or chunk extensions, or too small chunks. "
-    "Send larger chunks, or a Content-Length."
-)
-
-
-class Meter:
-    """Counts what one connection's parser was fed: heads, and what is not body in chunked bodies.
-
-    Attributes:
-        is_in_head: From the end of a request to the end of the next one's head.
-        num_head_bytes: Of the head that is being read.
-    """
-
-    def __init__(self, limits: DoorLimits) -> None:
-        self.is_in_head = True
-        self.num_head_bytes = 0
-        self._limits = limits
-        self._num_fields = 0
-        self._num_body_bytes = 0
-        self._num_framing_bytes = 0
-        self._num_ended = 0
-
-    def begin_request(self) -> None:
-        """Begins to count fields, body and framing anew."""
-        self._num_fields = self._num_body_bytes = self._num_framing_bytes = 0
-
-    def count_field(self) -> None:
-        """Counts a header field, or a trailer.
-
-        Raises:
-            HeadTooLarge: There are too many.
-        """
-        self._num_fields += 1
-        if self._num_fields > self._limits.max_fields:
-            raise HeadTooLarge
-
-    def end_head(self) -> None:
-        """Says that a head is whole."""
-        self.is_in_head, self.num_head_bytes = False, 0
-
-    def count_body(self, num_bytes: int) -> None:
-        """Counts what is body."""
-        self._num_body_bytes += num_bytes
-
-    def end_request(self) -> None:
-        """Says that a request is whole."""
-        self.is_in_head, self.num_head_bytes = True, 0
-        self._num_ended += 1
-
-    def mark(self) -> tuple[bool, int, int]:
-        """Where the parser is; `count_piece` asks for it."""
-        return self.is_in_head, self._num_ended, self._num_body_bytes
-
-    def count_piece(self, num_bytes: int, before: tuple[bool, int, int]) -> None:
-        """Counts a piece that was parsed without the end of a request.
-
-        Args:
-            num_bytes: Of the piece.
-            before: What `mark` said before the piece was parsed.
-
-        Raises:
-            HeadTooLarge: The head is, or the chunks have too much around them.
-        """
-        was_in_head, num_ended, num_body_bytes = before
-        if self._num_ended != num_ended:
-            return
-        if self.is_in_head:
-            self.num_head_bytes += num_bytes
-            if self.num_head_bytes >= self._limits.max_head_bytes:
-                raise HeadTooLarge
-        elif not was_in_head:
-            self._num_framing_bytes += num_bytes - (self._num_body_bytes - num_body_bytes)
-            allowed = self._limits.max_framing_bytes + self._num_body_bytes // FRAMING_SHARE
-            if self._num_framing_bytes > allowed:
-                raise HeadTooLarge(FRAMING_MESSAGE)
 
 
 def check_head(version: str, target: bytes, fields: list[tuple[bytes, bytes]]) -> None:

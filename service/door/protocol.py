@@ -1,8 +1,8 @@
 """One connection: uvicorn's HTTP protocol on httptools, with bounds on all that comes before a key.
 
-httptools bounds nothing by itself, so what it is fed is counted. It is fed in small pieces, so that
-no piece takes the event loop for long, and raising in its callbacks stops it at once. Every socket
-that listens here has its server from `make_config`.
+httptools bounds nothing by itself. What is counted here is what it was fed: a head by its bytes,
+fields and time; a chunked body by the bytes that are not body. It is fed in small pieces, so that
+no piece takes the event loop for long, and raising in its callbacks stops it at once.
 """
 
 import asyncio
@@ -21,21 +21,28 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
-from codefend.service.door.connections import Connections
-from codefend.service.door.exchange import Cycle, Meter, check_head, read_target, write_refusal
+from codefend.service.door.connections import ConnectionRegister
+from codefend.service.door.exchange import Cycle, check_head, read_target, write_refusal
 from codefend.service.errors import (
     CodefendError,
     HeadTimeout,
+    HeadTooLarge,
     MalformedRequest,
     TargetTooLong,
     TooManyConnections,
 )
 
-__all__ = ["DoorProtocol", "make_config", "serving", "set_unread_timeout"]
+__all__ = ["DoorProtocol", "make_config", "serving"]
 
 PIECE_BYTES = 1 << 14
 PROBES = frozenset({"/healthz", "/readyz"})
 UPGRADE_FIELDS = frozenset({b"connection", b"upgrade", b"http2-settings"})
+# Beside the bytes of a chunked body, this part of them may be framing: chunks of 48 bytes pass.
+FRAMING_SHARE = 8
+FRAMING_MESSAGE = (
+    "The chunked body has too many trailers or chunk extensions, or too small chunks. "
+    "Send larger chunks, or a Content-Length."
+)
 UNREAD = "unread_answer"
 SILENT = "silent"
 
@@ -50,7 +57,7 @@ class DoorProtocol(HttpToolsProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
-        connections: Connections,
+        connections: ConnectionRegister,
     ) -> None:
         """Takes what uvicorn gives to every protocol, and the register of connections."""
         super().__init__(config, server_state, app_state, _loop)
@@ -59,8 +66,15 @@ class DoorProtocol(HttpToolsProtocol):
         self._is_beyond_cap = False
         self._running: Cycle | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._meter = Meter(self._limits)
+        # From the end of a request to the end of the next one's head.
+        self._is_in_head = True
         self._is_upgrade = False
+        self._num_head_bytes = 0
+        self._num_fields = 0
+        # Of a request's body: what is body, and what is around it.
+        self._num_body_bytes = 0
+        self._num_framing_bytes = 0
+        self._num_ended = 0
         # Nothing more is parsed; and once the last answer is sent, what still comes is dropped.
         self._is_deaf = False
         self._is_lingering = False
@@ -105,7 +119,7 @@ class DoorProtocol(HttpToolsProtocol):
                 self._take(view[begin : begin + PIECE_BYTES])
                 if self._is_deaf:
                     return
-        if self._meter.num_head_bytes and self._timer is None and not self._is_deaf:
+        if self._num_head_bytes and self._timer is None and not self._is_deaf:
             self._begin_timer(self._limits.head_timeout_s)
 
     def _take(self, piece: bytes | memoryview) -> None:
@@ -118,13 +132,25 @@ class DoorProtocol(HttpToolsProtocol):
             self._refuse(cause if isinstance(cause, CodefendError) else MalformedRequest())
 
     def _feed(self, piece: bytes | memoryview) -> None:
-        before = self._meter.mark()
+        was_in_head, num_ended = self._is_in_head, self._num_ended
+        num_body_bytes = self._num_body_bytes
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade as upgrade:
             self._go_on_without_upgrade(piece[upgrade.args[0] :])
-        else:
-            self._meter.count_piece(len(piece), before)
+            return
+        if self._num_ended != num_ended:
+            return
+        limits = self._limits
+        if self._is_in_head:
+            self._num_head_bytes += len(piece)
+            if self._num_head_bytes >= limits.max_head_bytes:
+                raise HeadTooLarge
+        elif not was_in_head:
+            self._num_framing_bytes += len(piece) - (self._num_body_bytes - num_body_bytes)
+            allowed = limits.max_framing_bytes + self._num_body_bytes // FRAMING_SHARE
+            if self._num_framing_bytes > allowed:
+                raise HeadTooLarge(FRAMING_MESSAGE)
 
     def _go_on_without_upgrade(self, rest: bytes | memoryview) -> None:
         """Reads a request that offers another protocol as if it did not (RFC 9110, section 7.8).
@@ -145,7 +171,7 @@ class DoorProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begins a request."""
         super().on_message_begin()
-        self._meter.begin_request()
+        self._num_fields = self._num_body_bytes = self._num_framing_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         """Takes a part of the request's target."""
@@ -155,8 +181,10 @@ class DoorProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Takes a field; trailers are counted and dropped: they came after the key was checked."""
-        self._meter.count_field()
-        if self._meter.is_in_head:
+        self._num_fields += 1
+        if self._num_fields > self._limits.max_fields:
+            raise HeadTooLarge
+        if self._is_in_head:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -166,7 +194,7 @@ class DoorProtocol(HttpToolsProtocol):
                 raise MalformedRequest("This is no proxy.")
             self._is_upgrade = True
             return
-        self._meter.end_head()
+        self._is_in_head, self._num_head_bytes = False, 0
         self._end_timer()
         version = self.parser.get_http_version()
         check_head(version, self.url, self.headers)
@@ -190,14 +218,15 @@ class DoorProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Takes a part of the body."""
-        self._meter.count_body(len(body))
+        self._num_body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Ends a request."""
         if self._is_upgrade:
             return
-        self._meter.end_request()
+        self._is_in_head, self._num_head_bytes = True, 0
+        self._num_ended += 1
         super().on_message_complete()
 
     def _make_cycle(self, version: str) -> Cycle:
@@ -312,14 +341,14 @@ class DoorProtocol(HttpToolsProtocol):
         self._timer = None
         if self._is_lingering:
             self.transport.close()
-        elif self._meter.num_head_bytes:
+        elif self._num_head_bytes:
             self._refuse(HeadTimeout())
         else:
             self._connections.note(SILENT)
             self.transport.close()
 
 
-def make_config(app: Any, connections: Connections, **options: Any) -> uvicorn.Config:
+def make_config(app: Any, connections: ConnectionRegister, **options: Any) -> uvicorn.Config:
     """The configuration of a server behind the door.
 
     Args:
@@ -359,13 +388,3 @@ class _SideServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield  # they are the main server's
-
-
-def set_unread_timeout(listener: socket.socket, seconds: float) -> None:
-    """Ends connections whose peer takes nothing of what is sent for so long (RFC 5482).
-
-    Connections inherit the wish. Without it what the kernel holds of an answer, and its connection,
-    would stay for ever.
-    """
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux has it
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * seconds))

@@ -9,7 +9,7 @@ import sys
 import uvicorn
 from fastapi import FastAPI
 
-from codefend.service.door.connections import Connections, DoorLimits
+from codefend.service.door.connections import ConnectionRegister, DoorLimits
 from codefend.service.door.protocol import make_config
 
 __all__ = ["serve_app"]
@@ -29,7 +29,7 @@ def serve_app(
         until_stdin_closes: Also end when the process that holds our standard input has ended.
     """
     # Behind the same door: on a port others than the service can reach it.
-    config = make_config(app, Connections(DoorLimits()), log_level="warning", lifespan="off")
+    config = make_config(app, ConnectionRegister(DoorLimits()), log_level="warning", lifespan="off")
     listener = _listen(socket_path, port)
     asyncio.run(_serve(uvicorn.Server(config), listener, until_stdin_closes))
 

@@ -43,17 +43,16 @@ def bytes_of_lease(num_pixels: int) -> int:
 
 
 class PixelLease:
-    """Ownership of one file, counted: a request and a running batch may hold it together."""
+    """Ownership of one file, counted: a request and a running batch may hold it together.
+
+    Attributes:
+        name: What children open.
+    """
 
     def __init__(self, path: Path, on_free: Callable[[], None]) -> None:
-        self._path = path
+        self.name = str(path)
         self._on_free = on_free
         self._num_holders = 1
-
-    @property
-    def name(self) -> str:
-        """What children open."""
-        return str(self._path)
 
     def hold(self) -> None:
         """Adds a holder."""
@@ -63,7 +62,7 @@ class PixelLease:
         """Removes a holder; the last one frees the memory."""
         self._num_holders -= 1
         if self._num_holders == 0:
-            self._path.unlink(missing_ok=True)
+            Path(self.name).unlink(missing_ok=True)
             self._on_free()
 
     def write(self, picture: Picture, pixels: NDArray[np.uint8]) -> None:
@@ -78,7 +77,7 @@ class PixelLease:
         """
         left = memoryview(np.ascontiguousarray(pixels).data).cast("B")
         offset = picture * len(left)
-        file = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+        file = os.open(self.name, os.O_WRONLY | os.O_CLOEXEC)
         try:
             while left:
                 num_written = os.pwrite(file, left, offset)

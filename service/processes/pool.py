@@ -200,6 +200,8 @@ class ChildPool:
     def _next_caller(self) -> str | None:
         for caller in [caller for caller, jobs in self._waiting.items() if not jobs]:
             del self._waiting[caller]
+        if not self._waiting:
+            return None
         most = max(1, len(self._children) - 1) if self._is_shared() else len(self._children)
         free = [caller for caller in self._waiting if self._running[caller] < most]
         return min(free, key=self._turns.virtual_time, default=None)

@@ -33,7 +33,11 @@ class Replay:
 
 
 class PurifiedCache:
-    """Keeps the most recently used pictures; all methods belong to the event loop's thread."""
+    """Keeps the most recently used pictures; all methods belong to the event loop's thread.
+
+    Attributes:
+        is_on: Whether anything is kept at all.
+    """
 
     def __init__(
         self, max_bytes: int, lifetime_s: float, clock: Callable[[], float] = time.monotonic
@@ -45,14 +49,10 @@ class PurifiedCache:
             lifetime_s: How long a picture is replayed. Its noise is drawn anew afterwards.
             clock: Seconds.
         """
+        self.is_on = max_bytes > 0
         self._replays: TTLCache[tuple[str, str], Replay] = TTLCache(
             max_bytes, lifetime_s, clock, getsizeof=lambda replay: replay.pixels.nbytes
         )
-
-    @property
-    def is_on(self) -> bool:
-        """Whether anything is kept at all."""
-        return self._replays.maxsize > 0
 
     @property
     def num_bytes(self) -> int:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from codefend.service.decode import chat, values, walk
-from codefend.service.decode.fields import CHAT, Field, FieldRules, Kind, Owner
+from codefend.service.decode.fields import CHAT, Field, FieldKind, FieldRules, Owner
 from tests.fuzz.planted_run import finds_any, plant_in_function, plant_over_http
 from tests.service.running import make_settings, run_service
 
@@ -33,16 +33,16 @@ def test_no_plant_arrives_over_http(upstream):
 
 def as_text(kind):
     """The table with all fields of a kind as text."""
-    text = Field(Owner.OPENAI, Kind.TEXT)
+    text = Field(Owner.OPENAI, FieldKind.TEXT)
     fields = {name: text if f.kind is kind else f for name, f in CHAT.fields.items()}
     return replace(CHAT, fields=fields)
 
 
 HOLES = {
-    "closed fields that are text": lambda m: m.setattr(chat, "CHAT", as_text(Kind.CLOSED)),
-    "references that are text": lambda m: m.setattr(chat, "CHAT", as_text(Kind.REFERENCE)),
+    "closed fields that are text": lambda m: m.setattr(chat, "CHAT", as_text(FieldKind.CLOSED)),
+    "references that are text": lambda m: m.setattr(chat, "CHAT", as_text(FieldKind.REFERENCE)),
     "unknown fields that pass": lambda m: m.setattr(
-        chat, "CHAT", replace(CHAT, other=Field(Owner.OPENAI, Kind.TEXT))
+        chat, "CHAT", replace(CHAT, other=Field(Owner.OPENAI, FieldKind.TEXT))
     ),
     "pictures as names": lambda m: m.setattr(walk, "is_name", lambda _: True),
     "URLs in references": lambda m: m.setattr(values, "_is_url", lambda _: False),

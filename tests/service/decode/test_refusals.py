@@ -1,6 +1,7 @@
 import pytest
 
-from codefend.service.decode.process import refusal_from_report, report_refusal
+from codefend.service.decode.process import report_refusal
+from codefend.service.decode.stage import refusal_from_report
 from codefend.service.errors import ImageTooLarge, InvalidImage, TooManyImages
 
 

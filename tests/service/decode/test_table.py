@@ -12,7 +12,15 @@ import openai.types.chat
 import pytest
 from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming
 
-from codefend.service.decode.fields import CHAT, MEDIA_FIELDS, Choice, Field, Kind, Owner, Place
+from codefend.service.decode.fields import (
+    CHAT,
+    MEDIA_FIELDS,
+    Choice,
+    Field,
+    FieldKind,
+    Owner,
+    Place,
+)
 
 # Objects of these types are known, and refused as such.
 REFUSED_TYPES = {"input_audio", "file"}
@@ -133,13 +141,19 @@ def test_every_row_says_whose_the_field_is_and_of_what_kind():
     for path, name, field in all_fields():
         here = f"{path}.{name}"
         assert field.owners != Owner(0), here
-        has_objects = field.kind in {Kind.OBJECT, Kind.CONTENT, Kind.PICTURE}
+        has_objects = field.kind in {FieldKind.OBJECT, FieldKind.CONTENT, FieldKind.PICTURE}
         assert has_objects or field.place is None, here
-        assert field.kind not in {Kind.OBJECT, Kind.CONTENT} or field.place is not None, here
-        assert field.kind is Kind.CLOSED or not field.reason, here
+        assert field.kind not in {FieldKind.OBJECT, FieldKind.CONTENT} or field.place is not None, (
+            here
+        )
+        assert field.kind is FieldKind.CLOSED or not field.reason, here
         assert re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name), here
         is_media = name in MEDIA_FIELDS
-        assert not is_media or field.kind in {Kind.CLOSED, Kind.OBJECT, Kind.PICTURE}, here
+        assert not is_media or field.kind in {
+            FieldKind.CLOSED,
+            FieldKind.OBJECT,
+            FieldKind.PICTURE,
+        }, here
 
 
 def test_no_name_is_in_a_table_twice_but_for_its_case():

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from codefend.service.door.connections import Connections, DoorLimits, fit_connections
+from codefend.service.door.connections import ConnectionRegister, DoorLimits, fit_connections
 
 LIMITS = DoorLimits(max_connections=3, num_probe_connections=2)
 
@@ -24,7 +24,7 @@ def crowd(connections, number):
 
 
 def test_at_the_cap_the_connection_that_waits_longest_makes_room():
-    connections = Connections(LIMITS)
+    connections = ConnectionRegister(LIMITS)
     callers = crowd(connections, 5)
     assert [caller.is_dropped for caller in callers] == [True, True, False, False, False]
     assert connections.num_open == 3
@@ -32,7 +32,7 @@ def test_at_the_cap_the_connection_that_waits_longest_makes_room():
 
 
 def test_a_connection_at_work_is_never_closed_for_another():
-    connections = Connections(LIMITS)
+    connections = ConnectionRegister(LIMITS)
     first, second, third = crowd(connections, 3)
     connections.work(first)
     connections.work(third)
@@ -41,7 +41,7 @@ def test_a_connection_at_work_is_never_closed_for_another():
 
 
 def test_an_idle_connection_waits_from_its_last_answer_on():
-    connections = Connections(LIMITS)
+    connections = ConnectionRegister(LIMITS)
     first, second, _ = crowd(connections, 3)
     connections.work(first)
     connections.wait(first)
@@ -50,7 +50,7 @@ def test_an_idle_connection_waits_from_its_last_answer_on():
 
 
 def test_where_all_are_at_work_a_few_more_come_in_for_probes_and_the_rest_are_closed():
-    connections = Connections(LIMITS)
+    connections = ConnectionRegister(LIMITS)
     for caller in crowd(connections, 3):
         connections.work(caller)
     assert not connections.is_full
@@ -67,7 +67,7 @@ def test_where_all_are_at_work_a_few_more_come_in_for_probes_and_the_rest_are_cl
 
 
 def test_who_left_is_forgotten():
-    connections = Connections(LIMITS)
+    connections = ConnectionRegister(LIMITS)
     callers = crowd(connections, 3)
     for caller in callers:
         connections.leave(caller)
@@ -79,7 +79,7 @@ def test_who_left_is_forgotten():
 
 def test_refusals_are_counted_each_and_said_once_a_minute(caplog):
     now_s, counted = [0.0], []
-    connections = Connections(LIMITS, counted.append, lambda: now_s[0])
+    connections = ConnectionRegister(LIMITS, counted.append, lambda: now_s[0])
     with caplog.at_level(logging.WARNING):
         for _ in range(90):
             connections.note("silent")
@@ -92,7 +92,7 @@ def test_refusals_are_counted_each_and_said_once_a_minute(caplog):
 
 def test_what_is_read_for_nothing_has_one_rate_for_all():
     now_s = [0.0]
-    connections = Connections(LIMITS, clock=lambda: now_s[0])
+    connections = ConnectionRegister(LIMITS, clock=lambda: now_s[0])
     assert connections.pause_of_dropping_s(1 << 20) == 0
     pauses_s = [connections.pause_of_dropping_s(1 << 20) for _ in range(100)]
     assert pauses_s == sorted(pauses_s)

@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 import uvloop
 
-from codefend.service.door.connections import Connections, DoorLimits
+from codefend.service.door.connections import ConnectionRegister, DoorLimits
 from codefend.service.door.protocol import make_config, serving
 
 LIMITS = DoorLimits(head_timeout_s=0.3, linger_s=0.3, unread_timeout_s=0.5)
@@ -100,7 +100,7 @@ async def read_all(reader):
 @asynccontextmanager
 async def door(limits=LIMITS):
     refusals = []
-    connections, application = Connections(limits, refusals.append), Application()
+    connections, application = ConnectionRegister(limits, refusals.append), Application()
     config = make_config(application, connections, lifespan="off", timeout_graceful_shutdown=1)
     listener = socket.create_server(("127.0.0.1", 0))
     async with serving(config, listener):
