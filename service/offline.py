@@ -11,13 +11,14 @@ from tqdm import tqdm
 
 from codefend.models.buckets import choose_bucket, crop_from_bucket, pad_to_bucket
 from codefend.models.codec import ImageFormat, encode_image
+from codefend.service.decode.formats import FORMAT_LABELS, FORMATS
 from codefend.service.decode.picture import PictureLimits, decode_picture
 from codefend.service.errors import RequestRefused
 from codefend.service.purify.engine import Engine
 
 __all__ = ["purify_files"]
 
-SOURCE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+SOURCE_SUFFIXES = frozenset(suffix for row in FORMATS.values() for suffix in row.suffixes)
 _FORMATS = {".jpg": ImageFormat.JPEG, ".jpeg": ImageFormat.JPEG, ".webp": ImageFormat.WEBP}
 
 
@@ -50,7 +51,7 @@ def purify_files(
     """
     errands = list(_list_errands(source, target))
     if not errands:
-        msg = f"no JPEG, PNG or WebP in {source}"
+        msg = f"no {FORMAT_LABELS} in {source}"
         raise FileNotFoundError(msg)
     due = [errand for errand in errands if overwrite or not errand.target.exists()]
     failures = []

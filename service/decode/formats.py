@@ -1,7 +1,7 @@
 """The image files that are taken: how each is told, and what its parts will cost a decoder.
 
-A format is a row of `FORMATS`. Another one is taken as soon as it has a row, if Pillow decodes it
-in one thread and without files of its own: the self-test of the decode processes tries every row.
+A format is a row of `FORMATS`, and another one is taken as soon as it has a row. Pillow has to
+decode it in one thread and without files of its own: the decode processes test it at their start.
 """
 
 import asyncio
@@ -103,6 +103,7 @@ class FileFormat:
     Attributes:
         name: As Pillow calls it, and as answers and logs do.
         label: As people write it.
+        suffixes: Of its files' names, in lower case.
         signature: What its first bytes match.
         sample_modes: Colour modes, as Pillow calls them, that the self-test decodes.
         count_parts: Counts what a file is made of, up to a bound; where each part costs time.
@@ -112,6 +113,7 @@ class FileFormat:
 
     name: str
     label: str
+    suffixes: tuple[str, ...]
     signature: re.Pattern[bytes]
     sample_modes: tuple[str, ...] = ("RGB",)
     count_parts: Callable[[bytes, int], Parts] = lambda _image, _most: Parts()
@@ -123,25 +125,32 @@ class FileFormat:
         return f"image/{self.name.lower()}"
 
 
-FORMATS = {
-    row.name: row
-    for row in (
-        FileFormat(
-            "JPEG",
-            "JPEG",
-            re.compile(rb"\xff\xd8\xff"),
-            ("RGB", "CMYK"),
-            count_parts=_count_segments,
-        ),
-        FileFormat(
-            "PNG", "PNG", re.compile(rb"\x89PNG\r\n\x1a\n"), ("RGBA",), count_parts=_count_chunks
-        ),
-        FileFormat(
-            "WEBP", "WebP", re.compile(rb"RIFF.{4}WEBP", re.DOTALL), read_canvas=read_canvas
-        ),
-    )
-}
+_JPEG = FileFormat(
+    "JPEG",
+    "JPEG",
+    (".jpg", ".jpeg"),
+    re.compile(rb"\xff\xd8\xff"),
+    sample_modes=("RGB", "CMYK"),
+    count_parts=_count_segments,
+)
+_PNG = FileFormat(
+    "PNG",
+    "PNG",
+    (".png",),
+    re.compile(rb"\x89PNG\r\n\x1a\n"),
+    sample_modes=("RGBA",),
+    count_parts=_count_chunks,
+)
+_WEBP = FileFormat(
+    "WEBP",
+    "WebP",
+    (".webp",),
+    re.compile(rb"RIFF.{4}WEBP", re.DOTALL),
+    read_canvas=read_canvas,
+)
+FORMATS = {row.name: row for row in (_JPEG, _PNG, _WEBP)}
 _LABELS = [row.label for row in FORMATS.values()]
+# For messages: "A, B or C".
 FORMAT_LABELS = f"{', '.join(_LABELS[:-1])} or {_LABELS[-1]}"
 
 

@@ -12,6 +12,7 @@ import pybase64
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, FormParser, parse_options_header
 
+from codefend.service.decode.formats import FORMATS
 from codefend.service.errors import (
     CodefendError,
     InvalidBody,
@@ -60,7 +61,9 @@ def open_envelope(content_type: str, body: bytes) -> tuple[bytes, dict[str, Any]
         return _bounded(*_open_form(body, options.get(b"boundary")))
     if media_type.startswith("image/") or media_type == "application/octet-stream":
         return body, {}
-    raise UnsupportedMedia(param="content-type")
+    types = ", ".join(row.media_type for row in FORMATS.values())
+    msg = f"Send application/json, multipart/form-data, or {types}."
+    raise UnsupportedMedia(msg, "content-type")
 
 
 def _bounded(image: bytes, fields: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:

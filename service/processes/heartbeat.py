@@ -1,4 +1,4 @@
-"""Whether a child still turns, by three signs.
+"""Whether a child is alive, by three signs.
 
 - A child with a thread to spare counts, and the service looks whether the count moves. A count and
   not a time of day: after a machine was suspended, or a container paused, both sides are behind
@@ -18,7 +18,7 @@ from typing import Protocol
 __all__ = [
     "BEAT_S",
     "Counter",
-    "Listener",
+    "HeartbeatMonitor",
     "StallDetector",
     "Vitals",
     "read_vitals",
@@ -52,7 +52,7 @@ def _beat(counter: Counter) -> None:
         time.sleep(BEAT_S)
 
 
-class Listener:
+class HeartbeatMonitor:
     """Notices that a count has stopped; pure, and asked every `BEAT_S`."""
 
     def __init__(self, patience_s: float) -> None:
@@ -61,7 +61,7 @@ class Listener:
         self._last = -1
         self._silent_s = 0.0
 
-    def hears(self, count: int) -> bool:
+    def is_alive(self, count: int) -> bool:
         """Whether the count moved of late."""
         self._silent_s = 0.0 if count != self._last else self._silent_s + BEAT_S
         self._last = count

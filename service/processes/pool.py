@@ -1,4 +1,4 @@
-"""A fixed set of supervised children that share one queue of work; callers take turns at them.
+"""A fixed set of supervised children that share one queue of work, fairly among callers.
 
 A child that is lost costs nobody an answer: what it had under way goes to another one.
 """
@@ -36,7 +36,7 @@ class PoolJob:
         blob: To what.
         timeout_s: Time for the answer, once a child has begun.
         caller: Whose it is.
-        cost: What it counts in its caller's turns: bytes or pixels, whatever takes the time.
+        cost: What it counts for its caller: bytes or pixels, whatever takes the time.
         reply: Answers what the child asks meanwhile; called in a thread.
         num_losses: Children that were lost with it.
         done: Completed with the answer.
@@ -78,12 +78,12 @@ class ChildPool:
         ]
         self._on_restart = on_restart
         self._is_shared = is_shared
-        self._turns = FairScheduler()
+        self._scheduler = FairScheduler()
         self._waiting: dict[str, deque[PoolJob]] = {}
         self._running: Counter[str] = Counter()
         self._idle: deque[SupervisedChild] = deque()
         self._supervisors: list[asyncio.Task[None]] = []
-        self._errands: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._is_stopping = False
 
     @property
@@ -129,7 +129,7 @@ class ChildPool:
 
     def charge(self, caller: str, cost: int) -> None:
         """Counts what a caller's message turned out to cost more than was known when it began."""
-        self._turns.spend([(caller, cost)])
+        self._scheduler.spend([(caller, cost)])
 
     async def stop(self) -> None:
         """Ends the children at once; nobody waits for an answer any more."""
@@ -140,7 +140,7 @@ class ChildPool:
             task.cancel()
         for child in self._children:
             child.kill()
-        await asyncio.gather(*self._supervisors, *self._errands, return_exceptions=True)
+        await asyncio.gather(*self._supervisors, *self._tasks, return_exceptions=True)
         await asyncio.gather(*(child.stop() for child in self._children))
         for jobs in self._waiting.values():
             for job in jobs:
@@ -174,7 +174,7 @@ class ChildPool:
     def _add(self, job: PoolJob) -> None:
         jobs = self._waiting.setdefault(job.caller, deque())
         if not jobs and not self._running[job.caller]:
-            self._turns.arrive(job.caller)
+            self._scheduler.arrive(job.caller)
         # One that lost its child was there before all others.
         (jobs.appendleft if job.num_losses else jobs.append)(job)
 
@@ -192,19 +192,19 @@ class ChildPool:
             job = self._waiting[caller].popleft()
             child = self._idle.popleft()
             self._running[caller] += 1
-            self._turns.spend([(caller, job.cost)])
-            errand = asyncio.get_running_loop().create_task(self._run_on(child, job))
-            self._errands.add(errand)
-            errand.add_done_callback(self._errands.discard)
+            self._scheduler.spend([(caller, job.cost)])
+            task = asyncio.get_running_loop().create_task(self._run_on(child, job))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     def _next_caller(self) -> str | None:
         for caller in [caller for caller, jobs in self._waiting.items() if not jobs]:
             del self._waiting[caller]
-        if not self._waiting:
-            return None
-        most = max(1, len(self._children) - 1) if self._is_shared() else len(self._children)
-        free = [caller for caller in self._waiting if self._running[caller] < most]
-        return min(free, key=self._turns.virtual_time, default=None)
+        free = list(self._waiting)
+        if self._running:
+            most = max(1, len(self._children) - 1) if self._is_shared() else len(self._children)
+            free = [caller for caller in free if self._running[caller] < most]
+        return min(free, key=self._scheduler.virtual_time, default=None)
 
     async def _run_on(self, child: SupervisedChild, job: PoolJob) -> None:
         vitals = child.vitals

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from codefend.service.processes.child import Child, ChildDied, LaunchFailed
-from codefend.service.processes.heartbeat import BEAT_S, Listener, StallDetector, Vitals
+from codefend.service.processes.heartbeat import BEAT_S, HeartbeatMonitor, StallDetector, Vitals
 from codefend.service.processes.messages import Ask, Message
 
 __all__ = ["Backoff", "SupervisedChild", "Supervision"]
@@ -157,15 +157,15 @@ class SupervisedChild:
         self._child.kill()
 
     async def _watch(self, *, is_starting: bool) -> None:
-        listener = None if self._silence_s is None else Listener(self._silence_s)
+        monitor = None if self._silence_s is None else HeartbeatMonitor(self._silence_s)
         stalls = StallDetector()
         while is_starting or not (self._lost.is_set() or self._child.has_ended()):
             # A child with a heart of its own may wait for its device, and uses no processor then.
-            is_due = self.is_due and listener is None
+            is_due = self.is_due and monitor is None
             is_silent = (
-                listener is not None
+                monitor is not None
                 and not is_starting
-                and not listener.hears(self._child.count_beats())
+                and not monitor.is_alive(self._child.count_beats())
             )
             self.vitals = self._child.read_vitals()
             if is_silent or stalls.is_stalled(self.vitals, is_due=is_due):

@@ -7,7 +7,7 @@ from codefend.service.processes.heartbeat import (
     BEAT_S,
     IDLE_PATIENCE_S,
     STOPPED_PATIENCE_S,
-    Listener,
+    HeartbeatMonitor,
     StallDetector,
     Vitals,
 )
@@ -15,13 +15,13 @@ from tests.service.processes.misbehaviour import make_handler
 
 
 def test_silence_counts_only_while_somebody_listens():
-    listener = Listener(patience_s=2 * BEAT_S)
-    assert listener.hears(0)
-    assert listener.hears(0)
-    assert listener.hears(1)
-    assert listener.hears(1)
-    assert not listener.hears(1)
-    assert listener.hears(2)
+    monitor = HeartbeatMonitor(patience_s=2 * BEAT_S)
+    assert monitor.is_alive(0)
+    assert monitor.is_alive(0)
+    assert monitor.is_alive(1)
+    assert monitor.is_alive(1)
+    assert not monitor.is_alive(1)
+    assert monitor.is_alive(2)
 
 
 def beats_until_stalled(vitals_of, *, is_due):
