@@ -4,12 +4,14 @@ import errno
 import fcntl
 import os
 import platform
+import re
 import struct
+from pathlib import Path
 
 import pytest
 
 from codefend.service.sandbox import layers
-from codefend.service.sandbox.kernel import UnknownMachine
+from codefend.service.sandbox.kernel import UnknownMachine, numbers_of
 from codefend.service.sandbox.layers import restrict_system_calls
 
 ALLOWED, REFUSED = 0x7FFF0000, 0x00050000 | errno.EPERM
@@ -68,3 +70,25 @@ def test_an_unknown_machine_is_reported(monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: "abacus")
     with pytest.raises(UnknownMachine, match="abacus"):
         restrict_system_calls()
+
+
+def test_every_call_that_is_allowed_has_a_number():
+    known = {name for machine in ARCHITECTURE for name in numbers_of(machine)}
+    assert set(layers._ALLOWED) <= known
+
+
+@pytest.mark.parametrize(
+    ("machine", "header", "pattern"),
+    [
+        ("x86_64", "x86_64-linux-gnu/asm/unistd_64.h", r"#define __NR_(\w+) (\d+)"),
+        ("aarch64", "asm-generic/unistd.h", r"#define __NR(?:3264)?_(\w+) (\d+)"),
+    ],
+)
+def test_the_numbers_are_the_kernels(machine, header, pattern):
+    file = Path("/usr/include") / header
+    if not file.is_file():
+        pytest.skip("needs the kernel's headers")
+    numbers = dict(re.findall(pattern, file.read_text()))
+    numbers.setdefault("newfstatat", numbers.get("fstatat"))
+    ours = {name: str(number) for name, number in numbers_of(machine).items()}
+    assert ours == {name: numbers.get(name) for name in ours}
