@@ -1,4 +1,4 @@
-"""A fixed set of supervised children that share one queue of work, fairly among callers.
+"""Children that are watched, and a fixed set of them that shares one queue of work fairly.
 
 A child that is lost costs nobody an answer: what it had under way goes to another one.
 """
@@ -8,23 +8,145 @@ import logging
 import os
 from collections import Counter, deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from codefend.service.fairness import FairScheduler
 from codefend.service.processes.child import Child, ChildDied, ChildTimeout
+from codefend.service.processes.heartbeat import BEAT_S, HeartbeatMonitor, StallDetector, Vitals
 from codefend.service.processes.messages import Ask, Message, ask_nothing
-from codefend.service.processes.supervision import Backoff, SupervisedChild, Supervision
+from codefend.service.processes.supervision import Backoff, Supervision
 
-__all__ = ["ChildPool", "PoolJob"]
+__all__ = ["ChildPool", "PoolJob", "SupervisedChild"]
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # A message whose children were lost so often may be what ends them.
 MOST_LOSSES = 2
 # Of the time that a child had for an answer. One that used less of the processor was held up, and
 # what it had to do is not at fault.
 FAIR_CPU_SHARE = 0.25
+
+
+class SupervisedChild:
+    """One child process and the thread that talks to it; all methods belong to the event loop.
+
+    Attributes:
+        is_warm: Whether it can be called.
+        is_due: Whether it owes an answer at present.
+        vitals: What the kernel said of the process when it was last watched, every `BEAT_S` or so.
+    """
+
+    def __init__(
+        self, child: Child, start_timeout_s: float, silence_s: float | None = None
+    ) -> None:
+        """Takes a child that is not launched yet.
+
+        Args:
+            child: The process.
+            start_timeout_s: Time for it to become ready.
+            silence_s: Time without a heartbeat after which it is ended; None for a child that has
+                none, whose use of the processor is looked at instead.
+        """
+        self.is_warm = False
+        self.is_due = False
+        self.vitals: Vitals | None = None
+        self._child = child
+        self._start_timeout_s = start_timeout_s
+        self._silence_s = silence_s
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=child.name)
+        self._lost = asyncio.Event()
+
+    @property
+    def name(self) -> str:
+        """For logs."""
+        return self._child.name
+
+    @property
+    def pid(self) -> int | None:
+        """Process id, while there is a process."""
+        return self._child.pid
+
+    async def start(self) -> dict[str, Any]:
+        """Starts the process and waits until it is ready.
+
+        Returns:
+            What it says about itself.
+
+        Raises:
+            ChildDied: It did not become ready.
+        """
+        self._lost.clear()
+        watching = asyncio.create_task(self._watch(is_starting=True))
+        try:
+            description = await self._in_thread(self._start_blocking)
+        finally:
+            watching.cancel()
+        self.vitals = self._child.read_vitals()
+        self.is_warm = True
+        return description
+
+    async def call(
+        self, meta: dict[str, Any], blob: bytes, timeout_s: float, reply: Ask
+    ) -> Message:
+        """Sends one message and waits for the answer, as `Child.call` does."""
+        self.is_due = True
+        try:
+            return await self._in_thread(lambda: self._child.call(meta, blob, timeout_s, reply))
+        except ChildDied:
+            self._lost.set()
+            raise
+        finally:
+            self.is_due = False
+
+    async def watch(self) -> None:
+        """Returns when the process has ended, or had to be ended as it did nothing any more."""
+        await self._watch(is_starting=False)
+
+    async def clear_away(self) -> None:
+        """Ends what is left of a process that is of no more use, so that `start` may follow."""
+        self.is_warm = False
+        self._child.kill()
+        await self._in_thread(self._child.stop)
+
+    async def stop(self) -> None:
+        """Ends the process for good: after its present message, or at once if it is not warm."""
+        if not self.is_warm:
+            self._child.kill()
+        self.is_warm = False
+        await self._in_thread(self._child.stop)
+        self._thread.shutdown(wait=False)
+
+    def kill(self) -> None:
+        """Ends the process at once, whatever it does."""
+        self._child.kill()
+
+    async def _watch(self, *, is_starting: bool) -> None:
+        monitor = None if self._silence_s is None else HeartbeatMonitor(self._silence_s)
+        stalls = StallDetector()
+        while is_starting or not (self._lost.is_set() or self._child.has_ended()):
+            # A child with a heart of its own may wait for its device, and uses no processor then.
+            is_due = self.is_due and monitor is None
+            is_silent = (
+                monitor is not None
+                and not is_starting
+                and not monitor.is_alive(self._child.count_beats())
+            )
+            self.vitals = self._child.read_vitals()
+            if is_silent or stalls.is_stalled(self.vitals, is_due=is_due):
+                logger.error("%s does nothing any more", self.name)
+                self._child.kill()
+            await _wait(self._lost, BEAT_S)
+
+    def _start_blocking(self) -> dict[str, Any]:
+        self._child.launch()
+        return self._child.wait_until_ready(self._start_timeout_s)
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
 
 @dataclass(slots=True, eq=False)
@@ -247,3 +369,11 @@ def _was_held_up(timeout: ChildTimeout, ticks_before: int, timeout_s: float) -> 
 def _fail(job: PoolJob, death: ChildDied) -> None:
     if not job.done.done():
         job.done.set_exception(death)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

@@ -17,7 +17,8 @@ from codefend.service.errors import PoisonousImage
 from codefend.service.metrics import Metrics
 from codefend.service.processes.child import Child, ChildDied, ChildTimeout, LaunchFailed
 from codefend.service.processes.messages import ask_nothing
-from codefend.service.processes.supervision import Backoff, SupervisedChild, Supervision
+from codefend.service.processes.pool import SupervisedChild
+from codefend.service.processes.supervision import Backoff, Supervision
 from codefend.service.purify.engine import resolve_devices
 from codefend.service.purify.model_version import ModelVersion
 from codefend.service.purify.worker import WorkerConfig, make_worker
@@ -182,6 +183,10 @@ class WorkerPool:
         """
         known = [worker.warm_in_s for worker in self._workers]
         return min((seconds for seconds in known if seconds is not None), default=None)
+
+    def pause_s(self) -> float:
+        """Seconds until a worker is there to take a batch; 0 while one is, or nobody knows."""
+        return self.warm_in_s or 0.0
 
     @property
     def pids(self) -> list[int]:

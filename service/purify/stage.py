@@ -37,7 +37,7 @@ class PurifyStage:
         self._metrics = metrics
         self._pool = self._make_pool(version)
         self._draining: set[asyncio.Task[None]] = set()
-        queue.pause_s = lambda: self.warm_in_s or 0.0
+        queue.pause_s = self._pool.pause_s
         queue.num_workers = 1
 
     @property
@@ -96,6 +96,7 @@ class PurifyStage:
         """Lets a prepared pool take all further batches; the old one ends what it has begun."""
         old, self._pool = self._pool, pool
         old.stop_accepting()
+        self._queue.pause_s = pool.pause_s
         self._queue.forget_costs()
         self._count(pool)
         pool.start_accepting()
