@@ -8,9 +8,12 @@ from __future__ import annotations
 import datetime
 import json
 import platform
+import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,20 @@ from codefend.lab.experiments.settings import RunSettings
 from codefend.lab.experiments.statistics import Measure
 from codefend.lab.experiments.store import write_atomically
 
-__all__ = ["Row", "Threat", "cell", "provenance", "radius", "rows_under", "write_report"]
+__all__ = [
+    "Row",
+    "Threat",
+    "cell",
+    "fit_page",
+    "provenance",
+    "radius",
+    "rows_under",
+    "write_report",
+]
+
+WIDTH = 160
+_MARKER = re.compile(r"((?:> )?(?:- )?).*")
+_SENTENCE_END = re.compile(r"(?<=[.!?]) +(?=[A-Z`*])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,9 +152,79 @@ def write_report(
     if checks:
         document["checks"] = list(checks)
     write_atomically(folder / f"{stem}.json", (json.dumps(document, indent=1) + "\n").encode())
-    markdown = "\n\n".join(section for section in sections if section) + "\n"
+    markdown = fit_page("\n\n".join(section for section in sections if section)) + "\n"
     write_atomically(folder / f"{stem}.md", markdown.encode())
     return markdown
+
+
+def fit_page(markdown: str) -> str:
+    """Breaks whatever is wider than `WIDTH` columns; fitted once, it stays as it is.
+
+    Args:
+        markdown: Prose, lists, quotations and tables; no blocks of code.
+
+    Returns:
+        Prose with a line for each sentence, and several tables in place of one that is too wide,
+        each with the leading columns that tell its rows apart.
+    """
+    blocks = groupby(markdown.splitlines(), key=lambda line: line.startswith("|"))
+    return "\n".join(
+        line
+        for is_table, lines in blocks
+        for line in (_fit_table(list(lines)) if is_table else _fit_prose(lines))
+    )
+
+
+def _fit_prose(lines: Iterator[str]) -> Iterator[str]:
+    for line in lines:
+        if line.startswith(("#", "!")) or (len(line) <= WIDTH and not _SENTENCE_END.search(line)):
+            yield line
+            continue
+        marker = _MARKER.sub(r"\1", line)
+        rest = marker.replace("- ", "  ")
+        for number, sentence in enumerate(_SENTENCE_END.split(line.removeprefix(marker))):
+            yield from textwrap.wrap(
+                sentence,
+                WIDTH,
+                initial_indent=rest if number else marker,
+                subsequent_indent=rest,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+
+
+def _fit_table(lines: list[str]) -> Iterator[str]:
+    if max(map(len, lines)) <= WIDTH:
+        yield from lines
+        return
+    heads, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    widths = [max(map(len, column)) + 3 for column in zip(heads, *rows, strict=True)]
+    keys = _num_keys(rows)
+    start = keys
+    while start < len(heads):
+        stop, room = start + 1, WIDTH - 1 - sum(widths[:keys]) - widths[start]
+        while stop < len(heads) and widths[stop] <= room:
+            room -= widths[stop]
+            stop += 1
+        if start > keys:
+            yield ""
+        part = [*range(keys), *range(start, stop)]
+        yield _line([heads[i] for i in part])
+        yield "|---" * len(part) + "|"
+        yield from (_line([row[i] for i in part]) for row in rows)
+        start = stop
+
+
+def _num_keys(rows: list[list[str]]) -> int:
+    """How many of the leading columns tell all rows apart; one where even all of them do not."""
+    for count in range(1, len(rows[0]) if rows else 1):
+        if len({tuple(row[:count]) for row in rows}) == len(rows):
+            return count
+    return 1
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def provenance(
