@@ -1,5 +1,6 @@
 """What a program can check of the documentation: that it is true to the code, and short."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -11,6 +12,7 @@ import typer
 from codefend.service import app, errors
 from codefend.service.credentials import read_keys
 from codefend.service.metrics import Metrics
+from codefend.service.schemas import VqaResponse
 from codefend.service.settings import Settings
 from tests.documentation import PAGE, ROOT, page
 
@@ -101,6 +103,19 @@ def test_the_errors_that_are_documented_are_those_that_exist():
         for code in re.findall(r"`(\w+)`", codes)
     }
     assert documented == {(error.status, error.code) for error in all_errors()}
+
+
+def test_the_answer_that_is_documented_is_one_of_the_service():
+    example = json.loads(code_blocks(read("docs/api.md"), "json")[0])
+    answer = VqaResponse.model_validate(example)
+    assert set(example) == set(VqaResponse.model_fields)
+    assert set(example["defense"]) == set(type(answer.defense).model_fields)
+
+
+def test_the_endpoints_that_are_documented_are_those_that_exist():
+    paths = json.loads(read("tests/service/openapi.json"))["paths"]
+    table = read("docs/api.md").split("\nKeys are sent")[0]
+    assert set(re.findall(r"(/(?:v1/[\w/]+|healthz|readyz|metrics))`", table)) == set(paths)
 
 
 def test_the_keys_that_are_documented_are_a_file_of_keys(tmp_path):
