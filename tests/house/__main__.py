@@ -1,12 +1,14 @@
 """The command line: record, compare, trace, structure."""
 
 import json
+import lzma
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 app = typer.Typer(help="Measures the house from outside.", no_args_is_help=True)
+SHIPPED = Path(__file__).with_name("requests.json.xz")
 Group = Annotated[str | None, typer.Option(help="Play this group alone.")]
 
 
@@ -22,12 +24,15 @@ def record(file: Path, group: Group = None) -> None:
 
 
 @app.command()
-def compare(file: Path, group: Group = None) -> None:
-    """Play all requests and say what differs from a recording, or from one kept in PLAYED."""
+def compare(file: Path = SHIPPED, group: Group = None) -> None:
+    """Play all requests and say what differs from a recording, which may be packed by xz.
+
+    The one that lies here says what the service answered before it was rebuilt.
+    """
     from tests.house.recording import differences
     from tests.house.recording import record as play_all
 
-    before, after = json.loads(file.read_text()), play_all(group)
+    before, after = read(file), play_all(group)
     if group is not None:
         before = {group: before[group]}
     report(list(differences(before, json.loads(json.dumps(after)))))
@@ -38,7 +43,7 @@ def diff(before: Path, after: Path) -> None:
     """Say what differs between two recordings."""
     from tests.house.recording import differences
 
-    report(list(differences(json.loads(before.read_text()), json.loads(after.read_text()))))
+    report(list(differences(read(before), read(after))))
 
 
 @app.command()
@@ -62,6 +67,12 @@ def structure(root: Path = Path()) -> None:
 
     for name, value in measure(root.resolve()).items():
         show(name, value)
+
+
+def read(file: Path) -> Any:
+    """A recording."""
+    content = file.read_bytes()
+    return json.loads(lzma.decompress(content) if file.suffix == ".xz" else content)
 
 
 def show(name: str, value: object) -> None:

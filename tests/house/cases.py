@@ -49,6 +49,7 @@ class Group:
         keys: The file of keys; None for no file.
         has_upstream: Whether the fake model is behind it; else what the settings say.
         hides_pixels: Whether what is purified holds noise.
+        is_racy: Whether one image's refusal finds others done or not.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Group:
     keys: str | None = None
     has_upstream: bool = True
     hides_pixels: bool = False
+    is_racy: bool = False
 
 
 def url_of(image, media_type="image/png"):
@@ -99,9 +101,9 @@ def chat(*messages, **fields):
     return {"json": {"model": "m", "messages": list(messages), **fields}}
 
 
-def suspect(level, seed=0):
+def suspect(level, seed=0, height=48, width=64):
     """The fake engine's suspicion is the level of the last pixel, of 255."""
-    pixels = picture(seed=seed).copy()
+    pixels = picture(height, width, seed).copy()
     pixels[-1, -1] = level
     return encode(pixels)
 
@@ -110,8 +112,8 @@ ENVELOPES = {"json": as_json, "data URL": as_data_url, "form": as_form, "raw": a
 
 
 def conversation(**fields):
-    """Images in every place and shape."""
-    images = [png(40, 40 + 8 * index, seed=index) for index in range(6)]
+    """Images in every place and shape, none of them suspicious."""
+    images = [suspect(20 * index, index, 40, 40 + 8 * index) for index in range(6)]
     return chat(
         {"role": "system", "content": [image_part(images[0])]},
         user(text_part(), image_part(images[1], detail="high"), image_part(images[2])),
@@ -213,7 +215,6 @@ def faulty_cases():
         yield Case(f"{method} {path}", path, method=method)
     yield Case("get with a body", "/v1/models", {"content": b"x"}, method="GET")
     yield Case("cannot be purified", VQA, as_form(BAD, question="?"))
-    yield Case("one cannot be purified", CHAT, chat(user(image_part(), image_part(BAD))))
 
 
 RAW_URL = url_of(png(seed=9))
@@ -276,13 +277,17 @@ def switched_cases():
     yield Case("streamed", CHAT, conversation(stream=True), reply="stream")
     yield Case("bad image", VQA, as_form(BAD, question="?"))
     yield Case("bad image, purify", PURIFY, as_form(BAD))
-    yield Case("one bad image", CHAT, chat(user(image_part(), image_part(BAD))))
     yield Case("flagged", VQA, as_form(suspect(255, seed=4), question="?"))
-    flagged = chat(user(image_part(suspect(10, seed=6)), image_part(suspect(255, seed=6))))
-    yield Case("one flagged", CHAT, flagged)
     yield Case("no image", VQA, as_form(b"no image", question="?"))
     yield Case("no question", VQA, as_form(png()))
     yield Case("models", "/v1/models", method="GET")
+
+
+def racy_cases():
+    """One image of several that is refused, or passed: where it is refused, others may be done."""
+    yield Case("one bad image", CHAT, chat(user(image_part(), image_part(BAD))))
+    flagged = chat(user(image_part(suspect(10, seed=6)), image_part(suspect(255, seed=6))))
+    yield Case("one flagged", CHAT, flagged)
 
 
 def with_key(case, key):
@@ -351,7 +356,7 @@ def key_cases():
     yield Case("probe without a key", "/healthz", method="GET")
 
 
-HOST = b"Host: a\r\n"
+HOST = b"Host: localhost\r\n"
 CLOSE = b"Connection: close\r\n"
 RAW = {
     "no host": b"GET /healthz HTTP/1.1\r\n" + CLOSE + b"\r\n",
@@ -376,9 +381,10 @@ RAW = {
     + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
     "expect": b"POST /v1/vqa HTTP/1.1\r\n" + HOST + CLOSE
     + b"Content-Type: application/json\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n{}",
-    "absolute": b"GET http://a/healthz HTTP/1.1\r\n" + HOST + CLOSE + b"\r\n",
+    "absolute": b"GET http://localhost/healthz HTTP/1.1\r\n" + HOST + CLOSE + b"\r\n",
     "escaped path": b"GET /%68ealthz HTTP/1.1\r\n" + HOST + CLOSE + b"\r\n",
-    "connect": b"CONNECT a:443 HTTP/1.1\r\n" + HOST + CLOSE + b"\r\n",
+    "another host": b"GET /v1/models HTTP/1.1\r\nHost: a.example\r\n" + CLOSE + b"\r\n",
+    "connect": b"CONNECT localhost:443 HTTP/1.1\r\n" + HOST + CLOSE + b"\r\n",
 }  # fmt: skip
 LIMITS = {
     "MAX_PIXELS": 10_000, "MAX_SIDE_PX": 300, "MAX_IMAGES": 3, "MAX_REQUEST_PIXELS": 8_000,
@@ -425,6 +431,15 @@ def embedded_cases():
     yield Case("models", "/v1/models", method="GET")
 
 
+def real_cases():
+    """The purifier and the detector that are shipped."""
+    yield Case("vqa", VQA, as_form(png(), question="?"))
+    yield Case("purify to webp", PURIFY, as_form(png(64, 96), output_format="webp"))
+    several = chat(user(image_part(), image_part(png(40, 40, seed=1)), text_part()))
+    yield Case("several images", CHAT, several)
+    yield Case("streamed", CAPTION, as_form(png(), stream="true"))
+
+
 def groups(replies):
     """All of them, with the replies that the model behind the service can give."""
     off, no_engine = {"MODE": "off"}, {"ENGINE": "tests.house.cases:no_such_loader"}
@@ -436,8 +451,11 @@ def groups(replies):
         Group("fields", {}, list(field_cases())),
         Group("fields in shadow", {"MODE": "shadow"}, list(field_cases())),
         Group("upstream", {}, list(upstream_cases(replies))),
-        Group("shadow", {"MODE": "shadow"}, list(switched_cases())),
-        Group("off", off | no_engine, [*switched_cases(), *field_cases()]),
+        Group("shadow", {"MODE": "shadow"}, [*switched_cases(), *racy_cases()]),
+        Group("races", {}, list(racy_cases()), is_racy=True),
+        Group("refusing races", {"ON_FLAGGED": "refuse"}, list(racy_cases()), is_racy=True),
+        Group("passing", {"ON_PURIFY_FAILURE": "pass"}, [*switched_cases(), *racy_cases()]),
+        Group("off", off | no_engine, [*switched_cases(), *racy_cases(), *field_cases()]),
         Group("keys", {"CACHE_BYTES": 1 << 20}, list(key_cases()), keys=KEYS),
         Group("limits", LIMITS, list(limit_cases())),
         Group("door", {}, raw),
@@ -445,8 +463,10 @@ def groups(replies):
         Group("breaker", {"UPSTREAM_BREAKER_FAILURES": 2}, breaker_cases()),
         Group("nobody behind", {"UPSTREAM_URL": "http://127.0.0.1:9/v1"},
               list(switched_cases()), has_upstream=False),
-        Group("late", {"DEADLINE_S": 1, "PURIFIER": json.dumps({"seconds": 3})},
+        Group("late", {"DEADLINE_S": 3, "PURIFIER": json.dumps({"seconds": 9})},
               [Case("late", VQA, as_form(png(), question="?"))]),
+        Group("real purifier", {"ENGINE": "", "PURIFIER": "", "DETECTOR": ""},
+              list(real_cases()), hides_pixels=True),
         Group("embedded", off | no_engine, list(embedded_cases()), has_upstream=False),
     ]  # fmt: skip
 

@@ -42,25 +42,29 @@ def play(group, upstream, folder):
     if group.keys is not None:
         (folder / "keys.toml").write_text(group.keys)
         settings["API_KEYS_FILE"] = folder / "keys.toml"
+    names = [case.name for case in group.cases]
+    assert len(set(names)) == len(names), "two cases of one name"
+    shows = {"hides_pixels": group.hides_pixels or group.is_racy}
     with run_service(settings, folder) as service:
         told = {"start": lines_of(service.take_lines())}
-        names = [case.name for case in group.cases]
-        assert len(set(names)) == len(names), sorted({n for n in names if names.count(n) > 1})
-        told["cases"] = {case.name: ask(service, upstream, case, group) for case in group.cases}
+        told["cases"] = {case.name: ask(service, upstream, case, shows) for case in group.cases}
         headers = {"authorization": "Bearer scraper"}
         exposition = service.client.get("/metrics", headers=headers).text
-        told["metrics"], told["help"] = normalising.metrics(exposition)
+        told["metrics"], told["help"] = normalising.metrics(exposition, **shows)
+        if group.is_racy:
+            told["metrics"] = sorted(told["metrics"])
         service.take_lines()
     told["end"] = {"exit": service.process.returncode, "log": lines_of(service.take_lines())}
     return told
 
 
-def lines_of(lines):
+def lines_of(lines, **shows):
     """What is logged about several images has no order."""
-    return sorted(line for line in map(normalising.log_line, lines) if line is not None)
+    shown = (normalising.log_line(line, **shows) for line in lines)
+    return sorted(line for line in shown if line is not None)
 
 
-def ask(service, upstream, case, group):
+def ask(service, upstream, case, shows):
     """Sends one request and says what everybody saw of it."""
     upstream.bodies.clear()
     upstream.headers.clear()
@@ -69,16 +73,18 @@ def ask(service, upstream, case, group):
         return hold(service, upstream)
     if case.raw is not None:
         return {"raw": send_raw(service, case.raw), "log": lines_of(service.take_lines())}
-    told, request_id = send(service.client, case, group)
-    told["log"] = lines_of(service.take_lines(request_id))
-    told["upstream"] = [normalising.body(content) for content in upstream.bodies]
+    told, request_id = send(service.client, case, shows)
+    told["log"] = lines_of(service.take_lines(request_id), **shows)
+    told["upstream"] = [normalising.body(content, **shows) for content in upstream.bodies]
     told["upstream headers"] = [
-        normalising.headers(headers.items(), has_timings=False) for headers in upstream.headers
+        normalising.headers(headers.items(), varies=shows["hides_pixels"])
+        for headers in upstream.headers
     ]
     return told
 
 
-def send(client, case, group):
+def send(client, case, shows):
+    """What the client sees, and the id of its request."""
     request_id = None
     try:
         with client.stream(case.method, case.path, **case.request) as response:
@@ -90,12 +96,13 @@ def send(client, case, group):
                     content += part
             except httpx.TransportError as error:
                 told["broken"] = type(error).__name__
-        text = normalising.body(content, hides_pixels=group.hides_pixels)
-        has_timings = "<ms>" in text or group.hides_pixels
-        told["body"] = text
-        told["headers"] = normalising.headers(
-            response.headers.multi_items(), has_timings=has_timings
-        )
+        told["body"] = normalising.body(content, **shows)
+        varies = shows["hides_pixels"] or any(mark in told["body"] for mark in ("<ms>", "<time>"))
+        told["headers"] = normalising.headers(response.headers.multi_items(), varies=varies)
+        if response.is_error:  # whether the body was there before it was refused is chance
+            told["headers"].pop("connection", None)
+        if case.path == "/metrics" and response.is_success:
+            told["body"] = told["headers"]["content-length"] = "<metrics>"
     except httpx.TransportError as error:
         told = {"failed": type(error).__name__}
     return told, request_id
