@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: serve test test-litellm check bench docs gallery fuzz clean
+.PHONY: serve test test-fast test-litellm check bench docs gallery fuzz clean
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/python:
@@ -20,8 +20,14 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 serve: $(VENV)/.serve
 	$(BIN)/codefend serve
 
+# Several at once, one thread each; then, one by one, what measures how long something takes.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not alone"
+	$(BIN)/python -m pytest -m alone
+
+# No processes, no training: two minutes.
+test-fast: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 # LiteLLM is never a dependency: its proxy lives in an environment of its own.
 LITELLM_VENV ?= .venv-litellm

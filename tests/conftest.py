@@ -1,11 +1,13 @@
-"""What holds for all tests."""
+"""What holds for all tests: which are slow, which run alone, and that nothing outlives them."""
 
 import faulthandler
 import multiprocessing
 import signal
+import subprocess
 import sys
 import threading
 import time
+from multiprocessing.process import BaseProcess
 
 import hypothesis
 import pytest
@@ -17,6 +19,45 @@ hypothesis.settings.register_profile("no-deadline", deadline=None, max_examples=
 hypothesis.settings.load_profile("no-deadline")
 
 ENDING_TIMEOUT_S = 60
+# Everything there starts a service, or several, and measures how long something takes.
+ALONE = ("faults", "e2e", "litellm")
+RUNNING = {"service", "session_upstream"}
+
+_running = None
+
+
+def pytest_collection_modifyitems(items):
+    """Whoever asks for a running service is slow, and whatever is in the folders of `ALONE`."""
+    for item in items:
+        if item.path.parent.name in ALONE:
+            item.add_marker(pytest.mark.alone)
+        if RUNNING & set(item.fixturenames) or item.get_closest_marker("alone"):
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    global _running  # noqa: PLW0603 - what is patched below belongs to no test
+    _running = item
+    try:
+        return (yield)
+    finally:
+        _running = None
+
+
+def for_slow_tests_alone(start):
+    """Refuses to start a process in a test that is not marked."""
+
+    def start_or_refuse(self, *arguments, **options):
+        is_fast = _running is not None and _running.get_closest_marker("slow") is None
+        assert not is_fast, "it starts a process: mark it slow"
+        return start(self, *arguments, **options)
+
+    return start_or_refuse
+
+
+subprocess.Popen.__init__ = for_slow_tests_alone(subprocess.Popen.__init__)
+BaseProcess.start = for_slow_tests_alone(BaseProcess.start)
 
 
 @pytest.fixture

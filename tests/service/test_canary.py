@@ -18,6 +18,8 @@ from tests.service.fake_upstream import run_upstream
 from tests.service.pictures import encode, pixels_of
 from tests.service.running import make_settings, run_service
 
+pytestmark = pytest.mark.slow
+
 PATH = "/v1/chat/completions"
 FORMATS = ("PNG", "JPEG", "WEBP")
 SIZES = ((40, 64), (72, 96), (130, 200))

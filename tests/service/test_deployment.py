@@ -111,11 +111,13 @@ def start(environment, key_file=None):
     return done.stdout.strip(), done.stderr
 
 
+@pytest.mark.slow
 def test_a_configured_key_is_kept(tmp_path):
     assert start({"CODEFEND_API_KEYS": "mine"}, tmp_path / "key") == ("mine", "")
     assert not (tmp_path / "key").exists()
 
 
+@pytest.mark.slow
 def test_a_key_is_made_once_and_found_again(tmp_path):
     path = tmp_path / "key"
     key, log = start({"CODEFEND_API_KEYS": ""}, path)
@@ -125,6 +127,7 @@ def test_a_key_is_made_once_and_found_again(tmp_path):
     assert start({}, path) == (key, "")
 
 
+@pytest.mark.slow
 def test_without_a_file_the_key_is_shown():
     key, log = start({})
     assert key in log

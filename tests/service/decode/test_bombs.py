@@ -16,6 +16,8 @@ from tests.fuzz.tally import read_rss
 from tests.service.decode.bombs import DECODED, MEBIBYTE, RAW, bombs, dearest_pictures
 from tests.service.pictures import encode, picture, png
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = Settings()
 START_S = 60
 # A bomb may cost its own bytes twice over, and Pillow's own allowance for texts; nothing by pixels.

@@ -465,6 +465,7 @@ def test_where_all_connections_are_at_work_probes_alone_are_answered():
     behind(test, limits)
 
 
+@pytest.mark.alone
 def test_no_piece_of_a_hostile_stream_holds_the_event_loop():
     hostile = [
         GET + b"a:b\r\n" * 50_000,

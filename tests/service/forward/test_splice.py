@@ -134,6 +134,7 @@ def test_an_answer_keeps_its_bytes():
     assert splice_answer(answer, TOLD) == b'{"choices": [{}], "x": "}"  \n' + ADDED + b"}\n"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("line", [b":\n", b"\n", b"a:b\r\n", b": ping\n\n"])
 @pytest.mark.parametrize("is_held", [True, False])
 def test_a_megabyte_of_lines_between_chunks_holds_the_event_loop_for_a_moment_only(line, is_held):

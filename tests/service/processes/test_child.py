@@ -11,6 +11,8 @@ import pytest
 from codefend.service.processes.child import NICENESS, Child, ChildDied, ChildTimeout, LaunchFailed
 from tests.service.processes.misbehaviour import make_confined_handler, make_handler
 
+pytestmark = pytest.mark.slow
+
 START_S = 60
 LEAVE_RUNNING = """
 from codefend.service.processes.child import Child

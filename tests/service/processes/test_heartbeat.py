@@ -2,6 +2,8 @@ import os
 import signal
 import time
 
+import pytest
+
 from codefend.service.processes.child import Child
 from codefend.service.processes.heartbeat import (
     BEAT_S,
@@ -12,6 +14,8 @@ from codefend.service.processes.heartbeat import (
     Vitals,
 )
 from tests.service.processes.misbehaviour import make_handler
+
+pytestmark = pytest.mark.slow
 
 
 def test_silence_counts_only_while_somebody_listens():

@@ -92,6 +92,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_is_removed_by_the_next_and_what_lives_is_not(store, tmp_path):
     living = store.lease(64)
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False, timeout=60)

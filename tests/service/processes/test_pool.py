@@ -12,6 +12,8 @@ from codefend.service.processes.pool import MOST_LOSSES, ChildPool, PoolJob
 from codefend.service.processes.supervision import LAUNCH_PAUSE_S
 from tests.service.processes.misbehaviour import make_handler
 
+pytestmark = pytest.mark.slow
+
 START_S = 60
 
 

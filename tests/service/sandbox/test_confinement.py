@@ -19,6 +19,8 @@ from tests.service.sandbox.escapes import (
     make_plain_handler,
 )
 
+pytestmark = pytest.mark.slow
+
 START_S = 60
 
 
