@@ -7,7 +7,7 @@ from codefend.service.decode.stage import DecodeStage
 from tests.service.running import make_settings
 
 
-def test_walls_that_a_kernel_lacks_are_logged_once(monkeypatch, caplog):
+def test_layers_that_a_kernel_lacks_are_logged_once(monkeypatch, caplog):
     stage = DecodeStage(make_settings(), "", lambda: None, lambda: False)
 
     async def start(_):

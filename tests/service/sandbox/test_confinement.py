@@ -54,7 +54,7 @@ def confined(store):
     missing = started(child)["unconfined"]
     if missing:
         child.stop()
-        pytest.skip(f"this kernel lacks walls: {missing}")
+        pytest.skip(f"this kernel lacks layers: {missing}")
     yield child
     child.stop()
 
