@@ -21,8 +21,13 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
-from codefend.service.door.connections import ConnectionRegister
-from codefend.service.door.exchange import Cycle, check_head, read_target, write_refusal
+from codefend.service.door.connections import (
+    ConnectionRegister,
+    Cycle,
+    check_head,
+    read_target,
+    write_refusal,
+)
 from codefend.service.errors import (
     CodefendError,
     HeadTimeout,

@@ -1,6 +1,6 @@
 import pytest
 
-from codefend.service.door.exchange import check_head
+from codefend.service.door.connections import check_head
 from codefend.service.errors import MalformedRequest
 
 HOST = (b"host", b"a:1")
