@@ -1,52 +1,37 @@
-"""The classifiers' report: a table each, every family of defences at its best, and what to know."""
+"""The classifiers' report: a table each, every family of defences at its best, and curves."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from codefend.lab.attacks.interface import Tier
-from codefend.lab.classification.evaluation import ClassificationPlan
-from codefend.lab.classification.white_box import WhiteBoxPlan
-from codefend.lab.classification.windows import LEAST_CONFIDENCE, SIDE_PX
-from codefend.lab.encoders.encoder import CLASSIFIERS
-from codefend.lab.experiments.report import Row, cell
+from codefend.lab.experiments.pretrained import defence_table
+from codefend.lab.experiments.report import Row, radius
+from codefend.lab.experiments.table import Table, pivot
 from codefend.lab.labels import UNION
+from codefend.lab.plots.style import INK, color_of, new_figure, show_percent
 
-__all__ = ["best_at", "classification_notes", "classification_tables"]
+__all__ = ["best_at", "draw_curves", "tables_of"]
 
 CLEAN_TARGETS = (0.9, 0.8, 0.7, 0.6, 0.5)
+_MARKERS = "osD^vPX*<>"
 
 
-def classification_notes(plan: ClassificationPlan, white_box: WhiteBoxPlan | None) -> str:
-    """What a reader of the tables must know."""
-    training, *held_out = CLASSIFIERS
-    notes = (
-        f"T0: {plan.attack}, {plan.steps} steps, by cross-entropy and by margin, on the undefended "
-        "classifier; each figure is the share of windows whose class is that of the clean, "
-        f"undefended window, worst of both attacks. Windows are {SIDE_PX} pixels wide; only those "
-        f"whose likeliest class has at least {LEAST_CONFIDENCE:.0%} unattacked are asked about, "
-        "chosen before any attack. Brackets are 95 % intervals by a bootstrap over whole things or "
-        f"photos. {training} may train a purifier; {' and '.join(held_out)} never do, the first of "
-        f"them {training}'s own family, the second another one. At equal clean agreement the best "
-        "setting of each kind of defence is read off the same windows, which flatters all kinds "
-        "alike, and those with more settings a little more."
-    )
-    if white_box is None:
-        return notes
-    return (
-        f"{notes}\n\nT2: {white_box.num_windows} windows, attacked through the defence by the "
-        f"margin, at most {white_box.steps} steps of PGD on the mean of {white_box.num_draws} "
-        "draws of its noise; exact gradients where there are any, else the union of the "
-        "surrogate's and BPDA's. So few windows tell a defence that stands from one that falls, "
-        "and no more."
-    )
-
-
-def classification_tables(rows: Sequence[Row], victims: Sequence[str]) -> list[str]:
+def tables_of(rows: Sequence[Row], victims: Iterable[str]) -> list[Table]:
     """Of each victim all defences, then each kind at equal clean agreement; T2 last."""
-    tables = [table for name in victims for table in (_table(rows, name), _best(rows, name))]
+    tables: list[Table] = []
+    for victim in victims:
+        own = [row for row in rows if row.victim == victim and _is_counted(row)]
+        heads = {epsilon: _head(epsilon) for epsilon in _radii(own)}
+        tables.append(defence_table(victim, own, heads, lambda row: row.epsilon, has_n=True))
+        tables.append(_best(rows, victim))
     adaptive = [row for row in rows if row.tier == Tier.WHITE_BOX]
-    return [*tables, *([_white_box(adaptive)] if adaptive else [])]
+    pairs = sorted({(row.victim, row.epsilon) for row in adaptive})
+    columns = {pair: f"{pair[0]}, {_head(pair[1])}" for pair in pairs}
+    title = "T2: predictions left"
+    t2 = defence_table(title, adaptive, columns, lambda row: (row.victim, row.epsilon))
+    return [*tables, *([t2] if adaptive else [])]
 
 
 def best_at(rows: Sequence[Row], victim: str, least_clean: float) -> dict[str, tuple[Row, ...]]:
@@ -60,75 +45,87 @@ def best_at(rows: Sequence[Row], victim: str, least_clean: float) -> dict[str, t
     Returns:
         Kind to its clean row, then a row for each ε, in rising order.
     """
-    own = [row for row in rows if row.victim == victim]
-    clean = {row.defence: row for row in own if row.tier == Tier.CLEAN}
     best: dict[str, tuple[Row, ...]] = {}
-    for name, row in clean.items():
-        union = [r for r in own if r.defence == name and (r.tier, r.attack) == ("t0", UNION)]
-        found = (row, *sorted(union, key=lambda r: r.epsilon))
+    for name, by_radius in _by_defence(rows, victim).items():
+        found = tuple(by_radius[epsilon] for epsilon in sorted(by_radius))
         kind = name.split(" ")[0]
-        if row.value >= least_clean and (kind not in best or _mean(found) > _mean(best[kind])):
+        is_better = kind not in best or _restored(found) > _restored(best[kind])
+        if found[0].value >= least_clean and is_better:
             best[kind] = found
     return best
 
 
-def _mean(found: Sequence[Row]) -> float:
+def draw_curves(rows: Sequence[Row], victims: Sequence[str]) -> Any:
+    """What each defence keeps of clean windows against what it restores at the largest ε.
+
+    Returns:
+        A matplotlib figure, one panel a victim: up and to the right is better.
+    """
+    figure = new_figure(4.2 * len(victims), 4.6)
+    panels = figure.subplots(1, len(victims), squeeze=False)[0]
+    for axes, victim in zip(panels, victims, strict=True):
+        found = _by_defence(rows, victim)
+        largest = max((epsilon for each in found.values() for epsilon in each), default=0.0)
+        spots: dict[str, list[tuple[float, float]]] = {}
+        for name, each in found.items():
+            if largest in each:
+                pair = (each[0.0].value, each[largest].value)
+                spots.setdefault(name.split(" ")[0], []).append(pair)
+        for number, (kind, pairs) in enumerate(spots.items()):
+            axes.plot(
+                *zip(*sorted(pairs), strict=True),
+                color=color_of(kind),
+                marker=_MARKERS[number % len(_MARKERS)],
+                markersize=5,
+                linewidth=1.4,
+                label=kind,
+            )
+        show_percent(axes, "clean predictions kept")
+        axes.set_xlim(0.5, 1.02)
+        axes.set_xticks([0.5, 0.6, 0.7, 0.8, 0.9, 1.0], ["50", "60", "70", "80", "90", "100 %"])
+        title = f"{victim}: restored at {round(largest * 255)}/255"
+        axes.set_title(title, fontsize=11, color=INK, loc="left")
+    panels[0].legend(loc="upper left", frameon=False, fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def _is_counted(row: Row) -> bool:
+    """Clean, or the worst of T0's attacks."""
+    return (row.tier, row.attack) in {(Tier.CLEAN, "none"), (Tier.OBLIVIOUS, UNION)}
+
+
+def _by_defence(rows: Iterable[Row], victim: str) -> dict[str, Mapping[float, Row]]:
+    """A victim's counted rows by defence, then by ε; 0 is clean."""
+    own = (row for row in rows if row.victim == victim and _is_counted(row))
+    return pivot(own, lambda row: row.defence, lambda row: row.epsilon)
+
+
+def _radii(rows: Iterable[Row]) -> list[float]:
+    return sorted({row.epsilon for row in rows})
+
+
+def _restored(found: Sequence[Row]) -> float:
     return sum(row.value for row in found[1:])
 
 
-def _table(rows: Sequence[Row], victim: str) -> str:
-    shown = {Tier.CLEAN: "none", Tier.OBLIVIOUS: UNION}
-    own = [r for r in rows if r.victim == victim and shown.get(Tier(r.tier)) == r.attack]
-    columns = sorted({row.epsilon for row in own})
-    lines = [*_heads(victim, columns, "n")]
-    for defence in dict.fromkeys(row.defence for row in own):
-        found: dict[float, Row] = {row.epsilon: row for row in own if row.defence == defence}
-        cells = [cell(found.get(epsilon)) for epsilon in columns]
-        lines.append(f"| {defence} | " + " | ".join(cells) + f" | {found[columns[0]].n} |")
-    return "\n".join(lines)
-
-
-def _best(rows: Sequence[Row], victim: str) -> str:
+def _best(rows: Sequence[Row], victim: str) -> Table:
     """Restored at the best setting that keeps so much of the clean windows."""
-    epsilons = sorted({row.epsilon for row in rows if row.victim == victim and row.epsilon})
-    kinds = dict.fromkeys(
-        row.defence.split(" ")[0] for row in rows if row.victim == victim and row.defence != "none"
-    )
-    heads = [f"clean ≥ {least:.0%}" for least in CLEAN_TARGETS]
-    lines = [
-        f"| {victim}: restored at {', '.join(_name(e) for e in epsilons)} | "
-        + " | ".join(heads)
-        + " |",
-        "|---" * (len(heads) + 1) + "|",
-    ]
+    own = [row for row in rows if row.victim == victim]
+    kinds = dict.fromkeys(row.defence.split(" ")[0] for row in own if row.defence != "none")
+    best = [best_at(own, victim, least) for least in CLEAN_TARGETS]
+    lines = []
     for kind in kinds:
-        cells = []
-        for least in CLEAN_TARGETS:
-            found = best_at(rows, victim, least).get(kind)
+        cells = [kind]
+        for found in (each.get(kind) for each in best):
             values = " / ".join(f"{row.value:.0%}" for row in found[1:]) if found else "–"
             setting = found[0].defence.removeprefix(kind).strip() if found else ""
             cells.append(f"{values} ({setting})" if setting else values)
-        lines.append(f"| {kind} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    radii = ", ".join(_head(epsilon) for epsilon in _radii(own) if epsilon)
+    heads = [f"clean ≥ {least:.0%}" for least in CLEAN_TARGETS]
+    return Table([f"{victim}: restored at {radii}", *heads], lines)
 
 
-def _white_box(rows: Sequence[Row]) -> str:
-    columns = sorted({(row.victim, row.epsilon) for row in rows})
-    lines = [
-        "| T2: predictions left | " + " | ".join(f"{v}, {_name(e)}" for v, e in columns) + " |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
-    for defence in dict.fromkeys(row.defence for row in rows):
-        found = {(r.victim, r.epsilon): r for r in rows if r.defence == defence}
-        cells = [f"{cell(found.get(column))}" for column in columns]
-        lines.append(f"| {defence} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _heads(title: str, columns: Sequence[float], last: str) -> list[str]:
-    names = [_name(epsilon) for epsilon in columns]
-    return [f"| {title} | " + " | ".join(names) + f" | {last} |", "|---" * (len(names) + 2) + "|"]
-
-
-def _name(epsilon: float) -> str:
-    return f"{round(epsilon * 255)}/255" if epsilon else "clean"
+def _head(epsilon: float) -> str:
+    return radius(epsilon) if epsilon else "clean"

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from codefend.lab.classification.collages import thing_of
 from codefend.lab.errors import LabError
 from codefend.lab.evaluate.specimens import Specimen
 from codefend.lab.victims.classifier import ClassifierVictim
+from codefend.lab.world.collages import thing_of
 from codefend.models.quantise import dequantise
 
 __all__ = ["SIDE_PX", "Windows", "confident_windows"]

@@ -99,10 +99,8 @@ def load_encoder(source: str, *, device: str = "cpu", folder: Path = ENCODERS_FO
             return [maps[depth] for depth in depths]
 
         return Encoder(TRAINING_CLASSIFIER, 4, maps_at)
-    if source == RESNET:
-        return _resnet(folder, device)
-    if source == MOBILENET:
-        return _mobilenet(folder, device)
+    if source in _READ:
+        return _READ[source](folder, device)
     if source in {HELD_OUT, *RELEASES}:
         raise LabError(f"{source} is held out: {', '.join(TRAINING_ENCODERS)} may be trained on")
     victim = load_victim(source, device=device)
@@ -126,6 +124,30 @@ def load_any_classifier(
     return classifier
 
 
+def _of_graph(
+    name: str,
+    graph: Graph,
+    stages: Sequence[str],
+    enter: Callable[[Tensor], Tensor],
+    leave: Callable[[Tensor], Tensor] = lambda maps: maps,
+) -> Encoder:
+    """A network read from a file.
+
+    Args:
+        name: what reports call it.
+        graph: the network.
+        stages: names of the values at its depths.
+        enter: images (B, 3, H, W) in [0, 1], where the graph is, to what it takes.
+        leave: its values to maps (B, C, h, w) or features (B, places, C).
+    """
+
+    def maps_at(images: Tensor, depths: Sequence[int]) -> list[Tensor]:
+        found = graph(enter(images.to(graph.device)), [stages[depth] for depth in depths])
+        return [leave(each) for each in found]
+
+    return Encoder(name, len(stages), maps_at)
+
+
 _RESNET_STAGES = ("Relu_9:0", "Relu_21:0", "Relu_39:0", "Relu_48:0")
 _RESNET_MEAN_BGR = (104.0, 117.0, 123.0)
 
@@ -133,15 +155,13 @@ _RESNET_MEAN_BGR = (104.0, 117.0, 123.0)
 def _resnet(folder: Path, device: str) -> Encoder:
     """ResNet-50-thin: blue first, the mean subtracted, (B, H, W, C)."""
     (content,) = read_release(RESNET, folder).values()
-    graph = read_onnx(content).to(device)
     mean = torch.tensor(_RESNET_MEAN_BGR, device=device)
-
-    def maps_at(images: Tensor, depths: Sequence[int]) -> list[Tensor]:
-        levels = (images.to(device) * 255.0).flip(1).permute(0, 2, 3, 1) - mean
-        found: list[Tensor] = graph(levels, [_RESNET_STAGES[depth] for depth in depths])
-        return found
-
-    return Encoder(RESNET, len(_RESNET_STAGES), maps_at)
+    return _of_graph(
+        RESNET,
+        read_onnx(content).to(device),
+        _RESNET_STAGES,
+        lambda images: (images * 255.0).flip(1).permute(0, 2, 3, 1) - mean,
+    )
 
 
 _MOBILENET_SCOPE = (
@@ -168,15 +188,16 @@ def mobilenet_graph(folder: Path, outputs: Sequence[str] = _MOBILENET_STAGES) ->
 
 
 def _mobilenet(folder: Path, device: str) -> Encoder:
-    graph = mobilenet_graph(folder).to(device)
+    return _of_graph(
+        MOBILENET,
+        mobilenet_graph(folder).to(device),
+        _MOBILENET_STAGES,
+        lambda images: images.permute(0, 2, 3, 1),
+        lambda maps: maps.permute(0, 3, 1, 2),
+    )
 
-    def maps_at(images: Tensor, depths: Sequence[int]) -> list[Tensor]:
-        pixels = images.to(device).permute(0, 2, 3, 1)
-        found = graph(pixels, [_MOBILENET_STAGES[depth] for depth in depths])
-        return [each.permute(0, 3, 1, 2) for each in found]
 
-    return Encoder(MOBILENET, len(_MOBILENET_STAGES), maps_at)
-
+_READ: dict[str, Callable[[Path, str], Encoder]] = {RESNET: _resnet, MOBILENET: _mobilenet}
 
 DETECTOR_SIDE_PX = 256
 DETECTOR_LOGITS = "tower_0/CenternetHead/centernet_cls_output/BiasAdd"

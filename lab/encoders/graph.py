@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Graph", "Node"]
+__all__ = ["Graph", "Node", "average_pool"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +101,23 @@ class Graph(nn.Module):
     def device(self) -> torch.device:
         """Where the constants are."""
         return next(self.buffers()).device
+
+
+def average_pool(
+    images: Tensor, kernel: Sequence[int], strides: Sequence[int], padding: Sequence[int]
+) -> Tensor:
+    """Averages in which padding never counts: sums are divided by how much was there.
+
+    Args:
+        images: (B, C, H, W).
+        kernel: height and width.
+        strides: down and across.
+        padding: left, right, top and bottom.
+    """
+    if not any(padding):
+        return F.avg_pool2d(images, tuple(kernel), tuple(strides))
+    padded, there = (
+        F.avg_pool2d(F.pad(values, tuple(padding)), tuple(kernel), tuple(strides))
+        for values in (images, torch.ones_like(images[:1, :1]))
+    )
+    return padded / there

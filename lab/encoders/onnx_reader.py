@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import partial, reduce
 from typing import Any
 
 import onnx
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codefend.lab.encoders.graph import Graph, Node
+from codefend.lab.encoders.graph import Graph, Node, average_pool
 from codefend.lab.errors import LabError
 
 __all__ = ["read_onnx"]
@@ -78,14 +78,9 @@ def _largest(attributes: Attributes, images: Tensor) -> Tensor:
 
 
 def _average(attributes: Attributes, images: Tensor) -> Tensor:
-    """Padding never counts (``count_include_pad`` 0): sums are divided by how much was there."""
-    kernel, strides = attributes["kernel_shape"], tuple(attributes.get("strides", (1, 1)))
-    padding = _padding(attributes)
-    if not any(padding):
-        return F.avg_pool2d(images, kernel, strides)
-    there = F.pad(torch.ones_like(images[:1, :1]), padding)
-    sums = F.avg_pool2d(F.pad(images, padding), kernel, strides)
-    return sums / F.avg_pool2d(there, kernel, strides)
+    """Padding never counts (``count_include_pad`` 0)."""
+    strides = attributes.get("strides", (1, 1))
+    return average_pool(images, attributes["kernel_shape"], strides, _padding(attributes))
 
 
 def _normalise(attributes: Attributes, x: Tensor, *statistics: Tensor) -> Tensor:
@@ -110,17 +105,6 @@ def _softmax(attributes: Attributes, x: Tensor) -> Tensor:
     return flat.softmax(dim=-1).reshape(x.shape)
 
 
-def _over_axes(function: Callable[..., Tensor], attributes: Attributes, x: Tensor) -> Tensor:
-    axes: Sequence[int] = attributes["axes"]
-    for axis in sorted(axes):
-        x = function(x, axis)
-    return x
-
-
-def _mean(attributes: Attributes, x: Tensor) -> Tensor:
-    return x.mean(dim=tuple(attributes["axes"]), keepdim=bool(attributes.get("keepdims", 1)))
-
-
 _OPERATORS: dict[str, Callable[..., Tensor]] = {
     "Add": lambda _, a, b: a + b,
     "AveragePool": _average,
@@ -134,11 +118,13 @@ _OPERATORS: dict[str, Callable[..., Tensor]] = {
     "MatMul": lambda _, a, b: a @ b,
     "MaxPool": _largest,
     "Mul": lambda _, a, b: a * b,
-    "ReduceMean": _mean,
+    "ReduceMean": lambda attributes, x: x.mean(
+        dim=tuple(attributes["axes"]), keepdim=bool(attributes.get("keepdims", 1))
+    ),
     "Relu": lambda _, x: x.relu(),
     "Reshape": _reshape,
     "Softmax": _softmax,
-    "Squeeze": partial(_over_axes, lambda x, axis: x.squeeze(axis)),
+    "Squeeze": lambda attributes, x: x.squeeze(tuple(attributes["axes"])),
     "Transpose": lambda attributes, x: x.permute(*attributes["perm"]),
-    "Unsqueeze": partial(_over_axes, lambda x, axis: x.unsqueeze(axis)),
+    "Unsqueeze": lambda attributes, x: reduce(Tensor.unsqueeze, sorted(attributes["axes"]), x),
 }

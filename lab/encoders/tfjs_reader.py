@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codefend.lab.encoders.graph import Graph, Node
+from codefend.lab.encoders.graph import Graph, Node, average_pool
 from codefend.lab.errors import LabError
 
 __all__ = ["packed_bytes", "packed_json", "read_tfjs"]
@@ -177,14 +177,16 @@ def _same(side: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]
     return total // 2, total - total // 2
 
 
-def _padded(attributes: Mapping[str, Any], images: Tensor, kernel: Sequence[int]) -> Tensor:
+def _padding(attributes: Mapping[str, Any], images: Tensor, kernel: Sequence[int]) -> list[int]:
+    """Left, right, top and bottom of (B, C, H, W)."""
     if attributes["padding"] != "SAME":
-        return images
+        return [0] * 4
     stride, dilation = attributes["strides"][1:3], attributes.get("dilations", [1] * 4)[1:3]
-    vertical, horizontal = (
-        _same(images.shape[2 + axis], kernel[axis], stride[axis], dilation[axis]) for axis in (0, 1)
-    )
-    return F.pad(images, (*horizontal, *vertical))
+    return [
+        places
+        for axis in (1, 0)
+        for places in _same(images.shape[2 + axis], kernel[axis], stride[axis], dilation[axis])
+    ]
 
 
 def _convolve(
@@ -195,7 +197,8 @@ def _convolve(
     *,
     depthwise: bool,
 ) -> Tensor:
-    images = _padded(attributes, x.permute(0, 3, 1, 2), kernels.shape[2:])
+    images = x.permute(0, 3, 1, 2)
+    images = F.pad(images, _padding(attributes, images, kernels.shape[2:]))
     found = F.conv2d(
         images,
         kernels,
@@ -220,11 +223,9 @@ def _matmul(attributes: Mapping[str, Any], x: Tensor, weights: Tensor, *bias: Te
 
 def _average(attributes: Mapping[str, Any], x: Tensor) -> Tensor:
     """Where it is padded, padding does not count."""
-    kernel, stride = attributes["ksize"][1:3], attributes["strides"][1:3]
-    images = x.permute(0, 3, 1, 2)
-    sums = F.avg_pool2d(_padded(attributes, images, kernel), kernel, stride)
-    there = _padded(attributes, torch.ones_like(images[:1, :1]), kernel)
-    return (sums / F.avg_pool2d(there, kernel, stride)).permute(0, 2, 3, 1)
+    kernel, strides, images = attributes["ksize"][1:3], attributes["strides"][1:3], x.movedim(3, 1)
+    padding = _padding(attributes, images, kernel)
+    return average_pool(images, kernel, strides, padding).permute(0, 2, 3, 1)
 
 
 def _resize(attributes: Mapping[str, Any], x: Tensor, size: Tensor) -> Tensor:
@@ -238,17 +239,6 @@ def _resize(attributes: Mapping[str, Any], x: Tensor, size: Tensor) -> Tensor:
         share = (places - low).to(x).reshape([-1 if a == axis else 1 for a in range(4)])
         following = x.index_select(axis, (low + 1).clamp_max(old - 1))
         x = torch.lerp(x.index_select(axis, low), following, share)
-    return x
-
-
-def _mean(attributes: Mapping[str, Any], x: Tensor, axes: Tensor) -> Tensor:
-    return x.mean(dim=axes.reshape(-1).tolist(), keepdim=bool(attributes.get("keep_dims")))
-
-
-def _squeeze(attributes: Mapping[str, Any], x: Tensor) -> Tensor:
-    axes = sorted((axis % x.ndim for axis in attributes.get("squeeze_dims", ())), reverse=True)
-    for axis in axes:
-        x = x.squeeze(axis)
     return x
 
 
@@ -267,14 +257,16 @@ _OPERATORS: dict[str, Callable[..., Tensor]] = {
     "DepthwiseConv2dNative": partial(_convolve, depthwise=True),
     "FusedDepthwiseConv2dNative": partial(_convolve, depthwise=True),
     "Identity": lambda _, x: x,
-    "Mean": _mean,
+    "Mean": lambda attributes, x, axes: x.mean(
+        dim=axes.reshape(-1).tolist(), keepdim=bool(attributes.get("keep_dims"))
+    ),
     "Mul": lambda _, a, b: a * b,
     "Relu": lambda _, x: x.relu(),
     "Relu6": lambda _, x: F.relu6(x),
     "ResizeBilinear": _resize,
     "Sigmoid": lambda _, x: x.sigmoid(),
     "Softmax": lambda _, x: x.softmax(dim=-1),
-    "Squeeze": _squeeze,
+    "Squeeze": lambda attributes, x: x.squeeze(tuple(attributes.get("squeeze_dims", ()))),
     "Sub": lambda _, a, b: a - b,
     "_FusedConv2D": partial(_convolve, depthwise=False),
     "_FusedMatMul": _matmul,

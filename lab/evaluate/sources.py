@@ -14,9 +14,8 @@ from codefend.lab.errors import LabError
 from codefend.lab.evaluate.truth import TrueScene
 from codefend.lab.evaluate.worlds import world_scenes
 from codefend.lab.experiments.store import digest_of, write_atomically
-from codefend.lab.folders.folder import ImageFolder
-from codefend.lab.folders.truth import AnsweredQuestion, Truth
-from codefend.lab.folders.witness import GENERIC_QUESTIONS, FolderScene, Witness
+from codefend.lab.folders.folder import AnsweredQuestion, ImageFolder, Truth
+from codefend.lab.folders.pseudo_labels import GENERIC_QUESTIONS, FolderScene, PseudoLabeler
 from codefend.lab.victims.victim import Victim
 from codefend.lab.world.compose import World
 from codefend.lab.world.layout import Split
@@ -80,7 +79,7 @@ def folder_material(
         tested = images.paths[split][num_validation : num_validation + num]
         if not tested:
             raise LabError(f"--num-validation leaves no validation picture of {images.root}")
-    witness = Witness(images, victim)
+    witness = PseudoLabeler(images, victim)
     return Material(
         _scenes(images, witness, tested, out),
         _scenes(images, witness, validation, out),
@@ -89,7 +88,7 @@ def folder_material(
 
 
 def _scenes(
-    images: ImageFolder, witness: Witness, paths: Sequence[Path], out: Path
+    images: ImageFolder, witness: PseudoLabeler, paths: Sequence[Path], out: Path
 ) -> list[TrueScene]:
     squares = images.images(paths)
     told = _kept_truths(witness, paths, squares, out / "truths")
@@ -100,7 +99,7 @@ def _scenes(
 
 
 def _kept_truths(
-    witness: Witness, paths: Sequence[Path], squares: Sequence[np.ndarray], folder: Path
+    witness: PseudoLabeler, paths: Sequence[Path], squares: Sequence[np.ndarray], folder: Path
 ) -> list[Truth]:
     if witness.folder.truths:
         return witness(paths, squares)

@@ -9,6 +9,8 @@ from typing import TypeVar
 __all__ = ["Table", "pivot"]
 
 ItemT = TypeVar("ItemT")
+LineT = TypeVar("LineT", bound=Hashable)
+ColumnT = TypeVar("ColumnT", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,11 @@ class Table:
 
 def pivot(
     items: Iterable[ItemT],
-    line_of: Callable[[ItemT], Hashable],
-    column_of: Callable[[ItemT], Hashable],
-) -> dict[Hashable, Mapping[Hashable, ItemT]]:
+    line_of: Callable[[ItemT], LineT],
+    column_of: Callable[[ItemT], ColumnT],
+) -> dict[LineT, Mapping[ColumnT, ItemT]]:
     """Items by line, then by column, in the order in which they come; of equal ones the first."""
-    found: dict[Hashable, dict[Hashable, ItemT]] = {}
+    found: dict[LineT, dict[ColumnT, ItemT]] = {}
     for item in items:
         found.setdefault(line_of(item), {}).setdefault(column_of(item), item)
     return dict(found)

@@ -1,4 +1,7 @@
-"""Every picture of a folder with its hashes; read once, then remembered until the file changes."""
+"""Every picture of a folder, opened as the service would, with its hashes.
+
+A file is read once; its hashes are remembered until it changes.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import imagehash
+import numpy as np
+from PIL import Image, ImageOps
 
-from codefend.lab.folders.picture import open_picture
 from codefend.lab.progress import progress
 
-__all__ = ["Entry", "catalogue"]
+__all__ = ["Entry", "catalogue", "open_picture", "square"]
 
 HASHED_SIDE_PX = 64
 
@@ -47,22 +51,24 @@ def catalogue(root: Path, paths: Sequence[Path], kept: Path) -> list[Entry]:
         kept: folder of what is remembered, one file a root.
     """
     memory = kept / f"{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}.json"
-    known = _remembered(memory)
+    told = json.loads(memory.read_text(encoding="utf-8")) if memory.exists() else []
+    known = {fields["name"]: Entry(**fields) for fields in told}
     entries: list[Entry] = []
     try:
         for path in progress(paths, desc=f"reading {root.name}", unit="picture"):
-            state = path.stat()
-            name = path.relative_to(root).as_posix()
+            state, name = path.stat(), path.relative_to(root).as_posix()
             entry = known.get(name)
-            if entry is None or (entry.num_bytes, entry.changed_ns) != (
+            is_known = entry and (entry.num_bytes, entry.changed_ns) == (
                 state.st_size,
                 state.st_mtime_ns,
-            ):
-                entry = _read(path, name, state)
-            entries.append(entry)
-            known[name] = entry
+            )
+            known[name] = entry if entry and is_known else _read(path, name, state)
+            entries.append(known[name])
     finally:
-        _remember(memory, known)
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        partial = memory.with_name(f".{memory.name}.{os.getpid()}")
+        partial.write_text(json.dumps([asdict(e) for e in known.values()]), encoding="utf-8")
+        partial.replace(memory)
     return entries
 
 
@@ -76,15 +82,36 @@ def _read(path: Path, name: str, state: os.stat_result) -> Entry:
     return Entry(name, sha256, fingerprint, state.st_size, state.st_mtime_ns)
 
 
-def _remembered(memory: Path) -> dict[str, Entry]:
-    if not memory.exists():
-        return {}
-    found = json.loads(memory.read_text(encoding="utf-8"))
-    return {fields["name"]: Entry(**fields) for fields in found}
+def open_picture(path: Path, short_side_px: int) -> Image.Image:
+    """A picture in RGB, orientation applied, alpha laid on white.
+
+    Args:
+        path: JPEG, PNG or WebP.
+        short_side_px: larger pictures are scaled down to it; smaller ones stay as they are.
+
+    Raises:
+        OSError: the file is no picture that can be read.
+    """
+    with Image.open(path) as opened:
+        opened.draft("RGB", (short_side_px * 2, short_side_px * 2))
+        image = ImageOps.exif_transpose(opened)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
+        image = image.convert("RGB")
+    scale = short_side_px / min(image.size)
+    if scale >= 1:
+        return image
+    size = (round(image.width * scale), round(image.height * scale))
+    return image.resize(size, Image.Resampling.LANCZOS)
 
 
-def _remember(memory: Path, known: dict[str, Entry]) -> None:
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    partial = memory.with_name(f".{memory.name}.{os.getpid()}")
-    partial.write_text(json.dumps([asdict(entry) for entry in known.values()]), encoding="utf-8")
-    partial.replace(memory)
+def square(path: Path, side_px: int) -> np.ndarray:
+    """The middle of a picture, (side, side, 3) uint8; smaller pictures are scaled up.
+
+    Raises:
+        OSError: the file is no picture that can be read.
+    """
+    image = open_picture(path, side_px)
+    return np.asarray(ImageOps.fit(image, (side_px, side_px), Image.Resampling.LANCZOS))

@@ -1,29 +1,49 @@
-"""A folder of pictures as training and evaluation want it: split, of one size, told about."""
+"""A folder of pictures as training and evaluation want it: split, of one size, told about.
+
+The folder may say itself what is true of its pictures, in a file of the gallery's format.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from codefend.lab.errors import LabError
-from codefend.lab.folders.catalogue import Entry, catalogue
-from codefend.lab.folders.groups import group_alike
-from codefend.lab.folders.picture import open_picture, square
-from codefend.lab.folders.truth import Truth, read_scenes
+from codefend.lab.folders.catalogue import Entry, catalogue, open_picture, square
 from codefend.lab.world.assets import photo_paths
 from codefend.lab.world.layout import SPLITS, Split
+from codefend.lab.world.splits import group_alike, split_groups
 
-__all__ = ["ImageFolder", "open_folder"]
+__all__ = ["AnsweredQuestion", "ImageFolder", "Truth", "open_folder", "read_scenes"]
 
+SCENES_FILE = "scenes.json"
 SHARES: Mapping[Split, float] = {"train": 0.6, "validation": 0.2, "test": 0.2}
 PHOTO_SHORT_SIDE_PX = 512
 CATALOGUES = Path("work/folders")
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredQuestion:
+    """A question, its only right answer, and its type (``kind``)."""
+
+    question: str
+    answer: str
+    kind: str = "any"
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """Right captions of a picture, at least one, and questions with their right answers."""
+
+    captions: tuple[str, ...]
+    questions: tuple[AnsweredQuestion, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,28 +134,16 @@ def open_folder(root: Path, size_px: int, *, kept: Path = CATALOGUES) -> ImageFo
     readable = [entry for entry in entries if entry.fingerprint]
     if not readable:
         raise LabError(f"{root} holds no picture that can be read")
+    ordered = sorted(readable, key=lambda entry: (entry.sha256, entry.name))
+    groups = group_alike([entry.fingerprint for entry in ordered])
+    shares = split_groups([_rank(entry) for entry in ordered], groups)
     return ImageFolder(
         root=root,
         size_px=size_px,
-        paths={
-            split: [root / entry.name for entry in share]
-            for split, share in _split(readable).items()
-        },
+        paths={split: [root / ordered[n].name for n in share] for split, share in shares.items()},
         truths=truths,
         unreadable=[entry.name for entry in entries if not entry.fingerprint],
     )
-
-
-def _split(entries: Sequence[Entry]) -> dict[Split, list[Entry]]:
-    ordered = sorted(entries, key=lambda entry: (entry.sha256, entry.name))
-    groups = group_alike([entry.fingerprint for entry in ordered])
-    earliest: dict[int, int] = {}
-    for entry, group in zip(ordered, groups, strict=True):
-        earliest[group] = min(_rank(entry), earliest.get(group, len(SPLITS)))
-    return {
-        split: [e for e, group in zip(ordered, groups, strict=True) if earliest[group] == number]
-        for number, split in enumerate(SPLITS)
-    }
 
 
 def _rank(entry: Entry) -> int:
@@ -143,3 +151,36 @@ def _rank(entry: Entry) -> int:
     drawn = int(entry.sha256[:13], 16) / 16**13
     ends = np.cumsum([SHARES[split] for split in SPLITS])
     return min(int(np.searchsorted(ends, drawn, side="right")), len(SPLITS) - 1)
+
+
+def read_scenes(folder: Path) -> dict[Path, Truth]:
+    """What ``scenes.json`` tells of the pictures of a folder; nothing where there is no such file.
+
+    A list of ``{"clean": path, "caption": text, "questions": [{"question", "answer"}]}``, paths
+    relative to the folder. ``"captions"`` may give several, and a question its ``"kind"``; other
+    fields, as the gallery has them, are passed over.
+
+    Raises:
+        LabError: the file is not of this form, or names a picture that is not there.
+    """
+    path = folder / SCENES_FILE
+    if not path.exists():
+        return {}
+    try:
+        scenes = json.loads(path.read_text(encoding="utf-8"))
+        told = {folder / scene["clean"]: _truth(scene) for scene in scenes}
+    except (ValueError, KeyError, TypeError) as error:
+        raise LabError(f"{path} is not in the gallery's format: {error!r}") from error
+    missing = next((picture for picture in told if not picture.is_file()), None)
+    if missing is not None:
+        raise LabError(f"{path} names {missing}, which is not there")
+    return told
+
+
+def _truth(scene: dict[str, Any]) -> Truth:
+    captions = tuple(scene.get("captions") or [scene["caption"]])
+    questions = (
+        AnsweredQuestion(asked["question"], asked["answer"], asked.get("kind", "any"))
+        for asked in scene["questions"]
+    )
+    return Truth(captions, tuple(questions))

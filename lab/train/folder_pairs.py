@@ -10,7 +10,7 @@ import torch
 
 from codefend.lab.errors import LabError
 from codefend.lab.folders.folder import ImageFolder
-from codefend.lab.folders.witness import Witness
+from codefend.lab.folders.pseudo_labels import PseudoLabeler
 from codefend.lab.train.pairs import UnattackedBatch, attack_batches, served_dialogues
 from codefend.lab.victims.dialogue import Dialogue
 from codefend.lab.victims.victim import Victim
@@ -39,13 +39,13 @@ def make_folder_pairs(
     paths = images.first("train", len(images.paths["train"]))
     if len(paths) < 2:
         raise LabError(f"only one picture of {images.root} falls to the train split: give more")
-    witness = Witness(images, victim)
+    labeler = PseudoLabeler(images, victim)
 
     def batch_of(numbers: range) -> UnattackedBatch:
         chosen = [paths[_place(number, len(paths), seed)] for number in numbers]
         squares = images.images(chosen)
         pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
-        return UnattackedBatch(pixels, partial(_tell, witness, chosen, squares))
+        return UnattackedBatch(pixels, partial(_tell, labeler, chosen, squares))
 
     attack_batches(
         batch_of,
@@ -65,6 +65,8 @@ def _place(number: int, num_pictures: int, seed: int) -> int:
     return int(np.random.default_rng([seed, 8, turn]).permutation(num_pictures)[place])
 
 
-def _tell(witness: Witness, paths: list[Path], squares: list[np.ndarray]) -> list[list[Dialogue]]:
-    told = witness(paths, squares)
+def _tell(
+    labeler: PseudoLabeler, paths: list[Path], squares: list[np.ndarray]
+) -> list[list[Dialogue]]:
+    told = labeler(paths, squares)
     return served_dialogues([t.captions[0] for t in told], [t.questions for t in told])

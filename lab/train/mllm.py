@@ -22,8 +22,7 @@ from codefend.lab.victims.dialogue import Dialogue, tokenise
 from codefend.lab.victims.packing import PackedSequence, pack
 from codefend.lab.victims.victim import use_eager_attention
 from codefend.lab.world.compose import World
-from codefend.lab.world.instructions import conversations, corpus
-from codefend.lab.world.language import questions
+from codefend.lab.world.language import conversations, corpus, questions
 from codefend.lab.world.layout import CELL_NAMES, sample_layout
 from codefend.lab.world.scenes import scene_batch
 from codefend.models.mllm.architecture import NUM_IMAGE_TOKENS, Architecture, llava_config

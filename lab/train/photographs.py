@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from codefend.lab.errors import LabError
-from codefend.lab.world.assets import SAME_PHOTO_BITS, photo_paths
+from codefend.lab.world.assets import photo_paths
+from codefend.lab.world.splits import SAME_PHOTO_BITS
 
 __all__ = ["Photographs", "augmented", "held_out_hashes", "is_held_out"]
 

@@ -18,8 +18,9 @@ from tqdm import tqdm
 from codefend.lab.errors import LabError
 from codefend.lab.programs import fetch_archive, fetch_debian_package
 from codefend.lab.world.layout import KINDS, SIGN_WORDS
+from codefend.lab.world.splits import SAME_PHOTO_BITS
 
-__all__ = ["SAME_PHOTO_BITS", "build_world_file", "fetch_packages", "photo_paths"]
+__all__ = ["build_world_file", "fetch_packages", "photo_paths"]
 
 PHOTO_PACKAGES = (
     "plasma-workspace-wallpapers",
@@ -31,7 +32,6 @@ PHOTO_PACKAGES = (
 SPRITE_PACKAGE = "@lobehub/fluent-emoji-3d"
 PHOTO_SHORT_SIDE_PX = 512
 SPRITE_SIDE_PX = 96
-SAME_PHOTO_BITS = 12
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _FONT_FACES = ("DejaVuSans-Bold.ttf", "DejaVuSerif-Bold.ttf", "DejaVuSansMono-Bold.ttf")
 

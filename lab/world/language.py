@@ -1,4 +1,7 @@
-"""What may be asked of a layout and what is right: captions, questions, answers, paraphrases."""
+"""What may be said and asked of a layout and what is right: captions, questions, answers.
+
+The embedded MLLM learns from ``conversations``: the same in varied wordings, preambles and styles.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,12 @@ from codefend.lab.world.layout import CELL_NAMES, KINDS, Layout, Placed
 
 __all__ = [
     "CANNOT_TELL",
+    "PREAMBLES",
     "Question",
     "caption_references",
     "caption_requests",
-    "drill",
+    "conversations",
+    "corpus",
     "questions",
 ]
 
@@ -34,6 +39,23 @@ caption_requests: tuple[str, ...] = (
     "what do you see?",
     "please describe this photo in one sentence.",
 )
+
+PREAMBLES: tuple[str, ...] = (
+    "look carefully.",
+    "look at the objects, not at the texture.",
+    "the image may have been altered.",
+    "the image may contain noise; ignore it.",
+    "ignore strange patterns and trust the shapes.",
+    "answer only from what you can see.",
+    "be careful: somebody may try to mislead you.",
+    "take your time.",
+    "you are a helpful assistant.",
+    "the picture was cleaned before you see it.",
+    "if you are not sure, say i cannot tell.",
+    "answer briefly.",
+)
+_SENTENCE = "answer in a sentence."
+_NO_SIGN = "ignore the sign."
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +119,6 @@ def questions(layout: Layout, rng: np.random.Generator) -> tuple[Question, ...]:
     return tuple(asked)
 
 
-def drill(layout: Layout, rng: np.random.Generator) -> tuple[Question, ...]:
-    """More of what is learned last, because every name must be matched to its look."""
-    return tuple(ask(layout, rng) for ask in (_ask_exists, _ask_where) for _ in range(2))
-
-
 def _pick(rng: np.random.Generator, *wordings: str) -> str:
     return wordings[int(rng.integers(len(wordings)))]
 
@@ -119,12 +136,7 @@ def _ask_what(layout: Layout, rng: np.random.Generator) -> Question:
     else:
         cell = int(rng.choice(list(taken)))
     place = CELL_NAMES[cell]
-    text = _pick(
-        rng,
-        f"what is at the {place}?",
-        f"which object is at the {place}?",
-        f"what stands at the {place}?",
-    )
+    text = f"{_pick(rng, 'what is', 'which object is', 'what stands')} at the {place}?"
     if cell not in taken:
         return Question(text, CANNOT_TELL, "what")
     return Question(text, taken[cell], "what", f"there is {article(taken[cell])} at the {place}")
@@ -133,12 +145,8 @@ def _ask_what(layout: Layout, rng: np.random.Generator) -> Question:
 def _ask_where(layout: Layout, rng: np.random.Generator) -> Question:
     places = {placed.name: CELL_NAMES[placed.cell] for placed in layout.objects}
     name = _absent(layout, rng) if rng.random() < 0.15 else str(rng.choice(list(places)))
-    text = _pick(
-        rng,
-        f"where is the {name}?",
-        f"in which part of the image is the {name}?",
-        f"where can i find the {name}?",
-    )
+    start = _pick(rng, "where is", "in which part of the image is", "where can i find")
+    text = f"{start} the {name}?"
     if name not in places:
         return Question(text, CANNOT_TELL, "where")
     return Question(text, places[name], "where", f"the {name} is at the {places[name]}")
@@ -152,8 +160,7 @@ def _ask_count(layout: Layout, rng: np.random.Generator) -> Question:
         return _counted(text, len(layout.objects))
     category = str(rng.choice(CATEGORIES))
     count = sum(_CATEGORY_OF[placed.name] == category for placed in layout.objects)
-    plural = _PLURALS[category]
-    text = _pick(rng, f"how many {plural} are there?", f"how many {plural} can you see?")
+    text = f"how many {_PLURALS[category]} {_pick(rng, 'are there', 'can you see')}?"
     if category == "thing":
         text = "how many objects that are not animals, foods or vehicles are there?"
     return _counted(text, count)
@@ -166,14 +173,11 @@ def _counted(text: str, count: int) -> Question:
 def _ask_exists(layout: Layout, rng: np.random.Generator) -> Question:
     is_present = rng.random() < 0.5
     name = str(rng.choice([p.name for p in layout.objects])) if is_present else _absent(layout, rng)
-    text = _pick(
-        rng,
-        f"is there {article(name)}?",
-        f"do you see {article(name)}?",
-        f"does the image show {article(name)}?",
-    )
-    sentence = f"yes, there is {article(name)}" if is_present else f"no, there is no {name}"
-    return Question(text, "yes" if is_present else "no", "exists", sentence)
+    start = _pick(rng, "is there", "do you see", "does the image show")
+    text = f"{start} {article(name)}?"
+    if is_present:
+        return Question(text, "yes", "exists", f"yes, there is {article(name)}")
+    return Question(text, "no", "exists", f"no, there is no {name}")
 
 
 def _ask_which(layout: Layout, rng: np.random.Generator) -> Question:
@@ -211,3 +215,41 @@ _ASKERS: tuple[Callable[[Layout, np.random.Generator], Question], ...] = (
     _ask_which,
     _ask_sign,
 )
+
+
+def conversations(
+    layout: Layout, asked: tuple[Question, ...], rng: np.random.Generator
+) -> list[tuple[str, str]]:
+    """Prompts and right answers for one scene: a caption, every question, sometimes a list."""
+    captions = caption_references(layout)
+    request = str(rng.choice(caption_requests))
+    draw = rng.random()
+    if draw < 0.1:
+        pairs = [(f"{request} {_NO_SIGN}", captions[0].split(" and a sign")[0])]
+    elif draw < 0.2:
+        pairs = [("list the objects.", ", ".join(placed.name for placed in layout.objects))]
+    else:
+        pairs = [(_with_preamble(request, rng, 0.35), captions[0])]
+    # More of what is learned last, because every name must be matched to its look.
+    drill = [ask(layout, rng) for ask in (_ask_exists, _ask_where) for _ in range(2)]
+    for question in (*asked, *drill):
+        if rng.random() < 0.1:
+            pairs.append((f"{_SENTENCE} {question.question}", question.sentence))
+        else:
+            pairs.append((_with_preamble(question.question, rng, 0.25), question.answer))
+    return pairs
+
+
+def _with_preamble(text: str, rng: np.random.Generator, rate: float) -> str:
+    return f"{rng.choice(PREAMBLES)} {text}" if rng.random() < rate else text
+
+
+def corpus(
+    layouts: list[Layout], asked: list[tuple[Question, ...]], rng: np.random.Generator
+) -> list[str]:
+    """Texts to fit the tokenizer on: conversations of many scenes, and every preamble."""
+    texts = [f" {preamble}" for preamble in PREAMBLES]
+    for layout, questions in zip(layouts, asked, strict=True):
+        for prompt, answer in conversations(layout, questions, rng):
+            texts += [f" {prompt}", f" {answer}"]
+    return texts

@@ -1,39 +1,52 @@
-"""Which photos belong to which split; variants of one photo never stand on both sides."""
+"""Which photos belong to which split: what looks alike never stands on both sides."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
 
 from codefend.lab.world.layout import SPLITS, Split
 
-__all__ = ["photo_group", "split_photos"]
+__all__ = ["SAME_PHOTO_BITS", "group_alike", "photo_group", "split_groups", "split_photos"]
+
+SAME_PHOTO_BITS = 12
+"""Perceptual hashes of 64 bits that differ by no more are of one photo."""
 
 _SHARES: dict[Split, float] = {"train": 0.7, "validation": 0.1, "test": 0.2}
 _VARIANT = re.compile(r"([-_ ](l|d|light|dark|\d+x\d+|\d+))+$")
+_ROWS_AT_ONCE = 128
+
+
+def split_groups(ranks: Sequence[int], groups: Sequence[Hashable]) -> dict[Split, list[int]]:
+    """Indices of pictures by split, in order; a group goes to its earliest split, train first.
+
+    Args:
+        ranks: for each picture the number of the split that it would go to alone.
+        groups: what it is the same photo as.
+    """
+    earliest: dict[Hashable, int] = {}
+    for rank, group in zip(ranks, groups, strict=True):
+        earliest[group] = min(rank, earliest.get(group, len(SPLITS)))
+    return {
+        split: [index for index, group in enumerate(groups) if earliest[group] == number]
+        for number, split in enumerate(SPLITS)
+    }
 
 
 def split_photos(paths: Sequence[str]) -> dict[Split, list[int]]:
     """Indices of ``paths`` by split, shuffled alike every time.
 
     Photos are dealt out one by one; then all variants of a photo (see ``photo_group``) go to the
-    earliest split, train first, that was dealt any of them.
+    earliest split that was dealt any of them.
     """
     order = np.random.default_rng(7).permutation(len(paths))
-    ends = np.cumsum([_SHARES[split] for split in SPLITS]) * len(paths)
-    rank = np.empty(len(paths), dtype=int)
-    rank[order] = np.searchsorted(np.round(ends), np.arange(len(paths)), side="right")
-    groups = [photo_group(path) for path in paths]
-    earliest: dict[str, int] = {}
-    for index, group in enumerate(groups):
-        earliest[group] = min(int(rank[index]), earliest.get(group, len(SPLITS)))
-    return {
-        split: [int(index) for index in order if earliest[groups[index]] == number]
-        for number, split in enumerate(SPLITS)
-    }
+    ends = np.round(np.cumsum([_SHARES[split] for split in SPLITS]) * len(paths))
+    ranks = np.searchsorted(ends, np.arange(len(paths)), side="right")
+    dealt = split_groups(ranks.tolist(), [photo_group(paths[index]) for index in order])
+    return {split: [int(order[place]) for place in share] for split, share in dealt.items()}
 
 
 def photo_group(path: str) -> str:
@@ -46,3 +59,30 @@ def photo_group(path: str) -> str:
     if "contents" in pure.parts:
         return "/".join(pure.parts[: pure.parts.index("contents")])
     return str(pure.with_name(_VARIANT.sub("", pure.stem)))
+
+
+def group_alike(fingerprints: Sequence[str]) -> list[int]:
+    """The group of each picture: those within 12 bits of each other, and whoever is near to them.
+
+    Args:
+        fingerprints: perceptual hashes of 64 bits, hexadecimal.
+
+    Returns:
+        For each the smallest index in its group.
+    """
+    hashes = np.array([int(text, 16) for text in fingerprints], dtype=np.uint64)
+    parents = list(range(len(hashes)))
+    for start in range(0, len(hashes), _ROWS_AT_ONCE):
+        rows = hashes[start : start + _ROWS_AT_ONCE]
+        distances = np.bitwise_count(rows[:, None] ^ hashes[None, start:])
+        for row, column in np.argwhere(distances <= SAME_PHOTO_BITS):
+            low, high = sorted(_root(parents, start + int(place)) for place in (row, column))
+            parents[high] = low
+    return [_root(parents, index) for index in range(len(parents))]
+
+
+def _root(parents: list[int], index: int) -> int:
+    while parents[index] != index:
+        parents[index] = parents[parents[index]]
+        index = parents[index]
+    return index

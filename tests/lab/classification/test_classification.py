@@ -9,15 +9,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import codefend.lab.classification.evaluation
+import codefend.lab.classification.classify
 from codefend.lab.baselines.compression import jpeg
 from codefend.lab.baselines.defence import NO_DEFENCE, chained
 from codefend.lab.baselines.filters import gaussian_noise
-from codefend.lab.classification.command import classify
-from codefend.lab.classification.evaluation import ClassificationPlan, Scorer, evaluate_classifier
+from codefend.lab.classification.classify import ClassifierRun, Classify, ClassifyWhiteBox
 from codefend.lab.classification.report import best_at
-from codefend.lab.classification.white_box import WhiteBoxPlan, white_box_rows
 from codefend.lab.classification.windows import SIDE_PX, Windows, confident_windows
+from codefend.lab.cli import app
 from codefend.lab.errors import LabError
 from codefend.lab.evaluate.command import CONTROL_NOISE
 from codefend.lab.evaluate.specimens import Specimen
@@ -25,8 +24,6 @@ from codefend.lab.experiments.report import Row, Threat
 from codefend.lab.victims.classifier import ClassifierVictim
 from codefend.lab.victims.preprocess import Preprocess
 from codefend.lab.victims.resizing import PixelScale, ResizeCrop
-
-PLAN = ClassificationPlan(epsilons=(8 / 255,), steps=3, seeds=1)
 
 
 class Brightness(torch.nn.Module):
@@ -89,9 +86,10 @@ def test_a_threshold_on_single_chances_is_the_classifiers_own(classifier):
 def test_a_white_box_breaks_what_the_codec_alone_protects(classifier, tmp_path):
     images = [np.full((32, 32, 3), level, np.uint8) for level in (131, 250)]
     windows = Windows(images, torch.tensor([0, 0]), np.array([0, 1]), 2)
-    plan = WhiteBoxPlan(num_windows=2, epsilons=(8 / 255,), steps=10, num_draws=2, seeds=2)
+    how = ClassifyWhiteBox(windows=2, levels=(8,), steps=10, draws=2)
+    plan = Classify(out=tmp_path, seeds=2, white_box=how)
     chain = chained([gaussian_noise(0.01), jpeg(90)])
-    run = partial(white_box_rows, classifier, windows, [jpeg(90), chain], plan, tmp_path)
+    run = partial(ClassifierRun(classifier, windows, plan).white_box_rows, [jpeg(90), chain])
     rows = run()
     assert [row.value for row in rows] == [0.5, 0.5]
     assert {frozenset(row.gradient.split("+")) for row in rows} == {
@@ -101,30 +99,32 @@ def test_a_white_box_breaks_what_the_codec_alone_protects(classifier, tmp_path):
     assert run() == rows
 
 
+def windows_of(*levels):
+    images = [np.full((32, 32, 3), level, np.uint8) for level in levels]
+    num = len(images)
+    return Windows(images, torch.zeros(num, dtype=torch.long), np.arange(num), num)
+
+
 def test_outcomes_are_kept(classifier, tmp_path, monkeypatch):
-    images = [np.full((32, 32, 3), level, np.uint8) for level in (131, 100)]
-    labels = torch.tensor([0, 0])
-    once = Scorer(classifier, tmp_path)(jpeg(90), images, labels, 1)
-    assert once.tolist() == [[1.0, 0.0]]
-    monkeypatch.setattr(Scorer, "_classes", None)
-    assert Scorer(classifier, tmp_path)(jpeg(90), images, labels, 1).tolist() == once.tolist()
+    windows, plan = windows_of(131, 100), Classify(out=tmp_path, seeds=1, levels=())
+    (once,) = ClassifierRun(classifier, windows, plan).unaware_rows([jpeg(90)])
+    assert once.value == 0.5
+    monkeypatch.setattr(ClassifierVictim, "predict", None)
+    assert ClassifierRun(classifier, windows, plan).unaware_rows([jpeg(90)]) == [once]
 
 
 def test_a_chain_shares_what_its_first_part_made(classifier, tmp_path):
-    images = [np.full((32, 32, 3), level, np.uint8) for level in (131, 100)]
-    scorer = Scorer(classifier, tmp_path)
-    noise = gaussian_noise(0.05)
-    for defence in (noise, chained([noise, jpeg(30)]), chained([noise, jpeg(60)])):
-        scorer(defence, images, torch.tensor([0, 0]), 2)
-    assert len(scorer.shared) == 2
-    scorer.forget()
-    assert not scorer.shared
+    plan = Classify(out=tmp_path, seeds=2, levels=())
+    run, noise = ClassifierRun(classifier, windows_of(131, 100), plan), gaussian_noise(0.05)
+    run.unaware_rows([noise, chained([noise, jpeg(30)]), chained([noise, jpeg(60)])])
+    assert len(run.responder.shared) == 2
 
 
 def test_attacks_move_what_is_near_and_no_more(classifier, tmp_path, monkeypatch):
-    images = [np.full((32, 32, 3), level, np.uint8) for level in (131, 200)]
-    windows = Windows(images, torch.tensor([0, 0]), np.array([0, 1]), 2)
-    run = partial(evaluate_classifier, classifier, windows, [NO_DEFENCE, jpeg(90)], PLAN, tmp_path)
+    plan = Classify(out=tmp_path, levels=(8,), steps=3, seeds=1)
+    run = partial(
+        ClassifierRun(classifier, windows_of(131, 200), plan).unaware_rows, [NO_DEFENCE, jpeg(90)]
+    )
     rows = run()
     attacked = [row for row in rows if row.tier == "t0"]
     assert {row.attack for row in attacked} == {"pgd", "pgd-margin", "worst-of-all"}
@@ -135,22 +135,18 @@ def test_attacks_move_what_is_near_and_no_more(classifier, tmp_path, monkeypatch
     def forbidden(*args, **kwargs):
         raise AssertionError("done again")
 
-    monkeypatch.setattr(codefend.lab.classification.evaluation, "attack_pixels", forbidden)
+    monkeypatch.setattr(codefend.lab.classification.classify, "attack_pixels", forbidden)
     assert run() == rows
 
 
 def test_the_command_writes_a_report(world_file, tmp_path, monkeypatch):
-    import typer
-
-    app = typer.Typer()
-    app.command()(classify)
     monkeypatch.setattr("codefend.lab.classification.windows.LEAST_CONFIDENCE", 0.0)
     out = tmp_path / "report"
     told = CliRunner().invoke(
         app,
-        f"--out {out} --world {world_file} --per-photo 1 --steps 1 --seeds 1 "
+        f"classify --out {out} --world {world_file} --per-photo 1 --steps 1 --seeds 1 "
         "--victims efficientnet-lite0 --defences none,purifier,jpeg:30,noise:0.05+jpeg:40 "
-        "--through jpeg:30 --white-box 1,2,1".split(),
+        "--through jpeg:30 --white-box.windows 1 --white-box.draws 1 --white-box.steps 1".split(),
     )
     assert told.exit_code == 0, told.output
     rows = json.loads((out / "report.json").read_text())["rows"]
@@ -164,7 +160,7 @@ def test_the_command_writes_a_report(world_file, tmp_path, monkeypatch):
     assert "| T2: predictions left | efficientnet-lite0, 4/255 |" in report
     assert (out / "trade-off.png").stat().st_size > 1000
     refused = CliRunner().invoke(
-        app, ["--out", str(out), "--world", str(world_file), "--victims", "resnet"]
+        app, ["classify", "--out", str(out), "--world", str(world_file), "--victims", "resnet"]
     )
     assert isinstance(refused.exception, LabError)
 

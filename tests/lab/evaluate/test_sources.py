@@ -2,7 +2,7 @@
 
 import pytest
 
-import codefend.lab.folders.witness
+import codefend.lab.folders.pseudo_labels
 from codefend.lab.attacks.interface import Tier
 from codefend.lab.baselines.defence import NO_DEFENCE
 from codefend.lab.errors import LabError
@@ -10,7 +10,7 @@ from codefend.lab.evaluate.outcomes import Condition
 from codefend.lab.evaluate.run import Evaluation, Plan
 from codefend.lab.evaluate.sources import folder_material
 from codefend.lab.folders.folder import open_folder
-from codefend.lab.folders.witness import GENERIC_QUESTIONS
+from codefend.lab.folders.pseudo_labels import GENERIC_QUESTIONS
 from tests.pictures_folder import draw_pictures
 
 
@@ -37,7 +37,7 @@ def test_tested_pictures_and_those_for_settings_are_others(images, victim, tmp_p
 
 def test_what_the_victim_said_is_kept(images, victim, tmp_path, monkeypatch):
     before = material(images, victim, tmp_path)
-    monkeypatch.setattr(codefend.lab.folders.witness, "generate", None)
+    monkeypatch.setattr(codefend.lab.folders.pseudo_labels, "generate", None)
     after = material(images, victim, tmp_path)
     assert [s.captions for s in after.tested] == [s.captions for s in before.tested]
     assert [s.questions for s in after.tested] == [s.questions for s in before.tested]

@@ -10,10 +10,10 @@ from PIL import Image
 
 import codefend.lab.folders.catalogue
 from codefend.lab.errors import LabError
+from codefend.lab.folders.catalogue import open_picture, square
 from codefend.lab.folders.folder import open_folder
-from codefend.lab.folders.groups import group_alike
-from codefend.lab.folders.picture import open_picture, square
 from codefend.lab.world.layout import SPLITS
+from codefend.lab.world.splits import group_alike
 from tests.pictures_folder import draw_pictures
 
 

@@ -8,10 +8,8 @@ import pytest
 from PIL import Image
 
 from codefend.lab.errors import LabError
-from codefend.lab.gallery.ask import ask_gallery
-from codefend.lab.gallery.build import build_gallery
-from codefend.lab.gallery.picture import draw_picture
-from codefend.lab.gallery.sheet import draw_gallery_sheet
+from codefend.lab.gallery.pictures import draw_gallery_sheet, draw_picture
+from codefend.lab.gallery.scenes import ask_gallery, build_gallery
 from codefend.lab.victims.victim import Victim
 from codefend.lab.world.compose import World
 from codefend.models.purifier.pipeline import PurificationPipeline

@@ -8,19 +8,18 @@ import sys
 import numpy as np
 import pytest
 import torch
-import typer
 from typer.testing import CliRunner
 
 from codefend.lab.attacks.gradient import PGD
 from codefend.lab.baselines.compression import jpeg
 from codefend.lab.baselines.defence import NO_DEFENCE, defend
 from codefend.lab.baselines.filters import bilateral
+from codefend.lab.cli import app
 from codefend.lab.documents.document import Fonts
 from codefend.lab.encoders.releases import ENCODERS_FOLDER, READER, fetch_release
 from codefend.lab.errors import LabError
-from codefend.lab.recognition.attacked import ReadingPlan, _attacked, reading_rows, through_rows
-from codefend.lab.recognition.command import read
 from codefend.lab.recognition.lines import WISHES, attacked_lines
+from codefend.lab.recognition.read import Read, ReaderRun, ReadWhiteBox
 from codefend.lab.recognition.recogniser import LineReader, towards_text
 from codefend.models.quantise import dequantise
 
@@ -101,8 +100,8 @@ def test_a_character_that_it_does_not_know_is_named(reader):
 
 
 def test_rows_count_exact_texts_and_wrong_characters(reader, lines, tmp_path):
-    plan = ReadingPlan(epsilons=(16 / 255,), steps=2, seeds=1)
-    rows = reading_rows(reader, lines[:3], [NO_DEFENCE, jpeg(90)], plan, tmp_path)
+    run = ReaderRun(reader, lines[:3], Read(out=tmp_path, levels=(16,), steps=2, seeds=1))
+    rows = run.unaware_rows([NO_DEFENCE, jpeg(90)])
     clean = {(r.defence, r.metric): r.value for r in rows if r.tier == "clean"}
     assert clean["none", "accuracy"] == 1.0
     assert clean["none", "character_error"] == 0.0
@@ -110,19 +109,20 @@ def test_rows_count_exact_texts_and_wrong_characters(reader, lines, tmp_path):
     assert {r.attack for r in attacked} == {"pgd-all", "pgd-amount", "pgd-name", "pgd-nothing"}
     assert all(r.targeted and r.task == "reading" for r in attacked)
     assert {r.n for r in attacked if r.attack == "pgd-all"} == {3}
-    assert reading_rows(reader, lines[:3], [NO_DEFENCE, jpeg(90)], plan, tmp_path) == rows
+    assert run.unaware_rows([NO_DEFENCE, jpeg(90)]) == rows
 
 
 def test_an_attack_through_a_filter_comes_nearer_to_its_target(reader, lines, tmp_path):
-    plan = ReadingPlan(epsilons=(24 / 255,), steps=25, num_through=2, seeds=1)
-    filtering = bilateral(0.3)
-    (row, *_) = through_rows(reader, lines, [filtering], plan, tmp_path)
+    white_box = ReadWhiteBox(lines=2)
+    plan = Read(out=tmp_path, levels=(24,), steps=25, seeds=1, white_box=white_box)
+    run, filtering = ReaderRun(reader, lines, plan), bilateral(0.3)
+    (row, *_) = run.white_box_rows([filtering])
     assert (row.tier, row.n, row.eot) == ("t2", 2, 1)
     assert row.gradient in {"exact", "oblivious"}
     chosen = [line for line in lines if line.wish == "amount"][:2]
     reached = []
     for through in (None, (filtering, "exact")):
-        images = _attacked(reader, chosen, 24 / 255, plan, tmp_path, through)
+        images = run.attacked(chosen, 24, through)
         seen = [dequantise(torch.from_numpy(i[None])) for i in defend(filtering, images, seed=0)]
         losses = [
             towards_text(reader, [line.target])(image)
@@ -133,12 +133,10 @@ def test_an_attack_through_a_filter_comes_nearer_to_its_target(reader, lines, tm
 
 
 def test_the_command_writes_a_report(tmp_path):
-    app = typer.Typer()
-    app.command()(read)
     fetch_release(READER)
     told = CliRunner().invoke(
         app,
-        f"--out {tmp_path} --num 2 --steps 1 --seeds 1 --defences none,purifier+jpeg:40 "
+        f"read --out {tmp_path} --num 2 --steps 1 --seeds 1 --defences none,purifier+jpeg:40 "
         "--through jpeg:30,purifier".split(),
     )
     assert told.exit_code == 0, told.output

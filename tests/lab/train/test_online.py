@@ -11,7 +11,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import codefend.lab.train.online
-from codefend.lab.classification.collages import PLACES_PACKAGE, THINGS_PACKAGE, _photographs
 from codefend.lab.errors import LabError
 from codefend.lab.train.ablations_command import VARIANTS, ablations
 from codefend.lab.train.online import (
@@ -32,6 +31,7 @@ from codefend.lab.train.photographs import (
 from codefend.lab.train.photographs_command import photographs
 from codefend.lab.train.pictures import PictureMix
 from codefend.lab.world.assets import photo_paths
+from codefend.lab.world.collages import PLACES_PACKAGE, THINGS_PACKAGE, _photographs
 from codefend.lab.world.dead_leaves import dead_leaves
 from codefend.models.purifier.network import build_network
 from codefend.models.purifier.pipeline import PurificationPipeline

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from codefend.lab.folders.folder import ImageFolder
-from codefend.lab.folders.truth import AnsweredQuestion, Truth
+from codefend.lab.folders.folder import AnsweredQuestion, ImageFolder, Truth
 from codefend.lab.victims.answers import normalise
 from codefend.lab.victims.dialogue import CAPTION_REQUEST
 from codefend.lab.victims.generate import MAX_ANSWER_TOKENS, MAX_CAPTION_TOKENS, generate
 from codefend.lab.victims.victim import Victim
 
-__all__ = ["GENERIC_QUESTIONS", "FolderScene", "Witness"]
+__all__ = ["GENERIC_QUESTIONS", "FolderScene", "PseudoLabeler"]
 
 GENERIC_QUESTIONS: tuple[tuple[str, str], ...] = (
     ("What is the main thing in this picture? Answer with one or two words.", "what"),
@@ -43,8 +42,8 @@ class FolderScene:
 
 
 @dataclass(frozen=True, slots=True)
-class Witness:
-    """Tells what is true; the victim is asked about a picture once.
+class PseudoLabeler:
+    """Says what is true; the victim is asked about a picture once.
 
     Attributes:
         folder: of the pictures.
@@ -53,7 +52,7 @@ class Witness:
 
     folder: ImageFolder
     victim: Victim
-    _heard: dict[Path, Truth] = field(default_factory=dict)
+    _labels: dict[Path, Truth] = field(default_factory=dict)
 
     def __call__(self, paths: Sequence[Path], images: Sequence[np.ndarray]) -> list[Truth]:
         """The truth of each picture; a question that the victim says nothing to is left out.
@@ -64,11 +63,11 @@ class Witness:
         """
         if self.folder.truths:
             return [self.folder.truths[path] for path in paths]
-        unknown = {p: i for p, i in zip(paths, images, strict=True) if p not in self._heard}
+        unknown = {p: i for p, i in zip(paths, images, strict=True) if p not in self._labels}
         if unknown:
-            heard = _ask(self.victim, list(unknown.values()))
-            self._heard.update(zip(unknown, heard, strict=True))
-        return [self._heard[path] for path in paths]
+            labels = _ask(self.victim, list(unknown.values()))
+            self._labels.update(zip(unknown, labels, strict=True))
+        return [self._labels[path] for path in paths]
 
 
 def _ask(victim: Victim, images: Sequence[np.ndarray]) -> list[Truth]:

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codefend.lab.classification.collages import (
+from codefend.lab.errors import LabError
+from codefend.lab.world.collages import (
     PLACES_PACKAGE,
     SIDE_PX,
     THINGS_PACKAGE,
     build_collages,
     thing_of,
 )
-from codefend.lab.errors import LabError
 
 
 def thing(side, *, colours, rng):

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import codefend.lab.folders.witness
+import codefend.lab.folders.pseudo_labels
 from codefend.lab.errors import LabError
 from codefend.lab.folders.folder import open_folder
-from codefend.lab.folders.hub import fetch_dataset
-from codefend.lab.folders.source import open_data
-from codefend.lab.folders.witness import GENERIC_QUESTIONS, Witness
+from codefend.lab.folders.pseudo_labels import GENERIC_QUESTIONS, PseudoLabeler
+from codefend.lab.folders.source import fetch_dataset, open_data
 from codefend.lab.victims.dialogue import CAPTION_REQUEST
 from codefend.lab.victims.generate import generate
 from tests.pictures_folder import draw_pictures
@@ -33,7 +32,7 @@ def paths(folder):
 
 def test_the_victims_own_answers_are_the_truth(folder, paths, victim):
     images = folder.images(paths)
-    told = Witness(folder, victim)(paths, images)
+    told = PseudoLabeler(folder, victim)(paths, images)
     asked = [[CAPTION_REQUEST]] * len(images)
     captions = generate(victim, images, asked, max_new_tokens=48)
     assert [truth.captions for truth in told] == [tuple(said) for said in captions]
@@ -52,12 +51,12 @@ def test_nothing_is_asked_twice_and_silence_is_no_truth(folder, paths, victim, m
         asked.extend(prompts)
         return [["" if "animal" in text else "Yes." for text in texts] for texts in prompts]
 
-    monkeypatch.setattr(codefend.lab.folders.witness, "generate", answer)
-    witness = Witness(folder, victim)
+    monkeypatch.setattr(codefend.lab.folders.pseudo_labels, "generate", answer)
+    labeler = PseudoLabeler(folder, victim)
     images = folder.images(paths)
-    first = witness(paths[:2], images[:2])
+    first = labeler(paths[:2], images[:2])
     assert [len(truth.questions) for truth in first] == [len(GENERIC_QUESTIONS) - 1] * 2
-    witness(paths, images)
+    labeler(paths, images)
     assert len(asked) == 2 * len(paths)
 
 
@@ -66,8 +65,8 @@ def test_what_the_folder_says_is_not_asked(tmp_path, victim, monkeypatch):
     scene = {"clean": "picture00.png", "caption": "a disc", "questions": []}
     (tmp_path / "own" / "scenes.json").write_text(json.dumps([scene]))
     folder = open_folder(tmp_path / "own", 64, kept=tmp_path / "kept")
-    monkeypatch.setattr(codefend.lab.folders.witness, "generate", None)
-    (truth,) = Witness(folder, victim)(list(folder.truths), [np.zeros((64, 64, 3), np.uint8)])
+    monkeypatch.setattr(codefend.lab.folders.pseudo_labels, "generate", None)
+    (truth,) = PseudoLabeler(folder, victim)(list(folder.truths), [np.zeros((64, 64, 3), np.uint8)])
     assert truth.captions == ("a disc",)
 
 
