@@ -264,12 +264,13 @@ class ClassifierRun:
         seen = self.responder(
             defence, images, self._classes, asked=self.victim.sha256, seeds=self.plan.seeds
         )
-        return (np.array(seen) == (wanted if numbers is None else wanted[numbers])).astype(float)
+        right = np.array(seen) == (wanted if numbers is None else wanted[numbers])
+        return np.asarray(right, np.float64)
 
     def _classes(self, images: Sequence[np.ndarray]) -> list[int]:
-        pixels = torch.from_numpy(np.stack(images))
-        seen = [self.victim.predict(dequantise(batch)) for batch in pixels.split(_BATCH_SIZE)]
-        return [int(each) for each in torch.cat(seen)]
+        batches = torch.split(torch.from_numpy(np.stack(images)), _BATCH_SIZE)
+        seen = torch.cat([self.victim.predict(dequantise(batch)) for batch in batches])
+        return [int(each) for each in seen]
 
     def _attacked(self, config: AttackConfig) -> list[np.ndarray]:
         return craft(

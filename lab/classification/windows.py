@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -71,46 +72,43 @@ def confident_windows(
         LabError: The classifier is sure of none.
     """
     rng = np.random.default_rng(seed)
-    things = {thing: number for number, thing in enumerate(_things(photos))}
+    names = dict.fromkeys(thing_of(photo.cluster) for photo in photos)
+    things = {name: number for number, name in enumerate(names)}
     looked: list[tuple[int, np.ndarray]] = [
         (things[thing_of(photo.cluster)], _window(photo.image, rng))
         for photo in photos
         if min(photo.image.shape[:2]) >= SIDE_PX
         for _ in range(per_photo)
     ]
-    kept: list[int] = []
+    sure: list[int] = []
     labels: list[int] = []
     for start in range(0, len(looked), _BATCH_SIZE):
         batch = np.stack([image for _, image in looked[start : start + _BATCH_SIZE]])
         with torch.no_grad():
             chances = classifier.chances(classifier.logits(dequantise(torch.from_numpy(batch))))
         highest, classes = chances.max(dim=1)
-        sure = (highest >= LEAST_CONFIDENCE).nonzero()[:, 0].tolist()
-        kept += [start + index for index in sure]
-        labels += classes[sure].tolist()
-    if not kept:
+        sure += [start + n for n, share in enumerate(highest) if share >= LEAST_CONFIDENCE]
+        labels += classes.tolist()
+    if not sure:
         raise LabError(f"{classifier.name} is sure of none of {len(looked)} windows")
-    chosen = _in_turns([looked[index][0] for index in kept])[:most]
+    turns = _in_turns([looked[number][0] for number in sure])
+    chosen = [sure[place] for place in turns[:most]]
     return Windows(
-        [looked[kept[place]][1] for place in chosen],
-        torch.tensor([labels[place] for place in chosen]),
-        np.array([looked[kept[place]][0] for place in chosen]),
+        [looked[number][1] for number in chosen],
+        torch.tensor([labels[number] for number in chosen]),
+        np.array([looked[number][0] for number in chosen]),
         len(looked),
-        len(kept),
+        len(sure),
     )
-
-
-def _things(photos: Sequence[Specimen]) -> dict[str, None]:
-    return dict.fromkeys(thing_of(photo.cluster) for photo in photos)
 
 
 def _in_turns(clusters: Sequence[int]) -> list[int]:
     """Places in an order that takes one of each cluster, then the next of each."""
-    seen: dict[int, int] = {}
+    seen: Counter[int] = Counter()
     turns: list[tuple[int, int]] = []
     for place, cluster in enumerate(clusters):
-        seen[cluster] = seen.get(cluster, -1) + 1
         turns.append((seen[cluster], place))
+        seen[cluster] += 1
     return [place for _, place in sorted(turns)]
 
 

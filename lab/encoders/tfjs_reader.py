@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from graphlib import TopologicalSorter
 from typing import Any
 
 import numpy as np
@@ -51,14 +52,12 @@ def read_tfjs(
     inputs = [node["name"] for node in nodes if node["op"] == "Placeholder"]
     operators = [node for node in nodes if node["op"] not in {"Const", "Placeholder"}]
     for node in operators:
-        if "Depthwise" in node["op"]:  # (h, w, in, multiplier) -> (in · multiplier, 1, h, w)
-            filters = constants[node["input"][1]]
-            height, width = filters.shape[:2]
-            flat = filters.permute(2, 3, 0, 1).reshape(-1, 1, height, width)
-            constants[f"{node['input'][1]}:kernels"] = flat.contiguous()
-        elif "Conv2D" in node["op"]:  # (h, w, in, out) -> (out, in, h, w)
-            filters = constants[node["input"][1]]
-            constants[f"{node['input'][1]}:kernels"] = filters.permute(3, 2, 0, 1).contiguous()
+        if "Conv" in node["op"]:
+            name = node["input"][1]
+            kernels = constants[name].permute(3, 2, 0, 1)  # (h, w, in, out) -> (out, in, h, w)
+            if "Depthwise" in node["op"]:  # (h, w, in, multiplier) -> (in · multiplier, 1, h, w)
+                kernels = kernels.transpose(0, 1).flatten(0, 1)[:, None]
+            constants[f"{name}:kernels"] = kernels.contiguous()
     return Graph([_node(node) for node in operators], constants, input_name=inputs[0])
 
 
@@ -126,20 +125,16 @@ def _needed(nodes: Sequence[Mapping[str, Any]], outputs: Sequence[str]) -> list[
         LabError: There is no value of such a name.
     """
     by_name = {node["name"]: node for node in nodes}
-    ordered: dict[str, Mapping[str, Any]] = {}
-    waiting = [(name, False) for name in outputs]
+    inputs: dict[str, list[str]] = {}
+    waiting = list(outputs)
     while waiting:
-        name, is_ready = waiting.pop()
-        if name in ordered:
-            continue
+        name = waiting.pop()
         if name not in by_name:
             raise LabError(f"the model has no value {name}")
-        if is_ready:
-            ordered[name] = by_name[name]
-        else:
-            waiting.append((name, True))
-            waiting += [(each, False) for each in _inputs(by_name[name])]
-    return list(ordered.values())
+        if name not in inputs:
+            inputs[name] = _inputs(by_name[name])
+            waiting += inputs[name]
+    return [by_name[name] for name in TopologicalSorter(inputs).static_order()]
 
 
 def _inputs(node: Mapping[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from codefend.lab.errors import LabError
+from codefend.lab.experiments.report import Row
 from codefend.lab.labels import UNION
 from codefend.lab.plots.style import (
     FAINT,
@@ -57,22 +58,9 @@ _COLUMNS = 3
 _BY_KIND = "accuracy:"
 
 
-@dataclass(frozen=True, slots=True)
-class PlotRow:
-    """What plots need of a report's row; epsilon is a fraction of the range."""
-
-    tier: str
-    attack: str
-    targeted: bool
-    epsilon: float
-    defence: str
-    victim: str
-    task: str | None
-    metric: str
-    value: float
-    low: float
-    high: float
-    n: int
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlotRow(Row):
+    """A report's row, as plots read it."""
 
     @property
     def levels(self) -> int:
@@ -125,10 +113,11 @@ def read_rows(report: Path) -> list[PlotRow]:
     Raises:
         LabError: There is no such file, or it is no report.
     """
-    names = [field.name for field in fields(PlotRow)]
+    known = {field.name for field in fields(PlotRow)}
     try:
-        document = json.loads(report.read_text(encoding="utf-8"))
-        return [PlotRow(**{name: row[name] for name in names}) for row in document["rows"]]
+        rows = json.loads(report.read_text(encoding="utf-8"))["rows"]
+        own = [{name: row[name] for name in known & row.keys()} for row in rows]
+        return [PlotRow(**{"seeds": 1, **row}) for row in own]
     except OSError as error:
         raise LabError(f"{report} cannot be read: {error}") from error
     except (KeyError, TypeError, ValueError) as error:

@@ -44,8 +44,14 @@ from codefend.lab.experiments.store import Store
 from codefend.lab.experiments.table import Table
 from codefend.lab.progress import progress
 from codefend.lab.reading import edit_distance
-from codefend.lab.recognition.lines import WISHES, AttackedLine, Wish, attacked_lines
-from codefend.lab.recognition.recogniser import LineReader, towards_text
+from codefend.lab.recognition.lines import (
+    WISHES,
+    AttackedLine,
+    LineReader,
+    Wish,
+    attacked_lines,
+    towards_text,
+)
 from codefend.models.quantise import dequantise
 
 __all__ = ["Read", "ReadWhiteBox", "ReaderRun"]
@@ -273,22 +279,23 @@ def _harm(lines: Sequence[AttackedLine], texts: Texts) -> tuple[int, int]:
 
 def _measures(lines: Sequence[AttackedLine], texts: Texts, *, attacked: bool) -> list[Measure]:
     """Means over seeds; numerators and denominators summed over each receipt's lines."""
-    lengths = [len(line.truth) for line in lines]
-    asked = {
-        "accuracy": (lambda text, line: text == line.truth, np.ones(len(lines))),
-        "character_error": (lambda text, line: edit_distance(text, line.truth), lengths),
-        "targeted_success": (lambda text, line: text == line.target, np.ones(len(lines))),
+    read = [list(zip(said, lines, strict=True)) for said in texts]
+    ones, lengths = np.ones(len(lines)), np.array([len(line.truth) for line in lines])
+    counts = {
+        "accuracy": ([[t == line.truth for t, line in said] for said in read], ones),
+        "character_error": (
+            [[edit_distance(t, line.truth) for t, line in said] for said in read],
+            lengths,
+        ),
     }
+    if attacked:
+        hit = [[t == line.target for t, line in said] for said in read]
+        counts["targeted_success"] = (hit, ones)
     receipts = [line.receipt for line in lines]
-    measures: list[Measure] = []
-    for metric, (count, weights) in asked.items():
-        if attacked or metric != "targeted_success":
-            counts = [
-                [count(t, line) for t, line in zip(said, lines, strict=True)] for said in texts
-            ]
-            mean = np.mean(counts, axis=0)
-            measures.append(("reading", metric, ratio(mean, weights, clusters=receipts)))
-    return measures
+    return [
+        ("reading", metric, ratio(np.mean(each, axis=0), weights, clusters=receipts))
+        for metric, (each, weights) in counts.items()
+    ]
 
 
 def _table(rows: Sequence[Row], metric: str, title: str) -> Table:

@@ -18,9 +18,8 @@ from codefend.lab.cli import app
 from codefend.lab.documents.document import Fonts
 from codefend.lab.encoders.releases import ENCODERS_FOLDER, READER, fetch_release
 from codefend.lab.errors import LabError
-from codefend.lab.recognition.lines import WISHES, attacked_lines
+from codefend.lab.recognition.lines import WISHES, LineReader, attacked_lines, towards_text
 from codefend.lab.recognition.read import Read, ReaderRun, ReadWhiteBox
-from codefend.lab.recognition.recogniser import LineReader, towards_text
 from codefend.models.quantise import dequantise
 
 
