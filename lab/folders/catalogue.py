@@ -52,34 +52,32 @@ def catalogue(root: Path, paths: Sequence[Path], kept: Path) -> list[Entry]:
     """
     memory = kept / f"{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}.json"
     told = json.loads(memory.read_text(encoding="utf-8")) if memory.exists() else []
-    known = {fields["name"]: Entry(**fields) for fields in told}
+    known = [Entry(**fields) for fields in told]
+    unchanged = {(entry.name, entry.num_bytes, entry.changed_ns): entry for entry in known}
     entries: list[Entry] = []
     try:
         for path in progress(paths, desc=f"reading {root.name}", unit="picture"):
-            state, name = path.stat(), path.relative_to(root).as_posix()
-            entry = known.get(name)
-            is_known = entry and (entry.num_bytes, entry.changed_ns) == (
-                state.st_size,
-                state.st_mtime_ns,
-            )
-            known[name] = entry if entry and is_known else _read(path, name, state)
-            entries.append(known[name])
+            state = path.stat()
+            key = (path.relative_to(root).as_posix(), state.st_size, state.st_mtime_ns)
+            entries.append(unchanged.get(key) or _read(path, *key))
     finally:
+        kept_now = {entry.name: entry for entry in (*known, *entries)}
         memory.parent.mkdir(parents=True, exist_ok=True)
         partial = memory.with_name(f".{memory.name}.{os.getpid()}")
-        partial.write_text(json.dumps([asdict(e) for e in known.values()]), encoding="utf-8")
+        told = [asdict(entry) for entry in kept_now.values()]
+        partial.write_text(json.dumps(told), encoding="utf-8")
         partial.replace(memory)
     return entries
 
 
-def _read(path: Path, name: str, state: os.stat_result) -> Entry:
+def _read(path: Path, name: str, num_bytes: int, changed_ns: int) -> Entry:
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     try:
         fingerprint = str(imagehash.phash(open_picture(path, HASHED_SIDE_PX)))
     except (OSError, ValueError):
         fingerprint = ""
-    return Entry(name, sha256, fingerprint, state.st_size, state.st_mtime_ns)
+    return Entry(name, sha256, fingerprint, num_bytes, changed_ns)
 
 
 def open_picture(path: Path, short_side_px: int) -> Image.Image:

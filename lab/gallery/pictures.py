@@ -12,7 +12,7 @@ from codefend.lab.errors import LabError
 from codefend.lab.evaluate.pictures import difference_panel
 from codefend.lab.gallery.scenes import gallery_entries
 from codefend.lab.plots.sheet import SheetPanel, SheetRow, draw_sheet
-from codefend.lab.plots.style import RIGHT, WRONG
+from codefend.lab.plots.style import RIGHT, WRONG, new_figure
 from codefend.lab.victims.answers import is_match
 from codefend.lab.victims.generate import generate
 from codefend.lab.victims.victim import Victim
@@ -104,14 +104,9 @@ def _asked(
 
 
 def _draw(row: SheetRow, out: Path) -> None:
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
     titles = ("the scene", row.panels[1].title, "attacked, then purified")
-    figure, axes = plt.subplots(1, 3, figsize=(9.6, 4.6), dpi=120)
-    for axis, panel, title in zip(axes, row.panels, titles, strict=True):
+    figure = new_figure(9.6, 4.6, dpi=120)
+    for axis, panel, title in zip(figure.subplots(1, 3), row.panels, titles, strict=True):
         axis.imshow(panel.image, interpolation="lanczos")
         axis.set_title(title, fontsize=12)
         axis.set_axis_off()
@@ -123,4 +118,3 @@ def _draw(row: SheetRow, out: Path) -> None:
             axis.text(0, height - 0.075, answer, fontsize=11, color=color, weight="bold", **place)
     figure.subplots_adjust(left=0.02, right=0.98, top=0.92, bottom=0.34, wspace=0.08)
     figure.savefig(out)
-    plt.close(figure)

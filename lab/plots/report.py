@@ -338,8 +338,7 @@ def _draw_panel(
 
 def _frame_panels(panels: Any, defences: Sequence[str]) -> None:
     for axes in panels.flat:
-        axes.set_xlim(-0.03, 1.03)
-        axes.set_ylim(len(defences) - 0.5, -0.5)
+        axes.set(xlim=(-0.03, 1.03), ylim=(len(defences) - 0.5, -0.5))
         axes.set_xticks([0.0, 0.25, 0.5, 0.75, 1.0], ["0", "25", "50", "75", "100"])
         axes.set_yticks(range(len(defences)), [name_of(name) for name in defences])
         axes.tick_params(length=0, colors=INK, labelsize=10)

@@ -39,7 +39,7 @@ from codefend.lab.experiments.report import (
 )
 from codefend.lab.experiments.responder import Responder
 from codefend.lab.experiments.settings import RunSettings
-from codefend.lab.experiments.statistics import Measure, ratio
+from codefend.lab.experiments.statistics import Floats, Measure, ratio
 from codefend.lab.experiments.store import Store
 from codefend.lab.experiments.table import Table
 from codefend.lab.progress import progress
@@ -280,8 +280,8 @@ def _harm(lines: Sequence[AttackedLine], texts: Texts) -> tuple[int, int]:
 def _measures(lines: Sequence[AttackedLine], texts: Texts, *, attacked: bool) -> list[Measure]:
     """Means over seeds; numerators and denominators summed over each receipt's lines."""
     read = [list(zip(said, lines, strict=True)) for said in texts]
-    ones, lengths = np.ones(len(lines)), np.array([len(line.truth) for line in lines])
-    counts = {
+    ones, lengths = np.ones(len(lines)), np.array([float(len(line.truth)) for line in lines])
+    counts: dict[str, tuple[Sequence[Sequence[int]], Floats]] = {
         "accuracy": ([[t == line.truth for t, line in said] for said in read], ones),
         "character_error": (
             [[edit_distance(t, line.truth) for t, line in said] for said in read],

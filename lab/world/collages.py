@@ -78,15 +78,11 @@ def _photographs(folder: Path) -> Iterator[Path]:
         if _DRAWINGS in path.parts:
             continue
         with Image.open(path) as image:
-            is_cut_out = image.mode in {"RGBA", "LA", "P"} and min(image.size) >= _LEAST_SIDE_PX
-            if is_cut_out and _num_colours(image.convert("RGBA")) >= _LEAST_COLOURS:
-                yield path
-
-
-def _num_colours(image: Image.Image) -> int:
-    pixels = np.asarray(image)
-    opaque = pixels[pixels[..., 3] == 255][:, :3]
-    return len(np.unique(opaque, axis=0))
+            if image.mode in {"RGBA", "LA", "P"} and min(image.size) >= _LEAST_SIDE_PX:
+                pixels = np.asarray(image.convert("RGBA"))
+                opaque = pixels[pixels[..., 3] == 255][:, :3]
+                if len(np.unique(opaque, axis=0)) >= _LEAST_COLOURS:
+                    yield path
 
 
 def _read(path: Path, mode: str) -> Image.Image:

@@ -41,11 +41,14 @@ class World:
         packed = np.load(path)
         self._device = torch.device(device)
         paths = [str(name) for name in packed["photo_paths"]]
-        self.photos: dict[Split, list[torch.Tensor]] = {}
-        self.photo_paths: dict[Split, list[str]] = {}
-        for split, share in split_photos(paths).items():
-            self.photos[split] = [_chw(packed[f"photo_{index:04d}"]).to(device) for index in share]
-            self.photo_paths[split] = [paths[index] for index in share]
+        shares = split_photos(paths)
+        self.photo_paths: dict[Split, list[str]] = {
+            split: [paths[index] for index in share] for split, share in shares.items()
+        }
+        self.photos: dict[Split, list[torch.Tensor]] = {
+            split: [_chw(packed[f"photo_{index:04d}"]).to(device) for index in share]
+            for split, share in shares.items()
+        }
         self._backgrounds = {
             split: [_halve(photo) for photo in photos] for split, photos in self.photos.items()
         }
@@ -54,9 +57,12 @@ class World:
             for name in packed.files
             if name.startswith(("sprite_", "sign_"))
         }
-        names = ("background", *(kind.name for kind in KINDS), *(f"sign {w}" for w in SIGN_WORDS))
-        self.class_names: tuple[str, ...] = names
-        self._class_of = {name: index for index, name in enumerate(names)}
+        self.class_names: tuple[str, ...] = (
+            "background",
+            *(kind.name for kind in KINDS),
+            *(f"sign {word}" for word in SIGN_WORDS),
+        )
+        self._class_of = {name: index for index, name in enumerate(self.class_names)}
 
     def compose(
         self, layouts: Sequence[Layout], split: Split, *, size_px: int = 128
@@ -73,8 +79,7 @@ class World:
             image.copy_(self._background(layout, split, size_px))
             for placed in layout.objects:
                 self._draw(image, label, placed, self._sprites[placed.name], placed.name)
-            if layout.sign is not None:
-                self._draw_sign(image, label, layout)
+            self._draw_sign(image, label, layout)
         return images.mul_(255).round_().clamp_(0, 255).to(torch.uint8), labels
 
     def _background(self, layout: Layout, split: Split, size_px: int) -> torch.Tensor:
