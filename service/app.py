@@ -1,9 +1,10 @@
-"""Assembles the application: one guard, its endpoints, and the gate in front of them."""
+"""Assembles the application: one runtime, its endpoints, and admission in front of them."""
 
 import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
@@ -11,18 +12,16 @@ from fastapi import FastAPI, Request
 from prometheus_client import make_asgi_app
 from starlette.exceptions import HTTPException
 
-from codefend.service.admit.gate import Gate
+from codefend.service.admit.middleware import AdmissionMiddleware, Doorkeeping
 from codefend.service.door.connections import ConnectionRegister, DoorLimits, set_unread_timeout
 from codefend.service.door.protocol import make_config, serving
-from codefend.service.endpoints.ask import build_ask
-from codefend.service.endpoints.chat import build_chat
+from codefend.service.endpoints.chat import build_chat, build_models
 from codefend.service.endpoints.docs_page import build_docs
-from codefend.service.endpoints.models import build_models
+from codefend.service.endpoints.images import build_ask, build_purify
 from codefend.service.endpoints.probes import build_probes
-from codefend.service.endpoints.purify import build_purify
 from codefend.service.errors import InvalidBody, MethodNotAllowed, NotFound
-from codefend.service.guard import Guard
 from codefend.service.metrics import Metrics
+from codefend.service.runtime import Runtime
 from codefend.service.settings import Settings
 from codefend.service.tracing.tracer import make_tracer
 
@@ -38,10 +37,10 @@ DESCRIPTION = (
 def create_app(settings: Settings) -> FastAPI:
     """Builds the application; its processes start and end with its lifespan.
 
-    The guard is found at `app.state.guard`.
+    The runtime is found at `app.state.runtime`.
     """
     metrics = Metrics()
-    guard = Guard(settings, metrics)
+    runtime = Runtime(settings, metrics)
     tracer = make_tracer(settings.otlp_endpoint)
 
     @asynccontextmanager
@@ -51,8 +50,8 @@ def create_app(settings: Settings) -> FastAPI:
                 await ending.enter_async_context(_serving_metrics(settings, metrics))
             if tracer is not None:
                 ending.push_async_callback(asyncio.to_thread, tracer.close)
-            ending.push_async_callback(guard.stop)
-            await guard.start()
+            ending.push_async_callback(runtime.stop)
+            await runtime.start()
             yield
 
     app = FastAPI(
@@ -62,26 +61,28 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # the framework's page loads its scripts from elsewhere
         redoc_url=None,
-        redirect_slashes=False,  # the gate sees to that
+        redirect_slashes=False,  # admission sees to that
         # The tracer writes spans of its own stages; the framework's would repeat them, with paths.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.state.guard = guard
-    for build in (build_purify, build_ask, build_chat, build_models, build_probes):
-        app.include_router(build(guard))
+    app.state.runtime = runtime
+    for build in (build_purify, build_ask, build_chat, build_models):
+        app.include_router(build(runtime.pipeline))
+    app.include_router(build_probes(runtime))
     app.include_router(build_docs())
     app.add_exception_handler(HTTPException, _refuse_path)
     operations = {path: list(methods) for path, methods in app.openapi()["paths"].items()}
-    app.add_middleware(
-        Gate,
-        settings=lambda: guard.settings,
-        keys=guard.keys,
-        tracer=tracer,
-        metrics=metrics,
-        house=guard.house,
-        check_open=guard.opening.check,
-        operations=operations | {"/docs": ["get"], "/openapi.json": ["get"]},
+    by = Doorkeeping(
+        partial(getattr, runtime.pipeline, "settings"),
+        runtime.keys,
+        runtime.limiter,
+        runtime.memory,
+        runtime.pipeline.check_ready,
+        metrics,
+        tracer,
     )
+    operations |= {"/docs": ["get"], "/openapi.json": ["get"]}
+    app.add_middleware(AdmissionMiddleware, by=by, operations=operations)
     return app
 
 
@@ -103,7 +104,7 @@ def _serving_metrics(settings: Settings, metrics: Metrics) -> AbstractAsyncConte
 
 
 async def _refuse_path(_: Request, error: Exception) -> NoReturn:
-    """Gives the framework's own errors our shape; the gate answers them."""
+    """Gives the framework's own errors our shape; admission answers them."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     known = {404: NotFound, 405: MethodNotAllowed}
     raise known.get(status, InvalidBody) from error

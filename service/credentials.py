@@ -1,14 +1,28 @@
-"""API keys as they are kept, and the file that they are read from."""
+"""Who may come in: API keys as they are kept, the file they are read from, and the key ring.
+
+Keys are kept as hashes alone. Those of a file are read anew when it changes: a key is added or
+taken away without a restart. A keyless service answers to loopback's names only.
+"""
 
 import hashlib
+import hmac
+import logging
+import time
 import tomllib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from codefend.service.errors import AmbiguousKey, Unauthorized, WrongHost
 from codefend.service.policy import PolicyChange, read_policy_change
 
-__all__ = ["Key", "check_key", "hash_key", "read_keys"]
+if TYPE_CHECKING:
+    from starlette.datastructures import Headers
+
+__all__ = ["Key", "KeyRing", "check_key", "hash_key", "read_keys"]
+
+logger = logging.getLogger(__name__)
 
 _SHOWN_DIGITS = 12
 _KEY_FIELDS = ("key", "name", "policy", "sha256")
@@ -18,6 +32,8 @@ _NO_CHANGE = PolicyChange()
 MOST_CHARACTERS = 4096
 # What the audit calls a policy that has no name in the file.
 _RESERVED_NAMES = frozenset({"own", "service"})
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+LOOK_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +54,9 @@ class Key:
     def of(cls, sha256: str, name: str = "", change: PolicyChange = _NO_CHANGE) -> "Key":
         """A key by its hash, named after it where it has no name."""
         return cls(sha256, name or f"key-{sha256[:_SHOWN_DIGITS]}", change)
+
+
+ANYONE = Key(sha256="", name="")
 
 
 def hash_key(key: str) -> str:
@@ -176,3 +195,109 @@ def _check_callers(keys: tuple[Key, ...], file: Path) -> None:
         if key.name != names[key.sha256]:
             msg = f"{file}, key {number}: the same key stands under two names"
             raise ValueError(msg)
+
+
+class KeyRing:
+    """The accepted keys; all methods belong to the event loop's thread.
+
+    Attributes:
+        num_callers: How many callers there may be.
+        is_shared: Whether there is more than one.
+    """
+
+    def __init__(
+        self,
+        sha256s: Iterable[str] = (),
+        file: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Takes keys that stay.
+
+        Args:
+            sha256s: Their hashes, in hex.
+            file: Further ones, for `read_keys`; watched for changes.
+            clock: Seconds.
+
+        Raises:
+            ValueError: The file is malformed.
+        """
+        self._fixed = tuple(Key.of(sha256) for sha256 in sha256s)
+        self._file = file
+        self._clock = clock
+        self._looked_at_s = clock()
+        self._stamp = self._stamp_of_file()
+        self._read = read_keys(file) if file is not None else ()
+        self._count()
+
+    def find(self, headers: "Headers") -> Key:
+        """Refuses a caller who may not come in, and names one who may.
+
+        Args:
+            headers: The request's headers.
+
+        Returns:
+            The caller's key: its name tells this caller from others. Where there are no keys, one
+            and the same for all.
+
+        Raises:
+            Unauthorized: The key is missing or wrong.
+            AmbiguousKey: There are several.
+            WrongHost: There are no keys, so that only loopback is served, and the request names
+                another host.
+        """
+        keys = self._keys()
+        if not keys:
+            # A web page can make its own name resolve to 127.0.0.1; it cannot forge the Host
+            # header.
+            host = headers.get("host", "")
+            name = host if host.endswith("]") else host.rpartition(":")[0] or host
+            if name.lower() not in LOOPBACK_HOSTS:
+                raise WrongHost
+            return ANYONE
+        offers = headers.getlist("authorization")
+        if len(offers) > 1:
+            # Whoever stands in front may have checked the other one.
+            raise AmbiguousKey
+        scheme, _, offered = (offers[0] if offers else "").partition(" ")
+        if scheme.lower() != "bearer":
+            raise Unauthorized
+        digest = hash_key(offered.strip())
+        # Every key is compared, in constant time: the time taken tells nothing about any of them.
+        found = [key for key in keys if hmac.compare_digest(digest, key.sha256)]
+        if not found:
+            raise Unauthorized
+        return found[0]
+
+    def _keys(self) -> tuple[Key, ...]:
+        now_s = self._clock()
+        if self._file is not None and now_s - self._looked_at_s >= LOOK_AGAIN_S:
+            self._looked_at_s = now_s
+            self._look_again(self._file)
+        # A key that stands in both has the policy and the name that the file gives it.
+        return self._read + self._fixed
+
+    def _look_again(self, file: Path) -> None:
+        stamp = self._stamp_of_file()
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._read = read_keys(file)
+        except ValueError as error:
+            # Half a file, or none for a moment: nobody is locked out by a slip of an editor.
+            logger.error("the keys stay as they were: %s", error)
+            return
+        self._count()
+        logger.info("the keys were read anew: %d", len(self._read))
+
+    def _count(self) -> None:
+        self.num_callers = len({key.name for key in self._read + self._fixed})
+        self.is_shared = self.num_callers > 1
+
+    def _stamp_of_file(self) -> tuple[int, int, int] | None:
+        """What changes when the file does: secrets are often mounted as links that are swapped."""
+        try:
+            status = self._file.stat() if self._file is not None else None
+        except OSError:
+            return None
+        return (status.st_mtime_ns, status.st_ino, status.st_size) if status else None

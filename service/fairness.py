@@ -3,16 +3,38 @@
 Start-time fair queueing (Goyal, Vin and Cheng 1996), pure: every caller has a virtual time that
 grows by what is spent on it, and the lowest goes first. Who comes anew starts where the others
 are, so that nobody saves up a claim by staying away.
+
+As callers take turns, only as much of another caller's work is ahead of a picture as its own caller
+has (`Backlog`): whoever floods the service is refused, and the others still come in.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import ceil
 
-__all__ = ["SLOTS_PER_FREE_SLOT", "FairScheduler", "fair_share"]
+__all__ = [
+    "LARGEST_FRACTION",
+    "SLOTS_PER_FREE_SLOT",
+    "Backlog",
+    "FairScheduler",
+    "fair_share",
+    "measure_backlog",
+    "retry_after_s",
+]
 
 # Where callers share something countable, each may hold this many times what is still free: one
 # alone at most three quarters of all, two that flood it three sevenths each, and so on. However
 # many flood it, one that comes anew finds room.
 SLOTS_PER_FREE_SLOT = 3
+# What waits ahead of a picture, by turns, may take this part of the time that it has left.
+FAIR_FRACTION = 0.4
+# That, the batch that runs, and the picture itself may take this part together. The rest is for
+# what nobody could foresee: a slower batch, the answer's own way.
+IN_TIME_FRACTION = 0.8
+# A single picture may take this part of a request's whole time. While it runs, all others wait for
+# it, and each of them still has time enough for itself.
+LARGEST_FRACTION = 0.6
+RETRY_AFTER_LIMITS_S = (1, 120)
 
 
 def fair_share(total: int, num_held: int) -> int:
@@ -50,3 +72,57 @@ class FairScheduler:
     def virtual_time(self, caller: str) -> int:
         """What orders callers: the lowest goes first."""
         return self._times.get(caller, self._now)
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How long the work takes that is ahead of a picture.
+
+    Attributes:
+        running_s: What is left of the batches that run, and the time without any worker.
+        fair_s: What is served before it, as callers take turns.
+    """
+
+    running_s: float
+    fair_s: float
+
+    def exceeds_deadline(self, own_s: float, left_s: float) -> bool:
+        """Whether a picture would be answered too late, and had better not join.
+
+        Args:
+            own_s: What it takes itself.
+            left_s: Time until its answer is worthless.
+        """
+        in_all_s = self.running_s + self.fair_s + own_s
+        return self.fair_s > FAIR_FRACTION * left_s or in_all_s > IN_TIME_FRACTION * left_s
+
+
+def measure_backlog(
+    pixels: Mapping[str, float], newcomer: str, running_s: float, seconds_per_pixel: float
+) -> Backlog:
+    """Measures the work ahead of a picture.
+
+    Args:
+        pixels: Padded pixels that wait or are about to, by caller.
+        newcomer: Whose picture it is.
+        running_s: What is left of the batches that run.
+        seconds_per_pixel: Of all workers together.
+    """
+    own = pixels.get(newcomer, 0)
+    others = [number for caller, number in pixels.items() if caller != newcomer]
+    # With nothing of its own in line it waits for the running batch alone.
+    fair = own + sum(min(number, own) for number in others)
+    return Backlog(running_s, seconds_per_pixel * fair)
+
+
+def retry_after_s(depth: int, images_per_second: float) -> int:
+    """Whole seconds until the work that is ahead of a caller should be done.
+
+    Args:
+        depth: Images or requests ahead.
+        images_per_second: Measured; 0 when unknown.
+    """
+    lowest, highest = RETRY_AFTER_LIMITS_S
+    if images_per_second <= 0:
+        return lowest
+    return min(highest, max(lowest, ceil(depth / images_per_second)))

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-__all__ = ["configure_logs", "log_image", "log_request"]
+__all__ = ["configure_logs", "log_request"]
 
 _access = logging.getLogger("codefend.access")
 _audit = logging.getLogger("codefend.audit")
@@ -39,11 +39,16 @@ def configure_logs(level: str) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-def log_request(fields: dict[str, Any]) -> None:
-    """Writes the one line that every request leaves behind."""
-    _access.info("request", extra={"fields": fields})
+def log_request(
+    common: dict[str, Any], images: list[dict[str, Any]], facts: dict[str, Any]
+) -> None:
+    """Writes the line that every request leaves behind, and before it one for each of its images.
 
-
-def log_image(fields: dict[str, Any]) -> None:
-    """Writes the one line that every image leaves behind: what it was, and what became of it."""
-    _audit.info("image", extra={"fields": fields})
+    Args:
+        common: What every line says.
+        images: What each image was, and what became of it.
+        facts: What the request's own line says beside that.
+    """
+    for image in images:
+        _audit.info("image", extra={"fields": common | image})
+    _access.info("request", extra={"fields": common | facts})

@@ -1,6 +1,6 @@
 """What the defence does for one caller: the settings, changed by what the file of keys says.
 
-A request carries its policy from the gate on: a file read anew changes none that is inside.
+A request carries its policy from its admission on: a file read anew changes none that is inside.
 """
 
 from dataclasses import dataclass, replace
@@ -111,10 +111,6 @@ class Policy:
         if self.endpoints is not None:
             fields["endpoints"] = ",".join(sorted(self.endpoints))
         return " ".join(f"{name}={value}" for name, value in fields.items() if value is not None)
-
-    def allows(self, path: str) -> bool:
-        """Whether a path may be asked for."""
-        return self.endpoints is None or path in self.endpoints
 
 
 class PolicyChange(BaseModel):

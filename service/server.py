@@ -26,8 +26,8 @@ from codefend.service.door.connections import (
     set_unread_timeout,
 )
 from codefend.service.door.protocol import make_config
-from codefend.service.guard import Guard
 from codefend.service.processes.child import kill_children
+from codefend.service.runtime import Runtime
 from codefend.service.sandbox.kernel import hide_memory
 from codefend.service.settings import Settings
 
@@ -49,14 +49,14 @@ def serve(settings: Settings) -> None:
     gc.collect()
     gc.freeze()
     config = make_server_config(app, settings)
-    _DrainingServer(config, settings, app.state.guard).run()
-    if app.state.guard.failure is not None:
+    _DrainingServer(config, settings, app.state.runtime).run()
+    if app.state.runtime.failure is not None:
         raise SystemExit(FAILURE_EXIT_CODE)
 
 
 def make_server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """The server's configuration: the door, with its limits, in front of the application."""
-    metrics = app.state.guard.metrics
+    metrics = app.state.runtime.metrics
     connections = ConnectionRegister(
         _door_limits(settings), lambda reason: metrics.door_refusals.labels(reason).inc()
     )
@@ -96,13 +96,12 @@ def _door_limits(settings: Settings) -> DoorLimits:
 class _DrainingServer(uvicorn.Server):
     """A server that answers what it accepted before it closes its socket."""
 
-    def __init__(self, config: uvicorn.Config, settings: Settings, guard: Guard) -> None:
+    def __init__(self, config: uvicorn.Config, settings: Settings, runtime: Runtime) -> None:
         super().__init__(config)
         self._settings = settings
-        self._house = guard.house
+        self._runtime = runtime
         # Such a service only looks alive: it drains, and whoever watches it starts another.
-        guard.on_failure = self._on_signal
-        self._reload = guard.reloader.request
+        runtime.on_failure = self._on_signal
         self._had_terminal = _has_terminal()
         self._draining: asyncio.Task[None] | None = None
 
@@ -129,7 +128,7 @@ class _DrainingServer(uvicorn.Server):
         if self._had_terminal and not _has_terminal():
             self._on_signal()
         elif self._draining is None:
-            self._reload()
+            self._runtime.reloader.request()
 
     def _on_signal(self) -> None:
         if self._draining is not None:
@@ -138,14 +137,14 @@ class _DrainingServer(uvicorn.Server):
             self.should_exit = True
             return
         logger.info("draining")
-        self._house.is_draining = True
+        self._runtime.limiter.is_draining = True
         self._draining = asyncio.get_running_loop().create_task(self._drain())
 
     async def _drain(self) -> None:
         await asyncio.sleep(self._settings.drain_delay_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.drain_timeout_s):
-                await self._house.wait_until_empty()
+                await self._runtime.in_flight.wait_until_empty()
         self.should_exit = True
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from codefend.models.buckets import Bucket, choose_bucket
 from codefend.models.detector.calibration import is_flagged
+from codefend.service.context import Slot
 from codefend.service.processes.pixels import PixelLease
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "BatchSource",
     "EngineFacts",
     "Job",
+    "Original",
     "PictureHeader",
     "Purified",
     "Reservation",
@@ -74,6 +76,26 @@ Admit = Callable[[PictureHeader], Awaitable[Admitted]]
 
 
 @dataclass(frozen=True, slots=True)
+class Original:
+    """An image that is passed on as it was sent.
+
+    Attributes:
+        file: Its bytes.
+        param: Its place in the request.
+        fields: What came beside it.
+        facts: What the audit may say of it; later stages add to it.
+    """
+
+    file: bytes
+    param: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def release(self) -> None:
+        """Holds nothing that would have to be freed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Upload:
     """A decoded request.
 
@@ -117,7 +139,7 @@ class EngineFacts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reservation:
-    """A place in line for a picture that is still being decoded.
+    """A place in the queue for a picture that is still being decoded.
 
     Attributes:
         caller: Whose it is.
@@ -137,9 +159,10 @@ class Job:
         height: Rows.
         width: Columns.
         deadline_s: Time at which its answer is worthless.
-        queued_at_s: Time at which it joined the line.
+        queued_at_s: Time at which it was put into the queue.
         caller: Whose it is.
-        reservation: Its place in line, taken before it was decoded; None if it has none.
+        slot: Its request's place in the ledger.
+        reservation: Its place in the queue, taken before it was decoded; None if it has none.
         started_at_s: Time at which its last batch began.
         num_failures: Batches with it that failed.
         group: Names those that it runs with after a failure, and nobody else.
@@ -154,6 +177,7 @@ class Job:
     queued_at_s: float
     caller: str = ""
     reservation: Reservation | None = None
+    slot: Slot | None = None
     started_at_s: float | None = None
     num_failures: int = 0
     group: int | None = None

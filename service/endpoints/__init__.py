@@ -1,1 +1,1 @@
-"""The HTTP endpoints: each leads a request through the stages of the guard."""
+"""The HTTP endpoints: each leads a request through the stages of the pipeline."""

@@ -4,12 +4,12 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from codefend.service.guard import Guard
+from codefend.service.runtime import Runtime
 
 __all__ = ["build_probes"]
 
 
-def build_probes(guard: Guard) -> APIRouter:
+def build_probes(runtime: Runtime) -> APIRouter:
     """Builds /healthz, /readyz and, unless it has a port of its own, /metrics."""
     router = APIRouter(tags=["probes"])
 
@@ -23,7 +23,7 @@ def build_probes(guard: Guard) -> APIRouter:
 
         The model behind the service has no say in this.
         """
-        if guard.failure is not None:
+        if runtime.failure is not None:
             return JSONResponse({"status": "failed"}, 503)
         return JSONResponse({"status": "ok"})
 
@@ -34,17 +34,17 @@ def build_probes(guard: Guard) -> APIRouter:
     )
     async def readyz() -> JSONResponse:
         """Ready: models are warm, and the service is not draining."""
-        if guard.house.is_draining:
+        if runtime.limiter.is_draining:
             return JSONResponse({"status": "draining"}, 503)
-        if not guard.is_warm:
+        if not runtime.pipeline.is_warm:
             return JSONResponse({"status": "warming"}, 503)
         return JSONResponse({"status": "ready"})
 
-    if guard.settings.metrics_port is None:
+    if runtime.pipeline.settings.metrics_port is None:
 
         @router.get("/metrics", response_class=Response)
         async def metrics() -> Response:
             """Prometheus metrics."""
-            return Response(guard.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+            return Response(runtime.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
     return router

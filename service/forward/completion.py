@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from codefend.service.forward.failures import Reason, UpstreamFailure
 
-__all__ = ["Answer", "Completion", "fill_gaps", "read_answer", "read_choices", "read_chunk"]
+__all__ = ["Answer", "ChatBody", "Completion", "read_answer", "read_choices", "read_chunk"]
 
 # JSON costs by its values, not by its bytes: a chunk of 4 MiB may hold a picture, or a million
 # lists that take the event loop for most of a second. So many are read in some 30 ms.
@@ -58,27 +58,39 @@ class Completion:
         return body
 
 
-def fill_gaps(fragments: Sequence[bytes], urls: Sequence[str], model: str | None) -> bytes:
-    """Joins a body. What the client wrote is copied, not read.
+@dataclass(frozen=True, slots=True)
+class ChatBody:
+    """A client's chat with purified images in its gaps. What the client wrote is copied, not read.
 
-    Args:
+    Attributes:
         fragments: A JSON object with a gap, inside quotes, after each fragment but the last.
         urls: `data:` URLs, one for each gap.
-        model: Named in the body where the client names none; None leaves it as it is.
-
-    Raises:
-        ValueError: A URL is something else, or there are not as many as gaps.
+        has_model: Whether the client names a model.
     """
-    if not all(url.startswith("data:image/") for url in urls):
-        msg = "only data: URLs are forwarded"
-        raise ValueError(msg)
-    pieces = [fragments[0]]
-    for url, fragment in zip(urls, fragments[1:], strict=True):
-        pieces += (url.encode("ascii"), fragment)
-    if model is not None:
-        # A chat holds messages, and so there is something after the brace.
-        pieces[0] = b'{"model":' + json.dumps(model).encode() + b"," + pieces[0][1:]
-    return b"".join(pieces)
+
+    fragments: Sequence[bytes]
+    urls: Sequence[str]
+    has_model: bool
+
+    def body(self, model: str | None) -> bytes:
+        """The request body.
+
+        Args:
+            model: Named in the body where the client names none.
+
+        Raises:
+            ValueError: A URL is something else, or there are not as many as gaps.
+        """
+        if not all(url.startswith("data:image/") for url in self.urls):
+            msg = "only data: URLs are forwarded"
+            raise ValueError(msg)
+        pieces = [self.fragments[0]]
+        for url, fragment in zip(self.urls, self.fragments[1:], strict=True):
+            pieces += (url.encode("ascii"), fragment)
+        if not self.has_model:
+            # A chat holds messages, and so there is something after the brace.
+            pieces[0] = b'{"model":' + json.dumps(model).encode() + b"," + pieces[0][1:]
+        return b"".join(pieces)
 
 
 @dataclass(frozen=True, slots=True)

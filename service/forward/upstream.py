@@ -22,7 +22,13 @@ from codefend.service.forward.breaker import (
     Verdict,
     make_breaker,
 )
-from codefend.service.forward.completion import Answer, Completion, read_answer, read_choices
+from codefend.service.forward.completion import (
+    Answer,
+    ChatBody,
+    Completion,
+    read_answer,
+    read_choices,
+)
 from codefend.service.forward.exchange import Arrival, make_client, send_request
 from codefend.service.forward.failures import (
     NONSENSE,
@@ -99,7 +105,7 @@ class Upstream:
             UpstreamError: There is no answer; its kinds say why.
         """
         with self._judged(permit):
-            model = await self._model_for(completion, permit)
+            model = completion.model or await self._default_model(permit)
             body = json.dumps(completion.body(model, stream=False)).encode()
             return read_answer(await self._whole(await self._send("POST", body, permit)))
 
@@ -110,29 +116,31 @@ class Upstream:
             UpstreamError: There is no answer, or it does not stream; its kinds say why.
         """
         with self._judged(permit, is_whole=False):
-            model = await self._model_for(completion, permit)
+            model = completion.model or await self._default_model(permit)
             body = json.dumps(completion.body(model, stream=True)).encode()
             return await self._streamed(await self._send("POST", body, permit), permit)
 
-    async def relay(self, body: bytes, permit: BreakerPermit) -> bytes:
-        """Sends a body that is already an OpenAI-style request; returns the answer's bytes.
+    async def relay(self, chat: ChatBody, permit: BreakerPermit) -> bytes:
+        """Sends a client's own request; returns the answer's bytes as the upstream wrote them.
 
         Raises:
             UpstreamError: There is no answer, or none that is JSON with choices.
             UpstreamRefused: The upstream refused the request; its siblings say why.
         """
+        body = await self._body_of(chat, permit)
         with self._judged(permit, by_client=True):
             answer = await self._whole(await self._send("POST", body, permit))
             # Read only to be sure of it: it is passed on as it is.
             read_choices(answer)
             return answer
 
-    async def relay_stream(self, body: bytes, permit: BreakerPermit) -> AnswerStream:
-        """Sends such a body; returns as soon as the answer begins. The caller closes the stream.
+    async def relay_stream(self, chat: ChatBody, permit: BreakerPermit) -> AnswerStream:
+        """Sends such a request; returns as soon as the answer begins. The caller closes the stream.
 
         Raises:
             UpstreamError: There is no answer, or it does not stream; the rest as in `relay`.
         """
+        body = await self._body_of(chat, permit)
         with self._judged(permit, by_client=True, is_whole=False):
             return await self._streamed(await self._send("POST", body, permit), permit)
 
@@ -156,7 +164,14 @@ class Upstream:
         with self._judged(asking):
             return await self._fetch_list(asking)
 
-    async def default_model(self, permit: BreakerPermit) -> str:
+    async def close(self) -> None:
+        """Closes all connections."""
+        await self._client.aclose()
+
+    async def _body_of(self, chat: ChatBody, permit: BreakerPermit) -> bytes:
+        return chat.body(None if chat.has_model else await self._default_model(permit))
+
+    async def _default_model(self, permit: BreakerPermit) -> str:
         """What the model is called in requests that name none.
 
         Raises:
@@ -168,13 +183,6 @@ class Upstream:
                 self._model = str(document["data"][0]["id"])
         return self._model
 
-    async def close(self) -> None:
-        """Closes all connections."""
-        await self._client.aclose()
-
-    async def _model_for(self, completion: Completion, permit: BreakerPermit) -> str:
-        return completion.model or await self.default_model(permit)
-
     async def _fetch_list(self, permit: BreakerPermit) -> bytes:
         answer = await self._whole(await self._send("GET", None, permit))
         json.loads(answer.decode())["data"]
@@ -184,19 +192,22 @@ class Upstream:
     async def _send(self, method: str, body: bytes | None, permit: BreakerPermit) -> httpx.Response:
         """Sends a request, again where that is safe; returns when an answer begins."""
         permit.begin()
-        for pause_s in pauses(self._settings.upstream_retries):
+        waits_s: Iterator[float] | None = None
+        while True:
             try:
                 return await self._send_once(method, body)
             except UpstreamFailure as failure:
+                waits_s = waits_s or pauses(self._settings.upstream_retries)
+                pause_s = next(waits_s, None)
                 is_safe = may_retry(failure, is_idempotent=method == "GET")
-                is_in_time = time.monotonic() + pause_s < permit.deadline_s
                 is_asked = self._breaker.state is BreakerState.CLOSED
-                if not (is_safe and is_in_time and is_asked):
+                if pause_s is None or not (is_safe and is_asked):
+                    raise
+                if time.monotonic() + pause_s >= permit.deadline_s:
                     raise
                 self._note(failure.reason)
                 self._metrics.upstream_retries.labels(failure.reason).inc()
             await asyncio.sleep(pause_s)
-        return await self._send_once(method, body)
 
     async def _send_once(self, method: str, body: bytes | None) -> httpx.Response:
         # Not compressed: chunks come as they were sent, and no answer swells on arrival.

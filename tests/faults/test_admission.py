@@ -57,7 +57,7 @@ def test_a_key_that_floods_leaves_room_and_turns_for_the_others(shared):
 def test_a_refusal_waits_for_no_body(shared):
     with ThreadPoolExecutor(12) as threads:
         flooding = flood(threads, shared, "ann", 12)
-        shared.wait_until(lambda: shared.guard.house.num_inside == 12)
+        shared.wait_until(lambda: shared.runtime.in_flight.num_inside == 12)
         with socket.create_connection(shared.address) as connection:
             connection.sendall(head_of(bytes(30 << 20), "ann"))
             assert b"429" in connection.recv(64)
@@ -70,16 +70,16 @@ def test_images_of_clients_who_left_are_never_purified(shared):
     connections = [socket.create_connection(shared.address) for _ in range(8)]
     for connection in connections:
         connection.sendall(head_of(image, "bob") + image)
-    shared.wait_until(lambda: len(shared.guard.line) + shared.guard.line.num_running > 0)
+    shared.wait_until(lambda: len(shared.runtime.queue) + shared.runtime.queue.num_running > 0)
     with ThreadPoolExecutor(1) as threads:
         staying = threads.submit(post, shared, picture(seed=7), "ann")
-        shared.wait_until(lambda: shared.guard.house.num_inside >= 5)
+        shared.wait_until(lambda: shared.runtime.in_flight.num_inside >= 5)
         for connection in connections:
             connection.close()
         assert is_right(staying.result(), picture(seed=7))
-    shared.wait_until(lambda: shared.guard.house.num_inside == 0)
+    shared.wait_until(lambda: shared.runtime.in_flight.num_inside == 0)
     assert shared.metric("codefend_batch_size_count") - before < 8
-    assert len(shared.guard.line) == 0
+    assert len(shared.runtime.queue) == 0
 
 
 def test_no_place_is_kept_after_many_clients_left_at_any_moment(shared):
@@ -88,8 +88,8 @@ def test_no_place_is_kept_after_many_clients_left_at_any_moment(shared):
         with socket.create_connection(shared.address) as connection:
             sent = head_of(image, "bob") + image
             connection.sendall(sent[: len(sent) * (part + 1) // 40])
-    shared.wait_until(lambda: shared.guard.house.num_inside == 0, timeout_s=60)
-    assert shared.guard.house.num_arriving == 0
+    shared.wait_until(lambda: shared.runtime.in_flight.num_inside == 0, timeout_s=60)
+    assert shared.runtime.in_flight.num_arriving == 0
     assert is_right(post(shared, picture(), "ann"), picture())
 
 

@@ -18,14 +18,14 @@ def test_a_client_that_leaves_takes_all_its_images_along(service, leases):
     host, port = service.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(head.encode() + body)
-        service.wait_until(lambda: len(service.guard.line) > 0)
-    service.wait_until(lambda: service.guard.house.num_inside == 0)
+        service.wait_until(lambda: len(service.runtime.queue) > 0)
+    service.wait_until(lambda: service.runtime.in_flight.num_inside == 0)
     service.wait_until(lambda: not any(lease._num_holders for lease in leases))
     assert len(leases) == 8
-    assert len(service.guard.line) == 0
+    assert len(service.runtime.queue) == 0
 
 
 def test_a_decode_process_that_dies_over_a_conversation_costs_nobody_an_answer(service):
     body = chat(user(text_part("word " * 10_000), image_part(png())))
-    os.kill(service.guard._decode.pids[0], signal.SIGKILL)
+    os.kill(service.runtime._images.decode.pids[0], signal.SIGKILL)
     assert service.client.post(PATH, json=body).status_code == 200

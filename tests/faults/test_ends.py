@@ -45,8 +45,8 @@ async def fail():
 def test_a_part_that_does_not_stop_keeps_none_of_the_others(upstream, children):
     with run_service(make_settings(upstream.url)) as service:
         assert len(children()) == 3
-        service.guard.reloader.stop = fail
-        service.guard._upstream.close = fail
+        service.runtime.reloader.stop = fail
+        service.runtime._upstream.close = fail
     assert children() == []
 
 
@@ -66,7 +66,7 @@ def test_a_part_that_does_not_start_ends_the_others(upstream, children, monkeypa
 def test_a_supervisor_that_fails_is_said_by_the_probe_of_life(upstream):
     with run_service(make_settings(upstream.url)) as service:
         assert service.client.get("/healthz").status_code == 200
-        service.guard.supervision._on_failure("supervisor of something")
+        service.runtime.supervision._on_failure("supervisor of something")
         assert service.client.get("/healthz").status_code == 503
 
 

@@ -32,15 +32,15 @@ def test_a_full_house_answers_429_at_once_and_says_when_to_come_back(service):
         assert response.json()["error"]["code"] == "overloaded"
         assert 1 <= int(response.headers["retry-after"]) <= 120
     assert time.monotonic() - started_s < 20
-    assert service.guard.house.num_inside == 0
+    assert service.runtime.in_flight.num_inside == 0
 
 
 def test_a_worker_that_dies_is_replaced_and_its_job_is_answered(service, flag):
     flag.unlink(missing_ok=True)
-    before = service.guard.workers.worker_pids
+    before = service.runtime.workers.worker_pids
     response = service.client.post("/v1/purify", **as_raw(encode(marked(picture(), KILL_ONCE))))
     assert response.status_code == 200
-    assert service.guard.workers.worker_pids != before
+    assert service.runtime.workers.worker_pids != before
     assert service.metric("codefend_worker_restarts_total", kind="purify") >= 1
 
 
@@ -48,7 +48,7 @@ def test_an_image_that_kills_every_worker_is_a_503(service):
     response = service.client.post("/v1/purify", **as_raw(encode(marked(picture(), KILL))))
     assert response.status_code == 503
     assert response.json()["error"]["code"] == "purification_failed"
-    service.wait_until(lambda: service.guard.is_warm)
+    service.wait_until(lambda: service.runtime.pipeline.is_warm)
     assert service.client.post("/v1/purify", **as_raw(png())).status_code == 200
 
 
@@ -58,14 +58,14 @@ def test_a_worker_killed_from_outside_loses_no_job(service):
             threads.submit(service.client.post, "/v1/purify", **as_raw(png(seed=seed)))
             for seed in range(3)
         ]
-        service.wait_until(lambda: service.guard.house.num_inside == 3)
+        service.wait_until(lambda: service.runtime.in_flight.num_inside == 3)
         time.sleep(0.1)
-        os.kill(service.guard.workers.worker_pids[0], signal.SIGKILL)
+        os.kill(service.runtime.workers.worker_pids[0], signal.SIGKILL)
         assert [future.result().status_code for future in futures] == [200] * 3
 
 
 def test_a_decoder_that_dies_costs_nobody_an_answer(service):
-    os.kill(service.guard._decode.pids[0], signal.SIGKILL)
+    os.kill(service.runtime._images.decode.pids[0], signal.SIGKILL)
     assert service.client.post("/v1/purify", **as_raw(png())).status_code == 200
 
 
@@ -74,9 +74,9 @@ def test_a_client_that_leaves_frees_its_place(service):
     for _ in range(3):
         with socket.create_connection(service.address) as connection:
             connection.sendall(head_of(image) + image)
-            service.wait_until(lambda: service.guard.house.num_inside > 0)
-    service.wait_until(lambda: service.guard.house.num_inside == 0, timeout_s=5)
-    assert len(service.guard.line) == 0
+            service.wait_until(lambda: service.runtime.in_flight.num_inside > 0)
+    service.wait_until(lambda: service.runtime.in_flight.num_inside == 0, timeout_s=5)
+    assert len(service.runtime.queue) == 0
     left = service.metric("codefend_requests_total", endpoint="/v1/purify", outcome="client_left")
     assert left >= 1
 
@@ -90,7 +90,7 @@ def test_passed_deadlines_are_504s_and_after_several_fewer_are_let_in(upstream, 
         responses = post_many(service, [encode(marked(picture(), HANG_ONCE))] * 6)
         assert {response.status_code for response in responses} == {504}
         assert responses[0].json()["error"]["code"] == "deadline_exceeded"
-        service.wait_until(lambda: service.guard.house._ceilings.most_of("") == 1, timeout_s=20)
+        service.wait_until(lambda: service.runtime.limiter._adaptive.most_of("") == 1, timeout_s=20)
 
 
 def test_the_deadline_counts_from_the_arrival_and_so_while_a_body_dawdles(upstream):
@@ -120,11 +120,11 @@ def unready(upstream):
 
 
 def test_draining_refuses_new_work_and_is_unready(service):
-    service.guard.house.is_draining = True
+    service.runtime.limiter.is_draining = True
     try:
         assert service.client.get("/readyz").json() == {"status": "draining"}
         response = service.client.post("/v1/purify", **as_form(png()))
         assert response.status_code == 503
         assert response.json()["error"]["code"] == "shutting_down"
     finally:
-        service.guard.house.is_draining = False
+        service.runtime.limiter.is_draining = False

@@ -41,17 +41,17 @@ def test_every_accepted_request_is_answered_rightly_or_clearly_refused(upstream,
     with run_service(settings) as service:
         with Clients(service) as clients:
             for _ in range(NUM_KILLS):
-                service.wait_until(lambda: service.guard.is_warm)
+                service.wait_until(lambda: service.runtime.pipeline.is_warm)
                 right = clients.num_right
                 service.wait_until(lambda right=right: clients.num_right > right)
                 time.sleep(chance.uniform(0, 0.2))
-                os.kill(service.guard.workers.worker_pids[0], signal.SIGKILL)
-                service.wait_until(lambda: not service.guard.is_warm)
-            service.wait_until(lambda: service.guard.is_warm)
+                os.kill(service.runtime.workers.worker_pids[0], signal.SIGKILL)
+                service.wait_until(lambda: not service.runtime.pipeline.is_warm)
+            service.wait_until(lambda: service.runtime.pipeline.is_warm)
         assert clients.others == []
         assert clients.num_right > 10 * clients.num_refused
         assert service.metric("codefend_worker_restarts_total", kind="purify") == NUM_KILLS
-        assert service.guard.house.num_inside == 0
-        assert len(service.guard.line) == 0
+        assert service.runtime.in_flight.num_inside == 0
+        assert len(service.runtime.queue) == 0
     assert leases
     assert not any(Path(lease.name).exists() for lease in leases), "no pixels are left behind"

@@ -76,7 +76,7 @@ class Clients(Senders):
 
 
 def test_under_load_every_request_is_answered_by_one_generation_or_the_other(service, weights):
-    pids = service.guard.workers.worker_pids
+    pids = service.runtime.workers.worker_pids
     with Clients(service) as clients:
         clients.wait_for(10)
         for name, version in (("two", "2"), ("one", "1"), ("two", "2")):
@@ -103,7 +103,7 @@ def is_alive(pid):
     ("options", "outcome"), [({"broken": True}, "not_warm"), ({"spoils": True}, "bad_output")]
 )
 def test_weights_that_cannot_serve_change_nothing(service, weights, options, outcome, caplog):
-    pids = service.guard.workers.worker_pids
+    pids = service.runtime.workers.worker_pids
     weights.write("bad", **options)
     weights.flip("bad", "9")
     with Clients(service) as clients:
@@ -111,12 +111,12 @@ def test_weights_that_cannot_serve_change_nothing(service, weights, options, out
         clients.wait_for(2 * NUM_CLIENTS)
     assert clients.errors == []
     assert set(clients.versions) == {("1", "1")}
-    assert service.guard.workers.worker_pids == pids
+    assert service.runtime.workers.worker_pids == pids
     assert service.metric("codefend_generation") == 1
     assert "failed, and changed nothing" in caplog.text
     # A worker that dies now comes back with its own weights, not with those behind the link.
     os.kill(pids[0], signal.SIGKILL)
-    service.wait_until(lambda: not service.guard.is_warm)
+    service.wait_until(lambda: not service.runtime.pipeline.is_warm)
     assert made_by(ask(service, picture(seed=1)), picture(seed=1)) == ("1", "1")
     weights.flip("two", "2")
     reload_and_wait(service)
@@ -157,12 +157,12 @@ def test_a_replay_is_never_an_older_generations(service, weights):
 def test_workers_of_both_generations_may_die_meanwhile(service, weights):
     weights.write("slow", mark=3, waits=True)
     weights.flip("slow", "3")
-    old = service.guard.workers.worker_pids
+    old = service.runtime.workers.worker_pids
     pools = pools_made(service)
     service.reload()
     service.wait_until(lambda: pools and pools[0].pids)
     os.kill(old[0], signal.SIGKILL)
-    service.wait_until(lambda: service.guard.workers.worker_pids not in ([], old))
+    service.wait_until(lambda: service.runtime.workers.worker_pids not in ([], old))
     assert made_by(ask(service, picture()), picture()) == ("1", "1")
     os.kill(pools[0].pids[0], signal.SIGKILL)
     service.wait_until(lambda: reloads(service, "not_warm") == 1)
@@ -195,13 +195,13 @@ def test_a_service_ends_in_the_middle_of_a_reload(service, weights):
 def pools_made(service):
     """The pools that are prepared from now on."""
     pools = []
-    make = service.guard.workers._make_pool
+    make = service.runtime.workers._make_pool
 
     def make_and_note(version):
         pools.append(make(version))
         return pools[-1]
 
-    service.guard.workers._make_pool = make_and_note
+    service.runtime.workers._make_pool = make_and_note
     return pools
 
 
@@ -209,7 +209,7 @@ def test_an_unforeseen_failure_is_counted_and_changes_nothing(service, weights, 
     def fail(*_):
         raise RuntimeError("unforeseen")
 
-    monkeypatch.setattr("codefend.service.reload.load_model_version", fail)
+    monkeypatch.setattr("codefend.service.runtime.load_model_version", fail)
     reload_and_wait(service, "error")
     assert made_by(ask(service, picture()), picture()) == ("1", "1")
     monkeypatch.undo()
@@ -239,4 +239,4 @@ def test_where_purification_is_off_prompts_alone_are_reloaded(upstream, weights)
         reload_and_wait(service)
         defense = ask(service, picture()).json()["defense"]
         assert defense["prompt_template"]["version"] == "2"
-        assert service.guard.workers.worker_pids == []
+        assert service.runtime.workers.worker_pids == []

@@ -42,7 +42,7 @@ class Play:
         self.service = service
         self.raw = raw
         self.skipped_s = 0.0
-        self.breaker = service.guard._upstream._breaker
+        self.breaker = service.runtime._upstream._breaker
         self.breaker.clock = lambda: time.monotonic() + self.skipped_s
 
     def ask(self, **fields):
@@ -282,7 +282,7 @@ def test_clients_that_leave_do_not_open_it(play):
         with socket.create_connection(play.service.address) as connection:
             connection.sendall(head.encode() + body)
             play.service.wait_until(lambda n=number: len(play.raw.requests) == asked + n + 1)
-    play.service.wait_until(lambda: play.service.guard.house.num_inside == 0)
+    play.service.wait_until(lambda: play.service.runtime.in_flight.num_inside == 0)
     assert play.state == "closed"
 
 

@@ -43,7 +43,7 @@ def crew(upstream, flag):
 @pytest.fixture
 def service(crew, flag):
     flag.unlink(missing_ok=True)
-    crew.wait_until(lambda: crew.guard.is_warm)
+    crew.wait_until(lambda: crew.runtime.pipeline.is_warm)
     return crew
 
 
@@ -51,7 +51,7 @@ def occupy(service):
     """Gives the worker something to do, so that what is sent next waits and shares a batch."""
     thread = threading.Thread(target=post, args=(service, picture(seed=99)))
     thread.start()
-    service.wait_until(lambda: service.guard.line.num_running > 0)
+    service.wait_until(lambda: service.runtime.queue.num_running > 0)
     return thread
 
 
@@ -84,35 +84,35 @@ def test_a_worker_that_is_lost_is_replaced_and_its_whole_batch_answered(service,
     sent = pictures(4)
     sent[2] = marked(sent[2], colour)
     before = failed_batches(service)
-    pids = service.guard.workers.worker_pids
+    pids = service.runtime.workers.worker_pids
     occupying = occupy(service)
     responses = post_all(service, sent)
     occupying.join()
     assert all(map(is_right, responses, sent))
     assert failed_batches(service)[reason] == before[reason] + 1
-    assert service.guard.workers.worker_pids != pids
+    assert service.runtime.workers.worker_pids != pids
 
 
 def test_a_worker_whose_heart_stops_is_replaced(service):
-    [pid] = service.guard.workers.worker_pids
+    [pid] = service.runtime.workers.worker_pids
     os.kill(pid, signal.SIGSTOP)
     assert is_right(post(service, picture()), picture())
-    assert service.guard.workers.worker_pids != [pid]
+    assert service.runtime.workers.worker_pids != [pid]
 
 
 def test_an_idle_worker_that_dies_is_replaced_before_anybody_asks(service):
-    [pid] = service.guard.workers.worker_pids
+    [pid] = service.runtime.workers.worker_pids
     restarts = service.metric("codefend_worker_restarts_total", kind="purify")
     os.kill(pid, signal.SIGKILL)
-    service.wait_until(lambda: not service.guard.is_warm)
-    service.wait_until(lambda: service.guard.is_warm)
-    assert service.guard.workers.worker_pids != [pid]
+    service.wait_until(lambda: not service.runtime.pipeline.is_warm)
+    service.wait_until(lambda: service.runtime.pipeline.is_warm)
+    assert service.runtime.workers.worker_pids != [pid]
     assert service.metric("codefend_worker_restarts_total", kind="purify") == restarts + 1
 
 
 def test_requests_wait_while_a_worker_is_replaced_and_balancers_are_told(service):
-    os.kill(service.guard.workers.worker_pids[0], signal.SIGKILL)
-    service.wait_until(lambda: not service.guard.is_warm)
+    os.kill(service.runtime.workers.worker_pids[0], signal.SIGKILL)
+    service.wait_until(lambda: not service.runtime.pipeline.is_warm)
     assert service.client.get("/readyz").status_code == 503
     assert service.client.get("/healthz").status_code == 200
     assert is_right(post(service, picture()), picture())
@@ -142,14 +142,16 @@ def test_who_needs_no_worker_waits_for_none(upstream):
     with run_service(settings) as service:
         known = chat(user(text_part(), image_part(png(seed=1))))
         assert service.client.post(PATH, json=known).status_code == 200
-        os.kill(service.guard.workers.worker_pids[0], signal.SIGSTOP)
+        os.kill(service.runtime.workers.worker_pids[0], signal.SIGSTOP)
         busy = threading.Thread(target=post, args=(service, picture(seed=2)))
         busy.start()
-        service.wait_until(lambda: len(service.guard.line) + service.guard.line.num_running > 0)
+        service.wait_until(
+            lambda: len(service.runtime.queue) + service.runtime.queue.num_running > 0
+        )
         for body in (known, chat(user(text_part()))):
             assert service.client.post(PATH, json=body, timeout=5).status_code == 200
         assert service.client.get("/v1/models", timeout=5).status_code == 200
-        assert not service.guard.line.num_running or busy.is_alive()
+        assert not service.runtime.queue.num_running or busy.is_alive()
         busy.join()
 
 
@@ -157,9 +159,13 @@ def test_without_shared_memory_pictures_are_refused_for_a_while_and_nobody_dies(
     upstream, monkeypatch
 ):
     with run_service(make_settings(upstream.url, cache_bytes=1 << 24)) as service:
-        guard = service.guard
+        runtime = service.runtime
         assert is_right(post(service, picture()), picture())
-        pids = [*guard.workers.worker_pids, *guard._decode.pids, *guard._encode.pids]
+        pids = [
+            *runtime.workers.worker_pids,
+            *runtime._images.decode.pids,
+            *runtime._images.encode.pids,
+        ]
 
         def lack(*_):
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -173,6 +179,10 @@ def test_without_shared_memory_pictures_are_refused_for_a_while_and_nobody_dies(
                 assert int(refused.headers["retry-after"]) >= 1
             assert service.client.post(PATH, json=chat(user(text_part()))).status_code == 200
         assert is_right(post(service, picture(seed=1)), picture(seed=1))
-        assert pids == [*guard.workers.worker_pids, *guard._decode.pids, *guard._encode.pids]
-        assert guard.house.memory.num_held == 0
-        assert len(os.listdir(guard._pixels.directory)) == 1, "its lock alone"
+        assert pids == [
+            *runtime.workers.worker_pids,
+            *runtime._images.decode.pids,
+            *runtime._images.encode.pids,
+        ]
+        assert runtime.memory.num_held == 0
+        assert len(os.listdir(runtime._images.pixels.directory)) == 1, "its lock alone"

@@ -18,7 +18,7 @@ def fuzz_http(service, seed, numbers, progress=lambda: None):
     """Sends the given mutations; a 5xx, or no answer, is a fault, and its input is kept."""
     tally = Tally()
     lock = Lock()
-    pids = [child.pid for child in service.guard._decode._pool._children]
+    pids = [child.pid for child in service.runtime._images.decode._pool._children]
     restarts = service.metric("codefend_worker_restarts_total", kind="decode")
 
     def send(number):
@@ -43,7 +43,7 @@ def fuzz_http(service, seed, numbers, progress=lambda: None):
         list(threads.map(send, numbers[:NUM_CLIENTS]))
         tally.rss_begin_bytes = sum(read_rss(pid)[0] for pid in pids)
         list(threads.map(send, numbers[NUM_CLIENTS:]))
-    children = service.guard._decode._pool._children
+    children = service.runtime._images.decode._pool._children
     tally.rss_end_bytes = sum(read_rss(child.pid)[0] for child in children)
     tally.rss_peak_bytes = max(read_rss(child.pid)[1] for child in children)
     after = service.metric("codefend_worker_restarts_total", kind="decode")

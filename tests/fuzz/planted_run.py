@@ -9,7 +9,7 @@ from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import ChatLimits, open_chat
 from codefend.service.decode.fields import FieldRules
 from codefend.service.errors import RequestRefused
-from codefend.service.forward.completion import fill_gaps
+from codefend.service.forward.completion import ChatBody
 from tests.fuzz.planted import as_body, complaints, num_plants, planted_chats
 
 PATH = "/v1/chat/completions"
@@ -49,7 +49,7 @@ def plant_in_function(num_bodies, seed_number=0, rules=None, progress=lambda _: 
             chat = open_chat(as_body(document), LIMITS, PLAIN, rules or FieldRules())
         except RequestRefused as refusal:
             return refusal.code, None
-        body = fill_gaps(chat.fragments, [PURIFIED] * len(chat.images), None)
+        body = ChatBody(chat.fragments, [PURIFIED] * len(chat.images), True).body(None)
         return "forwarded", json.loads(body)
 
     _run(send, num_bodies, seed_number, outcomes, found, progress)

@@ -45,8 +45,8 @@ def wait_until_ready(client, process, timeout_s=READY_TIMEOUT_S):
 
 class RunningService:
     def __init__(self, app, url, client):
-        self.guard = app.state.guard
-        self._start_guard, self.guard.start = self.guard.start, self._start
+        self.runtime = app.state.runtime
+        self._start_runtime, self.runtime.start = self.runtime.start, self._start
         self.url = url
         self.client = client
 
@@ -58,21 +58,21 @@ class RunningService:
 
     async def _start(self):
         self._loop = asyncio.get_running_loop()
-        await self._start_guard()
+        await self._start_runtime()
 
     def reload(self):
         """What the signal does."""
-        self._loop.call_soon_threadsafe(self.guard.reloader.request)
+        self._loop.call_soon_threadsafe(self.runtime.reloader.request)
 
     @contextmanager
     def changed(self, **changes):
         """Other settings for a while; for those that are read anew for every request."""
-        before = self.guard.settings
-        self.guard.settings = before.model_copy(update=changes)
+        before = self.runtime.pipeline.settings
+        self.runtime.pipeline.settings = before.model_copy(update=changes)
         try:
             yield
         finally:
-            self.guard.settings = before
+            self.runtime.pipeline.settings = before
 
     def settle(self):
         """Waits until what was answered is counted and logged, which comes after the last byte.
@@ -84,11 +84,11 @@ class RunningService:
     async def _settle(self):
         with suppress(TimeoutError):
             async with asyncio.timeout(SETTLING_TIMEOUT_S):
-                await self.guard.house.wait_until_empty()
+                await self.runtime.in_flight.wait_until_empty()
 
     def metric(self, name, **labels):
         self.settle()
-        return self.guard.metrics.registry.get_sample_value(name, labels) or 0.0
+        return self.runtime.metrics.registry.get_sample_value(name, labels) or 0.0
 
     wait_until = staticmethod(wait_until)
 
@@ -124,7 +124,7 @@ def run_service(settings, *, wait=True):
             thread.start()
             service.wait_until(lambda: server.started or not thread.is_alive())
             if wait:
-                service.wait_until(lambda: app.state.guard.is_warm)
+                service.wait_until(lambda: app.state.runtime.pipeline.is_warm)
             yield service
     finally:
         server.should_exit = True

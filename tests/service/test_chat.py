@@ -170,8 +170,8 @@ def test_a_model_is_named_where_the_client_names_none(service, upstream, model):
 
 def test_the_prompt_template_goes_around_the_last_question_about_an_image(service, upstream):
     told = Template("calm", "2", "Look twice. {question} Be sure.")
-    before = service.guard.templates
-    service.guard.templates = before | {Task.CHAT: told}
+    before = service.runtime.pipeline.templates
+    service.runtime.pipeline.templates = before | {Task.CHAT: told}
     try:
         body = chat(
             user(text_part("first"), image_part(png())),
@@ -183,7 +183,7 @@ def test_the_prompt_template_goes_around_the_last_question_about_an_image(servic
         unasked = forwarded(upstream)
         service.client.post(PATH, json=chat({"role": "user", "content": "no image"}))
     finally:
-        service.guard.templates = before
+        service.runtime.pipeline.templates = before
     contents = [m["content"] for m in json.loads(upstream.bodies[0])["messages"]]
     assert contents[0][0]["text"] == "first"
     assert contents[2] == "Look twice. and {now}? Be sure."
@@ -350,4 +350,4 @@ def test_all_memory_of_the_images_is_given_back(service, upstream, leases):
     assert len(leases) >= 8
     # A batch that runs on after its client was refused still holds what it works on.
     service.wait_until(lambda: not any(lease._num_holders for lease in leases))
-    assert service.guard.house.num_inside == 0
+    assert service.runtime.in_flight.num_inside == 0

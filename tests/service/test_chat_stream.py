@@ -122,7 +122,7 @@ def test_a_client_that_leaves_ends_the_upstreams_stream(service, upstream):
     with stream(service) as response:
         next(response.iter_lines())
     assert ended.wait(WAIT_S)
-    service.wait_until(lambda: service.guard.house.num_inside == 0)
+    service.wait_until(lambda: service.runtime.in_flight.num_inside == 0)
 
 
 def test_a_client_that_leaves_before_the_answer_ends_the_upstreams_work(service, upstream):
@@ -144,7 +144,7 @@ def test_a_client_that_leaves_before_the_answer_ends_the_upstreams_work(service,
         connection.sendall(head.encode() + body)
         assert asked.wait(WAIT_S)
     assert ended.wait(WAIT_S)
-    service.wait_until(lambda: service.guard.house.num_inside == 0)
+    service.wait_until(lambda: service.runtime.in_flight.num_inside == 0)
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_purify_refuses_and_says_why(off_service):
 def test_no_worker_is_started_and_the_log_says_that_it_is_off(session_upstream, caplog):
     settings = make_settings(session_upstream.url, mode="off", engine=NO_ENGINE)
     with caplog.at_level(logging.WARNING), run_service(settings) as service:
-        assert service.guard.workers.worker_pids == []
+        assert service.runtime.workers.worker_pids == []
         assert service.client.get("/readyz").status_code == 200
     assert any("purification is off" in record.getMessage() for record in caplog.records)
 

@@ -170,12 +170,12 @@ def test_other_endpoints_do_not_exist(client, upstream):
 
 
 def test_a_service_that_drains(client, service_with_key):
-    service_with_key.guard.house.is_draining = True
+    service_with_key.runtime.limiter.is_draining = True
     try:
         with pytest.raises(openai.InternalServerError) as raised:
             ask(client)
     finally:
-        service_with_key.guard.house.is_draining = False
+        service_with_key.runtime.limiter.is_draining = False
     assert raised.value.status_code == 503
     assert raised.value.response.headers["retry-after"]
 

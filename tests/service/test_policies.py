@@ -163,7 +163,7 @@ def test_rates_are_each_keys_own(shared, upstream):
 
 
 def test_numbers_at_once_are_each_keys_own(shared):
-    held = shared.guard.house.enter("narrow", 1)
+    held = shared.runtime.limiter.enter("narrow", 1)
     try:
         refusal = ask(shared, "narrow", plain())
         assert refusal.status_code == 429
@@ -223,7 +223,7 @@ def test_a_policy_changes_without_a_restart_and_not_for_who_is_inside(
     inside, go_on = threading.Event(), threading.Event()
     settings = make_settings(session_upstream.url, api_keys_file=path, engine_options={})
     with run_service(settings) as service:
-        decode = service.guard.decode
+        decode = service.runtime.pipeline.decode
 
         async def decode_slowly(*arguments):
             if not inside.is_set():
@@ -231,7 +231,7 @@ def test_a_policy_changes_without_a_restart_and_not_for_who_is_inside(
                 await asyncio.to_thread(go_on.wait, 30)
             return await decode(*arguments)
 
-        monkeypatch.setattr(service.guard, "decode", decode_slowly)
+        monkeypatch.setattr(service.runtime.pipeline, "decode", decode_slowly)
         answers = []
         first = threading.Thread(target=lambda: answers.append(ask(service, "ann", plain())))
         first.start()
@@ -242,9 +242,9 @@ def test_a_policy_changes_without_a_restart_and_not_for_who_is_inside(
         first.join()
         assert answers[0].json()["defense"]["bypassed"] is False
         path.write_text('[[keys]]\nname = "ann"\nkey = "ann"\nmode = "of"\n')
-        looked_at_s = service.guard.keys._looked_at_s
+        looked_at_s = service.runtime.keys._looked_at_s
         service.wait_until(
-            lambda: is_bypassed(service) and service.guard.keys._looked_at_s > looked_at_s
+            lambda: is_bypassed(service) and service.runtime.keys._looked_at_s > looked_at_s
         )
         assert is_bypassed(service), "a file gone bad leaves policies as they were"
 

@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
+from codefend.service.context import gather_or_cancel
 from codefend.service.errors import InvalidImage
-from codefend.service.together import run_together
 
 
 async def value(number):
@@ -13,7 +13,7 @@ async def value(number):
 
 def test_results_come_in_order():
     async def scenario():
-        return await run_together(value(number) for number in range(3))
+        return await gather_or_cancel(value(number) for number in range(3))
 
     assert asyncio.run(scenario()) == [0, 1, 2]
 
@@ -32,7 +32,7 @@ def test_one_failure_is_raised_itself_and_ends_the_others():
         raise InvalidImage
 
     async def scenario():
-        await run_together([wait_for_ever(), fail(), wait_for_ever()])
+        await gather_or_cancel([wait_for_ever(), fail(), wait_for_ever()])
 
     with pytest.raises(InvalidImage):
         asyncio.run(scenario())

@@ -1,6 +1,6 @@
 import pytest
 
-from codefend.service.admit.memory import MemoryBudget
+from codefend.service.admit.limits import MemoryBudget
 from codefend.service.errors import OutOfMemory
 
 

@@ -12,7 +12,7 @@ from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import Chat, ChatLimits, open_chat
 from codefend.service.decode.fields import FieldRules
 from codefend.service.errors import RequestRefused
-from codefend.service.forward.completion import fill_gaps
+from codefend.service.forward.completion import ChatBody
 
 LIMITS = ChatLimits(max_images=3, max_answer_tokens=100, max_choices=4)
 PLAIN = Template("plain", "1", "{question}")
@@ -200,7 +200,7 @@ def test_a_key_that_stands_twice_goes_out_once():
 def test_notes_on_a_part_stay(part):
     document = {"messages": [user(part)]}
     chat = opened(document)
-    body = fill_gaps(chat.fragments, [URL] * len(chat.images), None)
+    body = ChatBody(chat.fragments, [URL] * len(chat.images), True).body(None)
     assert json.loads(body) == document
 
 
@@ -239,9 +239,9 @@ def test_what_is_taken_apart_goes_together_again(messages, fields):
     meta, blob = chat.pack()
     again = Chat.unpack(json.loads(json.dumps(meta)), blob)
     assert again == chat
-    body = fill_gaps(again.fragments, [URL] * len(again.images), None)
+    body = ChatBody(again.fragments, [URL] * len(again.images), True).body(None)
     assert json.loads(body) == document
-    named = json.loads(fill_gaps(again.fragments, [URL] * len(again.images), 'm"'))
+    named = json.loads(ChatBody(again.fragments, [URL] * len(again.images), False).body('m"'))
     assert named == {"model": 'm"'} | document
 
 
@@ -268,6 +268,6 @@ def test_whatever_comes_is_taken_apart_or_refused_and_nothing_else(fields, messa
 
 def test_nothing_but_a_data_url_fills_a_gap():
     with pytest.raises(ValueError, match="data:"):
-        fill_gaps([b'{"a":"', b'"}'], ["https://a.b/c.png"], None)
+        ChatBody([b'{"a":"', b'"}'], ["https://a.b/c.png"], True).body(None)
     with pytest.raises(ValueError, match="zip"):
-        fill_gaps([b'{"a":"', b'"}'], [], None)
+        ChatBody([b'{"a":"', b'"}'], [], True).body(None)

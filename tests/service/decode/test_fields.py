@@ -10,7 +10,7 @@ from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import Chat, ChatLimits, open_chat
 from codefend.service.decode.fields import FieldRules
 from codefend.service.errors import RequestRefused
-from codefend.service.forward.completion import fill_gaps
+from codefend.service.forward.completion import ChatBody
 from codefend.service.policy import TextImages
 
 LIMITS = ChatLimits(max_images=3, max_answer_tokens=100, max_choices=4)
@@ -29,7 +29,7 @@ def opened(document, body=None, **rules):
 
 def forwarded(document, **rules):
     chat = opened(document, **rules)
-    return json.loads(fill_gaps(chat.fragments, [URL] * len(chat.images), None))
+    return json.loads(ChatBody(chat.fragments, [URL] * len(chat.images), True).body(None))
 
 
 def refusal_of(document, **rules):
@@ -240,7 +240,7 @@ def test_unknown_fields_are_taken_out_where_that_is_set_and_nothing_else_is():
         **{URL: "x"},
     )
     opened_chat = opened(document, drops_unknown=True, allowed=("kept",))
-    got = json.loads(fill_gaps(opened_chat.fragments, [URL], None))
+    got = json.loads(ChatBody(opened_chat.fragments, [URL], True).body(None))
     assert got == chat(
         user({"type": "text", "text": "x"}, IMAGE),
         {"role": "assistant", "content": "y", "tool_calls": [{"id": "1"}]},

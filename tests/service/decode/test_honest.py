@@ -8,7 +8,7 @@ import pytest
 from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import ChatLimits, open_chat
 from codefend.service.decode.fields import FieldRules
-from codefend.service.forward.completion import fill_gaps
+from codefend.service.forward.completion import ChatBody
 from tests.service.test_chat import PATH
 
 LIMITS = ChatLimits(max_images=32, max_answer_tokens=8192, max_choices=8)
@@ -66,7 +66,7 @@ def test_there_are_enough_of_them_and_of_many_clients():
 @pytest.mark.parametrize("body", BODIES)
 def test_it_is_taken_apart_and_goes_together_unchanged(body):
     chat = open_chat(json.dumps(body).encode(), LIMITS, PLAIN, FieldRules())
-    assert json.loads(fill_gaps(chat.fragments, list(image_urls(body)), None)) == body
+    assert json.loads(ChatBody(chat.fragments, list(image_urls(body)), True).body(None)) == body
     assert chat.findings.counts == {}
 
 

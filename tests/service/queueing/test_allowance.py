@@ -1,4 +1,4 @@
-from codefend.service.queueing.allowance import BATCHES_UNTIL_RAISED, PixelAllowance
+from codefend.service.queueing.estimates import BATCHES_UNTIL_RAISED, PixelAllowance
 
 
 def test_it_is_halved_at_once_and_doubled_after_a_while():

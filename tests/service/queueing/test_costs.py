@@ -3,7 +3,8 @@ from math import inf
 import pytest
 
 from codefend.models.buckets import Bucket
-from codefend.service.queueing.costs import BatchCosts, Throughput, retry_after_s
+from codefend.service.fairness import retry_after_s
+from codefend.service.queueing.estimates import BatchCosts, Throughput
 
 SMALL, LARGE = Bucket(64, 64), Bucket(128, 128)
 

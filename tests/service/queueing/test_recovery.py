@@ -1,6 +1,6 @@
 import pytest
 
-from codefend.service.queueing.recovery import regroup
+from codefend.service.queueing.batching import regroup
 from codefend.service.stages import BatchFailure
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codefend.models.buckets import Bucket, choose_bucket
-from codefend.service.queueing.policy import BatchLimits, Waiting, plan_batch
+from codefend.service.queueing.batching import BatchLimits, Waiting, plan_batch
 
 LIMITS = BatchLimits(max_images=4, max_pixels=1 << 20, wait_fraction=0.1, join_waste=0.3)
 SMALL, MIDDLE, WIDE, LARGE = (

@@ -1,4 +1,4 @@
-"""The bounded line in front of the purifier: requests join it, workers take batches from it."""
+"""The bounded queue in front of the purifier: images are put in, workers take batches out."""
 
 import asyncio
 import itertools
@@ -9,23 +9,27 @@ from dataclasses import replace
 from math import ceil
 
 from codefend.models.buckets import Bucket, choose_bucket
+from codefend.service.context import RequestsInFlight
 from codefend.service.errors import ImageTooSlow, NotReady, Overloaded
-from codefend.service.fairness import FairScheduler
-from codefend.service.queueing.allowance import PixelAllowance
-from codefend.service.queueing.backlog import LARGEST_FRACTION, Ahead, measure_ahead
-from codefend.service.queueing.costs import BatchCosts, Throughput, retry_after_s
-from codefend.service.queueing.policy import BatchLimits, Waiting, plan_batch
-from codefend.service.queueing.recovery import regroup
+from codefend.service.fairness import (
+    LARGEST_FRACTION,
+    Backlog,
+    FairScheduler,
+    measure_backlog,
+    retry_after_s,
+)
+from codefend.service.queueing.batching import BatchLimits, Waiting, plan_batch, regroup
+from codefend.service.queueing.estimates import BatchCosts, PixelAllowance, Throughput
 from codefend.service.stages import Batch, BatchFailure, Job, Reservation
 
-__all__ = ["Line"]
+__all__ = ["ImageQueue"]
 
 # A batch takes this part of its images' time at most: all of them wait for its end, and so do those
 # that come while it runs.
 BATCH_FRACTION = 0.15
 
 
-class Line:
+class ImageQueue:
     """Jobs in order of arrival; all methods belong to the event loop's thread."""
 
     def __init__(
@@ -33,7 +37,7 @@ class Line:
         limits: BatchLimits,
         costs: BatchCosts,
         max_length: int,
-        count_arriving: Callable[[], int],
+        in_flight: RequestsInFlight,
         throughput: Throughput,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -42,8 +46,8 @@ class Line:
         Args:
             limits: Bounds on a batch.
             costs: Measured batch times.
-            max_length: Most jobs in line.
-            count_arriving: How many admitted requests have not joined yet.
+            max_length: Most jobs in the queue.
+            in_flight: The ledger that says how many images are on their way.
             throughput: Told of every finished image.
             clock: Seconds; the clock of `deadline_s` and `queued_at_s`.
         """
@@ -53,16 +57,15 @@ class Line:
         self.pause_s: Callable[[], float] = lambda: 0.0
         self._limits = limits
         self._allowance = PixelAllowance(limits.max_pixels)
-        self._turns = FairScheduler()
+        self._scheduler = FairScheduler()
         self._reservations: set[Reservation] = set()
         self._groups = itertools.count()
         self._max_length = max_length
-        self._count_arriving = count_arriving
+        self._in_flight = in_flight
         self._throughput = throughput
         self._clock = clock
         self._keys = itertools.count()
         self._jobs: dict[int, Job] = {}
-        self._wakers: set[asyncio.Event] = set()
         self._running: dict[Batch, float] = {}
 
     def __len__(self) -> int:
@@ -73,16 +76,16 @@ class Line:
         """Batches that run."""
         return len(self._running)
 
-    def measure_ahead(self, caller: str) -> Ahead:
+    def measure_backlog(self, caller: str) -> Backlog:
         """Measures the work ahead of a picture that would come now."""
         per_pixel_s = self.costs.seconds_per_pixel(self.num_workers)
         running_s = self._left_of_running_s() + self.pause_s()
-        return measure_ahead(self._waiting_pixels(), caller, running_s, per_pixel_s)
+        return measure_backlog(self._waiting_pixels(), caller, running_s, per_pixel_s)
 
     def reserve(
         self, caller: str, height: int, width: int, deadline_s: float, whole_s: float
     ) -> Reservation:
-        """Takes a place for a picture that is about to be decoded; `join` or `withdraw` follows.
+        """Takes a place for a picture that is about to be decoded; `put` or `withdraw` follows.
 
         Args:
             caller: Whose it is.
@@ -93,7 +96,7 @@ class Line:
 
         Raises:
             ImageTooSlow: It takes so long by itself that nobody could wait for it.
-            Overloaded: The line is full, or so long that it would be answered too late.
+            Overloaded: The queue is full, or so long that it would be answered too late.
             NotReady: The same, while the workers are being replaced.
         """
         bucket = choose_bucket(height, width)
@@ -109,47 +112,46 @@ class Line:
         """Gives a place back that is not needed any more; a second time does nothing."""
         self._reservations.discard(reservation)
 
-    def join(self, job: Job) -> None:
-        """Puts a job in line.
+    def put(self, job: Job) -> None:
+        """Puts a job into the queue.
 
         Raises:
-            Overloaded: The line is full, or so long that the job would miss its deadline.
+            Overloaded: The queue is full, or so long that the job would miss its deadline.
         """
         if job.reservation in self._reservations:
             self._reservations.remove(job.reservation)
         else:
             self._check(job.caller, job.bucket, job.deadline_s - self._clock())
         if all(other.caller != job.caller for other in self._jobs.values()):
-            self._turns.arrive(job.caller)
+            self._scheduler.arrive(job.caller)
         self._add(job)
+        if job.slot is not None:
+            job.slot.mark_enqueued()
 
-    def leave(self, job: Job) -> None:
-        """Takes a job out of line, if it is still there."""
+    def remove(self, job: Job) -> None:
+        """Takes a job out of the queue, if it is still there."""
         for key, other in self._jobs.items():
             if other is job:
                 del self._jobs[key]
                 return
 
-    def wake(self) -> None:
-        """Makes waiting workers plan again: someone joined, or gave up on the way."""
-        for waker in self._wakers:
-            waker.set()
-
     async def next_batch(self) -> Batch:
-        """Waits for the next batch and takes its jobs out of line."""
+        """Waits for the next batch and takes its jobs out of the queue."""
         waker = asyncio.Event()
-        self._wakers.add(waker)
+        self._in_flight.watchers.add(waker)
         try:
             while True:
                 waker.clear()
                 batch, wait_s = self._plan()
                 if batch is not None:
                     self._running[batch] = self._clock()
-                    self._turns.spend((job.caller, batch.bucket.num_pixels) for job in batch.jobs)
+                    self._scheduler.spend(
+                        (job.caller, batch.bucket.num_pixels) for job in batch.jobs
+                    )
                     return batch
                 await _wait(waker, wait_s)
         finally:
-            self._wakers.discard(waker)
+            self._in_flight.watchers.discard(waker)
 
     def finish(self, batch: Batch, seconds: float) -> None:
         """Ends a batch that took so long."""
@@ -159,7 +161,7 @@ class Line:
         self._allowance.note_success()
 
     def retry(self, batch: Batch, failure: BatchFailure) -> list[Job]:
-        """Ends a batch that failed; its jobs are in line again, but for those that are given up.
+        """Ends a batch that failed; its jobs are queued again, but for those that are given up.
 
         Jobs that are done by now, as their clients left, are neither.
 
@@ -195,12 +197,14 @@ class Line:
         self.costs.begin_anew()
 
     def take_all(self) -> list[Job]:
-        """Empties the line, for when there is no worker that could serve it."""
+        """Empties the queue, for when there is no worker that could serve it."""
         jobs = list(self._jobs.values())
         self._jobs.clear()
         return jobs
 
     def _plan(self) -> tuple[Batch | None, float | None]:
+        if not self._jobs:
+            return None, None
         waiting = [
             Waiting(key, job.bucket, job.queued_at_s, job.deadline_s, job.caller, job.group)
             for key, job in self._jobs.items()
@@ -210,13 +214,11 @@ class Line:
             self._clock(),
             replace(self._limits, max_pixels=self._most_pixels()),
             self.costs.estimate_s,
-            self._count_arriving(),
-            self._turns.virtual_time,
+            self._in_flight.num_arriving,
+            self._scheduler.virtual_time,
         )
-        if plan is None:
-            return None, None
-        if plan.wait_s > 0:
-            return None, plan.wait_s
+        if plan is None or plan.wait_s > 0:
+            return None, None if plan is None else plan.wait_s
         return Batch(plan.bucket, tuple(self._jobs.pop(key) for key in plan.keys)), None
 
     def _most_pixels(self) -> int:
@@ -227,7 +229,7 @@ class Line:
 
     def _add(self, job: Job) -> None:
         self._jobs[next(self._keys)] = job
-        self.wake()
+        self._in_flight.notify()
 
     def _check(self, caller: str, bucket: Bucket, left_s: float) -> None:
         depth = len(self._jobs) + len(self._reservations)
@@ -238,9 +240,9 @@ class Line:
         refuse = NotReady if pause_s else Overloaded
         if depth >= self._max_length:
             raise refuse(retry_after_s=retry_after_s(depth, self._throughput.per_second()))
-        ahead = self.measure_ahead(caller)
+        ahead = self.measure_backlog(caller)
         own_s = self.costs.seconds_per_pixel(1) * bucket.num_pixels
-        if ahead.is_too_late(own_s, left_s):
+        if ahead.exceeds_deadline(own_s, left_s):
             raise refuse(retry_after_s=max(1, ceil(ahead.running_s + ahead.fair_s)))
 
     def _left_of_running_s(self) -> float:

@@ -1,6 +1,6 @@
 import pytest
 
-from codefend.service.admit.quota import Quota
+from codefend.service.admit.limits import TokenBucket
 from codefend.service.errors import RateLimited
 
 
@@ -13,64 +13,64 @@ class Clock:
 
 def test_a_minutes_worth_at_once_and_then_one_after_another():
     clock = Clock()
-    quota = Quota(clock)
+    bucket = TokenBucket(clock)
     for _ in range(4):
-        quota.check("ann", 4)
-        quota.spend("ann", 4)
+        bucket.check("ann", 4)
+        bucket.spend("ann", 4)
     with pytest.raises(RateLimited) as refusal:
-        quota.check("ann", 4)
+        bucket.check("ann", 4)
     assert refusal.value.status == 429
     assert refusal.value.headers()["Retry-After"] == "15"
     clock.now_s = 0.5
     with pytest.raises(RateLimited) as refusal:
-        quota.check("ann", 4)
+        bucket.check("ann", 4)
     assert refusal.value.headers()["Retry-After"] == "15", "14.5, and never too early"
     clock.now_s = 15.0
-    quota.check("ann", 4)
-    quota.spend("ann", 4)
+    bucket.check("ann", 4)
+    bucket.spend("ann", 4)
     with pytest.raises(RateLimited):
-        quota.check("ann", 4)
+        bucket.check("ann", 4)
 
 
 def test_keys_have_quotas_of_their_own():
-    quota = Quota(Clock())
-    quota.spend("ann", 1)
-    quota.check("bob", 1)
+    bucket = TokenBucket(Clock())
+    bucket.spend("ann", 1)
+    bucket.check("bob", 1)
     with pytest.raises(RateLimited):
-        quota.check("ann", 1)
+        bucket.check("ann", 1)
 
 
 def test_what_was_not_let_in_costs_nothing():
-    quota = Quota(Clock())
+    bucket = TokenBucket(Clock())
     for _ in range(9):
-        quota.check("ann", 1)
+        bucket.check("ann", 1)
 
 
 def test_a_long_pause_saves_up_a_minute_and_no_more():
     clock = Clock()
-    quota = Quota(clock)
-    quota.spend("ann", 2)
+    bucket = TokenBucket(clock)
+    bucket.spend("ann", 2)
     clock.now_s = 3600
-    quota.spend("ann", 2)
-    quota.spend("ann", 2)
+    bucket.spend("ann", 2)
+    bucket.spend("ann", 2)
     with pytest.raises(RateLimited):
-        quota.check("ann", 2)
+        bucket.check("ann", 2)
 
 
 def test_off_by_default():
-    quota = Quota(Clock())
+    bucket = TokenBucket(Clock())
     for _ in range(1000):
-        quota.check("ann", None)
-        quota.spend("ann", None)
+        bucket.check("ann", None)
+        bucket.spend("ann", None)
 
 
 def test_a_rate_that_is_raised_or_lowered_holds_at_once():
     clock = Clock()
-    quota = Quota(clock)
-    quota.spend("ann", 60)
-    quota.check("ann", 1)
-    quota.spend("ann", 1)
+    bucket = TokenBucket(clock)
+    bucket.spend("ann", 60)
+    bucket.check("ann", 1)
+    bucket.spend("ann", 1)
     with pytest.raises(RateLimited):
-        quota.check("ann", 1)
+        bucket.check("ann", 1)
     clock.now_s = 1.0
-    quota.check("ann", 60)
+    bucket.check("ann", 60)

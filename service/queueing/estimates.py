@@ -1,23 +1,25 @@
-"""What batches have cost so far, and so what the next will cost.
+"""What batches have cost so far, and so what the next will cost and how large it may be.
 
-Pure: fed with measured times, read as estimates by the batching policy and by admission.
+Pure: fed with measured times, read as estimates by the batching policy and by admission. A batch
+that the device had no memory for lowers the pixels that the next may have.
 """
 
 from collections import deque
 from collections.abc import Callable
-from math import ceil, inf
+from math import inf
 
 from codefend.models.buckets import Bucket
 
-__all__ = ["BatchCosts", "Throughput", "retry_after_s"]
+__all__ = ["BatchCosts", "PixelAllowance", "Throughput"]
 
 # How far one measurement moves an estimate.
 SMOOTHING = 0.3
 # A batch of fewer pixels than this moves the cost of a pixel by less: it costs mostly itself.
 TELLING_PIXELS = 512 * 512
-RETRY_AFTER_LIMITS_S = (1, 120)
 # A batch that takes this many times what such batches take is hung and not slow.
 HANG_FACTOR = 10.0
+# The memory may be lacking only for a while, as when a neighbour on the device needs it.
+BATCHES_UNTIL_RAISED = 200
 
 
 class BatchCosts:
@@ -112,14 +114,23 @@ class Throughput:
         return len(self._finished_s) / span_s
 
 
-def retry_after_s(depth: int, images_per_second: float) -> int:
-    """Whole seconds until the work that is ahead of a caller should be done.
+class PixelAllowance:
+    """Halved by every lack of memory, doubled again after many batches without one."""
 
-    Args:
-        depth: Images or requests ahead.
-        images_per_second: Measured; 0 when unknown.
-    """
-    lowest, highest = RETRY_AFTER_LIMITS_S
-    if images_per_second <= 0:
-        return lowest
-    return min(highest, max(lowest, ceil(depth / images_per_second)))
+    def __init__(self, most_pixels: int) -> None:
+        """Takes the bound that is set, and begins there."""
+        self.num_pixels = most_pixels
+        self._most_pixels = most_pixels
+        self._num_good = 0
+
+    def lower(self, num_pixels: int) -> None:
+        """Says that a batch of so many padded pixels found too little memory."""
+        self.num_pixels = max(1, min(self.num_pixels, num_pixels // 2))
+        self._num_good = 0
+
+    def note_success(self) -> None:
+        """Says that a batch found enough memory."""
+        self._num_good += 1
+        if self._num_good >= BATCHES_UNTIL_RAISED:
+            self.num_pixels = min(self._most_pixels, 2 * self.num_pixels)
+            self._num_good = 0

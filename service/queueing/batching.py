@@ -5,6 +5,13 @@ one with most company, and the others fill it up, in turns too. So one caller's 
 little more than the batch that runs. A batch never waits for company longer than a fraction of its
 own time, nor at all when nobody is on the way. Images of a smaller bucket fill up a larger one's
 batch where that pads them little, so that uploads of different sizes share batches.
+
+What becomes of a batch that failed is decided here, too (`regroup`). Batches that raise are halved
+until the image at fault is alone: a try costs no more than its own time, and what was too much for
+the device's memory soon fits. A worker that ends costs its replacement, which takes longer than any
+batch, so tries are spared instead: the same batch runs once more, for the worker may have been
+ended from outside, and if that ends the next one too, its images run one by one, where only those
+at fault can do any further harm.
 """
 
 import itertools
@@ -12,11 +19,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from codefend.models.buckets import Bucket
+from codefend.service.stages import BatchFailure
 
-__all__ = ["BatchLimits", "Plan", "Waiting", "plan_batch"]
+__all__ = ["BatchLimits", "BatchPlan", "Waiting", "plan_batch", "regroup"]
 
 # Whoever has waited this part of its time is served before any larger bucket of its caller's.
 URGENT_FRACTION = 0.5
+# An image that fails this often, by itself in the end, is at fault.
+MOST_FAILURES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +82,7 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BatchPlan:
     """The next batch, and how long to hold it back for company (0: run it now)."""
 
     bucket: Bucket
@@ -86,8 +96,8 @@ def plan_batch(
     limits: BatchLimits,
     estimate_s: Callable[[Bucket, int], float],
     num_arriving: int,
-    turn_of: Callable[[str], float] = lambda _: 0,
-) -> Plan | None:
+    virtual_time_of: Callable[[str], float] = lambda _: 0,
+) -> BatchPlan | None:
     """Chooses the next batch.
 
     Args:
@@ -96,7 +106,7 @@ def plan_batch(
         limits: Bounds on a batch.
         estimate_s: Expected seconds of a batch of so many images of one bucket.
         num_arriving: Requests that were admitted and are not yet in line.
-        turn_of: Orders callers; the lowest leads. Among equals it is the earliest arrival.
+        virtual_time_of: Orders callers; the lowest leads. Among equals it is the earliest arrival.
 
     Returns:
         The batch to run after `wait_s`, unless something changes before; None when nobody waits.
@@ -108,7 +118,7 @@ def plan_batch(
     if group is not None:
         together = [image for image in waiting if image.group == group]
         return _plan_of(together, _holding_all(together))
-    by_caller = _in_turns(waiting, turn_of)
+    by_caller = _in_turns(waiting, virtual_time_of)
     # 2. Of the caller whose turn it is, an image that has waited too long goes first.
     urgent = next((image for image in by_caller[0] if image.is_urgent(now_s)), None)
     if urgent is not None:
@@ -124,12 +134,14 @@ def plan_batch(
     return _plan_of(images, bucket, max(0.0, patience_s - waited_s))
 
 
-def _in_turns(waiting: Sequence[Waiting], turn_of: Callable[[str], float]) -> list[list[Waiting]]:
+def _in_turns(
+    waiting: Sequence[Waiting], virtual_time_of: Callable[[str], float]
+) -> list[list[Waiting]]:
     """The images of each caller, by age; first those of the caller whose turn it is."""
     callers = dict.fromkeys(image.caller for image in waiting)
     return [
         [image for image in waiting if image.caller == caller]
-        for caller in sorted(callers, key=turn_of)
+        for caller in sorted(callers, key=virtual_time_of)
     ]
 
 
@@ -168,5 +180,26 @@ def _holding_all(images: Sequence[Waiting]) -> Bucket:
     return Bucket(max(bucket.height for bucket in buckets), max(bucket.width for bucket in buckets))
 
 
-def _plan_of(group: list[Waiting], bucket: Bucket, wait_s: float = 0.0) -> Plan:
-    return Plan(bucket, tuple(image.key for image in group), wait_s)
+def _plan_of(group: list[Waiting], bucket: Bucket, wait_s: float = 0.0) -> BatchPlan:
+    return BatchPlan(bucket, tuple(image.key for image in group), wait_s)
+
+
+def regroup(num_images: int, num_failures: int, failure: BatchFailure) -> list[range]:
+    """Says which images of a failed batch are tried again together.
+
+    Args:
+        num_images: Images of the batch, at least 1.
+        num_failures: Batches of these images that failed, this one included.
+        failure: How it failed.
+
+    Returns:
+        Indices into the batch, a range for each new batch; none if its image is given up.
+    """
+    if num_images == 1:
+        return [] if num_failures >= MOST_FAILURES else [range(1)]
+    if not failure.ended_worker:
+        middle = (num_images + 1) // 2
+        return [range(middle), range(middle, num_images)]
+    if num_failures < MOST_FAILURES:
+        return [range(num_images)]
+    return [range(index, index + 1) for index in range(num_images)]

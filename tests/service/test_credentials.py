@@ -3,8 +3,7 @@ import os
 import pytest
 from starlette.datastructures import Headers
 
-from codefend.service.admit.keys import KeyRing
-from codefend.service.credentials import check_key, hash_key, read_keys
+from codefend.service.credentials import KeyRing, check_key, hash_key, read_keys
 from codefend.service.errors import AmbiguousKey, Unauthorized, WrongHost
 
 RING = KeyRing(hash_key(key) for key in ("one", "two"))

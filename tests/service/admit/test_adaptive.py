@@ -1,11 +1,11 @@
-"""The ceiling in front of simulated models: serial ones that collapse, and parallel ones."""
+"""The limit in front of simulated models: serial ones that collapse, and parallel ones."""
 
 import heapq
 import random
 
 import pytest
 
-from codefend.service.admit.ceiling import Ceiling
+from codefend.service.admit.limits import AdaptiveConcurrencyLimit
 
 DEADLINE_S = 30.0
 
@@ -20,7 +20,7 @@ class Clock:
 def simulate(seconds_each, num_parallel, per_second, duration_s, *, has_ceiling=True):
     """Random arrivals before a model that answers in order; returns when each ended, and how."""
     clock, chance = Clock(), random.Random(0)
-    ceiling = Ceiling(64, DEADLINE_S, clock)
+    limit = AdaptiveConcurrencyLimit(64, DEADLINE_S, clock)
     free_at_s, inside, ends = [0.0] * num_parallel, [], []
 
     def see_out(until_s):
@@ -28,22 +28,22 @@ def simulate(seconds_each, num_parallel, per_second, duration_s, *, has_ceiling=
             clock.now_s, took_s = heapq.heappop(inside)
             ends.append((clock.now_s, took_s >= DEADLINE_S))
             if took_s >= DEADLINE_S:
-                ceiling.note_late()
+                limit.note_late()
             else:
-                ceiling.note_answer(took_s, len(inside) + 1)
+                limit.note_answer(took_s, len(inside) + 1)
 
     now_s = 0.0
     while now_s < duration_s:
         now_s += chance.expovariate(per_second)
         see_out(now_s)
         clock.now_s = now_s
-        if len(inside) < (ceiling.num_requests if has_ceiling else 64):
+        if len(inside) < (limit.num_requests if has_ceiling else 64):
             begins_s = max(now_s, heapq.heappop(free_at_s))
             # One that is late is taken from the model in the midst of its work, or before it began.
             ends_s = min(begins_s + seconds_each, now_s + DEADLINE_S)
             heapq.heappush(free_at_s, max(begins_s, ends_s))
             heapq.heappush(inside, (ends_s, ends_s - now_s))
-    return ends, ceiling
+    return ends, limit
 
 
 def late_share(ends, from_s):
@@ -68,46 +68,46 @@ def test_without_a_ceiling_it_does_not():
 
 
 def test_a_model_that_has_room_is_never_held_back():
-    ends, ceiling = simulate(5.0, 64, per_second=50, duration_s=120)
-    assert ceiling.num_requests == 64
+    ends, limit = simulate(5.0, 64, per_second=50, duration_s=120)
+    assert limit.num_requests == 64
     assert late_share(ends, 0)[0] == 0
 
 
 def test_single_late_answers_among_fast_ones_do_not_matter():
     clock = Clock()
-    ceiling = Ceiling(64, DEADLINE_S, clock)
+    limit = AdaptiveConcurrencyLimit(64, DEADLINE_S, clock)
     for _ in range(100):
         clock.now_s += 0.5
-        ceiling.note_answer(1.0, 3)
+        limit.note_answer(1.0, 3)
         if clock.now_s % 5 == 0:
-            ceiling.note_late()
-    assert ceiling.num_requests > 20, "many times what is ever inside"
+            limit.note_late()
+    assert limit.num_requests > 20, "many times what is ever inside"
 
 
 def test_after_an_outage_it_rises_as_far_as_it_is_asked_to():
     clock = Clock()
-    ceiling = Ceiling(64, DEADLINE_S, clock)
+    limit = AdaptiveConcurrencyLimit(64, DEADLINE_S, clock)
     for _ in range(4):
-        assert ceiling.num_requests == 64
-        ceiling.note_late()
-    assert ceiling.num_requests == 1
+        assert limit.num_requests == 64
+        limit.note_late()
+    assert limit.num_requests == 1
     for _ in range(200):
         clock.now_s += 1
-        ceiling.note_answer(3.0, num_inside=8)
-    assert ceiling.num_requests == 16, "twice as many as ever came"
+        limit.note_answer(3.0, num_inside=8)
+    assert limit.num_requests == 16, "twice as many as ever came"
     for _ in range(200):
         clock.now_s += 1
-        ceiling.note_answer(3.0, ceiling.num_requests)
-    assert ceiling.num_requests == 64
+        limit.note_answer(3.0, limit.num_requests)
+    assert limit.num_requests == 64
 
 
 @pytest.mark.parametrize("seconds", [16.0, 29.0])
 def test_slow_answers_do_not_raise_it(seconds):
     clock = Clock()
-    ceiling = Ceiling(64, DEADLINE_S, clock)
+    limit = AdaptiveConcurrencyLimit(64, DEADLINE_S, clock)
     for _ in range(4):
-        ceiling.note_late()
+        limit.note_late()
     for _ in range(50):
         clock.now_s += 1
-        ceiling.note_answer(seconds, 64)
-    assert ceiling.num_requests == 1
+        limit.note_answer(seconds, 64)
+    assert limit.num_requests == 1

@@ -1,8 +1,8 @@
 import pytest
 
-from codefend.service import timings
+from codefend.service import context
+from codefend.service.context import Timings
 from codefend.service.metrics import Metrics, Stage
-from codefend.service.timings import Timings
 
 
 @pytest.fixture
@@ -10,7 +10,7 @@ def clock(monkeypatch):
     class Clock:
         now_s = 100.0
 
-    monkeypatch.setattr(timings.time, "monotonic", lambda: Clock.now_s)
+    monkeypatch.setattr(context.time, "monotonic", lambda: Clock.now_s)
     return Clock
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from codefend.service.queueing.backlog import Ahead, measure_ahead
+from codefend.service.fairness import Backlog, measure_backlog
 
 
 @pytest.mark.parametrize(
@@ -15,14 +15,14 @@ from codefend.service.queueing.backlog import Ahead, measure_ahead
     ],
 )
 def test_of_others_only_as_much_is_ahead_as_of_oneself(pixels, newcomer, fair):
-    ahead = measure_ahead(pixels, newcomer, running_s=3.0, seconds_per_pixel=2.0)
-    assert ahead == Ahead(running_s=3.0, fair_s=2 * fair)
+    ahead = measure_backlog(pixels, newcomer, running_s=3.0, seconds_per_pixel=2.0)
+    assert ahead == Backlog(running_s=3.0, fair_s=2 * fair)
 
 
 def test_a_newcomer_comes_in_however_many_flood():
     flooded = {"bob": 21, "cid": 21, "dan": 21}
-    assert measure_ahead(flooded, "bob", 0, 1.0).is_too_late(1, 50)
-    assert not measure_ahead(flooded, "ann", 0, 1.0).is_too_late(1, 50)
+    assert measure_backlog(flooded, "bob", 0, 1.0).exceeds_deadline(1, 50)
+    assert not measure_backlog(flooded, "ann", 0, 1.0).exceeds_deadline(1, 50)
 
 
 @pytest.mark.parametrize(
@@ -39,4 +39,4 @@ def test_a_newcomer_comes_in_however_many_flood():
 def test_what_runs_what_waits_and_the_picture_itself_have_to_fit(
     running_s, fair_s, own_s, is_too_late
 ):
-    assert Ahead(running_s, fair_s).is_too_late(own_s, left_s=30) is is_too_late
+    assert Backlog(running_s, fair_s).exceeds_deadline(own_s, left_s=30) is is_too_late

@@ -1,0 +1,316 @@
+"""Admission: every request passes here first, and nothing is read of a body before it has.
+
+An ASGI middleware. It opens a `RequestContext`, authenticates, reserves a slot, and when the
+response is sent it gives the slot back, counts, and writes the log lines.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from codefend.service.admit.limits import ConcurrencyLimiter, MemoryBudget, TokenBucket
+from codefend.service.context import RequestContext, Timings
+from codefend.service.credentials import KeyRing
+from codefend.service.errors import (
+    BodyTimeout,
+    BodyTooLarge,
+    ClientLeft,
+    CodefendError,
+    DeadlineExceeded,
+    EndpointForbidden,
+    InternalError,
+    NotReady,
+    Overloaded,
+    RequestRefused,
+    ShuttingDown,
+    UnexpectedBody,
+    UpstreamDown,
+)
+from codefend.service.logs import log_request
+from codefend.service.metrics import Metrics
+from codefend.service.policy import Policy
+from codefend.service.settings import Settings
+from codefend.service.tracing.context import Trace, current_trace
+from codefend.service.tracing.tracer import Tracer
+
+__all__ = ["AdmissionMiddleware", "Doorkeeping", "read_body"]
+
+logger = logging.getLogger(__name__)
+
+PROBES = frozenset({"/healthz", "/readyz"})
+METRICS = "/metrics"
+WITHOUT_BODY = frozenset({"GET", "HEAD"})
+# A list that was kept says nothing about how many questions the model can take.
+UNLEARNED = frozenset({"/v1/models"})
+METRICS_MESSAGE = (
+    "Metrics tell of every caller. Where there are several keys, one may read them whose policy in "
+    'CODEFEND_API_KEYS_FILE says endpoints = ["/metrics"].'
+)
+# What is counted as refused on admission, and not as failed inside.
+_REJECTIONS = (RequestRefused, Overloaded, NotReady, ShuttingDown, UpstreamDown)
+
+
+@dataclass(frozen=True, slots=True)
+class Doorkeeping:
+    """What requests are admitted by.
+
+    Attributes:
+        settings: Deadline, and the policy of keys that have none; asked for each request.
+        keys: Who may come in.
+        limiter: Where costly requests take a slot.
+        memory: Where all answers count until they are sent.
+        check_ready: Raises NotReady or UpstreamDown where a path cannot be served at present.
+        metrics: Where requests are counted.
+        tracer: Takes finished requests; None where traces are off.
+    """
+
+    settings: Callable[[], Settings]
+    keys: KeyRing
+    limiter: ConcurrencyLimiter
+    memory: MemoryBudget
+    check_ready: Callable[[str], None]
+    metrics: Metrics
+    tracer: Tracer | None = None
+
+
+class AdmissionMiddleware:
+    """Opens a context for every request, admits it, and finishes it."""
+
+    def __init__(
+        self, app: ASGIApp, *, by: Doorkeeping, operations: Mapping[str, Collection[str]]
+    ) -> None:
+        """Takes the application behind it.
+
+        Args:
+            app: The application.
+            by: What requests are admitted by.
+            operations: The methods of each path that exists; other paths are counted together.
+                Those below /v1/ need a slot.
+        """
+        self._app = app
+        self._by = by
+        self._bucket = TokenBucket()
+        self._settings: Settings | None = None
+        self._policy = Policy()
+        self._paths = frozenset(operations)
+        self._costly = frozenset(
+            (path, method.upper())
+            for path, methods in operations.items()
+            for method in methods
+            if path.startswith("/v1/")
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one connection's request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        context = self._open(scope)
+        reply = _Reply(send, context, self._by.memory)
+        try:
+            self._admit(scope, context)
+            await self._app(scope, receive, reply.send)
+        except ClientDisconnect:
+            context.outcome = ClientLeft.code
+        except CodefendError as error:
+            await self._refuse(error, context, scope, receive, reply)
+            _forget_frames(error)
+        except Exception:  # the application's boundary: the client reads a constant sentence
+            logger.exception("unforeseen", extra={"fields": {"request_id": context.request_id}})
+            await self._refuse(InternalError(), context, scope, receive, reply)
+        finally:
+            self._finish(context, reply)
+
+    def _open(self, scope: Scope) -> RequestContext:
+        path = scope["path"]
+        if path not in self._paths and path.endswith("/") and path[:-1] in self._paths:
+            # The same path to most clients; a redirect would name a host of the client's choice.
+            path = scope["path"] = path[:-1]
+        settings = self._by.settings()
+        if settings is not self._settings:
+            self._settings, self._policy = settings, settings.policy
+        endpoint = path if path in self._paths else "other"
+        whole_s = settings.deadline_s
+        timings = Timings(self._by.metrics)
+        context = RequestContext(endpoint, time.monotonic() + whole_s, whole_s, timings)
+        scope.setdefault("state", {})["context"] = context
+        if self._by.tracer is not None:
+            context.trace = Trace.begin(Headers(scope=scope).get("traceparent", ""))
+            current_trace.set(context.trace)
+        return context
+
+    def _admit(self, scope: Scope, context: RequestContext) -> None:
+        method = scope["method"]
+        if method in WITHOUT_BODY and _announces_body(scope):
+            raise UnexpectedBody
+        if context.endpoint in PROBES:
+            return
+        key = self._by.keys.find(Headers(scope=scope))
+        context.caller = key.name
+        context.policy = policy = key.change.apply(self._policy)
+        if policy.endpoints is not None and scope["path"] not in policy.endpoints:
+            raise EndpointForbidden
+        if context.endpoint == METRICS and self._by.keys.is_shared and not policy.endpoints:
+            raise EndpointForbidden(METRICS_MESSAGE)
+        if (context.endpoint, method) in self._costly:
+            self._take_slot(context, method)
+
+    def _take_slot(self, context: RequestContext, method: str) -> None:
+        limiter, caller, policy = self._by.limiter, context.caller, context.policy
+        if method == "POST" and not limiter.is_draining:
+            self._by.check_ready(context.endpoint)
+        self._bucket.check(caller, policy.max_requests_per_minute)
+        context.slot = limiter.enter(caller, policy.max_requests)
+        self._bucket.spend(caller, policy.max_requests_per_minute)
+        if method != "POST":
+            context.slot.mark_enqueued()  # it brings no image
+
+    async def _refuse(
+        self,
+        error: CodefendError,
+        context: RequestContext,
+        scope: Scope,
+        receive: Receive,
+        reply: "_Reply",
+    ) -> None:
+        context.outcome = error.code
+        if isinstance(error, _REJECTIONS):
+            self._by.metrics.rejected.labels(error.code).inc()
+        if reply.status is None:
+            response = JSONResponse(error.body(), error.status, error.headers())
+            await response(scope, receive, reply.send)
+
+    def _finish(self, context: RequestContext, reply: "_Reply") -> None:
+        for give_back in reversed(context.on_finish):
+            give_back()
+        if context.slot is not None:
+            is_telling = context.endpoint not in UNLEARNED
+            if is_telling and context.outcome in {"ok", DeadlineExceeded.code}:
+                was_late = context.outcome == DeadlineExceeded.code
+                took_s = context.timings.total_s()
+                self._by.limiter.learn(context.caller, took_s, was_late=was_late)
+            context.slot.leave()
+        if context.endpoint in PROBES:
+            return
+        timings_ms = context.timings.publish()
+        self._by.metrics.requests.labels(context.endpoint, context.outcome).inc()
+        if self._by.tracer is not None and context.trace is not None:
+            self._by.tracer.record(
+                context.trace,
+                context.timings.whole(context.endpoint),
+                context.timings.intervals(),
+                {
+                    "http.route": context.endpoint,
+                    "http.response.status_code": reply.status or 0,
+                    "codefend.outcome": context.outcome,
+                    "codefend.request_id": context.request_id,
+                    "codefend.images": len(context.images),
+                },
+            )
+        common = {
+            "request_id": context.request_id,
+            "caller": context.caller,
+            "policy": context.policy.name,
+            "mode": context.policy.mode,
+            "endpoint": context.endpoint,
+            "outcome": context.outcome,
+            "timings_ms": timings_ms,
+        }
+        log_request(common, context.images, {"status": reply.status} | context.facts)
+
+
+async def read_body(
+    request: Request, max_bytes: int, timeout_s: float, take: Callable[[int], None]
+) -> bytes:
+    """Reads a whole body.
+
+    Bytes are counted as they come: a chunked body, or a false Content-Length, gains nothing.
+
+    Args:
+        request: Whose body it is.
+        max_bytes: Longest body.
+        timeout_s: Time for it to arrive.
+        take: Takes so many bytes out of the service's memory before they are read, or refuses.
+
+    Raises:
+        BodyTooLarge: It is longer than `max_bytes`.
+        OutOfMemory: There is no memory for it now.
+        BodyTimeout: It did not arrive in time.
+        ClientLeft: The client closed the connection.
+    """
+    announced = request.headers.get("content-length", "")
+    # What is announced is taken at once: half a body is of no use.
+    num_taken = int(announced) if announced.isdecimal() else 0
+    if num_taken > max_bytes:
+        raise _too_large(max_bytes)
+    take(num_taken)
+    chunks: list[bytes] = []
+    num_bytes = 0
+    try:
+        async with asyncio.timeout(timeout_s):
+            async for chunk in request.stream():
+                num_bytes += len(chunk)
+                if num_bytes > max_bytes:
+                    raise _too_large(max_bytes)
+                if num_bytes > num_taken:
+                    take(num_bytes - num_taken)
+                    num_taken = num_bytes
+                chunks.append(chunk)
+    except TimeoutError as error:
+        raise BodyTimeout from error
+    except ClientDisconnect as error:
+        raise ClientLeft from error
+    return b"".join(chunks)
+
+
+def _too_large(max_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body is over {max_bytes} bytes long.")
+
+
+def _announces_body(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    return "transfer-encoding" in headers or headers.get("content-length", "0").strip("0") != ""
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Frees what the functions held that an error went through, its body of megabytes among it.
+
+    An error that a function keeps in a variable and raises refers to that function's frame, and the
+    frame to the error: without this both stay until the garbage collector's rarest run.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        seen.__traceback__ = None
+        seen = seen.__cause__ or seen.__context__
+
+
+class _Reply:
+    """Watches a response on its way out, and marks it with the request's id."""
+
+    def __init__(self, send: Send, context: RequestContext, memory: MemoryBudget) -> None:
+        self._send = send
+        self._context = context
+        self._memory = memory
+        self.status: int | None = None
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            MutableHeaders(scope=message)["X-Request-Id"] = self._context.request_id
+        num_bytes = len(message.get("body", b""))
+        if not num_bytes:
+            await self._send(message)
+            return
+        # It is sent when the client has taken it, or nearly so: until then it takes up memory.
+        self._memory.note(self._context.caller, num_bytes)
+        try:
+            await self._send(message)
+        finally:
+            self._memory.give(self._context.caller, num_bytes)

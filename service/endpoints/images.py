@@ -1,0 +1,230 @@
+"""POST /v1/purify, /v1/caption and /v1/vqa: one image comes in; a model sees it purified only."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from codefend.models.codec import ImageFormat, data_url
+from codefend.models.prompts.templates import Task, Template
+from codefend.service.context import RequestContext, run_with_deadline
+from codefend.service.decode.fields import Findings
+from codefend.service.decode.values import find_text_image
+from codefend.service.errors import ImageInText, InvalidField
+from codefend.service.forward.breaker import BreakerPermit
+from codefend.service.forward.completion import Completion
+from codefend.service.pipeline import Pipeline
+from codefend.service.policy import Disclosure, Mode
+from codefend.service.respond import describe_defense, stream_answer
+from codefend.service.schemas import (
+    AskFields,
+    CaptionFields,
+    CaptionResponse,
+    PurifyFields,
+    PurifyResponse,
+    VqaFields,
+    VqaResponse,
+    error_responses,
+    parse_fields,
+    request_body,
+)
+from codefend.service.shield import Shielded
+
+__all__ = ["build_ask", "build_purify"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What tells the two endpoints with a question apart."""
+
+    task: Task
+    text_field: str
+    fields: type[AskFields]
+    response: type[CaptionResponse] | type[VqaResponse]
+    question_field: str
+
+    def question_of(self, fields: AskFields) -> str | None:
+        """What is asked; None where the usual is."""
+        question: str | None = getattr(fields, self.question_field)
+        return question
+
+
+_CAPTION = _Kind(Task.CAPTION, "caption", CaptionFields, CaptionResponse, "prompt")
+_VQA = _Kind(Task.VQA, "answer", VqaFields, VqaResponse, "question")
+
+
+def build_purify(pipeline: Pipeline) -> APIRouter:
+    """Builds /v1/purify."""
+    router = APIRouter(tags=["images"])
+
+    @router.post(
+        "/v1/purify",
+        response_model=PurifyResponse,
+        responses=error_responses(),
+        openapi_extra=request_body(PurifyFields),
+    )
+    async def purify(request: Request) -> Response:
+        """Purifies an image; with `Accept: image/*` the answer is the image itself.
+
+        An image that cannot be purified is always answered with 503: this endpoint never returns
+        an unpurified image under the name of a purified one.
+        """
+        pipeline.shield.check_purifies()
+        context: RequestContext = request.state.context
+        body = await pipeline.read(context, request)
+        work = _purify(pipeline, context, request, body)
+        return await run_with_deadline(request, work, context.deadline_s)
+
+    return router
+
+
+async def _purify(
+    pipeline: Pipeline, context: RequestContext, request: Request, body: bytes
+) -> Response:
+    upload = await pipeline.decode(context, request.headers.get("content-type", ""), body)
+    try:
+        fields = parse_fields(PurifyFields, {**request.query_params, **upload.fields})
+        raw_format = _raw_format(request.headers.get("accept", ""), fields.output_format)
+        image_format = raw_format or fields.output_format
+        purified = await pipeline.purify(context, upload)
+        encoded = await pipeline.encode(context, upload, image_format)
+    finally:
+        upload.release()
+    context.timings.begin_response()
+    if raw_format is not None:
+        return Response(encoded, media_type=raw_format.media_type)
+    disclose = context.policy.disclose
+    answer = PurifyResponse(
+        purified_image=data_url(encoded, image_format),
+        width=upload.width,
+        height=upload.height,
+        defense=describe_defense(
+            pipeline.shield.facts, None, disclose, bypassed=False, purified=purified
+        ),
+        timings_ms=context.timings.milliseconds() if disclose is Disclosure.FULL else None,
+    )
+    return Response(answer.model_dump_json(), media_type="application/json")
+
+
+def _raw_format(accept: str, output_format: ImageFormat) -> ImageFormat | None:
+    """The format for a bare image, if that is what the client prefers; None for JSON."""
+    for entry in accept.lower().split(","):
+        media_type = entry.partition(";")[0].strip()
+        if media_type == "image/*":
+            return output_format
+        if media_type.removeprefix("image/") in set(ImageFormat):
+            return ImageFormat(media_type.removeprefix("image/"))
+        if media_type in {"application/json", "application/*", "*/*"}:
+            return None
+    return None
+
+
+def build_ask(pipeline: Pipeline) -> APIRouter:
+    """Builds /v1/caption and /v1/vqa."""
+    router = APIRouter(tags=["questions"])
+    upstream_errors: dict[int | str, dict[str, Any]] = {
+        502: {"description": "The model behind the service gave no answer."}
+    }
+
+    @router.post(
+        "/v1/caption",
+        response_model=CaptionResponse,
+        responses=error_responses() | upstream_errors,
+        openapi_extra=request_body(CaptionFields),
+    )
+    async def caption(request: Request) -> Response:
+        """Purifies an image and has the model describe it."""
+        return await _ask(pipeline, _CAPTION, request)
+
+    @router.post(
+        "/v1/vqa",
+        response_model=VqaResponse,
+        responses=error_responses() | upstream_errors,
+        openapi_extra=request_body(VqaFields),
+    )
+    async def vqa(request: Request) -> Response:
+        """Purifies an image and asks the model a question about it."""
+        return await _ask(pipeline, _VQA, request)
+
+    return router
+
+
+async def _ask(pipeline: Pipeline, kind: _Kind, request: Request) -> Response:
+    context: RequestContext = request.state.context
+    body = await pipeline.read(context, request)
+    permit = pipeline.take_permit(context)
+    work = _answer(pipeline, kind, request, body, permit)
+    return await run_with_deadline(request, work, context.deadline_s)
+
+
+async def _answer(
+    pipeline: Pipeline, kind: _Kind, request: Request, body: bytes, permit: BreakerPermit
+) -> Response:
+    context: RequestContext = request.state.context
+    content_type = request.headers.get("content-type", "")
+    read_fields = partial(_read_fields, pipeline, kind, request)
+    fields, image = await pipeline.shield_upload(context, content_type, body, read_fields)
+    template = pipeline.templates[kind.task]
+    completion = Completion(
+        prompt=template.fill(kind.question_of(fields)),
+        image_url=image.forwarded,
+        model=fields.model,
+        max_tokens=fields.max_tokens,
+        temperature=fields.temperature,
+    )
+    describe = partial(_describe, pipeline, template, context, image)
+    if fields.stream:
+        stream = await pipeline.forward(context, pipeline.upstream.stream(completion, permit))
+        return stream_answer(context, stream, describe)
+    answer = await pipeline.forward(context, pipeline.upstream.complete(completion, permit))
+    context.timings.begin_response()
+    filled = kind.response(**{kind.text_field: answer.text}, usage=answer.usage, **describe())
+    return Response(filled.model_dump_json(), media_type="application/json")
+
+
+def _read_fields(
+    pipeline: Pipeline, kind: _Kind, request: Request, sent: dict[str, Any]
+) -> AskFields:
+    """Validates what came beside the image.
+
+    Raises:
+        InvalidField: A field has a value that is not allowed; and MissingField.
+        ImageInText: The question holds an image, or what the upstream would take for one.
+    """
+    fields = parse_fields(kind.fields, {**request.query_params, **sent})
+    most = pipeline.settings.max_answer_tokens
+    if fields.max_tokens is not None and fields.max_tokens > most:
+        msg = f"max_tokens is at most {most}."
+        raise InvalidField(msg, "max_tokens")
+    reads = pipeline.settings.upstream_reads_text_images
+    found = find_text_image(kind.question_of(fields), reads)
+    if found is None:
+        return fields
+    context: RequestContext = request.state.context
+    if context.policy.mode is not Mode.ENFORCE:
+        findings = Findings({ImageInText.code: 1}, [kind.question_field])
+        pipeline.note_findings(context, findings)
+        return fields
+    msg = f"{kind.question_field} holds {found}. One image is taken: the field image."
+    raise ImageInText(msg, kind.question_field)
+
+
+def _describe(
+    pipeline: Pipeline, template: Template, context: RequestContext, image: Shielded
+) -> dict[str, Any]:
+    """What goes beside the answer."""
+    disclose = context.policy.disclose
+    defense = describe_defense(
+        pipeline.shield.facts,
+        template,
+        disclose,
+        bypassed=image.bypassed,
+        purified=image.purification,
+    )
+    return {
+        "purified_image": image.purified,
+        "defense": defense.model_dump(),
+        "timings_ms": context.timings.milliseconds() if disclose is Disclosure.FULL else None,
+    }

@@ -1,0 +1,244 @@
+"""What is wired, started, stopped and reloaded: everything that lives as long as the service.
+
+`Runtime` builds the stages and the `Pipeline` that leads requests through them. `Reloader` takes up
+weights and prompts anew while requests go on: all of it works, or nothing changes.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from functools import partial
+
+from codefend.service.admit.limits import ConcurrencyLimiter, ConcurrencyLimits, MemoryBudget
+from codefend.service.context import RequestsInFlight
+from codefend.service.credentials import KeyRing
+from codefend.service.decode.stage import DecodeStage
+from codefend.service.encode.stage import EncodeStage
+from codefend.service.forward.embedded import EmbeddedModel
+from codefend.service.forward.upstream import make_upstream
+from codefend.service.metrics import Metrics
+from codefend.service.pipeline import Pipeline
+from codefend.service.policy import Mode
+from codefend.service.processes.pixels import PixelStore
+from codefend.service.processes.supervision import Supervision
+from codefend.service.purify.cache import PurifiedCache
+from codefend.service.purify.model_version import (
+    ModelVersion,
+    UnfitModelVersion,
+    check_weights,
+    load_model_version,
+)
+from codefend.service.purify.stage import PurifyStage
+from codefend.service.queueing.batching import BatchLimits
+from codefend.service.queueing.estimates import BatchCosts, Throughput
+from codefend.service.queueing.image_queue import ImageQueue
+from codefend.service.settings import Settings
+from codefend.service.shield import DiffusionShield, ImageStages, PassThrough, Shield
+
+__all__ = ["Reloader", "Runtime"]
+
+logger = logging.getLogger(__name__)
+
+
+class Runtime:
+    """Owns the stages; all methods belong to the event loop.
+
+    Attributes:
+        pipeline: Leads requests through the stages.
+        keys: Who may come in.
+        in_flight: The ledger of requests.
+        limiter: Says how many requests may be in flight.
+        memory: Says how many bytes they may hold.
+        queue: Where images wait for the purifier.
+        workers: The purifier; not started where purification is off.
+        embedded: The embedded model; None in front of an upstream.
+        reloader: Takes up weights and prompts anew.
+        failure: What has failed without which the service only looks alive; None while nothing has.
+        on_failure: Called when that happens.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        """Builds everything; nothing starts yet.
+
+        Raises:
+            UnfitModelVersion: The prompts are malformed.
+            ValueError: The file of keys is.
+        """
+        self.metrics = metrics
+        self.failure: str | None = None
+        self.on_failure: Callable[[], None] = lambda: None
+        self.supervision = Supervision(self._fail)
+        version = load_model_version(settings, 1)
+        metrics.generation.set(version.number)
+        self.keys = KeyRing(
+            (key.get_secret_value() for key in settings.api_keys), settings.api_keys_file
+        )
+        # Keys come and go: it is asked anew every time.
+        self._is_shared: Callable[[], bool] = partial(getattr, self.keys, "is_shared")
+        self.in_flight = RequestsInFlight()
+        self.memory = MemoryBudget(settings.max_memory_bytes, self._is_shared)
+        throughput = Throughput(time.monotonic)
+        self.limiter = self._make_limiter(settings, throughput)
+        self.queue = self._make_queue(settings, throughput)
+        self.workers = PurifyStage(settings, self.queue, metrics, version, self.supervision)
+        self._images = self._make_stages(settings)
+        shield: Shield = DiffusionShield(self._images, metrics)
+        self._is_off = settings.mode is Mode.OFF
+        if self._is_off:
+            shield = PassThrough(self._images.decode)
+        self.embedded = self._make_embedded(settings) if settings.upstream_url is None else None
+        socket_path = self.embedded.socket_path if self.embedded else None
+        self._upstream = make_upstream(settings, socket_path, metrics, self._is_shared)
+        self.pipeline = Pipeline(
+            settings,
+            metrics,
+            version.templates,
+            self.memory,
+            self._images.decode,
+            shield,
+            (self._upstream, self.embedded),
+        )
+        workers = None if self._is_off else self.workers
+        self.reloader = Reloader(settings, workers, metrics, self._take_up)
+        metrics.queue_depth.set_function(lambda: len(self.queue))
+        metrics.in_flight.set_function(lambda: self.in_flight.num_inside)
+        metrics.held_bytes.set_function(lambda: self.memory.num_held)
+
+    def _make_limiter(self, settings: Settings, throughput: Throughput) -> ConcurrencyLimiter:
+        limits = ConcurrencyLimits(
+            settings.max_requests, is_shared=self._is_shared, deadline_s=settings.deadline_s
+        )
+        return ConcurrencyLimiter(limits, self.in_flight, throughput.per_second)
+
+    def _make_queue(self, settings: Settings, throughput: Throughput) -> ImageQueue:
+        limits = BatchLimits(
+            settings.max_batch,
+            settings.max_batch_pixels,
+            settings.batch_wait_fraction,
+            settings.batch_join_waste,
+        )
+        return ImageQueue(limits, BatchCosts(), settings.max_queue, self.in_flight, throughput)
+
+    def _make_stages(self, settings: Settings) -> ImageStages:
+        restarts, pixels = self.metrics.worker_restarts, PixelStore()
+        decode_restarts = restarts.labels("decode").inc
+        return ImageStages(
+            DecodeStage(settings, str(pixels.directory), decode_restarts, self._is_shared),
+            self.queue,
+            self.workers,
+            EncodeStage(settings.encode_workers, restarts.labels("encode").inc, self._is_shared),
+            PurifiedCache(settings.cache_bytes, settings.cache_lifetime_s),
+            pixels,
+            self.memory,
+        )
+
+    def _make_embedded(self, settings: Settings) -> EmbeddedModel:
+        restarts = self.metrics.worker_restarts.labels("mllm").inc
+        return EmbeddedModel(settings.mllm, settings.worker_start_timeout_s, restarts)
+
+    async def start(self) -> None:
+        """Starts every process; models load in the background."""
+        if self._is_off:
+            # Not even loaded: the switch has to work where the purifier is what is broken.
+            logger.warning("purification is off: images reach the model as they were sent")
+        else:
+            self.workers.start()
+        if self.embedded is not None:
+            self.embedded.start(self.supervision)
+        await self._images.decode.start(self.supervision)
+        await self._images.encode.start(self.supervision)
+
+    async def stop(self) -> None:
+        """Ends every process, started or not; what goes wrong with one keeps none of the others."""
+        async with AsyncExitStack() as ending:  # the last first
+            ending.callback(self._images.pixels.close)
+            ending.push_async_callback(self._images.encode.stop)
+            ending.push_async_callback(self._images.decode.stop)
+            if self.embedded is not None:
+                ending.push_async_callback(self.embedded.stop)
+            ending.push_async_callback(self.workers.stop)
+            ending.push_async_callback(self._upstream.close)
+            ending.push_async_callback(self.pipeline.close)
+            ending.push_async_callback(self.reloader.stop)
+
+    def _fail(self, name: str) -> None:
+        """Says that a part has failed without which the service only looks alive."""
+        if self.failure is None:
+            self.failure = name
+            self.on_failure()
+
+    def _take_up(self, version: ModelVersion) -> None:
+        self.pipeline.templates = version.templates
+        self.metrics.generation.set(version.number)
+        # What older weights made must not be sent as the new ones' work.
+        self._images.cache.clear()
+
+
+class Reloader:
+    """Runs one reload at a time; all methods belong to the event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        workers: PurifyStage | None,
+        metrics: Metrics,
+        on_switch: Callable[[ModelVersion], None],
+    ) -> None:
+        """Takes what is reloaded.
+
+        Args:
+            settings: They say where weights and prompts lie, and are not read anew.
+            workers: The purifier; None where purification is off.
+            metrics: Where reloads are counted by outcome.
+            on_switch: Takes up the rest of a version, in the moment when its workers take over.
+        """
+        self._settings = settings
+        self._workers = workers
+        self._metrics = metrics
+        self._on_switch = on_switch
+        self._is_asked = False
+        self._num_loads = 1
+        self._task: asyncio.Task[None] | None = None
+
+    def request(self) -> None:
+        """Begins a reload; during one, asks for one more, however often it is called."""
+        self._is_asked = True
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        """Gives up a reload that is under way."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def _run(self) -> None:
+        while self._is_asked:
+            self._is_asked = False
+            try:
+                await self._reload()
+            except Exception:  # the reload's boundary: what served before serves on
+                self._metrics.reloads.labels("error").inc()
+                logger.exception("reload %d failed, and changed nothing", self._num_loads)
+
+    async def _reload(self) -> None:
+        self._num_loads += 1
+        logger.info("reload %d begins", self._num_loads)
+        workers = self._workers
+        try:
+            version = await asyncio.to_thread(load_model_version, self._settings, self._num_loads)
+            if workers is not None:
+                await asyncio.to_thread(check_weights, version)
+                pool = await workers.prepare(version)
+        except UnfitModelVersion as error:
+            self._metrics.reloads.labels(error.outcome).inc()
+            logger.error("reload %d failed, and changed nothing: %s", self._num_loads, error)
+            return
+        # No await from here on: workers and prompts change in one moment.
+        if workers is not None:
+            workers.switch(pool)
+        self._on_switch(version)
+        self._metrics.reloads.labels("ok").inc()
+        logger.info("reload %d serves: %s", version.number, version.purifier)

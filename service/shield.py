@@ -1,0 +1,412 @@
+"""What an image meets between decode and forward: the purifier, or nothing where it is off.
+
+A `Shield` decodes an image, purifies it and encodes it. `DiffusionShield` purifies; `PassThrough`
+(`CODEFEND_MODE=off`) hands on what was sent: then there is no purifier at all, not even loaded. In
+shadow mode the model gets the original, and `DiffusionShield` runs beside it all the same.
+
+An image is let in when its size is known, before any of its pixels is decoded. One that was
+purified of late waits for nobody. Any other needs a place in the queue from which it can be
+answered in time; and every one needs memory, reserved before it is used.
+"""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from functools import partial
+from math import ceil
+from typing import Protocol
+
+from codefend.models.codec import ImageFormat, data_url
+from codefend.service.admit.limits import RETRY_AFTER_S, MemoryBudget
+from codefend.service.context import RequestContext
+from codefend.service.decode.chat import ChatImage
+from codefend.service.decode.formats import identify
+from codefend.service.decode.stage import DecodeStage, naming_place
+from codefend.service.encode.stage import EncodeStage
+from codefend.service.errors import (
+    ImageFlagged,
+    NotReady,
+    OutOfMemory,
+    PurificationFailed,
+    PurificationOff,
+)
+from codefend.service.metrics import Metrics, Stage
+from codefend.service.policy import Mode, OnFlagged, OnPurifyFailure
+from codefend.service.processes.pixels import (
+    Picture,
+    PixelLease,
+    PixelStore,
+    bytes_of_lease,
+    read_pixels,
+)
+from codefend.service.purify.cache import PurifiedCache, Replay
+from codefend.service.purify.stage import PurifyStage
+from codefend.service.queueing.image_queue import ImageQueue
+from codefend.service.stages import (
+    Admitted,
+    EngineFacts,
+    Job,
+    Original,
+    PictureHeader,
+    Purified,
+    Upload,
+)
+
+__all__ = ["DiffusionShield", "ImageStages", "PassThrough", "Shield", "Shielded", "choose_picture"]
+
+logger = logging.getLogger(__name__)
+
+# When to come back to a service that is not warm yet: how long that takes is not known then.
+WARM_UP_S = 5.0
+# The system clears what it reserves: above this it takes longer than the way to a thread and back.
+SMALL_LEASE_BYTES = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Shielded:
+    """One image on its way to the model.
+
+    Attributes:
+        forwarded: A `data:` URL: what the model gets to see.
+        purified: The same of what the caller gets to see; None where there is nothing to show.
+        purification: What purification said of it; None if it failed, or there is none.
+        bypassed: Whether the model sees the image unpurified.
+        size: Width and height; None for an image that is passed on as it was sent.
+    """
+
+    forwarded: str
+    purified: str | None
+    purification: Purified | None
+    bypassed: bool
+    size: tuple[int, int] | None
+
+
+def choose_picture(
+    mode: Mode, on_purify_failure: OnPurifyFailure, *, was_purified: bool
+) -> tuple[Picture, str | None]:
+    """Chooses the picture to forward: the one place where failing closed or open is decided.
+
+    Args:
+        mode: In shadow mode, and where purification is off, the model sees the original.
+        on_purify_failure: Whether an original may take the place of a picture that failed.
+        was_purified: Whether there is a purified picture.
+
+    Returns:
+        The picture, and if that is not the purified one, why.
+
+    Raises:
+        PurificationFailed: There is none, and nothing else may be forwarded.
+    """
+    if mode is not Mode.ENFORCE:
+        return Picture.DECODED, mode.value
+    if was_purified:
+        return Picture.PURIFIED, None
+    if on_purify_failure is OnPurifyFailure.PASS:
+        return Picture.DECODED, "purify_failure"
+    raise PurificationFailed
+
+
+class Shield(Protocol):
+    """The stages decode, queue, purify and encode of one image, in this order."""
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether images can be served."""
+
+    @property
+    def facts(self) -> EngineFacts | None:
+        """What the purifier is; None where there is none.
+
+        Raises:
+            NotReady: No worker has been warm yet.
+        """
+
+    def check_purifies(self) -> None:
+        """Refuses where nobody could get a purified image.
+
+        Raises:
+            PurificationOff: Purification is off.
+        """
+
+    async def decode(
+        self, context: RequestContext, content_type: str, body: bytes
+    ) -> Upload | Original:
+        """Takes a body of one image apart; the caller releases what it gets."""
+
+    async def decode_image(self, context: RequestContext, image: ChatImage) -> Upload | Original:
+        """Decodes one image of a chat; the caller releases what it gets."""
+
+    async def purify(self, context: RequestContext, picture: Upload | Original) -> Purified | None:
+        """Fills an upload's second picture; None for an image that is passed on as it was sent."""
+
+    async def encode(
+        self, context: RequestContext, upload: Upload, picture: Picture, image_format: ImageFormat
+    ) -> bytes:
+        """One of an upload's two pictures as a file."""
+
+    async def as_url(
+        self, context: RequestContext, picture: Upload | Original, which: Picture
+    ) -> str:
+        """What the model gets, as a `data:` URL."""
+
+
+class PassThrough:
+    """Purification is off: images go to the model as they were sent, named and not decoded."""
+
+    is_warm = True
+    facts = None
+
+    def __init__(self, decode: DecodeStage) -> None:
+        self._decode = decode
+
+    def check_purifies(self) -> None:
+        """Refuses."""
+        raise PurificationOff
+
+    async def decode(self, context: RequestContext, content_type: str, body: bytes) -> Original:
+        """Takes the image's file and its fields out of a body.
+
+        Raises:
+            RequestRefused: The body is at fault.
+        """
+        file, fields = await self._decode.unwrap(content_type, body, context.caller)
+        return Original(file, "image", fields)
+
+    async def decode_image(self, context: RequestContext, image: ChatImage) -> Original:
+        """Leaves it as it is."""
+        return Original(image.file, image.param)
+
+    async def purify(self, context: RequestContext, picture: Upload | Original) -> None:
+        """Does nothing."""
+
+    async def encode(
+        self, context: RequestContext, upload: Upload, picture: Picture, image_format: ImageFormat
+    ) -> bytes:
+        """Refuses: there is no purified image."""
+        raise PurificationOff
+
+    async def as_url(
+        self, context: RequestContext, picture: Upload | Original, which: Picture
+    ) -> str:
+        """The same bytes under the type that they have.
+
+        Raises:
+            RequestRefused: They are no JPEG, PNG or WebP; the error names the image's place.
+        """
+        if isinstance(picture, Original):
+            return await url_of(context, picture)
+        raise PurificationOff
+
+
+async def url_of(context: RequestContext, original: Original) -> str:
+    """Names an image that is passed on as it was sent.
+
+    Raises:
+        RequestRefused: It is no JPEG, PNG or WebP; the error names its place.
+    """
+    with context.timings.stage(Stage.DECODE), naming_place(original.param):
+        sent = await identify(original.file)
+    original.facts.update(sent.facts)
+    context.images.append(original.facts)
+    return sent.url
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStages:
+    """The stages that an image goes through, and where its pixels lie.
+
+    Attributes:
+        decode: Makes pixels of bytes.
+        queue: Where images wait for the purifier.
+        purify: The purifier.
+        encode: Makes bytes of pixels.
+        cache: What was purified of late.
+        pixels: Where pixels lie.
+        memory: How many bytes there may be.
+    """
+
+    decode: DecodeStage
+    queue: ImageQueue
+    purify: PurifyStage
+    encode: EncodeStage
+    cache: PurifiedCache
+    pixels: PixelStore
+    memory: MemoryBudget
+
+
+class DiffusionShield:
+    """Purifies every image by diffusion; all methods belong to the event loop."""
+
+    def __init__(self, stages: ImageStages, metrics: Metrics) -> None:
+        """Takes the stages, and where replays and suspicions are counted."""
+        self._stages = stages
+        self._metrics = metrics
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether at least one worker takes batches."""
+        return self._stages.purify.is_warm
+
+    @property
+    def facts(self) -> EngineFacts | None:
+        """What the present purifier is.
+
+        Raises:
+            NotReady: No worker has been warm yet.
+        """
+        facts = self._stages.purify.facts
+        if facts is None:
+            raise NotReady
+        return facts
+
+    def check_purifies(self) -> None:
+        """Lets everything pass."""
+
+    async def decode(self, context: RequestContext, content_type: str, body: bytes) -> Upload:
+        """Makes pixels of a body of one image.
+
+        Raises:
+            RequestRefused: The body or the image is at fault.
+            CodefendError: The image was not let in; see `_let_in`.
+        """
+        let_in = partial(self._let_in, context)
+        upload = await self._stages.decode.decode(content_type, body, context.caller, let_in)
+        context.images.append(upload.facts)
+        return upload
+
+    async def decode_image(self, context: RequestContext, image: ChatImage) -> Upload:
+        """Makes pixels of one image of a chat.
+
+        Raises:
+            RequestRefused: The image is at fault; the error names its place.
+            CodefendError: The image was not let in; see `_let_in`.
+        """
+        # The image's own bytes say what it is; its URL's header is not asked.
+        with naming_place(image.param):
+            return await self.decode(context, "application/octet-stream", image.file)
+
+    async def purify(self, context: RequestContext, picture: Upload | Original) -> Purified | None:
+        """Fills an upload's second picture, or replays what its bytes were purified to of late.
+
+        Raises:
+            Overloaded: The queue is full.
+            PurificationFailed: The picture could not be purified.
+            ImageFlagged: It looks attacked, and such pictures are refused.
+        """
+        if isinstance(picture, Original):
+            return None
+        upload, replay = picture, picture.admitted.context
+        if isinstance(replay, Replay):
+            await asyncio.to_thread(upload.pixels.write, Picture.PURIFIED, replay.pixels)
+            self._metrics.cached.inc()
+            return self._judge(context, upload, Purified(replay.suspicion, True, replay.engine))
+        suspicion, engine = await self._purify_anew(context, upload)
+        cache = self._stages.cache
+        if cache.is_on:
+            place = (upload.pixels.name, Picture.PURIFIED)
+            fresh = await asyncio.to_thread(read_pixels, *place, upload.height, upload.width)
+            if engine.model_version == self._stages.purify.model_version:
+                cache.keep(context.caller, upload.sha256, Replay(fresh, suspicion, engine))
+        return self._judge(context, upload, Purified(suspicion, False, engine))
+
+    async def encode(
+        self, context: RequestContext, upload: Upload, picture: Picture, image_format: ImageFormat
+    ) -> bytes:
+        """One of an upload's two pictures as a file.
+
+        Raises:
+            Unavailable: No process could do it.
+        """
+        with context.timings.stage(Stage.ENCODE):
+            return await self._stages.encode.encode(upload, picture, image_format, context.caller)
+
+    async def as_url(
+        self, context: RequestContext, picture: Upload | Original, which: Picture
+    ) -> str:
+        """One of an upload's two pictures; an original as it is."""
+        if isinstance(picture, Original):
+            return await url_of(context, picture)
+        # Lossless: a lossy codec would add an alteration that no evaluation has scored.
+        encoded = await self.encode(context, picture, which, ImageFormat.PNG)
+        return data_url(encoded, ImageFormat.PNG)
+
+    async def _let_in(self, context: RequestContext, header: PictureHeader) -> Admitted:
+        """Decides on a picture: one that is let in holds memory, and a place or a replay.
+
+        Raises:
+            NotReady: There is no purifier, and none is expected.
+            ImageTooSlow: It takes so long by itself that nobody could wait for it.
+            Overloaded: So much is ahead of it that it would be answered too late.
+            OutOfMemory: There is no memory for it now.
+        """
+        num_pixels = header.height * header.width
+        replay = self._stages.cache.find(context.caller, header.sha256)
+        if replay is not None:
+            pixels = await self._lease(context, num_pixels)
+            # In shadow mode the model sees what was sent, and that is not kept.
+            is_seen = context.policy.mode is Mode.SHADOW
+            height, width, _ = replay.pixels.shape
+            return Admitted(pixels, None if is_seen else (height, width), context=replay)
+        if self._stages.purify.warm_in_s is None:
+            raise NotReady(retry_after_s=ceil(WARM_UP_S))
+        queue, times = self._stages.queue, (context.deadline_s, context.whole_s)
+        reservation = queue.reserve(context.caller, header.height, header.width, *times)
+        give_back = partial(queue.withdraw, reservation)
+        try:
+            pixels = await self._lease(context, num_pixels)
+        except BaseException:
+            give_back()
+            raise
+        return Admitted(pixels, context=reservation, give_back=give_back)
+
+    def _judge(self, context: RequestContext, upload: Upload, purified: Purified) -> Purified:
+        """Records the suspicion, and refuses what is flagged where the policy says so."""
+        upload.facts["cached"] = purified.cached
+        upload.facts["suspicion"] = purified.suspicion
+        upload.facts["flagged"] = purified.flagged
+        if purified.suspicion is not None:
+            self._metrics.suspicion.observe(purified.suspicion)
+        if purified.flagged:
+            self._metrics.flagged.inc()
+            is_enforced = context.policy.mode is Mode.ENFORCE
+            if is_enforced and context.policy.on_flagged is OnFlagged.REFUSE:
+                raise ImageFlagged(param="image")
+        return purified
+
+    async def _purify_anew(
+        self, context: RequestContext, upload: Upload
+    ) -> tuple[float | None, EngineFacts]:
+        job = Job(
+            upload.pixels,
+            upload.height,
+            upload.width,
+            context.deadline_s,
+            queued_at_s=time.monotonic(),
+            caller=context.caller,
+            reservation=upload.admitted.context,
+            slot=context.slot,
+        )
+        self._stages.queue.put(job)
+        try:
+            return await job.done, job.made_by
+        finally:
+            self._stages.queue.remove(job)
+            ended_s = time.monotonic()
+            started_s = job.started_at_s or ended_s
+            context.timings.record(Stage.QUEUE, job.queued_at_s, started_s)
+            if job.started_at_s is not None:
+                context.timings.record(Stage.PURIFY, started_s, ended_s)
+
+    async def _lease(self, context: RequestContext, num_pixels: int) -> PixelLease:
+        memory, caller, num_bytes = self._stages.memory, context.caller, bytes_of_lease(num_pixels)
+        memory.take(caller, num_bytes)
+        give_back = partial(memory.give, caller, num_bytes)
+        try:
+            if num_bytes <= SMALL_LEASE_BYTES:
+                return self._stages.pixels.lease(num_pixels, give_back)
+            return await asyncio.to_thread(self._stages.pixels.lease, num_pixels, give_back)
+        except OSError as error:
+            give_back()
+            logger.warning("no shared memory for a picture: %s", error.strerror)
+            raise OutOfMemory(retry_after_s=RETRY_AFTER_S) from error
