@@ -3,7 +3,7 @@
 Used by the batching policy (shapes only) and by the purifier's worker (pixels). Imports no torch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,17 @@ FINE_STEPS_UP_TO_PX = 1024
 
 @dataclass(frozen=True, slots=True, order=True)
 class Bucket:
-    """A shape that batches are made in; both sides are multiples of 64 pixels."""
+    """A shape that batches are made in; both sides are multiples of 64 pixels.
+
+    Attributes:
+        height: Rows.
+        width: Columns.
+        num_pixels: Pixels of one padded image.
+    """
 
     height: int
     width: int
+    num_pixels: int = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if (
@@ -31,11 +38,7 @@ class Bucket:
         ):
             msg = f"both sides of a bucket are positive multiples of {BUCKET_STEP_PX}: {self}"
             raise ValueError(msg)
-
-    @property
-    def num_pixels(self) -> int:
-        """Pixels of one padded image."""
-        return self.height * self.width
+        object.__setattr__(self, "num_pixels", self.height * self.width)
 
     def holds(self, other: "Bucket") -> bool:
         """Whether an image padded to `other` can be padded to this one instead."""

@@ -148,7 +148,8 @@ class RequestsInFlight:
     way, to hold a batch back for them.
 
     Attributes:
-        num_inside: Requests in flight.
+        inside: Requests in flight, by caller.
+        num_inside: All of them.
         num_arriving: Those of them whose image is not in the queue yet.
         watchers: Set whenever something changes.
     """
@@ -157,15 +158,11 @@ class RequestsInFlight:
         self.num_inside = 0
         self.num_arriving = 0
         self.watchers: set[asyncio.Event] = set()
-        self._inside: Counter[str] = Counter()
-
-    def count_of(self, caller: str) -> int:
-        """Requests of one caller in flight."""
-        return self._inside[caller]
+        self.inside: Counter[str] = Counter()
 
     def add(self, caller: str) -> Slot:
         """Enters a request that was let in."""
-        self._inside[caller] += 1
+        self.inside[caller] += 1
         self.num_inside += 1
         self.num_arriving += 1
         self.notify()
@@ -173,7 +170,7 @@ class RequestsInFlight:
 
     def remove(self, caller: str) -> None:
         """Takes a request out; see `Slot.leave`."""
-        self._inside[caller] -= 1
+        self.inside[caller] -= 1
         self.num_inside -= 1
         self.notify()
 

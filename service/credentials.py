@@ -20,14 +20,14 @@ from codefend.service.policy import PolicyChange, read_policy_change
 if TYPE_CHECKING:
     from starlette.datastructures import Headers
 
-__all__ = ["Key", "KeyRing", "check_key", "hash_key", "read_keys"]
+__all__ = ["NO_CHANGE", "Key", "KeyRing", "check_key", "hash_key", "read_keys"]
 
 logger = logging.getLogger(__name__)
 
 _SHOWN_DIGITS = 12
 _KEY_FIELDS = ("key", "name", "policy", "sha256")
 _POLICY_FIELDS = tuple(name for name in PolicyChange.model_fields if name != "name")
-_NO_CHANGE = PolicyChange()
+NO_CHANGE = PolicyChange()
 # A header with it still fits the head of a request, however many others there are.
 MOST_CHARACTERS = 4096
 # What the audit calls a policy that has no name in the file.
@@ -48,10 +48,10 @@ class Key:
 
     sha256: str
     name: str
-    change: PolicyChange = _NO_CHANGE
+    change: PolicyChange = NO_CHANGE
 
     @classmethod
-    def of(cls, sha256: str, name: str = "", change: PolicyChange = _NO_CHANGE) -> "Key":
+    def of(cls, sha256: str, name: str = "", change: PolicyChange = NO_CHANGE) -> "Key":
         """A key by its hash, named after it where it has no name."""
         return cls(sha256, name or f"key-{sha256[:_SHOWN_DIGITS]}", change)
 
@@ -174,7 +174,7 @@ def _change_of(
     named = {} if name is None else policies[name].model_dump(exclude_none=True)
     own = {field: entry[field] for field in _POLICY_FIELDS if field in entry}
     if not own:
-        return _NO_CHANGE if name is None else policies[name]
+        return NO_CHANGE if name is None else policies[name]
     return read_policy_change(named | own | {"name": "own"}, place)
 
 

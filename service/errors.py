@@ -101,6 +101,9 @@ __all__ = [
     "WrongHost",
 ]
 
+# When to come back to a service that is not warm yet.
+WARM_UP_S = 5.0
+
 
 class CodefendError(Exception):
     """The root: an error with a status and a message that a stranger may read."""
@@ -432,7 +435,7 @@ class ShuttingDown(Unavailable):
 
 
 class NotReady(Unavailable):
-    """The service is still warming up."""
+    """The service is still warming up: how long that takes is not known then."""
 
     code = "not_ready"
     message = "The service is not ready yet."

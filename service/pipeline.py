@@ -47,6 +47,7 @@ from codefend.service.decode.chat import Chat, ChatImage, ChatLimits
 from codefend.service.decode.fields import FieldRules, Findings
 from codefend.service.decode.stage import DecodeStage
 from codefend.service.errors import (
+    WARM_UP_S,
     AnimatedImage,
     ImageFlagged,
     ImageTooLarge,
@@ -61,7 +62,7 @@ from codefend.service.metrics import Metrics, Stage
 from codefend.service.policy import Mode
 from codefend.service.processes.pixels import Picture
 from codefend.service.settings import Settings
-from codefend.service.shield import WARM_UP_S, Shield, Shielded, choose_picture
+from codefend.service.shield import Shield, Shielded, choose_picture
 from codefend.service.stages import Original, Purified, Upload
 
 __all__ = ["Pipeline"]
@@ -141,7 +142,7 @@ class Pipeline:
             return
         if self._embedded is not None and not self._embedded.is_warm:
             raise NotReady(retry_after_s=ceil(WARM_UP_S))
-        self.upstream.check()
+        self.upstream.breaker.check()
 
     async def read(self, context: RequestContext, request: Request) -> bytes:
         """Reads the body within its bounds.
@@ -173,7 +174,7 @@ class Pipeline:
         Raises:
             UpstreamDown: The model is failing.
         """
-        permit = self.upstream.enter(context.caller, context.deadline_s)
+        permit = self.upstream.breaker.enter(context.caller, context.deadline_s)
         context.on_finish.append(permit.leave)
         return permit
 

@@ -4,12 +4,11 @@ The endpoints read bodies themselves, to keep them off the event loop: what thos
 described here, too.
 """
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from codefend.models.codec import ImageFormat
-from codefend.service.errors import InvalidField, MissingField
 
 __all__ = [
     "AskFields",
@@ -26,7 +25,6 @@ __all__ = [
     "chat_body",
     "chat_responses",
     "error_responses",
-    "parse_fields",
     "request_body",
     "upstream_errors",
 ]
@@ -38,8 +36,6 @@ _IMAGE = {
 }
 _FILE = {"type": "string", "format": "binary", "description": "A JPEG, PNG or WebP file."}
 _RAW_TYPES = ("image/jpeg", "image/png", "image/webp")
-
-FieldsT = TypeVar("FieldsT", bound=BaseModel)
 
 _Question = Annotated[str, Field(min_length=1, max_length=MAX_QUESTION_CHARACTERS)]
 
@@ -177,28 +173,6 @@ class ErrorResponse(BaseModel):
     """Every error, in OpenAI's shape."""
 
     error: _ErrorDetail
-
-
-def parse_fields(model: type[FieldsT], fields: dict[str, Any]) -> FieldsT:
-    """Validates the fields of a request.
-
-    Raises:
-        MissingField: A required field is absent.
-        InvalidField: A field is unknown, or its value is not allowed.
-    """
-    try:
-        return model.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name = str(first["loc"][0]) if first["loc"] else None
-        if first["type"] == "missing":
-            msg = f"The field {name} is missing."
-            raise MissingField(msg, name) from error
-        if first["type"] == "extra_forbidden":
-            msg = "There is no such field."
-            raise InvalidField(msg, name) from error
-        msg = f"{name}: {first['msg']}."
-        raise InvalidField(msg, name) from error
 
 
 def request_body(fields: type[BaseModel]) -> dict[str, Any]:

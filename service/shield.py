@@ -14,10 +14,10 @@ import logging
 import time
 from dataclasses import dataclass
 from functools import partial
-from math import ceil
 from typing import Protocol
 
 from codefend.models.codec import ImageFormat, data_url
+from codefend.models.detector.calibration import FLAG_ABOVE
 from codefend.service.admit.limits import RETRY_AFTER_S, MemoryBudget
 from codefend.service.context import RequestContext
 from codefend.service.decode.chat import ChatImage
@@ -57,8 +57,6 @@ __all__ = ["DiffusionShield", "ImageStages", "PassThrough", "Shield", "Shielded"
 
 logger = logging.getLogger(__name__)
 
-# When to come back to a service that is not warm yet: how long that takes is not known then.
-WARM_UP_S = 5.0
 # The system clears what it reserves: above this it takes longer than the way to a thread and back.
 SMALL_LEASE_BYTES = 1 << 22
 
@@ -298,17 +296,17 @@ class DiffusionShield:
             return None
         upload, replay = picture, picture.admitted.context
         if isinstance(replay, Replay):
-            await asyncio.to_thread(upload.pixels.write, Picture.PURIFIED, replay.pixels)
+            await asyncio.to_thread(upload.admitted.pixels.write, Picture.PURIFIED, replay.pixels)
             self._metrics.cached.inc()
-            return self._judge(context, upload, Purified(replay.suspicion, True, replay.engine))
+            return self._judge(context, upload, replay.suspicion, replay.engine, cached=True)
         suspicion, engine = await self._purify_anew(context, upload)
         cache = self._stages.cache
         if cache.is_on:
-            place = (upload.pixels.name, Picture.PURIFIED)
+            place = (upload.admitted.pixels.name, Picture.PURIFIED)
             fresh = await asyncio.to_thread(read_pixels, *place, upload.height, upload.width)
             if engine.model_version == self._stages.purify.model_version:
                 cache.keep(context.caller, upload.sha256, Replay(fresh, suspicion, engine))
-        return self._judge(context, upload, Purified(suspicion, False, engine))
+        return self._judge(context, upload, suspicion, engine, cached=False)
 
     async def encode(
         self, context: RequestContext, upload: Upload, picture: Picture, image_format: ImageFormat
@@ -335,7 +333,7 @@ class DiffusionShield:
         """Decides on a picture: one that is let in holds memory, and a place or a replay.
 
         Raises:
-            NotReady: There is no purifier, and none is expected.
+            NotReady: There is no purifier, or none for too long.
             ImageTooSlow: It takes so long by itself that nobody could wait for it.
             Overloaded: So much is ahead of it that it would be answered too late.
             OutOfMemory: There is no memory for it now.
@@ -348,8 +346,6 @@ class DiffusionShield:
             is_seen = context.policy.mode is Mode.SHADOW
             height, width, _ = replay.pixels.shape
             return Admitted(pixels, None if is_seen else (height, width), context=replay)
-        if self._stages.purify.warm_in_s is None:
-            raise NotReady(retry_after_s=ceil(WARM_UP_S))
         queue, times = self._stages.queue, (context.deadline_s, context.whole_s)
         reservation = queue.reserve(context.caller, header.height, header.width, *times)
         give_back = partial(queue.withdraw, reservation)
@@ -360,25 +356,32 @@ class DiffusionShield:
             raise
         return Admitted(pixels, context=reservation, give_back=give_back)
 
-    def _judge(self, context: RequestContext, upload: Upload, purified: Purified) -> Purified:
+    def _judge(
+        self,
+        context: RequestContext,
+        upload: Upload,
+        suspicion: float | None,
+        engine: EngineFacts,
+        *,
+        cached: bool,
+    ) -> Purified:
         """Records the suspicion, and refuses what is flagged where the policy says so."""
-        upload.facts["cached"] = purified.cached
-        upload.facts["suspicion"] = purified.suspicion
-        upload.facts["flagged"] = purified.flagged
-        if purified.suspicion is not None:
-            self._metrics.suspicion.observe(purified.suspicion)
-        if purified.flagged:
+        flagged = None if suspicion is None else suspicion > FLAG_ABOVE
+        upload.facts.update(cached=cached, suspicion=suspicion, flagged=flagged)
+        if suspicion is not None:
+            self._metrics.suspicion.observe(suspicion)
+        if flagged:
             self._metrics.flagged.inc()
             is_enforced = context.policy.mode is Mode.ENFORCE
             if is_enforced and context.policy.on_flagged is OnFlagged.REFUSE:
                 raise ImageFlagged(param="image")
-        return purified
+        return Purified(suspicion, flagged, cached, engine)
 
     async def _purify_anew(
         self, context: RequestContext, upload: Upload
     ) -> tuple[float | None, EngineFacts]:
         job = Job(
-            upload.pixels,
+            upload.admitted.pixels,
             upload.height,
             upload.width,
             context.deadline_s,

@@ -12,7 +12,6 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from codefend.models.buckets import Bucket, choose_bucket
-from codefend.models.detector.calibration import is_flagged
 from codefend.service.context import Slot
 from codefend.service.processes.pixels import PixelLease
 
@@ -115,11 +114,6 @@ class Upload:
     fields: dict[str, Any]
     facts: dict[str, Any]
 
-    @property
-    def pixels(self) -> PixelLease:
-        """In shared memory."""
-        return self.admitted.pixels
-
     def release(self) -> None:
         """Frees what it holds."""
         self.admitted.release()
@@ -187,7 +181,8 @@ class Job:
     @property
     def bucket(self) -> Bucket:
         """The smallest bucket that holds it."""
-        return choose_bucket(self.height, self.width)
+        reserved = self.reservation
+        return choose_bucket(self.height, self.width) if reserved is None else reserved.bucket
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -227,11 +222,11 @@ class BatchSource(Protocol):
 
     Attributes:
         num_workers: Workers that serve it at present.
-        pause_s: Seconds until a worker is there to take a batch; 0 while one is.
+        pause_s: Seconds until a worker is there to take a batch, 0 while one is; None if unknown.
     """
 
     num_workers: int
-    pause_s: Callable[[], float]
+    pause_s: Callable[[], float | None]
 
     async def next_batch(self) -> Batch:
         """Waits for the next batch and takes its jobs out of the queue."""
@@ -257,19 +252,16 @@ class BatchSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Purified:
-    """One upload that was purified.
+    """What purification says of one upload, beside its pixels.
 
     Attributes:
         suspicion: How much it looked attacked, in [0, 1]; None without a detector.
+        flagged: Whether that is above what 1 % of clean images have; None without a detector.
         cached: Whether its purified picture is a replay.
         engine: What purified it.
     """
 
     suspicion: float | None
+    flagged: bool | None
     cached: bool
     engine: EngineFacts
-
-    @property
-    def flagged(self) -> bool | None:
-        """Whether its suspicion is above what 1 % of clean images have; None without one."""
-        return None if self.suspicion is None else is_flagged(self.suspicion)

@@ -297,7 +297,7 @@ class ConcurrencyLimiter:
         """
         if self.is_draining:
             raise ShuttingDown
-        num_held, num_inside = self._in_flight.count_of(caller), self._in_flight.num_inside
+        num_held, num_inside = self._in_flight.inside[caller], self._in_flight.num_inside
         if num_inside >= self._adaptive.most_of_all(caller, num_held):
             raise Overloaded(retry_after_s=self._wait_s(num_inside))
         if num_held >= self._most_slots(max_per_caller):
@@ -317,7 +317,7 @@ class ConcurrencyLimiter:
         if was_late:
             self._adaptive.note_late(caller)
         else:
-            num_held, num_inside = self._in_flight.count_of(caller), self._in_flight.num_inside
+            num_held, num_inside = self._in_flight.inside[caller], self._in_flight.num_inside
             self._adaptive.note_answer(caller, seconds, num_held, num_inside)
 
     def _most_slots(self, max_per_caller: int | None) -> int:

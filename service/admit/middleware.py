@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from codefend.service.admit.limits import ConcurrencyLimiter, MemoryBudget, TokenBucket
 from codefend.service.context import RequestContext, Timings
-from codefend.service.credentials import KeyRing
+from codefend.service.credentials import NO_CHANGE, KeyRing
 from codefend.service.errors import (
     BodyTimeout,
     BodyTooLarge,
@@ -154,7 +154,8 @@ class AdmissionMiddleware:
             return
         key = self._by.keys.find(Headers(scope=scope))
         context.caller = key.name
-        context.policy = policy = key.change.apply(self._policy)
+        policy = self._policy if key.change is NO_CHANGE else key.change.apply(self._policy)
+        context.policy = policy
         if policy.endpoints is not None and scope["path"] not in policy.endpoints:
             raise EndpointForbidden
         if context.endpoint == METRICS and self._by.keys.is_shared and not policy.endpoints:
@@ -194,7 +195,7 @@ class AdmissionMiddleware:
             is_telling = context.endpoint not in UNLEARNED
             if is_telling and context.outcome in {"ok", DeadlineExceeded.code}:
                 was_late = context.outcome == DeadlineExceeded.code
-                took_s = context.timings.total_s()
+                took_s = time.monotonic() - (context.deadline_s - context.whole_s)
                 self._by.limiter.learn(context.caller, took_s, was_late=was_late)
             context.slot.leave()
         if context.endpoint in PROBES:

@@ -64,7 +64,7 @@ class EncodeStage:
             Unavailable: No encode process could do it.
         """
         meta = {
-            "pixels": upload.pixels.name,
+            "pixels": upload.admitted.pixels.name,
             "picture": int(picture),
             "height": upload.height,
             "width": upload.width,

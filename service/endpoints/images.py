@@ -2,17 +2,18 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from pydantic import BaseModel, ValidationError
 
 from codefend.models.codec import ImageFormat, data_url
 from codefend.models.prompts.templates import Task, Template
 from codefend.service.context import RequestContext, run_with_deadline
 from codefend.service.decode.fields import Findings
 from codefend.service.decode.values import find_text_image
-from codefend.service.errors import ImageInText, InvalidField
+from codefend.service.errors import ImageInText, InvalidField, MissingField
 from codefend.service.forward.breaker import BreakerPermit
 from codefend.service.forward.completion import Completion
 from codefend.service.pipeline import Pipeline
@@ -27,12 +28,13 @@ from codefend.service.schemas import (
     VqaFields,
     VqaResponse,
     error_responses,
-    parse_fields,
     request_body,
 )
 from codefend.service.shield import Shielded
 
 __all__ = ["build_ask", "build_purify"]
+
+FieldsT = TypeVar("FieldsT", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ async def _purify(
 ) -> Response:
     upload = await pipeline.decode(context, request.headers.get("content-type", ""), body)
     try:
-        fields = parse_fields(PurifyFields, {**request.query_params, **upload.fields})
+        fields = _parse_fields(PurifyFields, {**request.query_params, **upload.fields})
         raw_format = _raw_format(request.headers.get("accept", ""), fields.output_format)
         image_format = raw_format or fields.output_format
         purified = await pipeline.purify(context, upload)
@@ -193,7 +195,7 @@ def _read_fields(
         InvalidField: A field has a value that is not allowed; and MissingField.
         ImageInText: The question holds an image, or what the upstream would take for one.
     """
-    fields = parse_fields(kind.fields, {**request.query_params, **sent})
+    fields = _parse_fields(kind.fields, {**request.query_params, **sent})
     most = pipeline.settings.max_answer_tokens
     if fields.max_tokens is not None and fields.max_tokens > most:
         msg = f"max_tokens is at most {most}."
@@ -228,3 +230,25 @@ def _describe(
         "defense": defense.model_dump(),
         "timings_ms": context.timings.milliseconds() if disclose is Disclosure.FULL else None,
     }
+
+
+def _parse_fields(model: type[FieldsT], fields: dict[str, Any]) -> FieldsT:
+    """Validates the fields of a request.
+
+    Raises:
+        MissingField: A required field is absent.
+        InvalidField: A field is unknown, or its value is not allowed.
+    """
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else None
+        if first["type"] == "missing":
+            msg = f"The field {name} is missing."
+            raise MissingField(msg, name) from error
+        if first["type"] == "extra_forbidden":
+            msg = "There is no such field."
+            raise InvalidField(msg, name) from error
+        msg = f"{name}: {first['msg']}."
+        raise InvalidField(msg, name) from error

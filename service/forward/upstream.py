@@ -54,7 +54,11 @@ CLOCK_SLACK_S = 0.05
 
 
 class Upstream:
-    """Asks the model; turns whatever goes wrong into UpstreamError."""
+    """Asks the model; turns whatever goes wrong into UpstreamError.
+
+    Attributes:
+        breaker: Says whether the model is asked at all, and gives the permits that all need.
+    """
 
     def __init__(
         self, client: httpx.AsyncClient, settings: Settings, breaker: Breaker, metrics: Metrics
@@ -74,29 +78,9 @@ class Upstream:
         # Joined once: httpx would parse both parts again for every request.
         base_url = client.base_url
         self._urls = {"GET": base_url.join("models"), "POST": base_url.join("chat/completions")}
-        self._breaker = breaker
+        self.breaker = breaker
         self._metrics = metrics
         self._last_list: bytes | None = None
-
-    def check(self) -> None:
-        """Says whether there is any use in asking.
-
-        Raises:
-            UpstreamDown: There is none at present.
-        """
-        self._breaker.check()
-
-    def enter(self, caller: str, deadline_s: float) -> BreakerPermit:
-        """Takes the permit that every completion needs; whoever takes it leaves it in the end.
-
-        Args:
-            caller: Who asks.
-            deadline_s: Monotonic time at which the answer is worthless.
-
-        Raises:
-            UpstreamDown: The model is not asked at present.
-        """
-        return self._breaker.enter(caller, deadline_s)
 
     async def complete(self, completion: Completion, permit: BreakerPermit) -> Answer:
         """Asks, and waits for the whole answer.
@@ -154,7 +138,7 @@ class Upstream:
             UpstreamError: There is none; its kinds say why.
         """
         try:
-            self._breaker.check()
+            self.breaker.check()
         except UpstreamError:
             if self._last_list is None:
                 raise
@@ -200,7 +184,7 @@ class Upstream:
                 waits_s = waits_s or pauses(self._settings.upstream_retries)
                 pause_s = next(waits_s, None)
                 is_safe = may_retry(failure, is_idempotent=method == "GET")
-                is_asked = self._breaker.state is BreakerState.CLOSED
+                is_asked = self.breaker.state is BreakerState.CLOSED
                 if pause_s is None or not (is_safe and is_asked):
                     raise
                 if time.monotonic() + pause_s >= permit.deadline_s:

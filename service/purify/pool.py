@@ -184,9 +184,9 @@ class WorkerPool:
         known = [worker.warm_in_s for worker in self._workers]
         return min((seconds for seconds in known if seconds is not None), default=None)
 
-    def pause_s(self) -> float:
-        """Seconds until a worker is there to take a batch; 0 while one is, or nobody knows."""
-        return self.warm_in_s or 0.0
+    def pause_s(self) -> float | None:
+        """Seconds until a worker is there to take a batch, 0 while one is; None if unknown."""
+        return self.warm_in_s
 
     @property
     def pids(self) -> list[int]:

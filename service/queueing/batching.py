@@ -141,7 +141,7 @@ def _in_turns(
     callers = dict.fromkeys(image.caller for image in waiting)
     return [
         [image for image in waiting if image.caller == caller]
-        for caller in sorted(callers, key=virtual_time_of)
+        for caller in (sorted(callers, key=virtual_time_of) if len(callers) > 1 else callers)
     ]
 
 

@@ -10,7 +10,7 @@ from math import ceil
 
 from codefend.models.buckets import Bucket, choose_bucket
 from codefend.service.context import RequestsInFlight
-from codefend.service.errors import ImageTooSlow, NotReady, Overloaded
+from codefend.service.errors import WARM_UP_S, ImageTooSlow, NotReady, Overloaded
 from codefend.service.fairness import (
     LARGEST_FRACTION,
     Backlog,
@@ -53,8 +53,8 @@ class ImageQueue:
         """
         self.costs = costs
         self.num_workers = 1
-        # Replaced by whoever replaces workers: seconds until one is there to take a batch.
-        self.pause_s: Callable[[], float] = lambda: 0.0
+        # Replaced by whoever replaces workers: seconds until one is there, None if that is unknown.
+        self.pause_s: Callable[[], float | None] = lambda: 0.0
         self._limits = limits
         self._allowance = PixelAllowance(limits.max_pixels)
         self._scheduler = FairScheduler()
@@ -67,6 +67,7 @@ class ImageQueue:
         self._keys = itertools.count()
         self._jobs: dict[int, Job] = {}
         self._running: dict[Batch, float] = {}
+        self._wakers: set[asyncio.Event] = set()
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -79,7 +80,7 @@ class ImageQueue:
     def measure_backlog(self, caller: str) -> Backlog:
         """Measures the work ahead of a picture that would come now."""
         per_pixel_s = self.costs.seconds_per_pixel(self.num_workers)
-        running_s = self._left_of_running_s() + self.pause_s()
+        running_s = self._left_of_running_s() + (self.pause_s() or 0.0)
         return measure_backlog(self._waiting_pixels(), caller, running_s, per_pixel_s)
 
     def reserve(
@@ -97,13 +98,16 @@ class ImageQueue:
         Raises:
             ImageTooSlow: It takes so long by itself that nobody could wait for it.
             Overloaded: The queue is full, or so long that it would be answered too late.
-            NotReady: The same, while the workers are being replaced.
+            NotReady: The same, while the workers are being replaced; or none is expected.
         """
+        pause_s = self.pause_s()
+        if pause_s is None:
+            raise NotReady(retry_after_s=ceil(WARM_UP_S))
         bucket = choose_bucket(height, width)
         least_s = self.costs.least_s(bucket)
         if least_s > LARGEST_FRACTION * whole_s:
             raise ImageTooSlow(_too_slow(height, width, least_s, whole_s), "image")
-        self._check(caller, bucket, deadline_s - self._clock())
+        self._check(caller, bucket, deadline_s - self._clock(), pause_s)
         reservation = Reservation(caller, bucket)
         self._reservations.add(reservation)
         return reservation
@@ -121,7 +125,8 @@ class ImageQueue:
         if job.reservation in self._reservations:
             self._reservations.remove(job.reservation)
         else:
-            self._check(job.caller, job.bucket, job.deadline_s - self._clock())
+            left_s = job.deadline_s - self._clock()
+            self._check(job.caller, job.bucket, left_s, self.pause_s() or 0.0)
         if all(other.caller != job.caller for other in self._jobs.values()):
             self._scheduler.arrive(job.caller)
         self._add(job)
@@ -138,19 +143,23 @@ class ImageQueue:
     async def next_batch(self) -> Batch:
         """Waits for the next batch and takes its jobs out of the queue."""
         waker = asyncio.Event()
-        self._in_flight.watchers.add(waker)
+        self._wakers.add(waker)
         try:
             while True:
                 waker.clear()
                 batch, wait_s = self._plan()
                 if batch is not None:
                     self._running[batch] = self._clock()
-                    self._scheduler.spend(
-                        (job.caller, batch.bucket.num_pixels) for job in batch.jobs
-                    )
+                    pixels = batch.bucket.num_pixels
+                    self._scheduler.spend([(job.caller, pixels) for job in batch.jobs])
                     return batch
+                # Who is on the way matters to a batch that is held back, and to nobody else.
+                if self._jobs:
+                    self._in_flight.watchers.add(waker)
                 await _wait(waker, wait_s)
+                self._in_flight.watchers.discard(waker)
         finally:
+            self._wakers.discard(waker)
             self._in_flight.watchers.discard(waker)
 
     def finish(self, batch: Batch, seconds: float) -> None:
@@ -229,11 +238,11 @@ class ImageQueue:
 
     def _add(self, job: Job) -> None:
         self._jobs[next(self._keys)] = job
-        self._in_flight.notify()
+        for waker in self._wakers:
+            waker.set()
 
-    def _check(self, caller: str, bucket: Bucket, left_s: float) -> None:
+    def _check(self, caller: str, bucket: Bucket, left_s: float, pause_s: float) -> None:
         depth = len(self._jobs) + len(self._reservations)
-        pause_s = self.pause_s()
         if not depth and not self._running and not pause_s:
             return  # nobody is ahead: an estimate that is too long would never be corrected
         # While the workers are being replaced it is the service that lacks something.

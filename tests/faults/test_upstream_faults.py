@@ -42,7 +42,7 @@ class Play:
         self.service = service
         self.raw = raw
         self.skipped_s = 0.0
-        self.breaker = service.runtime._upstream._breaker
+        self.breaker = service.runtime._upstream.breaker
         self.breaker.clock = lambda: time.monotonic() + self.skipped_s
 
     def ask(self, **fields):

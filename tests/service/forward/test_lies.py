@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from codefend.service.errors import UpstreamBusy, UpstreamError, UpstreamTimeout
-from codefend.service.forward.completion import Completion
+from codefend.service.forward.completion import ChatBody, Completion
 from codefend.service.forward.sse import StreamSplicer
 from codefend.service.forward.upstream import make_upstream
 from codefend.service.metrics import Metrics
@@ -34,6 +34,7 @@ from tests.service.raw_upstream import (
     words,
 )
 
+EMPTY = ChatBody([b"{}"], [], has_model=True)
 QUESTION = Completion(prompt="what?", image_url="data:image/png;base64,AA")
 # Patient where patience is not what is tested: a loaded machine may take its time.
 PATIENCE = {
@@ -53,18 +54,18 @@ class Scene:
 
     async def ask(self, method):
         """Asks in one of the four ways; returns all that a client would get to see."""
-        permit = self.upstream.enter("", math.inf)
+        permit = self.upstream.breaker.enter("", math.inf)
         try:
             match method:
                 case "complete":
                     return [(await self.upstream.complete(QUESTION, permit)).text]
                 case "relay":
-                    return [await self.upstream.relay(b"{}", permit)]
+                    return [await self.upstream.relay(EMPTY, permit)]
                 case "stream":
                     stream = await self.upstream.stream(QUESTION, permit)
                     return await collect(stream, stream.payloads())
                 case "relay_stream":
-                    stream = await self.upstream.relay_stream(b"{}", permit)
+                    stream = await self.upstream.relay_stream(EMPTY, permit)
                     passed = stream.passed_through(StreamSplicer(lambda: b"{}"))
                     return await collect(stream, passed)
         finally:
@@ -289,9 +290,9 @@ def test_an_upstream_that_takes_nothing_in_times_out_while_it_is_sent_to():
         server = await asyncio.start_server(deaf, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         async with scene(GOOD, port, upstream_write_timeout_s=0.5) as alone:
-            permit = alone.upstream.enter("", math.inf)
+            permit = alone.upstream.breaker.enter("", math.inf)
             with pytest.raises(UpstreamTimeout):
-                await alone.upstream.relay(b"x" * (64 << 20), permit)
+                await alone.upstream.relay(ChatBody([b"x" * (64 << 20)], [], True), permit)
             assert alone.errors() == {"write_timeout": 1}
         server.close()
         connections[0].close()
@@ -392,8 +393,8 @@ def test_a_slow_reader_bounds_what_is_taken_from_the_upstream():
 
     async def play():
         async with scene(pour) as play:
-            permit = play.upstream.enter("", math.inf)
-            stream = await play.upstream.relay_stream(b"{}", permit)
+            permit = play.upstream.breaker.enter("", math.inf)
+            stream = await play.upstream.relay_stream(EMPTY, permit)
             passed = stream.passed_through(StreamSplicer(lambda: b"{}"))
             assert await anext(passed)
             before = -1
@@ -463,9 +464,9 @@ def test_nothing_is_sent_again_that_would_come_too_late():
         async with listening() as gone:
             port = gone.port
         async with scene(GOOD, port, upstream_retries=10) as alone:
-            permit = alone.upstream.enter("", 0.0)
+            permit = alone.upstream.breaker.enter("", 0.0)
             with pytest.raises(UpstreamError):
-                await alone.upstream.relay(b"{}", permit)
+                await alone.upstream.relay(EMPTY, permit)
             assert alone.errors() == {"connect": 1}
 
     asyncio.run(play())

@@ -18,7 +18,7 @@ from codefend.service.errors import (
     UpstreamUnprocessable,
 )
 from codefend.service.forward.breaker import Breaker, BreakerLimits
-from codefend.service.forward.completion import Completion
+from codefend.service.forward.completion import ChatBody, Completion
 from codefend.service.forward.upstream import Upstream
 from codefend.service.metrics import Metrics
 from codefend.service.settings import Settings
@@ -179,7 +179,7 @@ def relay(handler, method="relay", **settings):
         try:
             if method == "list_models":
                 return await upstream.list_models(math.inf)
-            return await getattr(upstream, method)(b"{}", permit())
+            return await getattr(upstream, method)(ChatBody([b"{}"], [], has_model=True), permit())
         finally:
             await upstream.close()
 
