@@ -163,7 +163,6 @@ class Pipeline:
         timeout_s = min(settings.body_timeout_s, left_s)
         body = await read_body(request, settings.max_body_bytes, timeout_s, take)
         context.timings.record_so_far(Stage.ADMIT)
-        context.facts["body_bytes"] = len(body)
         return body
 
     def take_permit(self, context: RequestContext) -> BreakerPermit:
@@ -189,7 +188,9 @@ class Pipeline:
             Unavailable: There is no purifier, no memory, or no process for it now.
         """
         with context.timings.stage(Stage.DECODE):
-            return await self.shield.decode(context, content_type, body)
+            picture = await self.shield.decode(context, content_type, body)
+        context.facts["body_bytes"] = len(body)
+        return picture
 
     async def open_chat(self, context: RequestContext, body: bytes, template: Template) -> Chat:
         """Takes a chat apart: its images' files, and what is around them.
@@ -202,6 +203,7 @@ class Pipeline:
         rules = FieldRules.of(settings, context.policy.mode)
         with context.timings.stage(Stage.DECODE):
             chat = await self._decode.open_chat(body, limits, template, rules, context.caller)
+        context.facts["body_bytes"] = len(body)
         self.note_findings(context, chat.findings)
         return chat
 
@@ -264,8 +266,9 @@ class Pipeline:
             ImageFlagged: It looks attacked, and such images are refused.
         """
         purified = await self.shield.purify(context, upload)
-        if context.slot is not None:
-            context.slot.mark_enqueued()  # if it was not: a replay, or there is no queue
+        was_queued = purified is not None and not purified.cached
+        if context.slot is not None and not was_queued:
+            context.slot.mark_enqueued()
         return purified
 
     async def encode(
@@ -301,13 +304,14 @@ class Pipeline:
         )
         forwarded = await self.shield.as_url(context, picture, which)
         size = (picture.width, picture.height) if isinstance(picture, Upload) else None
+        engine = self.shield.facts if purified is None else purified.engine
         if reason is None:
-            return Shielded(forwarded, forwarded, purified, bypassed=False, size=size)
+            return Shielded(forwarded, forwarded, engine, purified, bypassed=False, size=size)
         self._note_bypass(context, picture.facts, reason)
         shown = None
         if was_purified and is_shown:
             shown = await self.shield.as_url(context, picture, Picture.PURIFIED)
-        return Shielded(forwarded, shown, purified, bypassed=True, size=size)
+        return Shielded(forwarded, shown, engine, purified, bypassed=True, size=size)
 
     def _note_bypass(self, context: RequestContext, facts: dict[str, Any], reason: str) -> None:
         self.metrics.bypass.labels(reason).inc()

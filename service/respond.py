@@ -38,14 +38,12 @@ def describe_defense(
     """Builds the `defense` object of a response.
 
     Args:
-        engine: The present purifier; None where there is none, as purification is off.
+        engine: What purified the image, or would have; None where there is no purifier.
         template: The prompt template; None where no model is asked.
         disclose: `minimal` gives names and nothing measured, lest it serve as an oracle.
         bypassed: Whether the model saw the image unpurified.
-        purified: What purification said of the image, and by which purifier; None if it failed.
+        purified: What purification said of the image; None if it failed.
     """
-    if purified is not None:
-        engine = purified.engine
     full = disclose is Disclosure.FULL
     return Defense(
         purifier=engine and NamedVersion(name=engine.name, version=engine.version),
@@ -137,7 +135,6 @@ def stream_answer(
     async def events() -> AsyncIterator[bytes]:
         async for payload in answer.payloads():
             yield f"data: {payload}\n\n".encode()
-        context.timings.begin_response()
         last = {"object": "chat.completion.chunk", "choices": [], "codefend": describe()}
         yield f"data: {json.dumps(last)}\n\n".encode()
         yield _DONE

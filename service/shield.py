@@ -12,6 +12,7 @@ answered in time; and every one needs memory, reserved before it is used.
 import asyncio
 import logging
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -68,6 +69,7 @@ class Shielded:
     Attributes:
         forwarded: A `data:` URL: what the model gets to see.
         purified: The same of what the caller gets to see; None where there is nothing to show.
+        engine: What purified it, or would have; None where there is no purifier.
         purification: What purification said of it; None if it failed, or there is none.
         bypassed: Whether the model sees the image unpurified.
         size: Width and height; None for an image that is passed on as it was sent.
@@ -75,6 +77,7 @@ class Shielded:
 
     forwarded: str
     purified: str | None
+    engine: EngineFacts | None
     purification: Purified | None
     bypassed: bool
     size: tuple[int, int] | None
@@ -339,22 +342,22 @@ class DiffusionShield:
             OutOfMemory: There is no memory for it now.
         """
         num_pixels = header.height * header.width
-        replay = self._stages.cache.find(context.caller, header.sha256)
-        if replay is not None:
+        cache, queue = self._stages.cache, self._stages.queue
+        replay = cache.find(context.caller, header.sha256) if cache.is_on else None
+        with ExitStack() as holding:
+            if replay is None:
+                times = (context.deadline_s, context.whole_s)
+                place = queue.reserve(context.caller, header.height, header.width, *times)
+                holding.callback(queue.withdraw, place)
             pixels = await self._lease(context, num_pixels)
-            # In shadow mode the model sees what was sent, and that is not kept.
-            is_seen = context.policy.mode is Mode.SHADOW
-            height, width, _ = replay.pixels.shape
-            return Admitted(pixels, None if is_seen else (height, width), context=replay)
-        queue, times = self._stages.queue, (context.deadline_s, context.whole_s)
-        reservation = queue.reserve(context.caller, header.height, header.width, *times)
-        give_back = partial(queue.withdraw, reservation)
-        try:
-            pixels = await self._lease(context, num_pixels)
-        except BaseException:
-            give_back()
-            raise
-        return Admitted(pixels, context=reservation, give_back=give_back)
+            holding.callback(pixels.release)
+            release = holding.pop_all().close
+        if replay is None:
+            return Admitted(pixels, release, context=place)
+        # In shadow mode the model sees what was sent, and that is not kept.
+        is_seen = context.policy.mode is Mode.SHADOW
+        height, width, _ = replay.pixels.shape
+        return Admitted(pixels, release, None if is_seen else (height, width), context=replay)
 
     def _judge(
         self,

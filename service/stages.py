@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
-from codefend.models.buckets import Bucket, choose_bucket
+from codefend.models.buckets import Bucket
 from codefend.service.context import Slot
 from codefend.service.processes.pixels import PixelLease
 
@@ -56,18 +56,13 @@ class Admitted:
         pixels: Memory for it.
         size: Height and width, where its pixels are known already and are not decoded again.
         context: What whoever let it in keeps of it.
-        give_back: Called once, when the picture is given up or done with.
+        release: Frees what it holds; called once, when the picture is given up or done with.
     """
 
     pixels: PixelLease
+    release: Callable[[], None]
     size: tuple[int, int] | None = None
     context: Any = None
-    give_back: Callable[[], None] = lambda: None
-
-    def release(self) -> None:
-        """Frees what it holds."""
-        self.pixels.release()
-        self.give_back()
 
 
 # Decides on a picture by its header; raises a CodefendError where it is refused.
@@ -105,6 +100,7 @@ class Upload:
         sha256: Of the image's file, in hex.
         fields: What came beside the image.
         facts: What the audit may say of it; later stages add to it.
+        release: Frees what it holds.
     """
 
     admitted: Admitted
@@ -113,10 +109,7 @@ class Upload:
     sha256: str
     fields: dict[str, Any]
     facts: dict[str, Any]
-
-    def release(self) -> None:
-        """Frees what it holds."""
-        self.admitted.release()
+    release: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +150,7 @@ class Job:
         caller: Whose it is.
         slot: Its request's place in the ledger.
         reservation: Its place in the queue, taken before it was decoded; None if it has none.
+        bucket: The smallest that holds it; known from when it is in the queue.
         started_at_s: Time at which its last batch began.
         num_failures: Batches with it that failed.
         group: Names those that it runs with after a failure, and nobody else.
@@ -172,35 +166,29 @@ class Job:
     caller: str = ""
     reservation: Reservation | None = None
     slot: Slot | None = None
+    bucket: Bucket = field(init=False)
     started_at_s: float | None = None
     num_failures: int = 0
     group: int | None = None
     made_by: Any = None
     done: asyncio.Future[float | None] = field(default_factory=asyncio.Future)
 
-    @property
-    def bucket(self) -> Bucket:
-        """The smallest bucket that holds it."""
-        reserved = self.reservation
-        return choose_bucket(self.height, self.width) if reserved is None else reserved.bucket
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Jobs that run together, padded to one bucket."""
+    """Jobs that run together, padded to one bucket.
+
+    Attributes:
+        bucket: Their shape.
+        jobs: They.
+        num_pixels: Padded pixels of all of them.
+        padding_ratio: Part of these that is padding, in [0, 1).
+    """
 
     bucket: Bucket
     jobs: tuple[Job, ...]
-
-    @property
-    def num_pixels(self) -> int:
-        """Padded pixels of the whole batch."""
-        return self.bucket.num_pixels * len(self.jobs)
-
-    @property
-    def padding_ratio(self) -> float:
-        """Part of its pixels that is padding, in [0, 1)."""
-        return 1 - sum(job.height * job.width for job in self.jobs) / self.num_pixels
+    num_pixels: int
+    padding_ratio: float
 
 
 class BatchFailure(StrEnum):

@@ -167,9 +167,12 @@ class AdmissionMiddleware:
         limiter, caller, policy = self._by.limiter, context.caller, context.policy
         if method == "POST" and not limiter.is_draining:
             self._by.check_ready(context.endpoint)
-        self._bucket.check(caller, policy.max_requests_per_minute)
+        per_minute = policy.max_requests_per_minute
+        if per_minute is not None:
+            self._bucket.check(caller, per_minute)
         context.slot = limiter.enter(caller, policy.max_requests)
-        self._bucket.spend(caller, policy.max_requests_per_minute)
+        if per_minute is not None:
+            self._bucket.spend(caller, per_minute)
         if method != "POST":
             context.slot.mark_enqueued()  # it brings no image
 

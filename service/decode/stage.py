@@ -214,7 +214,8 @@ class _Admission:
             "width": width,
             "height": height,
         }
-        return Upload(admitted, height, width, sha256, dict(answer["fields"]), facts)
+        fields = dict(answer["fields"])
+        return Upload(admitted, height, width, sha256, fields, facts, admitted.release)
 
     def give_up(self) -> None:
         """Frees what was let in; what comes later is not."""

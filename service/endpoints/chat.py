@@ -60,7 +60,7 @@ async def _answer(
     template = pipeline.templates[Task.CHAT]
     chat = await pipeline.open_chat(context, body, template)
     images = await pipeline.shield_chat(context, chat)
-    reports = _report(pipeline, context, chat, images, template)
+    reports = _report(context, chat, images, template)
     filled = ChatBody(chat.fragments, [image.forwarded for image in images], chat.has_model)
 
     def describe() -> bytes:
@@ -77,21 +77,17 @@ async def _answer(
 
 
 def _report(
-    pipeline: Pipeline,
-    context: RequestContext,
-    chat: Chat,
-    images: list[Shielded],
-    template: Template,
+    context: RequestContext, chat: Chat, images: list[Shielded], template: Template
 ) -> list[ImageReport]:
     """What is said of each image."""
-    facts, disclose = pipeline.shield.facts if images else None, context.policy.disclose
+    disclose = context.policy.disclose
     used = template if chat.used_template else None
     return [
         ImageReport(
             part.param,
             image.size,
             describe_defense(
-                facts, used, disclose, bypassed=image.bypassed, purified=image.purification
+                image.engine, used, disclose, bypassed=image.bypassed, purified=image.purification
             ),
             image.purified,
         )

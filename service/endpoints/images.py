@@ -103,7 +103,11 @@ async def _purify(
         width=upload.width,
         height=upload.height,
         defense=describe_defense(
-            pipeline.shield.facts, None, disclose, bypassed=False, purified=purified
+            None if purified is None else purified.engine,
+            None,
+            disclose,
+            bypassed=False,
+            purified=purified,
         ),
         timings_ms=context.timings.milliseconds() if disclose is Disclosure.FULL else None,
     )
@@ -176,12 +180,11 @@ async def _answer(
         max_tokens=fields.max_tokens,
         temperature=fields.temperature,
     )
-    describe = partial(_describe, pipeline, template, context, image)
+    describe = partial(_describe, template, context, image)
     if fields.stream:
         stream = await pipeline.forward(context, pipeline.upstream.stream(completion, permit))
         return stream_answer(context, stream, describe)
     answer = await pipeline.forward(context, pipeline.upstream.complete(completion, permit))
-    context.timings.begin_response()
     filled = kind.response(**{kind.text_field: answer.text}, usage=answer.usage, **describe())
     return Response(filled.model_dump_json(), media_type="application/json")
 
@@ -213,18 +216,17 @@ def _read_fields(
     raise ImageInText(msg, kind.question_field)
 
 
-def _describe(
-    pipeline: Pipeline, template: Template, context: RequestContext, image: Shielded
-) -> dict[str, Any]:
-    """What goes beside the answer."""
+def _describe(template: Template, context: RequestContext, image: Shielded) -> dict[str, Any]:
+    """What goes beside the answer, once that is there."""
     disclose = context.policy.disclose
     defense = describe_defense(
-        pipeline.shield.facts,
+        image.engine,
         template,
         disclose,
         bypassed=image.bypassed,
         purified=image.purification,
     )
+    context.timings.begin_response()
     return {
         "purified_image": image.purified,
         "defense": defense.model_dump(),

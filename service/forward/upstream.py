@@ -88,9 +88,9 @@ class Upstream:
         Raises:
             UpstreamError: There is no answer; its kinds say why.
         """
+        model = completion.model or await self._default_model(permit)
+        body = json.dumps(completion.body(model, stream=False)).encode()
         with self._judged(permit):
-            model = completion.model or await self._default_model(permit)
-            body = json.dumps(completion.body(model, stream=False)).encode()
             return read_answer(await self._whole(await self._send("POST", body, permit)))
 
     async def stream(self, completion: Completion, permit: BreakerPermit) -> AnswerStream:
@@ -99,9 +99,9 @@ class Upstream:
         Raises:
             UpstreamError: There is no answer, or it does not stream; its kinds say why.
         """
+        model = completion.model or await self._default_model(permit)
+        body = json.dumps(completion.body(model, stream=True)).encode()
         with self._judged(permit, is_whole=False):
-            model = completion.model or await self._default_model(permit)
-            body = json.dumps(completion.body(model, stream=True)).encode()
             return await self._streamed(await self._send("POST", body, permit), permit)
 
     async def relay(self, chat: ChatBody, permit: BreakerPermit) -> bytes:

@@ -122,8 +122,10 @@ class ImageQueue:
         Raises:
             Overloaded: The queue is full, or so long that the job would miss its deadline.
         """
-        if job.reservation in self._reservations:
-            self._reservations.remove(job.reservation)
+        reserved = job.reservation
+        job.bucket = choose_bucket(job.height, job.width) if reserved is None else reserved.bucket
+        if reserved in self._reservations:
+            self._reservations.remove(reserved)
         else:
             left_s = job.deadline_s - self._clock()
             self._check(job.caller, job.bucket, left_s, self.pause_s() or 0.0)
@@ -228,7 +230,10 @@ class ImageQueue:
         )
         if plan is None or plan.wait_s > 0:
             return None, None if plan is None else plan.wait_s
-        return Batch(plan.bucket, tuple(self._jobs.pop(key) for key in plan.keys)), None
+        jobs = tuple(self._jobs.pop(key) for key in plan.keys)
+        num_pixels = plan.bucket.num_pixels * len(jobs)
+        padding_ratio = 1 - sum(job.height * job.width for job in jobs) / num_pixels
+        return Batch(plan.bucket, jobs, num_pixels, padding_ratio), None
 
     def _most_pixels(self) -> int:
         """Most padded pixels of a batch, by its device's memory and by its images' time."""
