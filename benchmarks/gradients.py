@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.report import Row, percentiles_ms
-from codefend.lab.train.capture import captured
+from codefend.lab.train.loop import captured
 from codefend.models.purifier.denoiser import denoise
 from codefend.models.purifier.pipeline import PurificationPipeline
 

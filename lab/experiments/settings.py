@@ -29,12 +29,14 @@ class RunSettings(BaseModel):
     """A group of settings, or all of a run; frozen, and strict about names.
 
     Attributes:
-        presets: by the value of the field `preset`, settings that hold where nothing else is said.
+        presets: by the value of one field, settings that hold where nothing else is said.
+        preset_field: which field.
         shortcuts: further names of nested fields as flags: `{"oblivious.steps": "steps"}`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    preset_field: ClassVar[str] = "preset"
     shortcuts: ClassVar[Mapping[str, str]] = {}
 
     @model_validator(mode="before")
@@ -42,7 +44,7 @@ class RunSettings(BaseModel):
     def _over_preset(cls, given: Any) -> Any:
         if not cls.presets or not isinstance(given, Mapping):
             return given
-        name = given.get("preset", cls.model_fields["preset"].default)
+        name = given.get(cls.preset_field, cls.model_fields[cls.preset_field].default)
         return _merged(cls.presets.get(name, {}), given)  # an unknown name fails as a field does
 
     def replace(self, **changes: Any) -> Self:
@@ -96,7 +98,7 @@ def read_settings(
             cli_parse_args=list(arguments),
             cli_kebab_case=True,
             cli_implicit_flags=True,
-            cli_shortcuts=model.shortcuts,
+            cli_shortcuts={name.replace("_", "-"): flag for name, flag in model.shortcuts.items()},
             cli_hide_none_type=True,
             cli_avoid_json=True,
             cli_use_class_docs_for_groups=True,

@@ -1,8 +1,9 @@
-"""Clean images that nobody attacks: windows of photos, and rendered text."""
+"""Clean images that nobody attacks: windows of photos and scenes, and rendered text."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Protocol
@@ -14,10 +15,13 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
+from codefend.lab.world.compose import World
 from codefend.lab.world.layout import KINDS, SIGN_WORDS, Split
+from codefend.lab.world.scenes import scene_batch
 
-__all__ = ["PhotoSource", "clean_crops", "photo_crops", "text_crops"]
+__all__ = ["CleanBatches", "PhotoSource", "clean_crops", "photo_crops", "text_crops"]
 
+SCENE_SHARE = 0.5
 TEXT_SHARE = 0.35
 TEXT_SIDES_PX = (9, 30)
 _FACES = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif.ttf", "DejaVuSansMono.ttf")
@@ -30,6 +34,35 @@ class PhotoSource(Protocol):
     def photos(self) -> Mapping[Split, Sequence[Tensor]]:
         """For each split, (3, H, W) uint8 tensors of any sizes."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class CleanBatches:
+    """(B, 3, size, size) uint8: windows of scenes, half of them, and of photos and text.
+
+    What a base is trained on, in pixels or in latents.
+
+    Attributes:
+        world: Its training split.
+        batch_size: Images a step.
+        size_px: Side of the windows, at most a scene's.
+        seed: Decides, with the step, what is drawn.
+    """
+
+    world: World
+    batch_size: int
+    size_px: int
+    seed: int
+
+    def __getitem__(self, step: int) -> Tensor:
+        num_scenes = round(self.batch_size * SCENE_SHARE)
+        first = step * num_scenes
+        scenes = scene_batch(
+            self.world, "train", range(first, first + num_scenes), seed=self.seed + 10
+        ).images
+        rng = np.random.default_rng([self.seed, 4, step])
+        crops = clean_crops(self.world, self.batch_size - num_scenes, self.size_px, rng)
+        return torch.cat([_random_window(scenes, self.size_px, rng), crops])
 
 
 def clean_crops(world: PhotoSource, num: int, size_px: int, rng: np.random.Generator) -> Tensor:
@@ -104,3 +137,8 @@ def _vocabulary() -> tuple[str, ...]:
 def _font(face: str, height_px: int) -> ImageFont.FreeTypeFont:
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return ImageFont.truetype(str(fonts / face), height_px)
+
+
+def _random_window(images: Tensor, size_px: int, rng: np.random.Generator) -> Tensor:
+    top, left = (int(rng.integers(images.shape[-1] - size_px + 1)) for _ in range(2))
+    return images[..., top : top + size_px, left : left + size_px]

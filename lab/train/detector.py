@@ -16,7 +16,7 @@ from codefend.lab.detection.benign import alter_benignly
 from codefend.lab.errors import LabError
 from codefend.lab.progress import progress
 from codefend.lab.train.crops import clean_crops, photo_crops, text_crops
-from codefend.lab.train.loop import LoopSettings, train_loop
+from codefend.lab.train.loop import LoopSettings, begin, train_loop
 from codefend.lab.train.pairs import load_pairs
 from codefend.lab.world.compose import World
 from codefend.lab.world.scenes import scene_batch
@@ -185,8 +185,7 @@ def train_detector(
         batch_size: windows a step, half of them attacked.
         seed: of weights and windows.
     """
-    torch.manual_seed(seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device, _ = begin(seed)
     detector: SuspicionDetector = SuspicionDetector()
     detector.to(device, memory_format=torch.channels_last)
 

@@ -1,7 +1,8 @@
 """The one training loop: schedule, moving average, progress, checkpoint, resume.
 
 Every step's noise is drawn from a seed of its own, so that a run that was killed ends, wherever it
-goes on, where it would have ended.
+goes on, where it would have ended. On a GPU a step can be captured as one CUDA graph: small layers,
+launched singly, leave the GPU waiting.
 """
 
 from __future__ import annotations
@@ -11,20 +12,35 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-__all__ = ["LoopSettings", "StepDataset", "default_workers", "train_loop"]
+from codefend.lab.experiments.settings import RunSettings
+from codefend.lab.precision import compute_dtype
+
+__all__ = [
+    "LoopSettings",
+    "Step",
+    "StepDataset",
+    "begin",
+    "captured",
+    "default_workers",
+    "train_loop",
+]
 
 CHECKPOINT_EVERY_S = 120.0
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_WARM_UPS = 3
+
+Step = Callable[..., dict[str, Tensor]]
 
 
 def default_workers() -> int:
@@ -32,40 +48,29 @@ def default_workers() -> int:
     return max(1, len(os.sched_getaffinity(0)) - 1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoopSettings:
-    """How long and how fast to train; equal for every stage.
+class LoopSettings(RunSettings):
+    """How long and how fast to train; equal for every stage."""
 
-    Attributes:
-        num_steps: Optimiser steps.
-        learning_rate: Peak rate, reached after ``warmup_steps``, then a cosine down to 2 %.
-        ema_decay: Decay of the weights' moving average, which is what is kept; None keeps the last.
-        max_minutes: Ends training by the clock; the rate follows the larger of step and time share.
-        num_workers: Processes that make batches.
-        checkpoint_steps: Where given, the checkpoint is written at multiples of it alone, compact,
-            and what it rounds (the average and the optimiser's moments, to 16 bits) is rounded in
-            the running training too: resuming then changes nothing. Else it is written by the
-            clock, in full.
-        stop_after: End at this step, with the rates of the whole run: a later one goes on from it.
-    """
-
-    num_steps: int
-    learning_rate: float
-    warmup_steps: int = 200
+    num_steps: int = Field(ge=1)
+    """Optimiser steps."""
+    learning_rate: float = Field(gt=0)
+    """Peak rate, reached after the warm-up, then a cosine down to 2 %."""
+    warmup_steps: int = Field(200, ge=1)
+    """Steps until the peak rate; no more than a tenth of all where that is asked for."""
     weight_decay: float = 0.05
+    """Of matrices and kernels."""
     clip_norm: float = 1.0
+    """Longest gradient."""
     ema_decay: float | None = None
+    """Decay of the weights' moving average, which is what is kept; none keeps the last."""
     max_minutes: float = math.inf
-    num_workers: int = field(default_factory=default_workers)
-    checkpoint_steps: int | None = None
+    """Stop after so many minutes; the rate follows the larger of step and time share."""
+    num_workers: int = Field(default_factory=default_workers, ge=0)
+    """Processes that make batches; all cores but one unless told."""
+    checkpoint_steps: int | None = Field(None, ge=1)
+    """Write the checkpoint at multiples of it alone, compact; else by the clock, in full."""
     stop_after: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot train."""
-        if self.num_steps < 1 or self.learning_rate <= 0:
-            raise ValueError("num_steps must be at least 1 and learning_rate above 0")
-        if self.checkpoint_steps is not None and self.checkpoint_steps < 1:
-            raise ValueError("checkpoint_steps must be at least 1")
+    """End at this step, with the rates of the whole run: a later run goes on from it."""
 
 
 class StepDataset(Protocol):
@@ -83,6 +88,13 @@ class _FromStep(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         return self._batches[self._first + index]
+
+
+def begin(seed: int) -> tuple[torch.device, torch.dtype]:
+    """Seeds everything that a training draws; gives its device, and what it multiplies in."""
+    torch.manual_seed(seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return device, compute_dtype(device)
 
 
 def train_loop(
@@ -104,8 +116,11 @@ def train_loop(
         settings: How long and how fast.
         loss_of: Gives the loss of a batch and figures for the progress bar; a loss without a graph
             has already left its gradients in the parameters.
-        checkpoint: Written every two minutes and at the end or interruption, or see
-            ``LoopSettings.checkpoint_steps``; the figures of the run are beside it, as JSON lines.
+        checkpoint: Written every two minutes and at the end or interruption; or, where
+            ``checkpoint_steps`` is given, at its multiples alone. What a compact checkpoint rounds
+            (the average and the optimiser's moments, to 16 bits) is then rounded in the running
+            training too: resuming changes nothing. The figures of the run are beside it, as JSON
+            lines.
         label: Name on the progress bar.
         seed: Decides, with the step, all noise that the loss draws.
     """
@@ -283,3 +298,40 @@ def _loader(batches: StepDataset, first: int, settings: LoopSettings) -> Iterato
             prefetch_factor=4 if settings.num_workers else None,
         )
     )
+
+
+def captured(step: Step, examples: Sequence[Tensor]) -> Step:
+    """``step`` as a CUDA graph, captured once and replayed; ``step`` itself where it cannot be.
+
+    Args:
+        step: Takes tensors of fixed shapes, gives tensors, and may leave gradients in parameters.
+            It draws its noise from the device's default generator and never waits for the device.
+        examples: Its arguments, on the device. ``step`` is run on them a few times.
+
+    Returns:
+        A function of the same arguments, whose results the next call overwrites.
+    """
+    if not all(example.is_cuda for example in examples):
+        return step
+    inputs = [example.clone() for example in examples]
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(_WARM_UPS):
+            step(*inputs)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            outputs = step(*inputs)
+    except RuntimeError as error:
+        warnings.warn(f"not captured, hence slower: {error}", stacklevel=2)
+        return step
+
+    def replay(*arguments: Tensor) -> dict[str, Tensor]:
+        for held, fresh in zip(inputs, arguments, strict=True):
+            held.copy_(fresh, non_blocking=True)
+        graph.replay()
+        return outputs
+
+    return replay

@@ -9,21 +9,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from codefend.lab.attacks.gradient import loss_and_grad
 from codefend.lab.baselines.compression import smooth_jpeg
 from codefend.lab.encoders.encoder import Encoder
+from codefend.lab.experiments.settings import RunSettings
+from codefend.lab.precision import mixed_precision
+from codefend.lab.train.crops import PhotoSource
+from codefend.lab.train.losses import log_uniform, without_gradients
+from codefend.lab.train.pairs import EPSILON_RANGE
 from codefend.lab.train.pictures import PictureMix
+from codefend.lab.train.sources import TrainingSource
 from codefend.models.purifier.denoiser import denoise
 
-__all__ = ["OnlineLoss", "OnlineOptions", "OnlineSource"]
+__all__ = ["EPSILON_RANGE", "OnlineLoss", "OnlineOptions", "OnlineSource"]
 
 NOISE_RANGE = (0.02, 0.12)
-EPSILON_RANGE = (2 / 255, 16 / 255)
 _L2_SHARE = 0.25
 _L2_OF_BALL = 0.5  # an l2 radius is that of so large a share of the l-infinity ball's corner
 _TOWARDS_SHARE = 0.5
@@ -31,50 +38,51 @@ _JPEG_QUALITIES = (30, 75)
 _SHORTEST = 1e-3  # of a clean feature, below which its distance is not relative
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OnlineOptions:
-    """How images are attacked, and what is minimised.
-
-    Attributes:
-        clean_share: share of a batch that stays unattacked.
-        adversarial_share: share attacked through the purifier as it is.
-        attack_steps: gradient steps on the encoder alone.
-        adversarial_steps: gradient steps through the purifier.
-        feature_weight: weight of the features beside the pixels.
-        replayed: whether level and noise of a purification are those of the attack through it.
-        jpeg_share: share of batches whose features are taken behind a JPEG codec.
-    """
+class OnlineOptions(RunSettings):
+    """How pictures are attacked as the purifier learns, and what is minimised."""
 
     clean_share: float = 0.25
+    """Share of a batch that is not attacked."""
     adversarial_share: float = 0.25
+    """Share attacked through the purifier as it is."""
     attack_steps: int = 4
+    """Gradient steps on the encoder alone."""
     adversarial_steps: int = 2
+    """Gradient steps through the purifier."""
     feature_weight: float = 0.1
+    """Of the features beside the pixels; 0 leaves the feature loss out."""
     replayed: bool = True
+    """Purify the adversarial share with the attack's own level and noise."""
     jpeg_share: float = 0.5
+    """Share of steps whose features are taken behind a JPEG codec."""
 
-    def __post_init__(self) -> None:
+    def model_post_init(self, context: Any, /) -> None:
         """Refuses shares that are none, or that together are more than the whole."""
         shares = (self.clean_share, self.adversarial_share)
         if min(shares) < 0 or sum(shares) > 1 or not 0 <= self.jpeg_share <= 1:
             raise ValueError("shares must be at least 0, and together at most 1")
 
 
-@dataclass(frozen=True, slots=True)
-class OnlineSource:
+@dataclass(frozen=True)
+class OnlineSource(TrainingSource):
     """Unattacked pictures of all kinds, and the encoders that are attacked on them.
 
     Attributes:
         mix: the pictures.
         encoders: frozen; every step attacks one of them and learns from it.
+        options: how they are attacked, and what is minimised.
         weight: of its loss in the whole.
     """
 
     mix: PictureMix
     encoders: Sequence[Encoder]
+    options: OnlineOptions = field(default_factory=OnlineOptions)
     weight: float = 1.0
+    is_fixed = False  # every step goes another way
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def batch(
+        self, step: int, photos: PhotoSource, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
         """Clean images (B, 3, H, W) uint8, twice: they are attacked where the network is."""
         images = self.mix.batch(step)
         return images, images
@@ -139,7 +147,7 @@ class OnlineLoss:
     def _purify(self, images: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
         """One step from a level for every image; not clamped."""
         noisy = images + sigma.view(-1, 1, 1, 1) * noise
-        with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with mixed_precision(images.device, self.dtype):
             return denoise(self.network, noisy, sigma).float()  # type: ignore[arg-type]
 
     def _attack(
@@ -172,14 +180,8 @@ class OnlineLoss:
             purified = self._purify(images, sigma, noise).clamp(0, 1)
             return relative_distance(encoder.features_at(purified, [depth])[0], goal)
 
-        learning = [p for p in self.network.parameters() if p.requires_grad]
-        for parameter in learning:
-            parameter.requires_grad_(False)
-        try:
+        with without_gradients(self.network):
             return feature_attack(clean[rows], objective, steps=self.options.adversarial_steps)
-        finally:
-            for parameter in learning:
-                parameter.requires_grad_(True)
 
 
 def feature_attack(clean: Tensor, objective: Callable[[Tensor], Tensor], *, steps: int) -> Tensor:
@@ -196,8 +198,7 @@ def feature_attack(clean: Tensor, objective: Callable[[Tensor], Tensor], *, step
     Returns:
         (B, 3, H, W) on the 256 levels, without a gradient.
     """
-    low, high = (math.log(bound) for bound in EPSILON_RANGE)
-    radius = torch.empty(len(clean), 1, 1, 1, device=clean.device).uniform_(low, high).exp()
+    radius = log_uniform(clean, *EPSILON_RANGE).view(-1, 1, 1, 1)
     is_l2 = float(torch.rand(())) < _L2_SHARE
     moved = radius * (2.0 * torch.rand_like(clean) - 1.0)
     reach = _L2_OF_BALL * radius * math.sqrt(clean[0].numel())
@@ -227,9 +228,7 @@ def relative_distance(features: Tensor, wanted: Tensor) -> Tensor:
 
 def _noise(images: Tensor) -> tuple[Tensor, Tensor]:
     """A level for every image, log-uniform in ``NOISE_RANGE``, and its noise."""
-    low, high = (math.log(level) for level in NOISE_RANGE)
-    sigma = torch.empty(len(images), device=images.device).uniform_(low, high).exp()
-    return sigma, torch.randn_like(images)
+    return log_uniform(images, *NOISE_RANGE), torch.randn_like(images)
 
 
 def _draw(num: int) -> int:

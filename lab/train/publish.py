@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers import UNet2DModel
@@ -33,8 +33,6 @@ __all__ = [
     "publish_latent",
     "publish_mllm",
     "publish_purifier",
-    "record_figures",
-    "this_command",
 ]
 
 LICENCE = "Apache-2.0"
@@ -45,13 +43,12 @@ def publish_mllm(
     processor: LlavaProcessor,
     *,
     name: str,
-    command: str,
     weights: Path = WEIGHTS_DIRECTORY,
 ) -> None:
     """Save an MLLM in half precision and list it."""
     model.to(torch.float16).save_pretrained(weights / name)
     processor.save_pretrained(weights / name)
-    _list(name, command, weights)
+    _list(name, weights)
 
 
 def publish_purifier(
@@ -60,7 +57,6 @@ def publish_purifier(
     name: str,
     version: str,
     noise_level: float,
-    command: str,
     num_steps: int = 1,
     weights: Path = WEIGHTS_DIRECTORY,
 ) -> None:
@@ -73,26 +69,22 @@ def publish_purifier(
         version=version,
     )
     pipeline.save_pretrained(weights / name)
-    _list(name, command, weights)
+    _list(name, weights)
 
 
-def publish_detector(
-    detector: SuspicionDetector, *, command: str, weights: Path = WEIGHTS_DIRECTORY
-) -> None:
+def publish_detector(detector: SuspicionDetector, weights: Path = WEIGHTS_DIRECTORY) -> None:
     """Save a calibrated detector in half precision and list it."""
     save_detector(detector, weights / "detector")
-    _list("detector", command, weights)
+    _list("detector", weights)
 
 
-def publish_latent(
-    pipeline: LatentPurificationPipeline, *, name: str, command: str, weights: Path
-) -> None:
+def publish_latent(pipeline: LatentPurificationPipeline, *, name: str, weights: Path) -> None:
     """Save a latent pipeline in half precision and list it."""
     for component in pipeline.components.values():
         if isinstance(component, nn.Module):
             nn.Module.to(component, torch.float16)
     pipeline.save_pretrained(weights / name)
-    _list(name, command, weights)
+    _list(name, weights)
 
 
 def publish_adapters(
@@ -101,7 +93,6 @@ def publish_adapters(
     *,
     base: str,
     settings: AdapterSettings,
-    command: str,
     weights: Path,
 ) -> None:
     """Save adapters in half precision, in a folder of their name, and list them.
@@ -111,7 +102,6 @@ def publish_adapters(
         pipeline: The base that they were trained on; it loses its precision.
         base: Its directory or hub id.
         settings: How they are served.
-        command: What made them.
         weights: Where the folder goes.
     """
     save_adapters(
@@ -121,23 +111,17 @@ def publish_adapters(
         settings=settings,
         empty_prompt=pipeline.empty_prompt,
     )
-    _list(settings.name, command, weights)
+    _list(settings.name, weights)
 
 
-def this_command() -> str:
+def _this_command() -> str:
     """The command line, as manifests record it."""
     return shlex.join(["codefend-lab", *sys.argv[1:]])
 
 
-def record_figures(name: str, figures: dict[str, Any], weights: Path = WEIGHTS_DIRECTORY) -> None:
-    """Write what some weights reached into their manifest entry."""
-    entry = next(entry for entry in read_manifest(weights) if entry.name == name)
-    _list(name, entry.command, weights, {**entry.figures, **figures})
-
-
-def _list(name: str, command: str, weights: Path, figures: dict[str, Any] | None = None) -> None:
+def _list(name: str, weights: Path) -> None:
     entry = describe_weights(
-        name, licence=LICENCE, command=command, figures=figures or {}, directory=weights
+        name, licence=LICENCE, command=_this_command(), figures={}, directory=weights
     )
     try:
         others = [other for other in read_manifest(weights) if other.name != name]

@@ -10,7 +10,7 @@ from codefend.lab.attacks.gradient import PGD
 from codefend.lab.attacks.pixels import decode_png
 from codefend.lab.attacks.registry import AttackConfig
 from codefend.lab.attacks.scenes import attack_scenes
-from codefend.lab.train.capture import captured
+from codefend.lab.train.loop import captured
 from codefend.lab.victims.dialogue import CAPTION_REQUEST, Dialogue
 from codefend.lab.victims.victim import load_victim
 from codefend.models.manifest import WEIGHTS_DIRECTORY

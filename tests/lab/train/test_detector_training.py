@@ -5,8 +5,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import codefend.lab.train.command
 import codefend.lab.train.detector
-import codefend.lab.train.detector_command
 from codefend.lab.baselines.defence import Defence
 from codefend.lab.cli import app
 from codefend.lab.detection.scoring import Scorer, load_detector
@@ -86,7 +86,7 @@ def test_calibration_images_are_of_all_kinds_and_of_validation(world):
 def test_the_command_publishes_a_calibrated_detector(sources, world_file, tmp_path, monkeypatch):
     small = np.random.default_rng(0).integers(0, 256, (100, 16, 16, 3), dtype=np.uint8)
     monkeypatch.setattr(
-        codefend.lab.train.detector_command, "calibration_images", lambda *_, **__: [list(small)]
+        codefend.lab.train.command, "calibration_images", lambda *_, **__: [list(small)]
     )
     PurificationPipeline.tiny().save_pretrained(tmp_path / "purifier")
     weights = tmp_path / "weights"

@@ -6,11 +6,10 @@ import torch
 
 from codefend.lab.errors import LabError
 from codefend.lab.folders.folder import open_folder
-from codefend.lab.train.command import pairs
+from codefend.lab.train.command import pairs, purifier
 from codefend.lab.train.crops import photo_crops
-from codefend.lab.train.folder_pairs import make_folder_pairs
-from codefend.lab.train.pairs import load_pairs
-from codefend.lab.train.purifier_command import purifier
+from codefend.lab.train.pairs import PairSettings, load_pairs, make_folder_pairs
+from codefend.lab.train.settings import PairsRun, PurifierKind, PurifierRun
 from tests.pictures_folder import draw_pictures
 
 
@@ -23,9 +22,9 @@ def images(tmp_path):
 def test_pairs_are_of_training_pictures_each_as_often_as_it_takes(images, victim, tmp_path):
     out = tmp_path / "pairs"
     num = 2 * len(images.paths["train"])
-    make_folder_pairs(images, victim, out, num_pairs=num, steps=1, batch_size=2)
+    make_folder_pairs(images, victim, out, PairSettings(num_pairs=num, steps=1, batch_size=2))
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
-    make_folder_pairs(images, victim, out, num_pairs=num, steps=1, batch_size=2)
+    make_folder_pairs(images, victim, out, PairSettings(num_pairs=num, steps=1, batch_size=2))
     assert before == {path: path.stat().st_mtime_ns for path in out.iterdir()}
     made = load_pairs(out)
     squares = {image.tobytes() for image in images.images(images.paths["train"])}
@@ -50,10 +49,14 @@ def test_commands_say_that_there_are_too_few_pictures(images, tmp_path, monkeypa
         path.unlink()
     folder = str(images.root)
     with pytest.raises(LabError, match="train split"):
-        pairs(data=folder, size_px=64)
+        pairs(PairsRun(data=folder, size_px=64))
     (tmp_path / "made").mkdir()
     one = np.zeros((1, 64, 64, 3), np.uint8)
     epsilon = np.zeros(1, np.float32)
     np.savez(tmp_path / "made" / "pairs-00000.npz", clean=one, attacked=one, epsilon=epsilon)
-    with pytest.raises(LabError, match="train split"):
-        purifier(data=folder, pairs_from=tmp_path / "made")
+    for kind in PurifierKind:
+        run = PurifierRun(
+            kind=kind, data=folder, pairs=tmp_path / "made", victim="efficientnet-lite0"
+        )
+        with pytest.raises(LabError, match="train split"):
+            purifier(run)

@@ -8,13 +8,15 @@ from typer.testing import CliRunner
 
 from codefend.lab.baselines.purifiers import load_purifier
 from codefend.lab.errors import LabError
-from codefend.lab.train.command import app
-from codefend.lab.train.courses import Course
-from codefend.lab.train.latent_base import train_autoencoder, train_latent_base
-from codefend.lab.train.latent_command import Tuning, tune_adapters
-from codefend.lab.train.latent_purifier import LatentLoss, LatentOptions, train_latent_purifier
+from codefend.lab.train.bases import train_autoencoder, train_latent_base
+from codefend.lab.train.command import app, tune_adapters
+from codefend.lab.train.crops import CleanBatches
 from codefend.lab.train.loop import LoopSettings
+from codefend.lab.train.losses import LatentLoss, PurifierOptions
 from codefend.lab.train.pairs import Pairs
+from codefend.lab.train.purifier import PurifierTrainer
+from codefend.lab.train.settings import PurifierRun
+from codefend.lab.train.sources import PairSource
 from codefend.lab.victims.victim import Victim
 from codefend.lab.world.compose import World
 from codefend.models.manifest import read_manifest, verify_weights
@@ -25,6 +27,7 @@ from codefend.models.purifier.latent_network import (
     build_tiny_autoencoder,
 )
 from codefend.models.purifier.latent_step import Autoencoder, decode, encode
+from tests.pictures_folder import draw_pictures
 
 TINY = LoopSettings(num_steps=2, learning_rate=1e-3, warmup_steps=1, ema_decay=0.9, num_workers=0)
 
@@ -36,18 +39,18 @@ def smooth(num: int, side: int = 32) -> torch.Tensor:
     return (images * 200 + 20).round().to(torch.uint8)
 
 
-def course_of(
+def source_of(
     victim: Victim, *, size: int = 4, batch_size: int = 8, through: float = 0.0
-) -> Course:
+) -> PairSource:
     """Pairs whose attack is the same stripes on every image: easily learned."""
     clean = smooth(size)
     stripes = torch.zeros(32, 32, dtype=torch.uint8)
     stripes[:, ::4] = 16
-    return Course(
+    return PairSource(
         pairs=Pairs(clean, clean + stripes, torch.full((size,), 16 / 255)),
-        guide=victim,
+        extractor=victim,
         batch_size=batch_size,
-        through_share=through,
+        adversarial_share=through,
     )
 
 
@@ -56,30 +59,26 @@ def base(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny latent base from the command's own functions, saved."""
     folder = tmp_path_factory.mktemp("base")
     autoencoder = train_autoencoder(
-        world,
+        CleanBatches(world, 2, 32, 0),
         folder,
         TINY,
-        autoencoder=build_autoencoder(widths=(8, 16), latent_channels=4),
-        batch_size=2,
-        size_px=32,
+        build_autoencoder(widths=(8, 16), latent_channels=4),
     )
     pipeline = train_latent_base(
         autoencoder,
-        world,
+        CleanBatches(world, 2, 32, 0),
         folder,
         TINY,
-        network=build_latent_network(
-            widths=(16, 16), num_layers=1, latent_channels=4, prompt_width=8
-        ),
-        batch_size=2,
-        size_px=32,
+        build_latent_network(widths=(16, 16), num_layers=1, latent_channels=4, prompt_width=8),
     )
     pipeline.save_pretrained(folder / "latent-base")
     return folder / "latent-base"
 
 
 class _SameImages:
-    def __init__(self, *_: object) -> None:
+    seed = 0
+
+    def __init__(self) -> None:
         self.images = smooth(4, 16)
 
     def __getitem__(self, step: int) -> torch.Tensor:
@@ -94,10 +93,7 @@ class _SameImages:
     ],
     ids=["full", "tiny"],
 )
-def test_an_autoencoder_learns_to_reconstruct(
-    fresh: Autoencoder, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("codefend.lab.train.latent_base.CleanBatches", _SameImages)
+def test_an_autoencoder_learns_to_reconstruct(fresh: Autoencoder, tmp_path: Path) -> None:
     settings = LoopSettings(num_steps=150, learning_rate=1e-2, warmup_steps=5, num_workers=0)
     images = smooth(4, 16).float() / 255
 
@@ -107,7 +103,7 @@ def test_an_autoencoder_learns_to_reconstruct(
         return float((decoded - images).abs().mean())
 
     before = error(fresh)
-    trained = train_autoencoder(world, tmp_path, settings, autoencoder=fresh)
+    trained = train_autoencoder(_SameImages(), tmp_path, settings, fresh)
     assert error(trained) < 0.5 * before
     with torch.no_grad():
         latents = encode(trained, images)
@@ -121,9 +117,10 @@ def test_only_adapters_are_trained_and_kept_and_a_run_resumes(
     pipeline, _ = load_purifier(base)
     assert isinstance(pipeline, LatentPurificationPipeline)
     kernel = pipeline.unet.conv_in.weight.detach().clone()
-    options = LatentOptions(rank=2)
-    courses = [course_of(victim), course_of(victim, batch_size=4, through=0.25)]
-    adapters = train_latent_purifier(pipeline, courses, world, tmp_path, TINY, options=options)
+    options = PurifierOptions(rank=2)
+    sources = [source_of(victim), source_of(victim, batch_size=4, through=0.25)]
+    trainer = PurifierTrainer(sources, world, tmp_path, TINY)
+    adapters = trainer.train_latent(pipeline, options)
     learned = {n: p.detach().clone() for n, p in adapters.named_parameters() if "lora_" in n}
     assert any(bool(p.abs().sum() > 0) for n, p in learned.items() if "lora_B" in n)
     assert torch.equal(pipeline.unet.conv_in.weight, kernel)
@@ -133,7 +130,7 @@ def test_only_adapters_are_trained_and_kept_and_a_run_resumes(
     )
     again, _ = load_purifier(base)
     assert isinstance(again, LatentPurificationPipeline)
-    resumed = train_latent_purifier(again, courses, world, tmp_path, TINY, options=options)
+    resumed = trainer.train_latent(again, options)
     for name, parameter in resumed.named_parameters():
         if "lora_" in name:
             assert torch.equal(parameter, learned[name])
@@ -152,31 +149,31 @@ def test_every_part_of_the_loss_teaches(
 ) -> None:
     pipeline = LatentPurificationPipeline.tiny()
     settings = LoopSettings(num_steps=30, learning_rate=2e-2, warmup_steps=1, num_workers=0)
-    options = LatentOptions(noise_level=0.2, rank=4, **weights)
+    options = PurifierOptions(noise_level=0.2, rank=4, **weights)
     loss = LatentLoss(pipeline, torch.float32, options)
-    course = course_of(victim, batch_size=4)
+    source = source_of(victim, batch_size=4)
 
     def measured() -> float:
         torch.manual_seed(5)
-        clean, attacked = course.batch(world, np.random.default_rng(9))
+        clean, attacked = source.batch(0, world, np.random.default_rng(9))
         with torch.no_grad():
-            return float(loss(course, clean.float() / 255, attacked.float() / 255)[0])
+            return float(loss(source, clean.float() / 255, attacked.float() / 255)[0])
 
     before = measured()
-    train_latent_purifier(pipeline, [course], world, tmp_path, settings, options=options)
+    PurifierTrainer([source], world, tmp_path, settings).train_latent(pipeline, options)
     assert measured() < 0.9 * before
 
 
 def test_what_is_not_weighed_is_not_computed(base: Path, victim: Victim, world: World) -> None:
     pipeline, _ = load_purifier(base)
     assert isinstance(pipeline, LatentPurificationPipeline)
-    course = course_of(victim)
-    clean, attacked = course.batch(world, np.random.default_rng(0))
+    source = source_of(victim)
+    clean, attacked = source.batch(0, world, np.random.default_rng(0))
     figures = {}
     for pixel_weight, feature_weight in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)):
-        options = LatentOptions(pixel_weight=pixel_weight, feature_weight=feature_weight)
+        options = PurifierOptions(pixel_weight=pixel_weight, feature_weight=feature_weight)
         loss = LatentLoss(pipeline, torch.float32, options)
-        _, found = loss(course, clean.float() / 255, attacked.float() / 255)
+        _, found = loss(source, clean.float() / 255, attacked.float() / 255)
         figures[pixel_weight, feature_weight] = set(found)
     assert figures == {
         (0.0, 0.0): {"latents"},
@@ -190,14 +187,9 @@ def test_adapters_are_published_listed_and_loaded(
 ) -> None:
     weights = tmp_path / "weights"
     weights.mkdir()
-    tune_adapters(
-        Tuning(base=str(base), weights=weights, version="3"),
-        [course_of(victim)],
-        world,
-        tmp_path,
-        TINY,
-        options=LatentOptions(rank=2, noise_level=0.07),
-    )
+    options = PurifierOptions(rank=2, noise_level=0.07)
+    run = PurifierRun(kind="latent", base=str(base), weights=weights, version="3", options=options)
+    tune_adapters(run, PurifierTrainer([source_of(victim)], world, tmp_path, TINY))
     (entry,) = read_manifest(weights)
     assert entry.name == "latent-purifier"
     assert not list(verify_weights(entry, weights))
@@ -212,22 +204,17 @@ def test_adapters_are_published_listed_and_loaded(
 def test_a_base_or_pairs_that_do_not_suit_are_named(
     base: Path, victim: Victim, world: World, tmp_path: Path
 ) -> None:
-    def tune(source: str, course: Course) -> None:
-        tune_adapters(
-            Tuning(base=source, weights=tmp_path),
-            [course],
-            world,
-            tmp_path,
-            TINY,
-            options=LatentOptions(rank=2),
-        )
+    def tune(base: str, source: PairSource) -> None:
+        options = PurifierOptions(rank=2)
+        run = PurifierRun(kind="latent", base=base, weights=tmp_path, options=options)
+        tune_adapters(run, PurifierTrainer([source], world, tmp_path, TINY))
 
     with pytest.raises(LabError, match="no latent base"):
-        tune(str(tmp_path / "missing"), course_of(victim))
+        tune(str(tmp_path / "missing"), source_of(victim))
     odd = torch.zeros(2, 3, 30, 30, dtype=torch.uint8)
-    course = Course(pairs=Pairs(odd, odd, torch.zeros(2)), guide=victim, batch_size=8)
+    source = PairSource(pairs=Pairs(odd, odd, torch.zeros(2)), extractor=victim, batch_size=8)
     with pytest.raises(LabError, match="multiples of 4"):
-        tune(str(base), course)
+        tune(str(base), source)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +227,7 @@ def test_a_base_or_pairs_that_do_not_suit_are_named(
 )
 def test_options_that_teach_nothing_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must be"):
-        LatentOptions(**options)
+        PurifierOptions(**options)
 
 
 def test_the_commands_train_a_base_and_adapters(
@@ -269,3 +256,11 @@ def test_the_commands_train_a_base_and_adapters(
     }
     pipeline, _ = load_purifier(Path("out/latent-purifier"))
     assert type(pipeline) is LatentPurificationPipeline
+    assert pipeline.config.noise_level == 0.1
+    draw_pictures(Path("pictures"), 12)
+    own = CliRunner().invoke(
+        app,
+        "purifier --kind latent --num-workers 0 --weights own --base out/latent-base --pairs pairs "
+        "--rank 2 --victim efficientnet-lite0 --steps 1 --batch-size 8 --data pictures --runs own",
+    )
+    assert own.exit_code == 0, own.output  # there is no world here: crops are of one's own pictures

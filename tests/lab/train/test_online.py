@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 import codefend.lab.train.online
 from codefend.lab.errors import LabError
-from codefend.lab.train.ablations_command import VARIANTS, ablations
+from codefend.lab.experiments.settings import add_command
+from codefend.lab.train.command import ablations, photographs
 from codefend.lab.train.online import (
     EPSILON_RANGE,
     OnlineLoss,
@@ -21,15 +22,15 @@ from codefend.lab.train.online import (
     feature_attack,
     relative_distance,
 )
-from codefend.lab.train.photographs import (
+from codefend.lab.train.pictures import (
     TEST_PHOTOS_FILE,
     Photographs,
+    PictureMix,
     augmented,
     held_out_hashes,
     is_held_out,
 )
-from codefend.lab.train.photographs_command import photographs
-from codefend.lab.train.pictures import PictureMix
+from codefend.lab.train.settings import VARIANTS, AblationsRun, PhotographsRun
 from codefend.lab.world.assets import photo_paths
 from codefend.lab.world.collages import PLACES_PACKAGE, THINGS_PACKAGE, _photographs
 from codefend.lab.world.dead_leaves import dead_leaves
@@ -93,7 +94,7 @@ def test_pictures_that_a_test_shows_are_left_out(tmp_path, monkeypatch):
         image.save(tmp_path / f"{name}.png")
         own = imagehash.phash(image)
     image.resize((400, 300)).save(tmp_path / "theirs-small.jpg", quality=80)
-    monkeypatch.setattr("codefend.lab.train.photographs._known", lambda: (own,))
+    monkeypatch.setattr("codefend.lab.train.pictures._known", lambda: (own,))
     assert [path.stem for path in Photographs.find([tmp_path]).paths] == ["mine"]
     (tmp_path / "mine.png").unlink()
     with pytest.raises(LabError, match="no photographs"):
@@ -184,15 +185,15 @@ def test_replayed_noise_is_that_of_the_attack_and_of_the_purification(
 
 
 def test_stored_pairs_are_learned_beside(world, photo_folder, victim, tmp_path):
-    from codefend.lab.train.courses import Course, CourseBatches
     from codefend.lab.train.pairs import Pairs
+    from codefend.lab.train.sources import PairSource, SourceBatches
 
     clean = torch.full((4, 3, 32, 32), 100, dtype=torch.uint8)
-    stored = Course(
-        pairs=Pairs(clean, clean + 10, torch.full((4,), 10 / 255)), guide=victim, batch_size=4
+    stored = PairSource(
+        pairs=Pairs(clean, clean + 10, torch.full((4,), 10 / 255)), extractor=victim, batch_size=4
     )
     online = source(world, photo_folder)
-    first, second = CourseBatches(world, [online, stored], 0)[3]
+    first, second = SourceBatches(world, [online, stored], 0)[3]
     assert torch.equal(first[0], first[1])
     assert second[0].shape == (4, 3, 32, 32)
     assert isinstance(online, OnlineSource)
@@ -200,7 +201,7 @@ def test_stored_pairs_are_learned_beside(world, photo_folder, victim, tmp_path):
 
 def test_the_command_trains_publishes_and_goes_on(world_file, photo_folder, tmp_path):
     app = typer.Typer()
-    app.command()(photographs)
+    add_command(app, "photographs", PhotographsRun, photographs)
     call = (
         f"--world {world_file} --packages {photo_folder} --runs {tmp_path / 'run'} "
         f"--weights {tmp_path / 'weights'} --encoders efficientnet-lite0 --size-px 32 "
@@ -231,7 +232,7 @@ def test_every_picture_of_the_test_is_known_by_its_hash(package):
 
 def test_ablations_differ_in_one_part_and_start_alike(world_file, photo_folder, tmp_path):
     app = typer.Typer()
-    app.command()(ablations)
+    add_command(app, "ablations", AblationsRun, ablations)
     call = (
         f"--world {world_file} --packages {photo_folder} --runs {tmp_path} --size-px 32 "
         "--batch-size 8 --steps 1 --variants"
@@ -246,5 +247,5 @@ def test_ablations_differ_in_one_part_and_start_alike(world_file, photo_folder, 
     weights = [torch.cat([p.flatten() for p in each.unet.parameters()]) for each in made]
     assert not torch.equal(*weights)
     assert CliRunner().invoke(app, [*call, "no-such"]).exit_code == 2
-    assert all(set(changed) <= set(photographs.__kwdefaults__) for changed in VARIANTS.values())
+    assert all(set(changed) <= set(PhotographsRun.model_fields) for changed in VARIANTS.values())
     assert all(len(changed) <= 1 for changed in VARIANTS.values())

@@ -10,10 +10,10 @@ import torch
 
 from codefend.lab.encoders.encoder import Encoder
 from codefend.lab.train.loop import LoopSettings
+from codefend.lab.train.losses import PurifierOptions
 from codefend.lab.train.online import OnlineOptions, OnlineSource
-from codefend.lab.train.photographs import Photographs
-from codefend.lab.train.pictures import PictureMix
-from codefend.lab.train.purifier import PurifierOptions, train_purifier
+from codefend.lab.train.pictures import Photographs, PictureMix
+from codefend.lab.train.purifier import PurifierTrainer
 from codefend.lab.world.compose import World
 from codefend.models.purifier.network import build_network
 
@@ -45,7 +45,9 @@ def edges():
 def source(world, photo_folder, **mix):
     photographs = Photographs.find([photo_folder])
     return OnlineSource(
-        PictureMix(world=world, photographs=photographs, size_px=32, batch_size=8, **mix), [edges()]
+        PictureMix(world=world, photographs=photographs, size_px=32, batch_size=8, **mix),
+        [edges()],
+        OnlineOptions(attack_steps=1, adversarial_steps=1),
     )
 
 
@@ -65,13 +67,11 @@ def train(world_file, photo_folder, folder, settings=SETTINGS, die_at=None, shuf
 
         names = PictureMix.__dataclass_fields__
         mix = Deadly(**{name: getattr(pictures.mix, name) for name in names})
-        pictures = OnlineSource(mix, pictures.encoders)
+        pictures = OnlineSource(mix, pictures.encoders, pictures.options)
     torch.manual_seed(0)
     network = build_network(widths=(16, 16), num_layers=1)
-    options = PurifierOptions(online=OnlineOptions(attack_steps=1, adversarial_steps=1))
-    return train_purifier(
-        network, [pictures], world, folder, settings, options=options, seed=4
-    ).state_dict()
+    trainer = PurifierTrainer([pictures], world, folder, settings, seed=4)
+    return trainer.train_pixel(network, PurifierOptions()).state_dict()
 
 
 @pytest.fixture
@@ -101,11 +101,9 @@ def test_killed_three_times_and_moved_once_it_ends_the_same(world_file, photo_fo
 
 
 def test_stopping_is_going_on_later(world_file, photo_folder, tmp_path):
-    from dataclasses import replace
-
-    short = replace(SETTINGS, num_steps=6)
+    short = SETTINGS.replace(num_steps=6)
     wanted = train(world_file, photo_folder, tmp_path / "whole", short)
-    stopped = train(world_file, photo_folder, tmp_path / "parts", replace(short, stop_after=4))
+    stopped = train(world_file, photo_folder, tmp_path / "parts", short.replace(stop_after=4))
     assert any(not torch.equal(stopped[name], wanted[name]) for name in wanted)
     found = train(world_file, photo_folder, tmp_path / "parts", short)
     assert max(float((found[name] - wanted[name]).abs().max()) for name in wanted) <= 1e-6

@@ -9,19 +9,24 @@ from torch import nn
 
 import codefend.lab.train.pairs
 from codefend.lab.errors import LabError
-from codefend.lab.train.base import train_base
-from codefend.lab.train.capture import captured
-from codefend.lab.train.courses import Course
-from codefend.lab.train.crops import text_crops
-from codefend.lab.train.loop import LoopSettings, train_loop
-from codefend.lab.train.mllm import train_mllm
-from codefend.lab.train.pairs import GOALS, Pairs, load_pairs, make_pairs
-from codefend.lab.train.photo_pairs import make_photo_pairs
-from codefend.lab.train.publish import publish_mllm, publish_purifier, record_figures
-from codefend.lab.train.purifier import PurifierOptions, train_purifier
-from codefend.lab.train.purifier_command import purifier
-from codefend.lab.train.through import attack_through
-from codefend.lab.train.vision import SceneNumbers, patch_labels, train_vision
+from codefend.lab.train.bases import train_base
+from codefend.lab.train.command import purifier
+from codefend.lab.train.crops import CleanBatches, text_crops
+from codefend.lab.train.loop import LoopSettings, captured, train_loop
+from codefend.lab.train.losses import PurifierOptions, attack_through
+from codefend.lab.train.mllm import SceneNumbers, patch_labels, train_mllm, train_vision
+from codefend.lab.train.pairs import (
+    GOALS,
+    Pairs,
+    PairSettings,
+    load_pairs,
+    make_pairs,
+    make_photo_pairs,
+)
+from codefend.lab.train.publish import publish_mllm, publish_purifier
+from codefend.lab.train.purifier import PurifierTrainer
+from codefend.lab.train.settings import PurifierRun
+from codefend.lab.train.sources import PairSource
 from codefend.lab.victims.classifier import HELD_OUT, TRAINING_CLASSIFIER, load_classifier
 from codefend.lab.victims.victim import Victim, load_victim
 from codefend.lab.world.compose import World
@@ -30,6 +35,8 @@ from codefend.models.mllm.architecture import Architecture
 from codefend.models.purifier.network import build_network
 from codefend.models.purifier.pipeline import PurificationPipeline
 
+TWO = PairSettings(num_pairs=2, steps=1, batch_size=2)
+SIX = PairSettings(num_pairs=6, steps=1, batch_size=2)
 TINY = LoopSettings(num_steps=2, learning_rate=1e-3, warmup_steps=1, ema_decay=0.9, num_workers=0)
 
 
@@ -98,9 +105,9 @@ def test_a_finite_set_of_scenes_comes_again() -> None:
 def test_pairs_keep_their_bound_resume_and_load(
     world: World, victim: Victim, tmp_path: Path
 ) -> None:
-    make_pairs(world, victim, tmp_path, num_pairs=10, steps=1, batch_size=2)
+    make_pairs(world, victim, tmp_path, PairSettings(num_pairs=10, steps=1, batch_size=2))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    make_pairs(world, victim, tmp_path, num_pairs=10, steps=1, batch_size=2)
+    make_pairs(world, victim, tmp_path, PairSettings(num_pairs=10, steps=1, batch_size=2))
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     pairs = load_pairs(tmp_path)
     difference = (pairs.clean.int() - pairs.attacked.int()).abs().amax((1, 2, 3))
@@ -111,10 +118,8 @@ def test_pairs_keep_their_bound_resume_and_load(
 
 def test_shares_of_the_pairs_make_the_whole(world: World, victim: Victim, tmp_path: Path) -> None:
     for part in range(2):
-        make_pairs(
-            world, victim, tmp_path / "both", num_pairs=6, steps=1, batch_size=2, share=(part, 2)
-        )
-    make_pairs(world, victim, tmp_path / "one", num_pairs=6, steps=1, batch_size=2)
+        make_pairs(world, victim, tmp_path / "both", SIX.replace(share=(part, 2)))
+    make_pairs(world, victim, tmp_path / "one", SIX)
     both, one = load_pairs(tmp_path / "both"), load_pairs(tmp_path / "one")
     assert torch.equal(both.attacked, one.attacked)
 
@@ -131,27 +136,27 @@ def test_an_attack_through_the_purifier_climbs_and_keeps_each_radius() -> None:
     assert levels.amax(dim=(1, 2, 3)).tolist() == [2, 8]
 
 
-@pytest.mark.parametrize("shares", [{"through_share": 0.8}, {"clean_share": -0.1}])
+@pytest.mark.parametrize("shares", [{"adversarial_share": 0.8}, {"clean_share": -0.1}])
 def test_shares_that_do_not_fit_are_refused(victim: Victim, shares: dict[str, float]) -> None:
     none = torch.zeros(0, 3, 8, 8, dtype=torch.uint8)
     pairs = Pairs(none, none, torch.zeros(0))
     with pytest.raises(ValueError, match="shares"):
-        Course(pairs=pairs, guide=victim, batch_size=8, **shares)
+        PairSource(pairs=pairs, extractor=victim, batch_size=8, **shares)
 
 
-def test_a_course_without_clean_images(world: World, victim: Victim) -> None:
+def test_a_source_without_clean_images(world: World, victim: Victim) -> None:
     clean = torch.full((4, 3, 64, 64), 100, dtype=torch.uint8)
     pairs = Pairs(clean, clean + 10, torch.full((4,), 10 / 255))
-    course = Course(pairs=pairs, guide=victim, batch_size=8, clean_share=0, crop_share=0)
-    wanted, attacked = course.batch(world, np.random.default_rng(0))
+    source = PairSource(pairs=pairs, extractor=victim, batch_size=8, clean_share=0, crop_share=0)
+    wanted, attacked = source.batch(0, world, np.random.default_rng(0))
     assert torch.all((attacked.int() - wanted.int()).amax(dim=(1, 2, 3)) >= 5)
 
 
-def test_a_course_keeps_its_shares_of_clean_images(world: World, victim: Victim) -> None:
+def test_a_source_keeps_its_shares_of_clean_images(world: World, victim: Victim) -> None:
     clean = torch.full((4, 3, 64, 64), 100, dtype=torch.uint8)
     pairs = Pairs(clean, clean + 10, torch.full((4,), 10 / 255))
-    course = Course(pairs=pairs, guide=victim, batch_size=16)
-    wanted, attacked = course.batch(world, np.random.default_rng(0))
+    source = PairSource(pairs=pairs, extractor=victim, batch_size=16)
+    wanted, attacked = source.batch(0, world, np.random.default_rng(0))
     moved = (attacked.int() - wanted.int()).amax(dim=(1, 2, 3))
     assert moved[:4].tolist() == [0] * 4
     assert torch.all((moved[4:14] >= 5) & (moved[4:14] <= 11))
@@ -167,14 +172,14 @@ def test_a_course_keeps_its_shares_of_clean_images(world: World, victim: Victim)
         (f"{HELD_OUT}=pairs,8", TRAINING_CLASSIFIER),
     ],
 )
-def test_a_course_beside_that_cannot_be_is_refused(
+def test_a_source_beside_that_cannot_be_is_refused(
     world: World, victim: Victim, tmp_path: Path, beside: str, complaint: str
 ) -> None:
     for folder in ("own", "pairs"):
-        make_pairs(world, victim, tmp_path / folder, num_pairs=2, steps=1, batch_size=2)
+        make_pairs(world, victim, tmp_path / folder, TWO)
     beside = beside.replace("=pairs", f"={tmp_path}/pairs")
     with pytest.raises(LabError, match=complaint):
-        purifier(pairs_from=tmp_path / "own", beside=[beside], runs=tmp_path)
+        purifier(PurifierRun(pairs=tmp_path / "own", beside=(beside,), runs=tmp_path))
 
 
 def test_a_classifier_in_training_reads_images_at_their_own_size() -> None:
@@ -193,7 +198,7 @@ def test_a_step_without_a_gpu_is_left_as_it_is() -> None:
 
 def test_nothing_is_trained_on_the_held_out_classifier(world: World, tmp_path: Path) -> None:
     with pytest.raises(LabError, match="held out"):
-        make_photo_pairs(world, load_classifier(HELD_OUT), tmp_path, num_pairs=2)
+        make_photo_pairs(world, load_classifier(HELD_OUT), tmp_path, TWO)
 
 
 def test_text_crops_hold_ink_and_paper() -> None:
@@ -206,7 +211,7 @@ def test_pairs_of_a_held_out_family_are_refused(
 ) -> None:
     monkeypatch.setattr(codefend.lab.train.pairs, "GOALS", dict.fromkeys(GOALS, "matching"))
     with pytest.raises(ValueError, match="held out"):
-        make_pairs(world, victim, tmp_path, num_pairs=2, steps=1, batch_size=2)
+        make_pairs(world, victim, tmp_path, TWO)
     assert not list(tmp_path.glob("*.npz"))
 
 
@@ -226,7 +231,7 @@ def test_the_mllm_is_trained_published_and_loaded(
     model, processor = train_mllm(world, tower, tmp_path, TINY, numbers=SceneNumbers(2))
     weights = tmp_path / "weights"
     weights.mkdir()
-    publish_mllm(model, processor, name="mllm", command="made here", weights=weights)
+    publish_mllm(model, processor, name="mllm", weights=weights)
     assert load_victim(weights / "mllm").model.dtype == torch.float32
     again, _ = train_mllm(
         world, weights / "mllm", tmp_path / "more", TINY, numbers=SceneNumbers(2, 3), seed=1
@@ -237,29 +242,29 @@ def test_the_mllm_is_trained_published_and_loaded(
 def test_base_and_purifier_are_trained_and_published(
     world: World, victim: Victim, tmp_path: Path
 ) -> None:
-    make_pairs(world, victim, tmp_path / "pairs", num_pairs=2, steps=1, batch_size=2)
-    base = train_base(world, tmp_path, TINY, batch_size=2)
+    make_pairs(world, victim, tmp_path / "pairs", TWO)
+    base = train_base(CleanBatches(world, 2, 64, 0), tmp_path, TINY)
     before = base.conv_out.weight.detach().clone()
     classifier = load_classifier(TRAINING_CLASSIFIER)
-    make_photo_pairs(world, classifier, tmp_path / "photos", num_pairs=2, steps=1, batch_size=2)
-    courses = [
-        Course(
-            pairs=load_pairs(tmp_path / "pairs"), guide=victim, batch_size=8, through_share=0.25
+    make_photo_pairs(world, classifier, tmp_path / "photos", TWO)
+    sources = [
+        PairSource(
+            pairs=load_pairs(tmp_path / "pairs"),
+            extractor=victim,
+            batch_size=8,
+            adversarial_share=0.25,
         ),
-        Course(pairs=load_pairs(tmp_path / "photos"), guide=classifier, batch_size=8, weight=0.5),
+        PairSource(
+            pairs=load_pairs(tmp_path / "photos"), extractor=classifier, batch_size=8, weight=0.5
+        ),
     ]
-    network = train_purifier(
-        base, courses, world, tmp_path, TINY, options=PurifierOptions(through_steps=1)
-    )
+    trainer = PurifierTrainer(sources, world, tmp_path, TINY)
+    network = trainer.train_pixel(base, PurifierOptions(adversarial_steps=1))
     assert not torch.equal(before, network.conv_out.weight)
     weights = tmp_path / "weights"
     weights.mkdir()
-    publish_purifier(
-        network, name="purifier", version="9", noise_level=0.03, command="here", weights=weights
-    )
-    record_figures("purifier", {"psnr_db": 31.5}, weights)
+    publish_purifier(network, name="purifier", version="9", noise_level=0.03, weights=weights)
     (entry,) = read_manifest(weights)
-    assert entry.figures == {"psnr_db": 31.5}
     assert not list(verify_weights(entry, weights))
     loaded = PurificationPipeline.from_pretrained(weights / "purifier")
     assert loaded.config.noise_level == 0.03

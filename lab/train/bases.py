@@ -1,20 +1,22 @@
-"""What stands for Stable Diffusion where no hub is reached: an autoencoder and a latent network.
+"""Bases: ordinary diffusion models of clean photos and scenes, no attack in sight.
 
-Both learn from clean photos, scenes and text alone, no attack in sight.
+One in pixels; and what stands for Stable Diffusion where no hub is reached, a small autoencoder and
+a network in its latents.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import UNet2DConditionModel, UNet2DModel
 from torch import Tensor
 
-from codefend.lab.precision import compute_dtype
-from codefend.lab.train.clean import CleanBatches
-from codefend.lab.train.loop import LoopSettings, train_loop
-from codefend.lab.world.compose import World
+from codefend.lab.precision import mixed_precision
+from codefend.lab.train.crops import CleanBatches
+from codefend.lab.train.loop import LoopSettings, begin, train_loop
+from codefend.models.purifier.denoiser import denoise
 from codefend.models.purifier.empty_prompt import EmptyPrompt
 from codefend.models.purifier.latent import LatentPurificationPipeline
 from codefend.models.purifier.latent_network import (
@@ -23,21 +25,45 @@ from codefend.models.purifier.latent_network import (
     stable_diffusion_schedule,
 )
 from codefend.models.purifier.latent_step import Autoencoder, add_noise, decode, encode
+from codefend.models.purifier.network import build_network
 
-__all__ = ["train_autoencoder", "train_latent_base"]
+__all__ = ["train_autoencoder", "train_base", "train_latent_base"]
 
+LOG_SIGMA_MEAN, LOG_SIGMA_STD = -2.2, 1.2
 NUM_SCALING_BATCHES = 8
 
 
+def train_base(batches: CleanBatches, folder: Path, settings: LoopSettings) -> UNet2DModel:
+    """Train the denoiser at every noise level (Karras et al. 2022, eq. 8) on clean images alone.
+
+    Args:
+        batches: What it sees; their seed is that of weights and noise as well.
+        folder: Where the checkpoint goes.
+        settings: Length and rates.
+    """
+    device, dtype = begin(batches.seed)
+    network = build_network().to(device, memory_format=torch.channels_last)
+
+    def loss_of(batch: Tensor) -> tuple[Tensor, dict[str, float]]:
+        clean = batch.to(device).float() / 255
+        sigma = (torch.randn(len(clean), device=device) * LOG_SIGMA_STD + LOG_SIGMA_MEAN).exp()
+        sigma = sigma.clamp(0.005, 1.0)
+        noisy = clean + sigma.view(-1, 1, 1, 1) * torch.randn_like(clean)
+        with mixed_precision(device, dtype):
+            denoised = denoise(network, noisy, sigma)
+        error = (denoised.float() - clean).square().mean(dim=(1, 2, 3))
+        weight = 1 / (sigma.square() + 0.02**2)
+        return (weight * error).mean(), {"rmse": float(error.detach().mean().sqrt())}
+
+    train_loop(network, batches, loss_of, settings, checkpoint=folder / "base.pt", label="base")
+    return network
+
+
 def train_autoencoder(
-    world: World,
+    batches: CleanBatches,
     folder: Path,
     settings: LoopSettings,
-    *,
     autoencoder: Autoencoder | None = None,
-    batch_size: int = 16,
-    size_px: int = 64,
-    seed: int = 0,
 ) -> Autoencoder:
     """Train an autoencoder to reconstruct, by L1 distance alone.
 
@@ -46,29 +72,24 @@ def train_autoencoder(
     zero and unit variance (ibid., appendix G).
 
     Args:
-        world: Its training split.
+        batches: What it sees; their seed is that of the weights as well.
         folder: Where the checkpoint goes.
         settings: Length and rates.
         autoencoder: What is trained, full or tiny; a tiny one where None.
-        batch_size: Images a step.
-        size_px: Side of the crops.
-        seed: Of data and weights.
     """
-    torch.manual_seed(seed)
-    device, dtype = _device()
+    device, dtype = begin(batches.seed)
     autoencoder = autoencoder or build_tiny_autoencoder()
     autoencoder.to(device, memory_format=torch.channels_last)
     autoencoder.register_to_config(scaling_factor=1.0, shift_factor=0.0)
 
     def loss_of(batch: Tensor) -> tuple[Tensor, dict[str, float]]:
         images = batch.to(device).float() / 255
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with mixed_precision(device, dtype):
             decoded = decode(autoencoder, encode(autoencoder, images))
         error = decoded.float() - images
         psnr = -10 * torch.log10(error.detach().square().mean())
         return error.abs().mean(), {"psnr": float(psnr)}
 
-    batches = CleanBatches(world, batch_size, size_px, seed)
     checkpoint = folder / "latent-autoencoder.pt"
     train_loop(autoencoder, batches, loss_of, settings, checkpoint=checkpoint, label="autoencoder")
     _standardise(autoencoder, batches, device)
@@ -77,29 +98,21 @@ def train_autoencoder(
 
 def train_latent_base(
     autoencoder: Autoencoder,
-    world: World,
+    batches: CleanBatches,
     folder: Path,
     settings: LoopSettings,
-    *,
     network: UNet2DConditionModel | None = None,
-    batch_size: int = 16,
-    size_px: int = 64,
-    seed: int = 0,
 ) -> LatentPurificationPipeline:
     """Train an ordinary diffusion model in the autoencoder's latents: Ho et al. 2020, eq. 14.
 
     Args:
         autoencoder: Trained; it stays as it is.
-        world: Its training split.
+        batches: What the autoencoder saw; the network sees others, by the next seed.
         folder: Where the checkpoint goes.
         settings: Length and rates.
         network: What is trained; a small one where None.
-        batch_size: Images a step.
-        size_px: Side of the crops.
-        seed: Of data, noise and weights.
     """
-    torch.manual_seed(seed)
-    device, dtype = _device()
+    device, dtype = begin(batches.seed)
     network = network or build_latent_network(latent_channels=autoencoder.config.latent_channels)
     network.to(device, memory_format=torch.channels_last)
     autoencoder.to(device).eval().requires_grad_(False)
@@ -109,7 +122,7 @@ def train_latent_base(
     def loss_of(batch: Tensor) -> tuple[Tensor, dict[str, float]]:
         images = batch.to(device).float() / 255
         timesteps = torch.randint(len(scheduler.alphas_cumprod), (len(images),), device=device)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with mixed_precision(device, dtype):
             with torch.no_grad():
                 latents = encode(autoencoder, images).float()
             noise = torch.randn_like(latents)
@@ -117,7 +130,7 @@ def train_latent_base(
             predicted = network(noisy, timesteps, prompt(len(images)), return_dict=False)[0]
         return (predicted.float() - noise).square().mean(), {}
 
-    batches = CleanBatches(world, batch_size, size_px, seed + 1)
+    batches = replace(batches, seed=batches.seed + 1)
     checkpoint = folder / "latent-base.pt"
     train_loop(network, batches, loss_of, settings, checkpoint=checkpoint, label="latent-base")
     return LatentPurificationPipeline(autoencoder, network, scheduler, prompt, name="latent-base")
@@ -132,8 +145,3 @@ def _standardise(autoencoder: Autoencoder, batches: CleanBatches, device: torch.
     ]
     deviation, mean = torch.std_mean(torch.cat(latents))
     autoencoder.register_to_config(scaling_factor=1 / float(deviation), shift_factor=float(mean))
-
-
-def _device() -> tuple[torch.device, torch.dtype]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return device, compute_dtype(device)
