@@ -6,7 +6,7 @@ import io
 import pytest
 from PIL import Image
 
-from codefend.service.decode.formats import FORMAT_LABELS, FORMATS, identify, sniff_format
+from codefend.service.decode.formats import FORMATS, identify, sniff_format
 from codefend.service.decode.picture import PictureLimits, decode_picture
 from codefend.service.decode.wire import open_envelope
 from codefend.service.errors import RequestRefused
@@ -35,10 +35,11 @@ def test_a_file_is_told_decoded_and_passed_on_by_its_row(row):
 
 
 def test_refusals_name_the_formats_that_are_taken():
-    assert FORMAT_LABELS == "JPEG, PNG or WebP"
-    with pytest.raises(RequestRefused, match="not a JPEG, PNG or WebP") as refusal:
+    with pytest.raises(RequestRefused) as refusal:
         sniff_format(b"BM" + bytes(60))
     assert refusal.value.code == "unsupported_image"
-    with pytest.raises(RequestRefused, match="or image/jpeg, image/png, image/webp") as refusal:
+    assert all(row.label in refusal.value.public_message for row in FORMATS.values())
+    with pytest.raises(RequestRefused) as refusal:
         open_envelope("text/plain", b"x")
     assert refusal.value.code == "unsupported_media_type"
+    assert all(row.media_type in refusal.value.public_message for row in FORMATS.values())
