@@ -9,29 +9,28 @@ import typer
 from codefend.lab.attacks.command import register as register_attack
 from codefend.lab.classification.classify import Classify
 from codefend.lab.data import app as data
+from codefend.lab.detection.command import Detect
 from codefend.lab.detection.command import app as detect
 from codefend.lab.errors import LabError
-from codefend.lab.evaluate.command import register as register_evaluate
+from codefend.lab.evaluate.command import Evaluate
 from codefend.lab.experiments.settings import Experiment, add_experiments
-from codefend.lab.fidelity.command import register as register_fidelity
+from codefend.lab.fidelity.command import Fidelity
 from codefend.lab.plots.report import plot
 from codefend.lab.recognition.read import Read
-from codefend.lab.tradeoff.command import register as register_tradeoff
+from codefend.lab.tradeoff.command import TradeOff
 from codefend.lab.train.command import app as train
 
 __all__ = ["EXPERIMENTS", "main"]
 
-EXPERIMENTS: tuple[type[Experiment], ...] = (Classify, Read)
+EXPERIMENTS: tuple[type[Experiment], ...] = (Evaluate, Detect, TradeOff, Fidelity, Classify, Read)
+"""What `codefend-lab run FILE` runs."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="CoDefend's laboratory.")
 app.add_typer(data, name="data")
 app.add_typer(train, name="train")
 app.add_typer(detect, name="detect")
 register_attack(app)
-register_evaluate(app)
-register_fidelity(app)
 app.command("plot")(plot)
-register_tradeoff(app)
 add_experiments(app, EXPERIMENTS)
 
 

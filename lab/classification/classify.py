@@ -31,7 +31,6 @@ from codefend.lab.classification.windows import (
     confident_windows,
 )
 from codefend.lab.encoders.encoder import CLASSIFIERS, load_any_classifier
-from codefend.lab.evaluate.specimens import folder_specimens, photo_specimens
 from codefend.lab.experiments.craft import Batch, craft, gradients_of
 from codefend.lab.experiments.pretrained import (
     PretrainedExperiment,
@@ -45,6 +44,7 @@ from codefend.lab.experiments.responder import Responder
 from codefend.lab.experiments.settings import RunSettings
 from codefend.lab.experiments.statistics import Floats, ratio
 from codefend.lab.experiments.store import Store
+from codefend.lab.fidelity.samples import folder_samples, photo_samples
 from codefend.lab.labels import UNION
 from codefend.lab.plots.style import save_small
 from codefend.lab.progress import progress
@@ -106,9 +106,7 @@ class Classify(PretrainedExperiment):
     def run(self) -> None:
         """Writes the report and its plot."""
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        photos = (
-            folder_specimens(self.photos) if self.photos else photo_specimens(World(self.world))
-        )
+        photos = folder_samples(self.photos) if self.photos else photo_samples(World(self.world))
         networks = self.load_networks(device=device)
         asked, adaptive = named(self.defences, networks), named(self.through, networks)
         rows: list[Row] = []

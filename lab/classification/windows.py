@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from codefend.lab.errors import LabError
-from codefend.lab.evaluate.specimens import Specimen
+from codefend.lab.fidelity.samples import Sample
 from codefend.lab.victims.classifier import ClassifierVictim
 from codefend.lab.world.collages import thing_of
 from codefend.models.quantise import dequantise
@@ -50,7 +50,7 @@ class Windows:
 
 
 def confident_windows(
-    photos: Sequence[Specimen],
+    photos: Sequence[Sample],
     classifier: ClassifierVictim,
     *,
     per_photo: int,

@@ -1,138 +1,170 @@
-"""``codefend-lab detect``: how well attacks are noticed, and calibration on one's own images."""
+"""`codefend-lab detect`: how well attacks are noticed, and calibration on one's own images."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import ClassVar
 
-import torch
 import typer
+from pydantic import Field
 
 from codefend.lab.baselines.purifiers import load_purifier, purifying
-from codefend.lab.detection.calibration import calibrate as set_quantiles
-from codefend.lab.detection.calibration import save_detector
-from codefend.lab.detection.evaluation import detection_rows
-from codefend.lab.detection.report import detection_table
-from codefend.lab.detection.samples import (
-    benign_samples,
-    evading_samples,
-    oblivious_samples,
-    suite_samples,
+from codefend.lab.detection.report import detection_rows, detection_table
+from codefend.lab.detection.scoring import (
+    SuspicionScorer,
+    calibrate,
+    load_detector,
+    save_detector,
 )
-from codefend.lab.detection.scoring import Scorer, load_detector
+from codefend.lab.detection.uploads import benign_uploads, evading_uploads
 from codefend.lab.errors import LabError
-from codefend.lab.evaluate.run import Plan
-from codefend.lab.evaluate.specimens import folder_specimens, photo_specimens
-from codefend.lab.evaluate.tiers.suite import Suite, variants_named
-from codefend.lab.evaluate.worlds import world_scenes
+from codefend.lab.evaluate.context import ObliviousSettings, Precision, found_device
+from codefend.lab.evaluate.data import TrueScene, world_scenes
+from codefend.lab.evaluate.suite import suite_uploads, variants_named
+from codefend.lab.evaluate.uploads import Attacker, Uploads, oblivious_uploads
 from codefend.lab.experiments.report import provenance, write_report
+from codefend.lab.experiments.settings import Experiment, RunSettings, add_command
+from codefend.lab.experiments.store import Store
+from codefend.lab.fidelity.samples import folder_samples, photo_samples
 from codefend.lab.victims.victim import load_victim
 from codefend.lab.world.compose import World
 from codefend.models.manifest import WEIGHTS_DIRECTORY
 
-__all__ = ["app"]
-
-app = typer.Typer(no_args_is_help=True, help="Notice attacks, and say how often.")
-
-Detector = Annotated[Path, typer.Option(help="The detector.")]
-Purifier = Annotated[Path, typer.Option(help="The purifier that it stands behind.")]
-DETECTOR = WEIGHTS_DIRECTORY / "detector"
-PURIFIER = WEIGHTS_DIRECTORY / "purifier"
+__all__ = ["Detect", "app"]
 
 
-@app.command("calibrate")
-def calibrate(
-    *,
-    photos: Annotated[Path, typer.Option(help="Folder of your own clean images, 100 or more.")],
-    out: Annotated[Path, typer.Option(help="Where the calibrated detector goes.")],
-    detector: Detector = DETECTOR,
-    purifier: Purifier = PURIFIER,
-    seed: Annotated[int, typer.Option(help="Of the purifier's noise.")] = 0,
-) -> None:
+class Calibrate(RunSettings):
     """Make suspicion mean what it says on your own images: 1 % of them will be flagged."""
-    scorer, _ = _scorer(detector, purifier)
-    specimens = folder_specimens(photos)
-    if len(specimens) < 100:
-        raise LabError(f"{photos} holds {len(specimens)} images; a calibration takes 100 or more")
-    set_quantiles(scorer, [specimen.image for specimen in specimens], seed=seed)
-    save_detector(scorer.detector, out)
-    typer.echo(f"calibrated on {len(specimens)} images; serve it with CODEFEND_DETECTOR={out}")
+
+    photos: Path
+    """Folder of your own clean images, 100 or more."""
+    out: Path
+    """Where the calibrated detector goes."""
+    detector: Path = WEIGHTS_DIRECTORY / "detector"
+    """The detector."""
+    purifier: Path = WEIGHTS_DIRECTORY / "purifier"
+    """The purifier that it stands behind."""
+    seed: int = 0
+    """Of the purifier's noise."""
 
 
-@app.command("evaluate")
-def evaluate(
-    *,
-    out: Annotated[Path, typer.Option(help="Folder of the report; a run resumes from it.")],
-    attacked: Annotated[
-        Path | None, typer.Option(help="Folder of attacked images of `evaluate`; else in --out.")
-    ] = None,
-    detector: Detector = DETECTOR,
-    purifier: Purifier = PURIFIER,
-    world: Annotated[Path, typer.Option(help="World file.")] = Path("work/world.npz"),
-    victim: Annotated[str, typer.Option(help="Model directory or hub id.")] = str(
-        WEIGHTS_DIRECTORY / "mllm"
-    ),
-    surrogate_models: Annotated[
-        str, typer.Option(help="MLLMs of the ensemble's attacker, comma-separated.")
-    ] = str(WEIGHTS_DIRECTORY / "surrogate"),
-    families: Annotated[str, typer.Option(help="Of the suite: all, none, or names.")] = "all",
-    num_scenes: Annotated[int, typer.Option(help="Scenes at the main radius.")] = 512,
-    num_scenes_other: Annotated[int, typer.Option(help="Scenes at others, and altered.")] = 128,
-    family_scenes: Annotated[int, typer.Option(help="Scenes of the suite.")] = 32,
-    evading_scenes: Annotated[int, typer.Option(help="Scenes of who evades.")] = 32,
-    steps: Annotated[int, typer.Option(help="Attack steps.")] = 100,
-    evading_steps: Annotated[int, typer.Option(help="Steps of who evades.")] = 100,
-    num_documents: Annotated[int, typer.Option(help="Of each kind and text size.")] = 20,
-    seeds: Annotated[int, typer.Option(help="Seeds of the purifier's noise.")] = 3,
-    seed: Annotated[int, typer.Option(help="Of scenes, targets and random starts.")] = 0,
-    attack_dtype: Annotated[str, typer.Option(help="Precision of the gradients.")] = "float32",
-    device: Annotated[str, typer.Option(help="Torch device; found where empty.")] = "",
-) -> None:
+class Detect(Experiment):
     """Score clean, benignly altered and attacked images; AUROC, rate caught, rate flagged."""
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    scorer, sha256s = _scorer(detector, purifier, device)
-    if not scorer.detector.config.clean_quantiles:
-        raise LabError(f"{detector} is not calibrated; do it with: codefend-lab detect calibrate")
-    pool = World(world)
-    attacker = load_victim(victim, device=device).astype(getattr(torch, attack_dtype))
-    scenes = world_scenes(pool, "test", num_scenes, seed=seed)
-    plan = Plan(
-        steps=steps,
-        num_scenes_targeted=min(num_scenes, 256),
-        num_scenes_other=num_scenes_other,
-        seeds=seeds,
-        seed=seed,
+
+    name = "detect"
+    has_own_command = True  # detect evaluate
+    shortcuts: ClassVar = {
+        "oblivious.steps": "steps",
+        "oblivious.num_scenes_other": "num-scenes-other",
+        "oblivious.seeds": "seeds",
+        "oblivious.seed": "seed",
+    }
+
+    attacked: Path | None = None
+    """Folder of attacked images of `evaluate`; else in the report's."""
+    detector: Path = WEIGHTS_DIRECTORY / "detector"
+    """The detector."""
+    purifier: Path = WEIGHTS_DIRECTORY / "purifier"
+    """The purifier that it stands behind."""
+    world: Path = Path("work/world.npz")
+    """World file."""
+    victim: str = str(WEIGHTS_DIRECTORY / "mllm")
+    """Model directory or hub id."""
+    surrogate_models: tuple[str, ...] = (str(WEIGHTS_DIRECTORY / "surrogate"),)
+    """MLLMs of the ensemble's attacker."""
+    families: tuple[str, ...] = ("all",)
+    """Of the suite: all, none, or names."""
+    num_scenes: int = Field(512, ge=1)
+    """Scenes at the main radius."""
+    family_scenes: int = Field(32, ge=1)
+    """Scenes of the suite."""
+    evading_scenes: int = Field(32, ge=1)
+    """Scenes of who evades."""
+    evading_steps: int = Field(100, ge=1)
+    """Steps of who evades."""
+    num_documents: int = Field(20, ge=1)
+    """Of each kind and text size."""
+    oblivious: ObliviousSettings = ObliviousSettings()
+    attack_dtype: Precision = Precision.FLOAT32
+    """Precision of the gradients."""
+    device: str = Field(default_factory=found_device)
+    """Torch device."""
+
+    def run(self) -> None:
+        """Makes whatever the folder lacks, and writes the report."""
+        scorer, sha256s = _scorer(self.detector, self.purifier, self.device)
+        if not scorer.detector.config.clean_quantiles:
+            raise LabError(
+                f"{self.detector} is not calibrated; do it with: codefend-lab detect calibrate"
+            )
+        pool = World(self.world)
+        scenes = world_scenes(pool, "test", self.num_scenes, seed=self.oblivious.seed)
+        attacker = self._attacker()
+        uploads = self._uploads(scorer, pool, attacker, scenes)
+        name = attacker.victim.name
+        rows = detection_rows(uploads, scorer, victim=name, seeds=self.oblivious.seeds)
+        meta = provenance(
+            seed=self.oblivious.seed,
+            weights={name: attacker.victim.sha256, **sha256s},
+            device=self.device,
+            settings=self,
+        )
+        typer.echo(write_report(self.out, meta, rows, [detection_table(rows), _NOTES]))
+
+    def _attacker(self) -> Attacker:
+        sources = [self.victim, *filter(None, self.surrogate_models)]
+        models = [load_victim(source, device=self.device) for source in sources]
+        victim, *others = [model.astype(self.attack_dtype.dtype) for model in models]
+        return Attacker(victim, Store(self.attacked or self.out / "attacked"), others)
+
+    def _uploads(
+        self,
+        scorer: SuspicionScorer,
+        pool: World,
+        attacker: Attacker,
+        scenes: Sequence[TrueScene],
+    ) -> list[Uploads]:
+        settings, variants = self.oblivious, variants_named(self.families)
+        evading = settings.replace(steps=self.evading_steps)
+        clean = [scene.image for scene in scenes[: settings.num_scenes_other]]
+        photos = [sample.image for sample in photo_samples(pool)]
+        own = scenes[: self.family_scenes]
+        return [
+            *benign_uploads(clean, photos, num_documents=self.num_documents, seed=settings.seed),
+            *oblivious_uploads(attacker, settings, scenes),
+            *(uploads for _, uploads in suite_uploads(attacker, settings, variants, own)),
+            *evading_uploads(evading, attacker, scorer, scenes[: self.evading_scenes]),
+        ]
+
+
+def _calibrate(settings: Calibrate) -> None:
+    scorer, _ = _scorer(settings.detector, settings.purifier)
+    samples = folder_samples(settings.photos)
+    if len(samples) < 100:
+        raise LabError(
+            f"{settings.photos} holds {len(samples)} images; a calibration takes 100 or more"
+        )
+    calibrate(scorer, [sample.image for sample in samples], seed=settings.seed)
+    save_detector(scorer.detector, settings.out)
+    typer.echo(
+        f"calibrated on {len(samples)} images; serve it with CODEFEND_DETECTOR={settings.out}"
     )
-    folder = attacked or out / "attacked"
-    models = [load_victim(name, device=device) for name in surrogate_models.split(",") if name]
-    suite = Suite(attacker, [model.astype(attacker.dtype) for model in models], folder)
-    photos = [specimen.image for specimen in photo_specimens(pool)]
-    samples = [
-        *benign_samples(
-            [scene.image for scene in scenes[:num_scenes_other]],
-            photos,
-            num_documents=num_documents,
-            seed=seed,
-        ),
-        *oblivious_samples(plan, attacker, scenes, folder),
-        *suite_samples(plan, variants_named(families), suite, scenes[:family_scenes]),
-        *evading_samples(
-            plan, attacker, scorer, scenes[:evading_scenes], folder, steps=evading_steps
-        ),
-    ]
-    rows = detection_rows(samples, scorer, victim=attacker.name, seeds=seeds)
-    weights = {attacker.name: attacker.sha256, **sha256s}
-    meta = provenance(seed=seed, weights=weights, device=device)
-    typer.echo(write_report(out, meta, rows, [detection_table(rows), _NOTES]))
 
 
-def _scorer(detector: Path, purifier: Path, device: str = "cpu") -> tuple[Scorer, dict[str, str]]:
+def _scorer(
+    detector: Path, purifier: Path, device: str = "cpu"
+) -> tuple[SuspicionScorer, dict[str, str]]:
     """The detector behind its purifier, and the hashes of both."""
     network, detector_sha256 = load_detector(detector, device=device)
     pipeline, sha256 = load_purifier(purifier, device=device)
-    scorer = Scorer(network, purifying("purifier", pipeline, sha256))
+    scorer = SuspicionScorer(network, purifying("purifier", pipeline, sha256))
     return scorer, {"detector": detector_sha256, "purifier": sha256}
 
+
+app = typer.Typer(no_args_is_help=True, help="Notice attacks, and say how often.")
+add_command(app, "calibrate", Calibrate, _calibrate)
+add_command(app, "evaluate", Detect, lambda settings: settings.run())
 
 _NOTES = (
     "flagged: the share above the threshold that ships, which flags 1 % of the clean images that "

@@ -1,4 +1,4 @@
-"""A detector behind its purifier: scores and suspicions of uploads, as in the service."""
+"""A detector behind its purifier: scores and suspicions of uploads, and its calibration."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from codefend.lab.baselines.defence import Defence, defend
 from codefend.lab.errors import LabError
-from codefend.models.detector.calibration import suspicions_of
+from codefend.lab.experiments.statistics import Floats
+from codefend.models.detector.calibration import clean_quantiles, suspicions_of
 from codefend.models.detector.network import SuspicionDetector
 from codefend.models.manifest import weights_sha256
 from codefend.models.quantise import dequantise
 
-__all__ = ["Scorer", "load_detector"]
-
-Floats = NDArray[np.float64]
+__all__ = ["SuspicionScorer", "calibrate", "load_detector", "save_detector"]
 
 
 def load_detector(directory: Path, *, device: str = "cpu") -> tuple[SuspicionDetector, str]:
@@ -36,7 +34,7 @@ def load_detector(directory: Path, *, device: str = "cpu") -> tuple[SuspicionDet
 
 
 @dataclass(frozen=True, slots=True)
-class Scorer:
+class SuspicionScorer:
     """Purifies, then scores what was taken out.
 
     Attributes:
@@ -60,6 +58,26 @@ class Scorer:
     def suspicions(self, images: Sequence[np.ndarray], *, seed: int) -> Floats:
         """(N,) in [0, 1], by the detector's own calibration."""
         return suspicions_of(self.scores(images, seed=seed), self.detector.config.clean_quantiles)
+
+
+def calibrate(scorer: SuspicionScorer, *groups: Sequence[np.ndarray], seed: int = 0) -> None:
+    """Sets the detector's quantiles by groups of clean images, (H, W, 3) uint8 each.
+
+    Of several groups the highest of each quantile is kept: a score is as suspicious as in the group
+    where such scores are commonest, so that no more than 1 % of any group is flagged.
+
+    Raises:
+        ValueError: a group has fewer than 100.
+    """
+    quantiles = [clean_quantiles(scorer.scores(images, seed=seed)) for images in groups]
+    highest = tuple(float(level) for level in np.max(quantiles, axis=0))
+    scorer.detector.register_to_config(clean_quantiles=highest)
+
+
+def save_detector(detector: SuspicionDetector, directory: Path) -> None:
+    """Saves a detector in half precision, with its configuration."""
+    detector.to(torch.float16).save_pretrained(directory)
+    detector.to(torch.float32)
 
 
 def _tensor(pixels: np.ndarray) -> torch.Tensor:

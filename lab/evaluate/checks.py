@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from codefend.lab.attacks.interface import Tier
+from codefend.lab.evaluate.uploads import CURVE_SUFFIX
 from codefend.lab.experiments.report import Row
-from codefend.lab.labels import OURS, UNION
+from codefend.lab.labels import NOISE, OURS, UNION
 
 __all__ = [
     "CONTROLS",
-    "CURVE_SUFFIX",
-    "NOISE",
     "Check",
     "banner",
     "check_black_box",
@@ -30,8 +29,6 @@ __all__ = [
 
 CONTROLS = {"blur": "exact", "jpeg": "bpda", "noise": "exact"}
 """Defences that the white-box attacker must break, and the gradient that it needs for each."""
-NOISE = "uniform_noise"
-CURVE_SUFFIX = "-curve"
 
 _CONTROL_LEFT = 0.15  # of the clean accuracy, at most
 _NOISE_COST = 0.02  # of accuracy, at most

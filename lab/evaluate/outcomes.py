@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from codefend.lab.baselines.defence import NO_DEFENCE, Defence, defend
+from codefend.lab.baselines.defence import NO_DEFENCE, Defence
+from codefend.lab.evaluate.data import TrueScene
 from codefend.lab.evaluate.fidelity import fidelity
-from codefend.lab.evaluate.truth import TrueScene
-from codefend.lab.experiments.store import digest_of, write_atomically
+from codefend.lab.experiments.responder import Responder
+from codefend.lab.experiments.store import Store
+from codefend.lab.victims.answers import normalise
 from codefend.lab.victims.dialogue import CAPTION_REQUEST
 from codefend.lab.victims.generate import MAX_ANSWER_TOKENS, MAX_CAPTION_TOKENS, generate
 from codefend.lab.victims.victim import Victim
 
-__all__ = ["Condition", "Interviewer", "Outcome", "plain_prompt"]
+__all__ = ["Condition", "Responses", "VictimResponder", "majority", "plain_prompt"]
+
+_BATCH_SIZE = 256  # most prompts at once
 
 
 def plain_prompt(task: str, question: str | None) -> str:
@@ -31,9 +36,9 @@ class Condition:
     """A way to stand before the model: a defence of the image, and a way to ask.
 
     Attributes:
-        name: as in the report's ``defence``.
+        name: as in the report's `defence`.
         defence: what happens to the image.
-        prompt: maps a task (``caption`` or ``vqa``) and a question to what is asked.
+        prompt: maps a task (`caption` or `vqa`) and a question to what is asked.
     """
 
     name: str
@@ -42,7 +47,7 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Responses:
     """What came of a set of images, scene by scene.
 
     Attributes:
@@ -59,19 +64,21 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class Interviewer:
+class VictimResponder:
     """Defends images, asks the victim about them, and remembers every answer.
 
     Attributes:
         victim: who is asked.
-        folder: where outcomes are kept.
-        batch_size: most prompts at once.
+        responder: keeps outcomes.
     """
 
     victim: Victim
-    folder: Path
-    batch_size: int = 256
-    _last: tuple[str, list[np.ndarray]] = ("", [])
+    responder: Responder
+
+    @classmethod
+    def within(cls, victim: Victim, out: Path) -> VictimResponder:
+        """Keeps outcomes below the folder of a report."""
+        return cls(victim, Responder(Store(out / "outcomes")))
 
     def __call__(
         self,
@@ -79,66 +86,70 @@ class Interviewer:
         images: Sequence[np.ndarray],
         scenes: Sequence[TrueScene],
         *,
-        seed: int,
+        seeds: int,
         with_captions: bool = True,
         with_answers: bool = True,
-    ) -> Outcome:
-        """The outcome of ``images`` under ``condition``; read from disk where it is known.
+    ) -> list[Responses]:
+        """What is said of `images` under `condition`, once a seed; read from disk where known.
 
         Args:
             condition: defence and prompt.
             images: what is uploaded, (H, W, 3) uint8 each.
             scenes: what is true of them.
-            seed: of the defence's noise.
+            seeds: of the defence's noise; a defence without noise is asked about once.
             with_captions: whether captions are asked for.
             with_answers: whether the scenes' questions are asked.
         """
         captions = [[condition.prompt("caption", None)] if with_captions else [] for _ in scenes]
-        asked = [
+        questions = [
             [condition.prompt("vqa", q.question) for q in scene.questions] if with_answers else []
             for scene in scenes
         ]
-        uploads = hashlib.sha256(b"".join(image.tobytes() for image in images)).hexdigest()
-        defended = digest_of(uploads, condition.defence.name, condition.defence.setting, seed)
-        key = digest_of(self.victim.sha256, defended, captions, asked)
-        path = self.folder / f"{key}.json"
-        if path.exists():
-            return Outcome(**json.loads(path.read_text(encoding="utf-8")))
-        seen = self._defend(condition.defence, images, defended, seed)
-        outcome = self._ask(seen, scenes, captions, asked, condition.defence is not NO_DEFENCE)
-        write_atomically(path, json.dumps(asdict(outcome)).encode())
-        return outcome
-
-    def _defend(
-        self, defence: Defence, images: Sequence[np.ndarray], key: str, seed: int
-    ) -> list[np.ndarray]:
-        """Defended images; the last are kept, for a condition that differs in its prompt alone."""
-        if self._last[0] != key:
-            self._last = (key, defend(defence, images, seed=seed))
-        return self._last[1]
+        references = None
+        if condition.defence is not NO_DEFENCE:
+            references = [scene.image for scene in scenes]
+        ask = partial(self._ask, captions, questions, references)
+        asked = [self.victim.sha256, captions, questions]
+        found = self.responder(condition.defence, images, ask, asked=asked, seeds=seeds)
+        return [Responses(**fields) for fields in found]
 
     def _ask(
         self,
-        images: list[np.ndarray],
-        scenes: Sequence[TrueScene],
         captions: list[list[str]],
-        asked: list[list[str]],
-        is_defended: bool,
-    ) -> Outcome:
-        said = generate(
-            self.victim,
-            images,
-            captions,
-            max_new_tokens=MAX_CAPTION_TOKENS,
-            batch_size=self.batch_size,
-        )
-        answers = generate(
-            self.victim,
-            images,
-            asked,
-            max_new_tokens=MAX_ANSWER_TOKENS,
-            batch_size=self.batch_size,
-        )
-        references = [scene.image for scene in scenes]
-        psnr_db, ssim = fidelity(images, references) if is_defended else ([], [])
-        return Outcome([text for texts in said for text in texts], answers, psnr_db, ssim)
+        questions: list[list[str]],
+        references: list[np.ndarray] | None,
+        images: list[np.ndarray],
+    ) -> dict[str, Any]:
+        """Answers, and likeness to the clean images where something defends them."""
+
+        def said(prompts: list[list[str]], most: int) -> list[list[str]]:
+            options = {"max_new_tokens": most, "batch_size": _BATCH_SIZE}
+            return generate(self.victim, images, prompts, **options)
+
+        told = [text for texts in said(captions, MAX_CAPTION_TOKENS) for text in texts]
+        answers = said(questions, MAX_ANSWER_TOKENS)
+        psnr_db, ssim = ([], []) if references is None else fidelity(images, references)
+        return {"captions": told, "answers": answers, "psnr_db": psnr_db, "ssim": ssim}
+
+
+def majority(outcomes: Sequence[Responses]) -> Responses:
+    """One outcome with the most frequent text of each item; of equally frequent ones the first.
+
+    Texts are compared as answers are, normalised; as little as two equal ones win. Fidelity has no
+    vote and is left out.
+
+    Args:
+        outcomes: of one set of uploads, under different noise.
+    """
+    captions = [_winner(texts) for texts in zip(*(o.captions for o in outcomes), strict=True)]
+    answers = [
+        [_winner(texts) for texts in zip(*scene, strict=True)]
+        for scene in zip(*(o.answers for o in outcomes), strict=True)
+    ]
+    return Responses(captions=captions, answers=answers, psnr_db=[], ssim=[])
+
+
+def _winner(texts: Sequence[str]) -> str:
+    counts = Counter(normalise(text) for text in texts)
+    most = max(counts.values())
+    return next(text for text in texts if counts[normalise(text)] == most)

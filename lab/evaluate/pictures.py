@@ -9,12 +9,12 @@ import numpy as np
 
 from codefend.lab.attacks.interface import Tier
 from codefend.lab.baselines.defence import defend
+from codefend.lab.evaluate.context import EvalContext
+from codefend.lab.evaluate.data import TrueScene
 from codefend.lab.evaluate.fidelity import fidelity
 from codefend.lab.evaluate.outcomes import Condition
-from codefend.lab.evaluate.tiers.bench import Bench
-from codefend.lab.evaluate.tiers.uploads import Uploader, Uploads
-from codefend.lab.evaluate.tiers.white_box import num_white_box, white_box_uploads
-from codefend.lab.evaluate.truth import TrueScene
+from codefend.lab.evaluate.tiers import white_box_uploads
+from codefend.lab.evaluate.uploads import Uploader, Uploads
 from codefend.lab.labels import OURS
 from codefend.lab.plots.sheet import SheetPanel, SheetRow, difference_image, draw_sheet
 from codefend.lab.victims.answers import is_match
@@ -26,27 +26,27 @@ __all__ = ["difference_panel", "draw_examples"]
 _NUM_SCENES, _NUM_QUESTIONS = 4, 4
 
 
-def draw_examples(bench: Bench, tiers: Collection[Tier], out: Path) -> None:
+def draw_examples(context: EvalContext, tiers: Collection[Tier], out: Path) -> None:
     """Draws the first scenes as they come, saved or not, behind the first of our defences.
 
     Args:
-        bench: what was evaluated; the attacked images are those that it kept.
+        context: what was evaluated; the attacked images are those that it kept.
         tiers: which were; T0's last objective is shown, and T2's first gradient.
         out: PNG, JPEG or WebP to write; none without a defence of ours, or without either tier.
     """
-    ours = next((c for name in OURS for c in bench.conditions if c.name == name), None)
+    ours = next((c for name in OURS for c in context.conditions if c.name == name), None)
     if ours is None:
         return
-    uploader = Uploader(bench)
-    num = min(_NUM_SCENES, num_white_box(uploader, ours))
+    uploader = Uploader(context)
+    num = min(_NUM_SCENES, context.num_through(ours))
     shown: list[Uploads] = []
     if Tier.OBLIVIOUS in tiers:
         shown.append(uploader.oblivious(num)[-1])
     if Tier.WHITE_BOX in tiers:
-        shown.append(white_box_uploads(uploader, ours, num_white_box(uploader, ours))[0])
+        shown.append(white_box_uploads(uploader, ours, context.num_through(ours))[0])
     if shown:
-        scenes = bench.scenes[:num]
-        rows = [_row(bench.victim, ours, scene, i, shown) for i, scene in enumerate(scenes)]
+        scenes = context.scenes[:num]
+        rows = [_row(context.victim, ours, scene, i, shown) for i, scene in enumerate(scenes)]
         draw_sheet(rows, out)
 
 

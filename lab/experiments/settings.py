@@ -1,4 +1,4 @@
-"""RunSettings of a run: a preset, then a TOML file, then flags, each over the one before.
+"""Settings of a run: a preset, then a TOML file, then flags, each over the one before.
 
 A model of nested sections says all at once: fields, types, defaults, help (the docstring under a
 field), flags (`--section.field`) and the keys of a TOML file. No value means "somebody else's
@@ -57,9 +57,11 @@ class Experiment(RunSettings):
 
     Attributes:
         name: of its command, and in TOML files.
+        has_own_command: whether a command of another name runs it, so that none of this is added.
     """
 
     name: ClassVar[str]
+    has_own_command: ClassVar[bool] = False
 
     out: Path
     """Folder of the report; an interrupted run resumes from it."""
@@ -79,7 +81,7 @@ def read_settings(
     given: Mapping[str, Any] | None = None,
     command: str = "",
 ) -> SettingsT:
-    """RunSettings from flags, over what a file says, over the model's preset and defaults.
+    """Settings from flags, over what a file says, over the model's preset and defaults.
 
     Args:
         model: what is read; `--help` among the arguments prints its fields and ends the program.
@@ -139,7 +141,8 @@ def add_experiments(app: typer.Typer, experiments: Iterable[type[Experiment]]) -
     """Adds a command for each experiment, and `run` for any of them from a TOML file."""
     known = {experiment.name: experiment for experiment in experiments}
     for name, experiment in known.items():
-        add_command(app, name, experiment, lambda settings: settings.run())
+        if not experiment.has_own_command:
+            add_command(app, name, experiment, lambda settings: settings.run())
 
     @app.command("run", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
     def run(context: typer.Context, file: Path) -> None:

@@ -1,105 +1,165 @@
-"""``codefend-lab fidelity``: what purification does to images that nobody attacked."""
+"""`codefend-lab fidelity`: what purification does to images that nobody attacked."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-import torch
 import typer
+from pydantic import Field
 
 from codefend.lab.attacks.pixels import decode_png
+from codefend.lab.baselines.compression import bit_depth, jpeg
+from codefend.lab.baselines.defence import Defence
+from codefend.lab.baselines.filters import blur, median
+from codefend.lab.baselines.purifiers import load_purifier, purifying
 from codefend.lab.documents.document import SYSTEM_FONTS, Fonts
 from codefend.lab.documents.kinds import TEXT_SIZES_PX, documents
 from codefend.lab.errors import LabError
-from codefend.lab.evaluate.observe import Observer
-from codefend.lab.evaluate.perceptual import PerceptualDistance
-from codefend.lab.evaluate.specimens import (
-    Specimen,
-    document_specimens,
-    folder_specimens,
-    photo_specimens,
-    scene_specimens,
-)
-from codefend.lab.evaluate.unattacked import unattacked_rows
+from codefend.lab.evaluate.context import found_device
 from codefend.lab.experiments.report import provenance
-from codefend.lab.fidelity.report import write_fidelity
-from codefend.lab.fidelity.roster import DEFAULT_DEFENCES, FidelityRoster
+from codefend.lab.experiments.settings import Experiment
+from codefend.lab.experiments.store import Store
+from codefend.lab.fidelity.probe import FidelityProbe, PerceptualDistance
+from codefend.lab.fidelity.report import unattacked_rows, write_fidelity
+from codefend.lab.fidelity.samples import (
+    Sample,
+    document_samples,
+    folder_samples,
+    photo_samples,
+    scene_samples,
+)
 from codefend.lab.reading import Tesseract
 from codefend.lab.victims.classifier import TRAINING_CLASSIFIER, feature_maps, load_classifier
 from codefend.lab.world.compose import World
 from codefend.models.manifest import WEIGHTS_DIRECTORY
 
-__all__ = ["register"]
+__all__ = ["DEFAULT_DEFENCES", "Fidelity", "defences_of"]
 
-TASKS = ("photo", "scene", "text")
+Task = Literal["photo", "scene", "text"]
+TASKS: tuple[Task, ...] = ("photo", "scene", "text")
+DEFAULT_DEFENCES = ("purifier", "diffpure=0.15x4", "jpeg=50", "bit_depth=2", "blur=1.5", "median=7")
+"""The filters at the settings that withstood most on attacked validation scenes
+(docs/robustness/report.md)."""
+
+_FILTERS: Mapping[str, Callable[[str], Defence]] = {
+    "jpeg": lambda text: jpeg(int(text)),
+    "bit_depth": lambda text: bit_depth(int(text)),
+    "blur": lambda text: blur(float(text)),
+    "median": lambda text: median(int(text)),
+}
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command to ``codefend-lab``."""
-    app.command("fidelity")(fidelity)
-
-
-def fidelity(
-    *,
-    out: Annotated[Path, typer.Option(help="Folder of the report; a run resumes from it.")],
-    tasks: Annotated[str, typer.Option(help="What is looked at, comma-separated.")] = ",".join(
-        TASKS
-    ),
-    defences: Annotated[
-        str, typer.Option(help="Comma-separated, with settings: purifier,diffpure=0.1x4,jpeg=50.")
-    ] = DEFAULT_DEFENCES,
-    purifier: Annotated[Path, typer.Option(help="Our purifier.")] = WEIGHTS_DIRECTORY / "purifier",
-    base: Annotated[Path, typer.Option(help="DiffPure's network.")] = WEIGHTS_DIRECTORY / "base",
-    world: Annotated[Path, typer.Option(help="World file, for its test photos.")] = Path(
-        "work/world.npz"
-    ),
-    photos: Annotated[
-        Path | None, typer.Option(help="Folder of photos, instead of the world's.")
-    ] = None,
-    gallery: Annotated[Path, typer.Option(help="Gallery, for its clean scenes.")] = Path("gallery"),
-    fonts: Annotated[Path, typer.Option(help="Folder of DejaVu and Liberation.")] = SYSTEM_FONTS,
-    text_sizes: Annotated[str, typer.Option(help="Em sizes in pixels.")] = ",".join(
-        map(str, TEXT_SIZES_PX)
-    ),
-    num_documents: Annotated[
-        int, typer.Option("--num-documents", min=1, help="Of each kind and text size.")
-    ] = 6,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of the defence's noise.")] = 3,
-    seed: Annotated[int, typer.Option(help="Of the texts.")] = 0,
-    device: Annotated[str, typer.Option(help="Torch device; found where empty.")] = "",
-) -> None:
+class Fidelity(Experiment):
     """Compare photos, scenes and text before and after each defence; read the text with Tesseract.
 
     Interrupted, it resumes: every observation is kept in the folder of the report.
     """
-    wanted = _tasks(tasks)
-    reader = Tesseract.find() if "text" in wanted else None
-    faces = Fonts.find(fonts) if "text" in wanted else Fonts.built_in()
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    roster = FidelityRoster(purifier, base, device)
-    tested = roster.defences(defences)
-    sources: dict[str, Callable[[], Sequence[Specimen]]] = {
-        "photo": lambda: folder_specimens(photos) if photos else photo_specimens(World(world)),
-        "scene": lambda: _scenes(gallery),
-        "text": lambda: [
-            *document_specimens(
-                documents(faces, num=num_documents, text_sizes_px=_sizes(text_sizes), seed=seed)
-            )
-        ],
-    }
-    specimens = [specimen for task in wanted for specimen in sources[task]()]
-    observer = Observer(out / "observations", reader, _distance())
-    rows = unattacked_rows(specimens, tested, observer, seeds=seeds)
-    meta = provenance(seed=seed, weights=roster.weights, device=device) | {
-        "defences": {defence.name: defence.setting for defence in tested},
-        "reader": reader.name if reader else None,
-        "fonts": faces.names,
-    }
-    typer.echo(write_fidelity(out, meta, rows))
+
+    name = "fidelity"
+
+    tasks: tuple[Task, ...] = TASKS
+    """What is looked at."""
+    defences: tuple[str, ...] = DEFAULT_DEFENCES
+    """Names, with settings: purifier,diffpure=0.1x4,jpeg=50."""
+    purifier: Path = WEIGHTS_DIRECTORY / "purifier"
+    """Our purifier."""
+    base: Path = WEIGHTS_DIRECTORY / "base"
+    """DiffPure's network."""
+    world: Path = Path("work/world.npz")
+    """World file, for its test photos."""
+    photos: Path | None = None
+    """Folder of photos, instead of the world's."""
+    gallery: Path = Path("gallery")
+    """Gallery, for its clean scenes."""
+    fonts: Path = SYSTEM_FONTS
+    """Folder of DejaVu and Liberation."""
+    text_sizes: tuple[Annotated[int, Field(ge=6, le=40)], ...] = tuple(TEXT_SIZES_PX)
+    """Em sizes in pixels."""
+    num_documents: int = Field(6, ge=1)
+    """Of each kind and text size."""
+    seeds: int = Field(3, ge=1)
+    """Seeds of the defence's noise."""
+    seed: int = 0
+    """Of the texts."""
+    device: str = Field(default_factory=found_device)
+    """Torch device."""
+
+    def run(self) -> None:
+        """Makes whatever the folder lacks, and writes the report."""
+        reads = "text" in self.tasks
+        reader = Tesseract.find() if reads else None
+        faces = Fonts.find(self.fonts) if reads else Fonts.built_in()
+        tested, weights = defences_of(self.defences, self.purifier, self.base, self.device)
+        wanted = [task for task in TASKS if task in self.tasks]
+        samples = [sample for task in wanted for sample in self._samples(task, faces)]
+        probe = FidelityProbe(Store(self.out / "observations"), reader, _distance())
+        rows = unattacked_rows(samples, tested, probe, seeds=self.seeds)
+        meta = provenance(seed=self.seed, weights=weights, device=self.device, settings=self) | {
+            "defences": {defence.name: defence.setting for defence in tested},
+            "reader": reader.name if reader else None,
+            "fonts": faces.names,
+        }
+        typer.echo(write_fidelity(self.out, meta, rows))
+
+    def _samples(self, task: Task, faces: Fonts) -> Sequence[Sample]:
+        if task == "photo":
+            return folder_samples(self.photos) if self.photos else photo_samples(World(self.world))
+        if task == "scene":
+            return _scenes(self.gallery)
+        sizes = list(self.text_sizes)
+        drawn = documents(faces, num=self.num_documents, text_sizes_px=sizes, seed=self.seed)
+        return list(document_samples(drawn))
+
+
+def defences_of(
+    texts: Sequence[str], purifier: Path, base: Path, device: str = "cpu"
+) -> tuple[list[Defence], dict[str, str]]:
+    """Such as `purifier`, `diffpure=0.1x4`, `jpeg=50`; a purifier alone runs as it is saved.
+
+    Args:
+        texts: names, each with `=setting`: quality, bits, standard deviation or window in pixels;
+            of a purifier the noise level, and the steps after an x.
+        purifier: directory of our purifier.
+        base: directory of DiffPure's network.
+        device: torch device of both.
+
+    Returns:
+        The defences, and name to sha256 of the weights that they loaded.
+
+    Raises:
+        LabError: Unknown name, bad or missing setting, missing weights, or a name twice.
+    """
+    directories = {"purifier": purifier, "diffpure": base}
+    weights: dict[str, str] = {}
+
+    def made(name: str, setting: str) -> Defence:
+        if name not in directories:
+            return _FILTERS[name](setting)
+        level, _, steps = setting.partition("x")
+        noise_level = float(level) if level else None
+        num_steps = int(steps) if steps else None
+        pipeline, sha256 = load_purifier(directories[name], device=device)
+        weights[name if name == "purifier" else "base"] = sha256
+        return purifying(name, pipeline, sha256, noise_level=noise_level, num_steps=num_steps)
+
+    found: dict[str, Defence] = {}
+    for text in texts:
+        name, _, setting = text.strip().partition("=")
+        try:
+            defence = made(name, setting)
+        except KeyError as error:
+            known = ", ".join([*directories, *_FILTERS])
+            raise LabError(f"unknown defence {name!r}; there are {known}") from error
+        except ValueError as error:
+            raise LabError(f"bad setting of {name}: {error}") from error
+        if defence.name in found:
+            raise LabError(f"--defences names one twice: {','.join(texts)}")
+        found[defence.name] = defence
+    return list(found.values()), weights
 
 
 def _distance() -> PerceptualDistance:
@@ -108,26 +168,9 @@ def _distance() -> PerceptualDistance:
     return PerceptualDistance(name, partial(feature_maps, classifier))
 
 
-def _tasks(text: str) -> list[str]:
-    wanted = [task for task in TASKS if task in text.split(",")]
-    if len(wanted) != len(text.split(",")):
-        raise LabError(f"--tasks takes names from {', '.join(TASKS)}; got {text}")
-    return wanted
-
-
-def _sizes(text: str) -> list[int]:
-    try:
-        sizes = [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise LabError(f"--text-sizes takes whole pixels, such as 12,16: {error}") from error
-    if not all(6 <= size <= 40 for size in sizes):
-        raise LabError(f"--text-sizes must be from 6 to 40 pixels; got {text}")
-    return sizes
-
-
-def _scenes(gallery: Path) -> list[Specimen]:
+def _scenes(gallery: Path) -> list[Sample]:
     file = gallery / "scenes.json"
     if not file.exists():
         raise LabError(f"{file} does not exist; make it with: codefend-lab data gallery")
     entries = json.loads(file.read_text(encoding="utf-8"))
-    return scene_specimens([decode_png((gallery / e["clean"]).read_bytes()) for e in entries])
+    return scene_samples([decode_png((gallery / e["clean"]).read_bytes()) for e in entries])

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from codefend.lab.attacks.registry import AttackConfig
 from codefend.lab.attacks.scenes import attack_scenes
 from codefend.lab.errors import LabError
-from codefend.lab.evaluate.truth import truths
+from codefend.lab.evaluate.data import truths
 from codefend.lab.service_client import ServiceClient
 from codefend.lab.victims.answers import is_match
 from codefend.lab.victims.victim import Victim

@@ -1,17 +1,34 @@
-"""The points of a trade-off curve: purifiers, each at several noise levels and numbers of steps."""
+"""The points of a trade-off curve: purifiers at several noise levels and steps, and their rows."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import torch
+
+from codefend.lab.attacks.interface import Tier
+from codefend.lab.baselines.defence import Defence
 from codefend.lab.baselines.purifiers import purifying
+from codefend.lab.evaluate.assess import Assessor
+from codefend.lab.evaluate.context import EvalContext
 from codefend.lab.evaluate.outcomes import Condition
+from codefend.lab.evaluate.scores import worst
+from codefend.lab.evaluate.tiers import white_box_rows
+from codefend.lab.evaluate.uploads import Uploader, union_threat
+from codefend.lab.experiments.report import Row, Threat, rows_under
+from codefend.lab.experiments.statistics import Estimate
 from codefend.lab.labels import OURS
+from codefend.lab.progress import progress
 from codefend.models.purifier.purifier import Purifier
 
-__all__ = ["Point", "points_of"]
+__all__ = ["SERVED", "TIME_METRIC", "Point", "points_of", "timing_rows", "tradeoff_rows"]
 
+SIDE_PX = 512
+TIME_METRIC = f"milliseconds_{SIDE_PX}px"
+NUM_WARM_UP = 2
 SERVED = OURS[-1]
 """The first purifier at its own setting; all others are compared with it."""
 
@@ -54,3 +71,62 @@ def points_of(
             defence = purifying(label, pipeline, sha256, noise_level=level, num_steps=steps)
             points.append(Point(Condition(label, defence), name, level, steps))
     return points
+
+
+def tradeoff_rows(context: EvalContext) -> list[Row]:
+    """Every point clean and under T0 on all scenes, then under T2 on as many as its settings say.
+
+    The first point is named as ours, so that its rows hold its lead over every other.
+
+    Args:
+        context: its conditions are the points, after `none`.
+    """
+    uploader, assessor = Uploader(context), Assessor.of(context)
+    clean = uploader.clean(len(context.scenes))
+    attacked = uploader.oblivious(len(context.scenes))
+    rows: list[Row] = []
+    unions = {}
+    for condition in progress(context.conditions, desc="clean and T0", unit="point"):
+        rows += assessor.rows(condition, clean.threat, assessor.scores(condition, clean))
+        unions[condition.name] = worst([assessor.scores(condition, each) for each in attacked])
+    rows += assessor.all_rows(union_threat(attacked, Tier.OBLIVIOUS), unions)
+    return rows + white_box_rows(uploader, assessor)
+
+
+def timing_rows(points: Sequence[Point], *, num_rounds: int, device: str) -> list[Row]:
+    """The median of each point, between its 5 % and 95 % quantiles.
+
+    The points take turns in every round, so that what else the machine does falls on all alike.
+
+    Args:
+        points: what is timed.
+        num_rounds: how often each of them, after the warm-up.
+        device: torch device of the image.
+    """
+    noise = torch.Generator().manual_seed(0)
+    image = torch.rand((1, 3, SIDE_PX, SIDE_PX), generator=noise).to(device)
+    times = np.array(
+        [
+            [_milliseconds(point.condition.defence, image, noise) for point in points]
+            for _ in range(NUM_WARM_UP + num_rounds)
+        ]
+    )[NUM_WARM_UP:]
+    low, middle, high = np.quantile(times, [0.05, 0.5, 0.95], axis=0)
+    rows: list[Row] = []
+    for index, point in enumerate(points):
+        figure = Estimate(float(middle[index]), float(low[index]), float(high[index]), num_rounds)
+        rows += rows_under(
+            Threat(tier=Tier.CLEAN, attack="none"),
+            [(None, TIME_METRIC, figure)],
+            defence=point.condition.name,
+            victim="none",
+            seeds=1,
+        )
+    return rows
+
+
+def _milliseconds(defence: Defence, image: torch.Tensor, noise: torch.Generator) -> float:
+    started_s = time.perf_counter()
+    with torch.no_grad():
+        defence.apply(image, noise).cpu()
+    return 1000 * (time.perf_counter() - started_s)

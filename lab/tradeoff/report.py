@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from codefend.lab.attacks.interface import Tier
 from codefend.lab.experiments.report import Row, cell
+from codefend.lab.experiments.table import Table
 from codefend.lab.labels import UNION
 from codefend.lab.plots.tradeoff import Curve, Spot
-from codefend.lab.tradeoff.points import SERVED, Point
-from codefend.lab.tradeoff.timing import TIME_METRIC
+from codefend.lab.tradeoff.points import SERVED, TIME_METRIC, Point
 
 __all__ = ["curves_of", "tradeoff_table"]
 
@@ -31,13 +31,13 @@ _HEADS = (
 
 def tradeoff_table(rows: Sequence[Row], points: Sequence[Point]) -> str:
     """Markdown; the first point, in bold, is what the others are compared with."""
-    lines = ["| " + " | ".join(_HEADS) + " |", "|---" * len(_HEADS) + "|"]
+    lines = []
     for point in points:
         cells = [*_setting(point), *_figures(rows, point.condition.name)]
         if point is points[0]:
             cells[:3] = [f"**{text}**" for text in cells[:3]]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return Table(_HEADS, lines).markdown()
 
 
 def _setting(point: Point) -> list[str]:

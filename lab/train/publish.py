@@ -12,7 +12,7 @@ from diffusers import UNet2DModel
 from torch import nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from codefend.lab.detection.calibration import save_detector
+from codefend.lab.detection.scoring import save_detector
 from codefend.models.detector.network import SuspicionDetector
 from codefend.models.manifest import (
     WEIGHTS_DIRECTORY,

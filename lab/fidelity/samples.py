@@ -14,11 +14,11 @@ from codefend.lab.errors import LabError
 from codefend.lab.world.compose import World
 
 __all__ = [
-    "Specimen",
-    "document_specimens",
-    "folder_specimens",
-    "photo_specimens",
-    "scene_specimens",
+    "Sample",
+    "document_samples",
+    "folder_samples",
+    "photo_samples",
+    "scene_samples",
 ]
 
 LARGEST_SIDE_PX = 512
@@ -27,7 +27,7 @@ _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
 
 @dataclass(frozen=True, slots=True)
-class Specimen:
+class Sample:
     """One image and where it counts.
 
     Attributes:
@@ -45,15 +45,15 @@ class Specimen:
     document: Document | None = None
 
 
-def photo_specimens(world: World) -> list[Specimen]:
+def photo_samples(world: World) -> list[Sample]:
     """The photos of the test split: none was ever trained on."""
     return [
-        Specimen("photo", _cropped(photo.permute(1, 2, 0).numpy()), f"photo {number}")
+        Sample("photo", _cropped(photo.permute(1, 2, 0).numpy()), f"photo {number}")
         for number, photo in enumerate(world.photos["test"])
     ]
 
 
-def folder_specimens(folder: Path, task: str = "photo") -> list[Specimen]:
+def folder_samples(folder: Path, task: str = "photo") -> list[Sample]:
     """All pictures below a folder, upright, the middle of them where they are large.
 
     Raises:
@@ -62,19 +62,19 @@ def folder_specimens(folder: Path, task: str = "photo") -> list[Specimen]:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
     if not paths:
         raise LabError(f"no images in {folder}")
-    return [Specimen(task, _read(path), str(path.relative_to(folder))) for path in paths]
+    return [Sample(task, _read(path), str(path.relative_to(folder))) for path in paths]
 
 
-def scene_specimens(images: Sequence[np.ndarray]) -> list[Specimen]:
+def scene_samples(images: Sequence[np.ndarray]) -> list[Sample]:
     """Clean scenes, (H, W, 3) uint8 each."""
-    return [Specimen("scene", image, f"scene {i}") for i, image in enumerate(images)]
+    return [Sample("scene", image, f"scene {i}") for i, image in enumerate(images)]
 
 
-def document_specimens(documents: Sequence[Document]) -> Iterator[Specimen]:
+def document_samples(documents: Sequence[Document]) -> Iterator[Sample]:
     """Pictures of text; one text in several sizes is one cluster."""
     for document in documents:
         size = f"{document.text_size_px}px"
-        yield Specimen(
+        yield Sample(
             "text",
             document.image,
             f"{document.kind} {document.index}",

@@ -1,0 +1,161 @@
+"""What the detector is tried on: benign images, T0's attacks, the suite, and who evades it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from codefend.lab.attacks.interface import Objective, Tier
+from codefend.lab.attacks.objectives import language_objective
+from codefend.lab.attacks.pixels import attack_pixels
+from codefend.lab.baselines.defence import Forward
+from codefend.lab.detection.benign import gaussian, recompress, resize, uniform
+from codefend.lab.detection.scoring import SuspicionScorer
+from codefend.lab.documents.document import Fonts
+from codefend.lab.documents.kinds import documents
+from codefend.lab.evaluate.context import ObliviousSettings
+from codefend.lab.evaluate.data import TrueScene, truths
+from codefend.lab.evaluate.uploads import Attacker, Uploads
+from codefend.lab.experiments.craft import Batch, craft
+from codefend.lab.experiments.report import Threat
+from codefend.models.detector.network import SuspicionDetector
+
+__all__ = ["Evading", "benign_uploads", "evading_uploads"]
+
+_BATCH_SIZE = 8
+_NUM_DRAWS = 4
+_WAYS = {"evading": False, "evading-purified": True}
+"""Who evades: whether the victim that is harmed is behind the purifier."""
+
+_ALTERED: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
+    "jpeg-50": lambda pixels, rng: recompress(pixels, 50),
+    "gaussian-8": lambda pixels, rng: gaussian(pixels, 8.0, rng),
+    "uniform-8": lambda pixels, rng: uniform(pixels, 8.0, rng),
+    "resize-0.5": lambda pixels, rng: resize(pixels, 0.5),
+    "resize-1.5": lambda pixels, rng: resize(pixels, 1.5),
+}
+
+
+def benign_uploads(
+    scenes: Sequence[np.ndarray], photos: Sequence[np.ndarray], *, num_documents: int, seed: int
+) -> list[Uploads]:
+    """Clean scenes and photos, each altered as the web alters images, and pictures of text.
+
+    Args:
+        scenes: (H, W, 3) uint8 each.
+        photos: likewise; of any sizes.
+        num_documents: of each kind and text size.
+        seed: of noise and texts.
+    """
+    found = []
+    for source, images in (("scene", scenes), ("photo", photos)):
+        found.append(_benign(source, images))
+        for name, alter in _ALTERED.items():
+            rng = np.random.default_rng([seed, 14])
+            found.append(_benign(f"{source}-{name}", [alter(pixels, rng) for pixels in images]))
+    drawn = documents(Fonts.built_in(), num=num_documents, seed=seed)
+    for kind in dict.fromkeys(document.kind for document in drawn):
+        images = [document.image for document in drawn if document.kind == kind]
+        found.append(_benign(kind, images))
+    return found
+
+
+def _benign(name: str, images: Sequence[np.ndarray]) -> Uploads:
+    return Uploads(Threat(tier=Tier.CLEAN, attack=name), images)
+
+
+@dataclass(frozen=True, slots=True)
+class Evading:
+    """The victim's loss, less what the detector's score exceeds that of a usual clean image by.
+
+    A hinge, as in Carlini & Wagner 2017, "Adversarial Examples Are Not Easily Detected", section 3:
+    what passes as clean already is not made cleaner at the attack's expense.
+
+    Attributes:
+        harm: the victim's losses (B,) of what it sees.
+        detector: whose scores are minimised.
+        purify: the way through the purifier: images and a source of noise to purified images.
+        usual_score: a score under which nothing is flagged.
+        generator: of the purifier's noise, drawn anew at every call.
+        sees_purified: whether the victim is behind the purifier; else it is undefended.
+        weight: of the detector's excess.
+        num_draws: of noise, averaged.
+    """
+
+    harm: Objective
+    detector: SuspicionDetector
+    purify: Forward
+    usual_score: float
+    generator: Generator
+    sees_purified: bool = True
+    weight: float = 1.0
+    num_draws: int = 4
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) float in [0, 1] to losses (B,), to be maximised."""
+        losses = [self._draw(images) for _ in range(self.num_draws)]
+        return torch.stack(losses).mean(dim=0)
+
+    def _draw(self, images: Tensor) -> Tensor:
+        purified = self.purify(images, self.generator)
+        excess = functional.relu(self.detector(images, purified) - self.usual_score)
+        harm = self.harm(purified if self.sees_purified else images)
+        return harm - self.weight * excess
+
+
+def evading_uploads(
+    settings: ObliviousSettings,
+    attacker: Attacker,
+    scorer: SuspicionScorer,
+    scenes: Sequence[TrueScene],
+) -> Iterator[Uploads]:
+    """Attacks of the answers' margin that also minimise suspicion, white-box as to the detector.
+
+    `evading` harms the undefended model, `evading-purified` the one behind the purifier.
+
+    Args:
+        settings: radius, search, steps and seed.
+        attacker: whose gradients are used.
+        scorer: the detector, its purifier with its exact gradient path.
+        scenes: what is attacked.
+    """
+    quantiles = scorer.detector.config.clean_quantiles
+    config, victim = settings.config(settings.epsilon, "margin"), attacker.victim
+    for label, sees_purified in _WAYS.items():
+
+        def attack(batch: Batch[TrueScene], sees_purified: bool = sees_purified) -> list[bytes]:
+            evading = Evading(
+                harm=language_objective("margin", victim, [truths(s) for s in batch.items]),
+                detector=scorer.detector,
+                purify=scorer.purifier.gradient_paths["exact"],
+                usual_score=quantiles[len(quantiles) // 2],
+                generator=torch.Generator().manual_seed(batch.seed),
+                sees_purified=sees_purified,
+                num_draws=_NUM_DRAWS,
+            )
+            return attack_pixels(
+                config.build(),
+                [scene.image for scene in batch.items],
+                evading,
+                epsilon=config.epsilon,
+                generator=torch.Generator().manual_seed(batch.seed),
+                device=victim.device,
+            )
+
+        images = craft(
+            attacker.store,
+            label,
+            scenes,
+            attack,
+            made_by=[config, label, scorer.purifier.setting, quantiles, attacker.identity],
+            seed=settings.seed,
+            batch_size=_BATCH_SIZE,
+        )
+        threat = Threat.of(config, tier=Tier.WHITE_BOX, label=label)
+        threat = replace(threat, eot=_NUM_DRAWS, gradient="exact")
+        yield Uploads(threat, images, [scene.image for scene in scenes])

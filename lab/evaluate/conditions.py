@@ -1,0 +1,218 @@
+"""The conditions of a report: undefended, ours whole and in parts, each baseline at its best.
+
+Settings are chosen on validation scenes, attacked as the test scenes will be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from codefend.lab.attacks.registry import AttackConfig
+from codefend.lab.baselines.defence import NO_DEFENCE, Defence
+from codefend.lab.baselines.grid import (
+    Trial,
+    baseline_grid,
+    choose_settings,
+    diffpure_grid,
+    purifier_grid,
+)
+from codefend.lab.baselines.purifiers import load_purifier, purifying, round_trip
+from codefend.lab.errors import LabError
+from codefend.lab.evaluate.data import TrueScene
+from codefend.lab.evaluate.outcomes import Condition, VictimResponder
+from codefend.lab.evaluate.uploads import Attacker
+from codefend.lab.experiments.store import Store
+from codefend.lab.progress import progress
+from codefend.lab.victims.answers import is_match
+from codefend.lab.victims.victim import Victim
+from codefend.models.prompts.templates import render
+
+__all__ = [
+    "CONDITIONS",
+    "USUAL_CONDITIONS",
+    "DefenceFactory",
+    "SettingChooser",
+    "distinct",
+    "served_prompt",
+]
+
+CONDITIONS = (
+    "none",
+    "codefend",
+    "purifier",
+    "prompt",
+    "diffpure",
+    "autoencoder",
+    "jpeg",
+    "bit_depth",
+    "blur",
+    "median",
+)
+USUAL_CONDITIONS = tuple(name for name in CONDITIONS if name != "autoencoder")
+"""Without what only a latent base has."""
+
+CLEAN_SHARE = 0.97  # of the undefended clean accuracy, what our setting must keep
+
+
+def served_prompt(task: str, question: str | None) -> str:
+    """What the service asks: the shipped template around the question."""
+    return render(task, question)
+
+
+class SettingChooser:
+    """Scores settings on one set of validation scenes, clean and attacked."""
+
+    def __init__(
+        self,
+        victim: Victim,
+        scenes: Sequence[TrueScene],
+        attack: AttackConfig,
+        out: Path,
+        *,
+        attacker: Victim | None = None,
+    ) -> None:
+        """Attacks the scenes, unless that was done before.
+
+        Args:
+            victim: who is asked.
+            scenes: validation scenes, none of them tested.
+            attack: untargeted, as oblivious as the test's.
+            out: folder of attacked images and outcomes.
+            attacker: whose gradients are used, where not the victim's.
+        """
+        self._scenes = scenes
+        self._clean = [scene.image for scene in scenes]
+        self._attacked = Attacker(attacker or victim, Store(out / "attacked")).oblivious(
+            attack, scenes
+        )
+        self._respond = VictimResponder.within(victim, out)
+
+    def choose(
+        self, defences: Sequence[Defence], *, clean_share: float = 0.0
+    ) -> tuple[dict[str, Defence], list[Trial]]:
+        """The setting of each name that is most accurate under attack, and every trial.
+
+        Args:
+            defences: all settings of all names.
+            clean_share: of the undefended clean accuracy, what a setting must keep.
+        """
+        whole = self._accuracy(NO_DEFENCE, self._clean)
+        trials = progress(defences, desc="settings")
+        return choose_settings(trials, self._score, least_clean=clean_share * whole)
+
+    def _score(self, defence: Defence) -> tuple[float, float]:
+        return self._accuracy(defence, self._attacked), self._accuracy(defence, self._clean)
+
+    def _accuracy(self, defence: Defence, images: list[np.ndarray]) -> float:
+        condition = Condition(defence.name, defence)
+        (outcome,) = self._respond(condition, images, self._scenes, seeds=1, with_captions=False)
+        right = [
+            is_match(said, question.answer)
+            for scene, answers in zip(self._scenes, outcome.answers, strict=True)
+            for question, said in zip(scene.questions, answers, strict=True)
+        ]
+        return float(np.mean(right))
+
+
+def distinct(conditions: Sequence[Condition]) -> tuple[list[Condition], list[str]]:
+    """Conditions without those that are another one under a second name, and a note of each.
+
+    `codefend` is `purifier` with the shipped prompt: where that is the question itself, the two are
+    one.
+    """
+    kept: list[Condition] = []
+    notes: list[str] = []
+    for condition in conditions:
+        twin = next((other for other in kept if _asks_alike(condition, other)), None)
+        if twin is None:
+            kept.append(condition)
+        else:
+            notes.append(
+                f"`{condition.name}` is `{twin.name}` here: the same images, asked in the same "
+                "words. It has no rows of its own."
+            )
+    return kept, notes
+
+
+def _asks_alike(one: Condition, other: Condition) -> bool:
+    asked = [("caption", None), ("vqa", "what is it?")]
+    return one.defence == other.defence and all(
+        one.prompt(*words) == other.prompt(*words) for words in asked
+    )
+
+
+@dataclass(slots=True)
+class DefenceFactory:
+    """Builds the conditions asked for, and remembers weights and settings for the report.
+
+    Attributes:
+        purifier: directory of our purifier.
+        base: directory of the network before fine-tuning, for DiffPure and, where it is latent, for
+            the bare round trip through its autoencoder.
+        device: torch device of both.
+        weights: name to sha256 of what was loaded.
+        trials: every setting tried on validation.
+    """
+
+    purifier: Path
+    base: Path
+    device: str = "cpu"
+    weights: dict[str, str] = field(default_factory=dict)
+    trials: list[Trial] = field(default_factory=list)
+
+    def conditions(
+        self, names: Sequence[str], chooser: SettingChooser, *, tune_purifier: bool = False
+    ) -> list[Condition]:
+        """The conditions of these names, ``none`` first whether named or not.
+
+        Args:
+            names: of ``CONDITIONS``.
+            chooser: scores settings on validation scenes.
+            tune_purifier: whether our noise level too is chosen there, not taken as served.
+
+        Raises:
+            LabError: for an unknown name, or missing weights.
+        """
+        unknown = set(names) - set(CONDITIONS)
+        if unknown:
+            raise LabError(f"unknown defences: {', '.join(sorted(unknown))}")
+        wanted = [name for name in CONDITIONS if name in names]
+        defences = self._baselines(wanted, chooser)
+        if {"codefend", "purifier"} & set(wanted):
+            defences["purifier"] = self._ours(chooser if tune_purifier else None)
+        conditions = [Condition("none", NO_DEFENCE)]
+        for name in wanted:
+            if name == "codefend":
+                conditions.append(Condition(name, defences["purifier"], served_prompt))
+            elif name == "prompt":
+                conditions.append(Condition(name, NO_DEFENCE, served_prompt))
+            elif name != "none":
+                conditions.append(Condition(name, defences[name]))
+        return conditions
+
+    def _baselines(self, names: Sequence[str], chooser: SettingChooser) -> dict[str, Defence]:
+        grid = [defence for defence in baseline_grid() if defence.name in names]
+        if {"diffpure", "autoencoder"} & set(names):
+            base, sha256 = load_purifier(self.base, device=self.device)
+            self.weights["base"] = sha256
+            if "diffpure" in names:
+                grid += diffpure_grid(base, sha256)
+            if "autoencoder" in names:
+                grid.append(round_trip(base, sha256))
+        best, trials = chooser.choose(grid)
+        self.trials += trials
+        return best
+
+    def _ours(self, chooser: SettingChooser | None) -> Defence:
+        pipeline, self.weights["purifier"] = load_purifier(self.purifier, device=self.device)
+        sha256 = self.weights["purifier"]
+        if chooser is None:
+            return purifying("purifier", pipeline, sha256)
+        grid = purifier_grid(pipeline, sha256)
+        best, trials = chooser.choose(grid, clean_share=CLEAN_SHARE)
+        self.trials += trials
+        return best["purifier"]
