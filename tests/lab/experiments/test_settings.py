@@ -1,4 +1,4 @@
-"""RunSettings of a run: preset, file and flags, each over the one before."""
+"""Settings of a run: preset, file and flags, each over the one before."""
 
 from pathlib import Path
 from typing import ClassVar, Literal
