@@ -110,12 +110,13 @@ class ObliviousSettings(RunSettings):
         )
 
 
+_NUM_SCENES = {Tier.TRANSFER: 256, Tier.WHITE_BOX: 256, Tier.RESUBMISSION: 256, Tier.QUERY: 64}
+
+
 class TierSettings(RunSettings):
     """The attack suite and the tiers beyond T0; radius, search and seeds are those of T0."""
 
-    num_scenes: Mapping[Tier, Positive] = Field(
-        {Tier.TRANSFER: 256, Tier.WHITE_BOX: 256, Tier.RESUBMISSION: 256, Tier.QUERY: 64}
-    )
+    num_scenes: Mapping[Tier, Positive] = Field(_NUM_SCENES)
     """Scenes by tier, the first of the tested ones, such as t1=64,t2=32."""
     num_scenes_diffpure: Positive = 64
     """Scenes of T2 that are also attacked through DiffPure: it is slow."""
@@ -176,6 +177,7 @@ CPU: Mapping[str, Any] = {
 }
 """How much of the tiers two cores can run."""
 GPU: Mapping[str, Any] = {
+    "num_scenes": _NUM_SCENES,
     "goals": ("language", "margin"),
     "draws_at_once": 16,
     "batch_size": 64,

@@ -23,6 +23,7 @@ from codefend.lab.attacks.registry import AttackConfig
 from codefend.lab.experiments.settings import RunSettings
 from codefend.lab.experiments.statistics import Measure
 from codefend.lab.experiments.store import write_atomically
+from codefend.models.manifest import WEIGHTS_DIRECTORY
 
 __all__ = [
     "Row",
@@ -251,8 +252,19 @@ def provenance(
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "weights": dict(weights),
         **({"data": data} if data else {}),
-        **({"settings": settings.model_dump(mode="json")} if settings else {}),
+        **({"settings": _portable(settings.model_dump(mode="json"))} if settings else {}),
     }
+
+
+def _portable(value: Any) -> Any:
+    """Settings as another machine can use them: shipped weights by their place in the tree."""
+    if isinstance(value, dict):
+        return {name: _portable(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_portable(part) for part in value]
+    if isinstance(value, str):
+        return value.replace(str(WEIGHTS_DIRECTORY), "models/weights")
+    return value
 
 
 def _commit() -> str:

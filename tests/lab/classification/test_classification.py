@@ -19,8 +19,8 @@ from codefend.lab.classification.windows import SIDE_PX, Windows, confident_wind
 from codefend.lab.cli import app
 from codefend.lab.errors import LabError
 from codefend.lab.evaluate.command import CONTROL_NOISE
-from codefend.lab.evaluate.specimens import Specimen
 from codefend.lab.experiments.report import Row, Threat
+from codefend.lab.fidelity.samples import Sample
 from codefend.lab.victims.classifier import ClassifierVictim
 from codefend.lab.victims.preprocess import Preprocess
 from codefend.lab.victims.resizing import PixelScale, ResizeCrop
@@ -47,7 +47,7 @@ def classifier():
 
 
 def photo(level, side=256):
-    return Specimen("photo", np.full((side, side, 3), level, np.uint8), str(level))
+    return Sample("photo", np.full((side, side, 3), level, np.uint8), str(level))
 
 
 def test_only_windows_that_it_is_sure_of_are_asked_about(classifier):
@@ -67,7 +67,7 @@ def test_a_classifier_that_is_never_sure_is_said_to_be(classifier):
 
 def test_windows_are_taken_of_every_thing_in_turn(classifier):
     views = [
-        Specimen("photo", photo(level).image, f"{name}--{view}.png")
+        Sample("photo", photo(level).image, f"{name}--{view}.png")
         for name, level in (("owl", 150), ("fox", 100))
         for view in range(3)
     ]

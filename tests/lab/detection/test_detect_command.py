@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import codefend.lab.evaluate.attacked
+import codefend.lab.evaluate.uploads
 from codefend.lab.cli import app
 from codefend.lab.errors import LabError
 from codefend.models.detector.calibration import clean_quantiles
@@ -51,7 +51,7 @@ def test_every_kind_of_image_is_scored(words, monkeypatch):
     def never(*_, **__):
         raise AssertionError("attacked again")
 
-    monkeypatch.setattr(codefend.lab.evaluate.attacked, "attack_scenes", never)
+    monkeypatch.setattr(codefend.lab.evaluate.uploads, "attack_uploads", never)
     again = CliRunner().invoke(app, words, catch_exceptions=False)
     assert again.stdout == result.stdout
 

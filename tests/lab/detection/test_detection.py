@@ -13,12 +13,11 @@ from codefend.lab.attacks.interface import Tier
 from codefend.lab.baselines.defence import Defence
 from codefend.lab.baselines.purifiers import purifying
 from codefend.lab.cli import app
-from codefend.lab.detection.calibration import calibrate
-from codefend.lab.detection.evading import Evading
-from codefend.lab.detection.evaluation import Sample, auroc, detection_rows
-from codefend.lab.detection.report import detection_table
-from codefend.lab.detection.scoring import Scorer, load_detector
+from codefend.lab.detection.report import auroc, detection_rows, detection_table
+from codefend.lab.detection.scoring import SuspicionScorer, calibrate, load_detector
+from codefend.lab.detection.uploads import Evading
 from codefend.lab.errors import LabError
+from codefend.lab.evaluate.uploads import Uploads
 from codefend.lab.experiments.report import Threat
 from codefend.models.detector.calibration import clean_quantiles
 from codefend.models.detector.network import SuspicionDetector
@@ -36,7 +35,9 @@ class Brightness(SuspicionDetector):
 
 @pytest.fixture
 def scorer():
-    return Scorer(Brightness(widths=(8,), clean_quantiles=clean_quantiles(range(101))), NOTHING)
+    return SuspicionScorer(
+        Brightness(widths=(8,), clean_quantiles=clean_quantiles(range(101))), NOTHING
+    )
 
 
 def grey(level):
@@ -59,8 +60,8 @@ def test_rows_tell_what_is_caught_and_what_is_flagged(scorer):
     clean = [grey(level) for level in range(20, 60)]
     attacked = [grey(level) for level in range(50, 130, 2)]
     threat = Threat(tier=Tier.OBLIVIOUS, attack="apgd", epsilon=8 / 255, family="language_loss")
-    benign = Sample(Threat(tier=Tier.CLEAN, attack="scene"), clean)
-    rows = detection_rows([benign, Sample(threat, attacked, clean)], scorer, victim="v", seeds=2)
+    benign = Uploads(Threat(tier=Tier.CLEAN, attack="scene"), clean)
+    rows = detection_rows([benign, Uploads(threat, attacked, clean)], scorer, victim="v", seeds=2)
     found = {(row.attack, row.metric): row for row in rows}
     assert set(found) == {
         ("scene", "flagged"), ("apgd", "flagged"), ("apgd", "auroc"), ("apgd", "tpr_at_1fpr")
@@ -138,7 +139,7 @@ def test_commands_calibrate_on_a_folder_and_refuse_a_small_one(tmp_path):
     detector, _ = load_detector(tmp_path / "mine")
     purifier = purifying("purifier", PurificationPipeline.tiny(), "0" * 64)
     fresh = [rng.integers(0, 256, (16, 16, 3)).astype(np.uint8) for _ in range(50)]
-    assert 0.2 < Scorer(detector, purifier).suspicions(fresh, seed=1).mean() < 0.8
+    assert 0.2 < SuspicionScorer(detector, purifier).suspicions(fresh, seed=1).mean() < 0.8
     (photos / "0.png").unlink()
     with pytest.raises(LabError, match="100 or more"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)

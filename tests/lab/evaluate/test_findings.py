@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from codefend.lab.evaluate.findings import findings
+from codefend.lab.evaluate.tables import findings
 from codefend.lab.experiments.report import Row
 
 ROW = Row(

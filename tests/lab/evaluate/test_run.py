@@ -6,25 +6,26 @@ import json
 import numpy as np
 import pytest
 
-import codefend.lab.evaluate.attacked
 import codefend.lab.evaluate.outcomes
-from codefend.lab.attacks.interface import Tier
+import codefend.lab.evaluate.uploads
+import codefend.lab.experiments.responder
 from codefend.lab.attacks.registry import AttackConfig
 from codefend.lab.baselines.compression import bit_depth, jpeg
 from codefend.lab.baselines.defence import NO_DEFENCE
 from codefend.lab.baselines.purifiers import purifying
 from codefend.lab.errors import LabError
-from codefend.lab.evaluate.attacked import AttackedImages
-from codefend.lab.evaluate.defences import Roster, served_prompt
+from codefend.lab.evaluate.conditions import DefenceFactory, SettingChooser, distinct, served_prompt
+from codefend.lab.evaluate.context import EvalContext, ObliviousSettings, Surrogate, TierSettings
 from codefend.lab.evaluate.outcomes import Condition
-from codefend.lab.evaluate.run import Evaluation, Plan
-from codefend.lab.evaluate.tier_tables import oblivious_table
-from codefend.lab.evaluate.tune import SettingChooser
+from codefend.lab.evaluate.tables import oblivious_table
+from codefend.lab.evaluate.tiers import oblivious_rows
+from codefend.lab.evaluate.uploads import Attacker
 from codefend.lab.experiments.report import provenance, write_report
+from codefend.lab.experiments.store import Store
 from codefend.models.purifier.latent import LatentPurificationPipeline
 from codefend.models.purifier.pipeline import PurificationPipeline
 
-PLAN = Plan(steps=2, other_epsilons=(16,), num_scenes_other=2, seeds=2)
+SETTINGS = ObliviousSettings(steps=2, epsilons=(16,), num_scenes_other=2, seeds=2)
 KEYS = [
     *("tier", "attack", "family", "held_out", "targeted", "epsilon", "steps", "eot", "gradient"),
     *("restarts", "defence", "victim", "task", "metric", "value", "low", "high", "n", "seeds"),
@@ -42,35 +43,56 @@ def conditions():
 
 
 @pytest.fixture(scope="module")
-def finished(victim, scenes, conditions, tmp_path_factory):
+def build(victim, scenes, conditions):
+    """An evaluation in a folder."""
+
+    def make(out, **changes):
+        fields = {
+            "victim": victim,
+            "attacker": victim,
+            "scenes": scenes,
+            "conditions": conditions,
+            "oblivious": SETTINGS,
+            "tiers": TierSettings(),
+            "surrogate": Surrogate("none", NO_DEFENCE.apply),
+            "out": out,
+        }
+        return EvalContext(**{**fields, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def finished(build, tmp_path_factory):
     out = tmp_path_factory.mktemp("report")
-    return out, Evaluation(victim, scenes, conditions, PLAN, out).rows()
+    return out, oblivious_rows(build(out))
 
 
-def test_resume_does_nothing_again(victim, scenes, conditions, finished, monkeypatch):
+def test_resume_does_nothing_again(build, finished, monkeypatch):
     out, rows = finished
 
     def forbidden(*args, **kwargs):
         raise AssertionError("done again")
 
-    monkeypatch.setattr(codefend.lab.evaluate.attacked, "attack_scenes", forbidden)
+    monkeypatch.setattr(codefend.lab.evaluate.uploads, "attack_uploads", forbidden)
     monkeypatch.setattr(codefend.lab.evaluate.outcomes, "generate", forbidden)
-    monkeypatch.setattr(codefend.lab.evaluate.outcomes, "defend", forbidden)
-    assert Evaluation(victim, scenes, conditions, PLAN, out).rows() == rows
+    monkeypatch.setattr(codefend.lab.experiments.responder, "defend", forbidden)
+    assert oblivious_rows(build(out)) == rows
 
 
 def test_interrupted_attack_repeats_only_what_is_missing(victim, scenes, tmp_path, monkeypatch):
     config = AttackConfig(name="pgd", epsilon=8 / 255, steps=1)
-    make = AttackedImages(victim, tmp_path, batch_size=2)
+    monkeypatch.setattr(codefend.lab.evaluate.uploads, "BATCH_SIZE", 2)
+    make = Attacker(victim, Store(tmp_path)).oblivious
     first = make(config, scenes)
     folder = sorted(tmp_path.glob("*/*"))[0]
     (folder / "000.png").unlink()
     calls = []
-    real = codefend.lab.evaluate.attacked.attack_scenes
+    real = codefend.lab.evaluate.uploads.attack_uploads
     monkeypatch.setattr(
-        codefend.lab.evaluate.attacked,
-        "attack_scenes",
-        lambda *args: calls.append(1) or real(*args),
+        codefend.lab.evaluate.uploads,
+        "attack_uploads",
+        lambda *args, **options: calls.append(1) or real(*args, **options),
     )
     for before, after in zip(first, make(config, scenes), strict=True):
         np.testing.assert_array_equal(before, after)
@@ -79,8 +101,8 @@ def test_interrupted_attack_repeats_only_what_is_missing(victim, scenes, tmp_pat
 
 def test_other_victim_or_target_is_another_attack(victim, scenes, tmp_path):
     config = AttackConfig(name="uniform_noise", epsilon=8 / 255, steps=0)
-    AttackedImages(victim, tmp_path)(config, scenes)
-    AttackedImages(dataclasses.replace(victim, sha256="other"), tmp_path)(config, scenes)
+    for each in (victim, dataclasses.replace(victim, sha256="other")):
+        Attacker(each, Store(tmp_path)).oblivious(config, scenes)
     assert len(list(tmp_path.glob("*/*"))) == 2
 
 
@@ -127,20 +149,20 @@ def test_report_has_the_agreed_form(finished, tmp_path):
     assert "NaN" not in (tmp_path / "report.json").read_text()
 
 
-def test_clean_tier_attacks_nothing(victim, scenes, tmp_path):
-    plan = dataclasses.replace(PLAN, tier=Tier.CLEAN)
-    rows = Evaluation(victim, scenes, [Condition("none", NO_DEFENCE)], plan, tmp_path).rows()
+def test_clean_tier_attacks_nothing(build, tmp_path):
+    alone = build(tmp_path, conditions=[Condition("none", NO_DEFENCE)])
+    rows = oblivious_rows(alone, is_attacked=False)
     assert {row.tier for row in rows} == {"clean"}
     assert not (tmp_path / "attacked").exists()
 
 
-def test_first_condition_is_undefended(victim, scenes, conditions, tmp_path):
+def test_first_condition_is_undefended(build, conditions, tmp_path):
     with pytest.raises(ValueError, match="undefended"):
-        Evaluation(victim, scenes, conditions[1:], PLAN, tmp_path)
+        build(tmp_path, conditions=conditions[1:])
 
 
 def test_settings_are_chosen_on_validation(victim, scenes, tmp_path):
-    chooser = SettingChooser(victim, scenes, PLAN.main_attack, tmp_path)
+    chooser = SettingChooser(victim, scenes, SETTINGS.main_attack, tmp_path)
     best, trials = chooser.choose([jpeg(20), jpeg(90), bit_depth(3)])
     assert set(best) == {"jpeg", "bit_depth"}
     assert len(trials) == 3
@@ -153,8 +175,8 @@ def test_settings_are_chosen_on_validation(victim, scenes, tmp_path):
 def test_roster_builds_conditions_in_order(victim, scenes, tmp_path):
     pipeline = PurificationPipeline.tiny()
     pipeline.save_pretrained(tmp_path / "purifier")
-    chooser = SettingChooser(victim, scenes[:2], PLAN.main_attack, tmp_path)
-    roster = Roster(tmp_path / "purifier", tmp_path / "missing")
+    chooser = SettingChooser(victim, scenes[:2], SETTINGS.main_attack, tmp_path)
+    roster = DefenceFactory(tmp_path / "purifier", tmp_path / "missing")
     built = roster.conditions(["prompt", "bit_depth", "codefend"], chooser)
     assert [c.name for c in built] == ["none", "codefend", "prompt", "bit_depth"]
     assert built[1].defence.is_random
@@ -165,15 +187,25 @@ def test_roster_builds_conditions_in_order(victim, scenes, tmp_path):
     with pytest.raises(LabError, match="holds no purifier"):
         roster.conditions(["diffpure"], chooser)
     with pytest.raises(LabError, match="latent"):
-        Roster(tmp_path, tmp_path / "purifier").conditions(["autoencoder"], chooser)
+        DefenceFactory(tmp_path, tmp_path / "purifier").conditions(["autoencoder"], chooser)
 
 
 def test_roster_of_a_latent_purifier_has_its_bare_round_trip(victim, scenes, tmp_path, monkeypatch):
-    monkeypatch.setattr("codefend.lab.evaluate.defences.diffpure_grid", lambda *_: [])
+    monkeypatch.setattr("codefend.lab.evaluate.conditions.diffpure_grid", lambda *_: [])
     LatentPurificationPipeline.tiny().save_pretrained(tmp_path / "base")
-    chooser = SettingChooser(victim, scenes[:2], PLAN.main_attack, tmp_path)
-    roster = Roster(tmp_path / "base", tmp_path / "base")
+    chooser = SettingChooser(victim, scenes[:2], SETTINGS.main_attack, tmp_path)
+    roster = DefenceFactory(tmp_path / "base", tmp_path / "base")
     built = roster.conditions(["autoencoder", "purifier"], chooser)
     assert [c.name for c in built] == ["none", "purifier", "autoencoder"]
     assert [c.defence.is_random for c in built] == [False, True, False]
     assert roster.weights["base"] == roster.weights["purifier"]
+
+
+def test_one_condition_under_two_names_has_one_row_and_a_note(conditions):
+    ours = conditions[1].defence
+    twin, other = Condition("purifier", ours), Condition("jpeg", jpeg(40))
+    kept, notes = distinct([*conditions, twin, other])
+    assert [c.name for c in kept] == ["none", "codefend", "jpeg", "jpeg"]
+    assert ["`purifier` is `codefend`" in note for note in notes] == [True]
+    asked_otherwise = Condition("purifier", ours, lambda task, question: f"Look. {question}")
+    assert distinct([*conditions, asked_otherwise]) == ([*conditions, asked_otherwise], [])

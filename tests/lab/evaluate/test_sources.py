@@ -3,12 +3,12 @@
 import pytest
 
 import codefend.lab.folders.pseudo_labels
-from codefend.lab.attacks.interface import Tier
 from codefend.lab.baselines.defence import NO_DEFENCE
 from codefend.lab.errors import LabError
+from codefend.lab.evaluate.context import EvalContext, ObliviousSettings, Surrogate, TierSettings
+from codefend.lab.evaluate.data import folder_material
 from codefend.lab.evaluate.outcomes import Condition
-from codefend.lab.evaluate.run import Evaluation, Plan
-from codefend.lab.evaluate.sources import folder_material
+from codefend.lab.evaluate.tiers import oblivious_rows
 from codefend.lab.folders.folder import open_folder
 from codefend.lab.folders.pseudo_labels import GENERIC_QUESTIONS
 from tests.pictures_folder import draw_pictures
@@ -48,8 +48,17 @@ def test_what_the_victim_said_is_kept(images, victim, tmp_path, monkeypatch):
 
 def test_the_undefended_model_agrees_with_itself(images, victim, tmp_path):
     tested = material(images, victim, tmp_path).tested
-    conditions = [Condition("none", NO_DEFENCE)]
-    rows = Evaluation(victim, tested, conditions, Plan(tier=Tier.CLEAN, seeds=1), tmp_path).rows()
+    context = EvalContext(
+        victim=victim,
+        attacker=victim,
+        scenes=tested,
+        conditions=[Condition("none", NO_DEFENCE)],
+        oblivious=ObliviousSettings(seeds=1),
+        tiers=TierSettings(),
+        surrogate=Surrogate("none", NO_DEFENCE.apply),
+        out=tmp_path,
+    )
+    rows = oblivious_rows(context, is_attacked=False)
     figures = {row.metric: row.value for row in rows}
     assert figures["accuracy"] == 1
     assert figures["cider"] > 0

@@ -2,16 +2,17 @@
 
 import pytest
 
-from codefend.lab.evaluate.marks import mark
-from codefend.lab.evaluate.outcomes import Outcome
-from codefend.lab.evaluate.votes import majority, worst_repeat
+from codefend.lab.evaluate.outcomes import Responses, majority
+from codefend.lab.evaluate.scores import score, worst_repeat
 
 # Ten purifications of two scenes with two questions each; scene 0 is a cat, scene 1 a car.
 RIGHT = [["cat", "yes"], ["car", "yes"]]
 
 
 def outcome(answers, captions=("a cat at the top", "a car at the top")):
-    return Outcome(captions=list(captions), answers=answers, psnr_db=[30.0, 20.0], ssim=[0.9, 0.8])
+    return Responses(
+        captions=list(captions), answers=answers, psnr_db=[30.0, 20.0], ssim=[0.9, 0.8]
+    )
 
 
 TEN = [
@@ -26,7 +27,7 @@ TEN = [
 def marked(scenes):
     def of(outcomes):
         references = [scene.captions for scene in scenes[:2]]
-        return mark(outcomes, scenes[:2], references)
+        return score(outcomes, scenes[:2], references)
 
     return of
 

@@ -14,8 +14,8 @@ from codefend.lab.cli import app
 from codefend.lab.documents.document import SYSTEM_FONTS, Fonts
 from codefend.lab.errors import LabError
 from codefend.lab.experiments.report import Row
+from codefend.lab.fidelity.command import DEFAULT_DEFENCES, defences_of
 from codefend.lab.fidelity.report import write_fidelity
-from codefend.lab.fidelity.roster import DEFAULT_DEFENCES, FidelityRoster
 from codefend.models.codec import encode_image
 from codefend.models.purifier.pipeline import PurificationPipeline
 
@@ -126,11 +126,11 @@ def test_what_is_wrong_is_said(tmp_path, given, message):
 
 def test_defences_by_name_and_setting(tmp_path):
     PurificationPipeline.tiny().save_pretrained(tmp_path)
-    roster = FidelityRoster(tmp_path, tmp_path)
-    made = roster.defences("purifier=0.02,diffpure=0.1x4,blur=1.5,median=3,bit_depth=4")
+    texts = ["purifier=0.02", "diffpure=0.1x4", "blur=1.5", "median=3", "bit_depth=4"]
+    made, weights = defences_of(texts, tmp_path, tmp_path)
     settings = {defence.name: defence.setting for defence in made}
     assert settings["purifier"].startswith("noise_level=0.02 num_steps=1 ")
     assert settings["diffpure"].startswith("noise_level=0.1 num_steps=4 ")
     assert settings["blur"] == "sigma_px=1.5"
-    assert set(roster.weights) == {"purifier", "base"}
-    assert len(roster.defences(DEFAULT_DEFENCES)) == 6
+    assert set(weights) == {"purifier", "base"}
+    assert len(defences_of(DEFAULT_DEFENCES, tmp_path, tmp_path)[0]) == 6

@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-import codefend.lab.evaluate.tiers.uploads
+import codefend.lab.evaluate.uploads
 from codefend.lab.cli import app
 from codefend.lab.errors import LabError
 from codefend.lab.tradeoff.points import points_of
@@ -56,7 +56,7 @@ def test_table_rows_and_picture(command, monkeypatch):
     def never(*_, **__):
         raise AssertionError("attacked again")
 
-    monkeypatch.setattr(codefend.lab.evaluate.tiers.uploads, "attack_through", never)
+    monkeypatch.setattr(codefend.lab.evaluate.uploads, "attack_through", never)
     again = CliRunner().invoke(app, words, catch_exceptions=False)
     assert again.exit_code == 0
 

@@ -9,7 +9,7 @@ import codefend.lab.train.command
 import codefend.lab.train.detector
 from codefend.lab.baselines.defence import Defence
 from codefend.lab.cli import app
-from codefend.lab.detection.scoring import Scorer, load_detector
+from codefend.lab.detection.scoring import SuspicionScorer, load_detector
 from codefend.lab.errors import LabError
 from codefend.lab.train.detector import calibration_images, make_examples, train_detector
 from codefend.lab.train.loop import LoopSettings
@@ -65,7 +65,7 @@ def test_it_learns_to_tell_an_attack_from_what_is_benign(sources, world, tmp_pat
     examples = make_examples(sources, world, SMOOTHING, tmp_path / "examples", num_crops=8)
     settings = LoopSettings(num_steps=25, learning_rate=3e-3, warmup_steps=1, num_workers=0)
     detector = train_detector(examples, tmp_path, settings, batch_size=16)
-    scorer = Scorer(detector, SMOOTHING)
+    scorer = SuspicionScorer(detector, SMOOTHING)
     rng = np.random.default_rng(1)
     clean = list(rng.integers(60, 190, (6, 16, 16, 3)).astype(np.uint8).repeat(8, 1).repeat(8, 2))
     attacked = [(image + BOARD).clip(0, 255).astype(np.uint8) for image in clean]

@@ -14,7 +14,7 @@ from codefend.lab.attacks.apgd import APGD
 from codefend.lab.attacks.gradient import PGD, UniformNoise
 from codefend.lab.attacks.objectives import class_loss, class_margin
 from codefend.lab.errors import LabError
-from codefend.lab.evaluate.perceptual import perceptual_distance
+from codefend.lab.fidelity.probe import perceptual_distance
 from codefend.lab.victims.classifier import (
     HELD_OUT,
     TRAINING_CLASSIFIER,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from codefend.lab.evaluate.perceptual import PerceptualDistance, perceptual_distance
+from codefend.lab.fidelity.probe import PerceptualDistance, perceptual_distance
 
 
 def test_equal_images_are_at_zero(photos):

@@ -8,10 +8,9 @@ import httpx
 import numpy as np
 import pytest
 
-import codefend.lab.evaluate.attacked
 import codefend.lab.evaluate.outcomes
-import codefend.lab.evaluate.tiers.query
-import codefend.lab.evaluate.tiers.uploads
+import codefend.lab.evaluate.query
+import codefend.lab.evaluate.uploads
 from codefend.lab.attacks.adaptive import surrogate_forward
 from codefend.lab.attacks.interface import Tier
 from codefend.lab.attacks.pixels import decode_png
@@ -19,26 +18,23 @@ from codefend.lab.baselines.compression import jpeg
 from codefend.lab.baselines.defence import NO_DEFENCE
 from codefend.lab.baselines.filters import blur, gaussian_noise
 from codefend.lab.baselines.purifiers import purifying
+from codefend.lab.evaluate.assess import Assessor
 from codefend.lab.evaluate.checks import check_report
 from codefend.lab.evaluate.command import CONTROL_NOISE
-from codefend.lab.evaluate.defences import served_prompt
+from codefend.lab.evaluate.conditions import served_prompt
+from codefend.lab.evaluate.context import EvalContext, ObliviousSettings, Surrogate, TierSettings
 from codefend.lab.evaluate.outcomes import Condition
 from codefend.lab.evaluate.pictures import draw_examples
-from codefend.lab.evaluate.run import Evaluation, Plan
-from codefend.lab.evaluate.tier_tables import tier_tables
-from codefend.lab.evaluate.tiers.assess import Assessor
-from codefend.lab.evaluate.tiers.bench import Bench, Surrogate
-from codefend.lab.evaluate.tiers.evaluation import tier_rows
-from codefend.lab.evaluate.tiers.notes import check_notes, tier_notes
-from codefend.lab.evaluate.tiers.plan import TierPlan
-from codefend.lab.evaluate.tiers.uploads import Uploader
+from codefend.lab.evaluate.tables import check_notes, tier_notes, tier_tables
+from codefend.lab.evaluate.tiers import oblivious_rows, tier_rows
+from codefend.lab.evaluate.uploads import Uploader
 from codefend.lab.service_client import ServiceClient
 from codefend.models.codec import encode_image
 from codefend.models.manifest import WEIGHTS_DIRECTORY
 from codefend.models.purifier.pipeline import PurificationPipeline
 
-OBLIVIOUS = Plan(steps=2, other_epsilons=(16,), num_scenes_other=2, seeds=2)
-PLAN = TierPlan(
+OBLIVIOUS = ObliviousSettings(steps=2, epsilons=(16,), num_scenes_other=2, seeds=2)
+TIERS = TierSettings(
     num_scenes={
         Tier.TRANSFER: 3,
         Tier.WHITE_BOX: 2,
@@ -113,11 +109,11 @@ def build(victim, scenes):
             "scenes": scenes,
             "conditions": conditions,
             "oblivious": OBLIVIOUS,
-            "plan": PLAN,
+            "tiers": TIERS,
             "surrogate": Surrogate("tiny", surrogate_forward(base, largest_noise_level=0.1)),
             "out": out,
         }
-        return Bench(**{**fields, **changes})
+        return EvalContext(**{**fields, **changes})
 
     return make
 
@@ -142,9 +138,9 @@ def test_resume_does_nothing_again(build, finished, monkeypatch):
     def forbidden(*args, **kwargs):
         raise AssertionError("done again")
 
-    monkeypatch.setattr(codefend.lab.evaluate.attacked, "attack_scenes", forbidden)
-    monkeypatch.setattr(codefend.lab.evaluate.tiers.uploads, "attack_through", forbidden)
-    monkeypatch.setattr(codefend.lab.evaluate.tiers.query, "attack_pixels", forbidden)
+    monkeypatch.setattr(codefend.lab.evaluate.uploads, "attack_uploads", forbidden)
+    monkeypatch.setattr(codefend.lab.evaluate.uploads, "attack_through", forbidden)
+    monkeypatch.setattr(codefend.lab.evaluate.query, "attack_pixels", forbidden)
     monkeypatch.setattr(codefend.lab.evaluate.outcomes, "generate", forbidden)
     again = [FakeService(disclosure) for disclosure in ("full", "minimal")]
     assert tier_rows(build(out), ALL, [service.client() for service in again]) == rows
@@ -154,19 +150,19 @@ def test_resume_does_nothing_again(build, finished, monkeypatch):
 
 def test_interrupted_white_box_makes_only_what_is_missing(build, tmp_path, monkeypatch):
     uploader = Uploader(build(tmp_path))
-    condition = uploader.bench.conditions[1]
+    condition = uploader.context.conditions[1]
     first = uploader.white_box(condition, 4, "exact", "margin")
     removed = sorted(tmp_path.glob("attacked/t2-*/*/001.png"))
     assert len(removed) == 2  # two chunks of two
     removed[0].unlink()
     calls = []
-    real = codefend.lab.evaluate.tiers.uploads.attack_through
+    real = codefend.lab.evaluate.uploads.attack_through
 
     def counted(*args, **kwargs):
         calls.append(1)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(codefend.lab.evaluate.tiers.uploads, "attack_through", counted)
+    monkeypatch.setattr(codefend.lab.evaluate.uploads, "attack_through", counted)
     for before, after in zip(
         first.images, uploader.white_box(condition, 4, "exact", "margin").images, strict=True
     ):
@@ -182,12 +178,12 @@ def test_focus_attacks_what_is_left_standing(build, tmp_path, monkeypatch):
         asked.extend([[dialogue.prompt for dialogue in dialogues] for dialogues in truths])
         return [encode_image(image) for image in images]
 
-    monkeypatch.setattr(codefend.lab.evaluate.tiers.uploads, "attack_through", recorded)
-    condition = uploader.bench.conditions[5]
-    marks = Assessor.of(uploader.bench).clean(condition, 3)
+    monkeypatch.setattr(codefend.lab.evaluate.uploads, "attack_through", recorded)
+    condition = uploader.context.conditions[5]
+    scores = Assessor.of(uploader.context).clean(condition, 3)
     # The first question of scene 0 stands for one seed of two, both of scene 1, none of scene 2.
     right = np.array([[1, 0, 1, 1, 0, 0], [0, 0, 1, 1, 0, 0]], dtype=float)
-    uploads = uploader.focused(condition, dataclasses.replace(marks, right=right), "exact", 1)
+    uploads = uploader.focused(condition, dataclasses.replace(scores, right=right), "exact", 1)
     assert asked == [
         ["what is at the top?"],
         ["what is at the top?", "is there a car?"],
@@ -315,14 +311,13 @@ def test_images_of_one_defence_serve_two_conditions(finished):
     assert len(folders) == 3
 
 
-def test_tiers_reuse_the_images_of_t0(victim, scenes, build, tmp_path, monkeypatch):
-    conditions = [Condition("none", NO_DEFENCE)]
-    Evaluation(victim, scenes, conditions, OBLIVIOUS, tmp_path).rows()
+def test_tiers_reuse_the_images_of_t0(build, tmp_path, monkeypatch):
+    oblivious_rows(build(tmp_path, conditions=[Condition("none", NO_DEFENCE)]))
 
     def forbidden(*args, **kwargs):
         raise AssertionError("done again")
 
-    monkeypatch.setattr(codefend.lab.evaluate.attacked, "attack_scenes", forbidden)
+    monkeypatch.setattr(codefend.lab.evaluate.uploads, "attack_uploads", forbidden)
     made = Uploader(build(tmp_path)).oblivious(2)
     assert [len(uploads.images) for uploads in made] == [2, 2]
 
@@ -352,8 +347,9 @@ def test_report_pieces(build, finished, tmp_path):
 def test_bench_needs_the_undefended_first(build, tmp_path):
     with pytest.raises(ValueError, match="undefended"):
         build(tmp_path, conditions=[Condition("jpeg", jpeg(50))])
-    with pytest.raises(ValueError, match="at least one scene"):
-        dataclasses.replace(PLAN, num_scenes_curve=0)
+    for nothing in ({"num_scenes_curve": 0}, {"num_scenes": {Tier.QUERY: 0}}):
+        with pytest.raises(ValueError, match="greater than or equal to 1"):
+            TIERS.replace(**nothing)
 
 
 def test_same_text_is_marked_alike_behind_service_and_victim(finished, scenes):
@@ -381,7 +377,7 @@ def test_examples_are_drawn_from_what_was_kept(build, finished, tmp_path, monkey
     def forbidden(*args, **kwargs):
         raise AssertionError("done again")
 
-    monkeypatch.setattr(codefend.lab.evaluate.tiers.uploads, "attack_through", forbidden)
+    monkeypatch.setattr(codefend.lab.evaluate.uploads, "attack_through", forbidden)
     draw_examples(build(out), ALL, tmp_path / "examples.png")
     height, width, _ = decode_png((tmp_path / "examples.png").read_bytes()).shape
     assert width > height  # two scenes, seven panels each
