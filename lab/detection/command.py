@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import typer
 from pydantic import Field
@@ -19,15 +18,14 @@ from codefend.lab.detection.scoring import (
 )
 from codefend.lab.detection.uploads import benign_uploads, evading_uploads
 from codefend.lab.errors import LabError
-from codefend.lab.evaluate.context import ObliviousSettings, Precision, found_device
+from codefend.lab.evaluate.context import VictimExperiment
 from codefend.lab.evaluate.data import TrueScene, world_scenes
 from codefend.lab.evaluate.suite import suite_uploads, variants_named
 from codefend.lab.evaluate.uploads import Attacker, Uploads, oblivious_uploads
-from codefend.lab.experiments.report import provenance, write_report
-from codefend.lab.experiments.settings import Experiment, RunSettings, add_command
+from codefend.lab.experiments.report import write_report
+from codefend.lab.experiments.settings import RunSettings, add_command
 from codefend.lab.experiments.store import Store
 from codefend.lab.fidelity.samples import folder_samples, photo_samples
-from codefend.lab.victims.victim import load_victim
 from codefend.lab.world.compose import World
 from codefend.models.manifest import WEIGHTS_DIRECTORY
 
@@ -49,17 +47,11 @@ class Calibrate(RunSettings):
     """Of the purifier's noise."""
 
 
-class Detect(Experiment):
+class Detect(VictimExperiment):
     """Score clean, benignly altered and attacked images; AUROC, rate caught, rate flagged."""
 
     name = "detect"
     has_own_command = True  # detect evaluate
-    shortcuts: ClassVar = {
-        "oblivious.steps": "steps",
-        "oblivious.num_scenes_other": "num-scenes-other",
-        "oblivious.seeds": "seeds",
-        "oblivious.seed": "seed",
-    }
 
     attacked: Path | None = None
     """Folder of attacked images of `evaluate`; else in the report's."""
@@ -67,10 +59,6 @@ class Detect(Experiment):
     """The detector."""
     purifier: Path = WEIGHTS_DIRECTORY / "purifier"
     """The purifier that it stands behind."""
-    world: Path = Path("work/world.npz")
-    """World file."""
-    victim: str = str(WEIGHTS_DIRECTORY / "mllm")
-    """Model directory or hub id."""
     surrogate_models: tuple[str, ...] = (str(WEIGHTS_DIRECTORY / "surrogate"),)
     """MLLMs of the ensemble's attacker."""
     families: tuple[str, ...] = ("all",)
@@ -85,11 +73,6 @@ class Detect(Experiment):
     """Steps of who evades."""
     num_documents: int = Field(20, ge=1)
     """Of each kind and text size."""
-    oblivious: ObliviousSettings = ObliviousSettings()
-    attack_dtype: Precision = Precision.FLOAT32
-    """Precision of the gradients."""
-    device: str = Field(default_factory=found_device)
-    """Torch device."""
 
     def run(self) -> None:
         """Makes whatever the folder lacks, and writes the report."""
@@ -104,18 +87,12 @@ class Detect(Experiment):
         uploads = self._uploads(scorer, pool, attacker, scenes)
         name = attacker.victim.name
         rows = detection_rows(uploads, scorer, victim=name, seeds=self.oblivious.seeds)
-        meta = provenance(
-            seed=self.oblivious.seed,
-            weights={name: attacker.victim.sha256, **sha256s},
-            device=self.device,
-            settings=self,
-        )
+        meta = self.meta({name: attacker.victim.sha256, **sha256s})
         typer.echo(write_report(self.out, meta, rows, [detection_table(rows), _NOTES]))
 
     def _attacker(self) -> Attacker:
         sources = [self.victim, *filter(None, self.surrogate_models)]
-        models = [load_victim(source, device=self.device) for source in sources]
-        victim, *others = [model.astype(self.attack_dtype.dtype) for model in models]
+        victim, *others = [self.load(source)[1] for source in sources]
         return Attacker(victim, Store(self.attacked or self.out / "attacked"), others)
 
     def _uploads(

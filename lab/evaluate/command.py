@@ -27,11 +27,9 @@ from codefend.lab.evaluate.context import (
     CPU,
     GPU,
     EvalContext,
-    ObliviousSettings,
-    Precision,
     Surrogate,
     TierSettings,
-    found_device,
+    VictimExperiment,
 )
 from codefend.lab.evaluate.data import (
     Material,
@@ -54,12 +52,11 @@ from codefend.lab.evaluate.tables import (
     tier_tables,
 )
 from codefend.lab.evaluate.tiers import oblivious_rows, tier_rows
-from codefend.lab.experiments.report import Row, Threat, provenance, rows_under, write_report
-from codefend.lab.experiments.settings import Experiment
+from codefend.lab.experiments.report import Row, Threat, rows_under, write_report
 from codefend.lab.folders.source import open_data
 from codefend.lab.plots.report import plot_report
 from codefend.lab.service_client import ServiceClient
-from codefend.lab.victims.victim import Victim, load_victim
+from codefend.lab.victims.victim import Victim
 from codefend.models.manifest import WEIGHTS_DIRECTORY
 
 __all__ = ["CONTROL_NOISE", "Evaluate", "TestedSplit"]
@@ -79,7 +76,7 @@ def _service_key() -> SecretStr:
     return SecretStr(os.environ.get("CODEFEND_LAB_SERVICE_KEY", ""))
 
 
-class Evaluate(Experiment):
+class Evaluate(VictimExperiment):
     """Attack, defend and question the victim; save tables as JSON and Markdown, print the latter.
 
     Interrupted, it resumes: attacked images and answers are kept in the folder of the report.
@@ -89,24 +86,16 @@ class Evaluate(Experiment):
 
     name = "evaluate"
     presets: ClassVar = {"cpu": {"adaptive": CPU}, "gpu": {"adaptive": GPU}}
-    shortcuts: ClassVar = {
+    shortcuts: ClassVar = VictimExperiment.shortcuts | {
         "tiers": "tier",
         "preset": "budget",
-        "oblivious.attack": "attack",
-        "oblivious.goals": "goals",
-        "oblivious.steps": "steps",
-        "oblivious.restarts": "restarts",
-        "oblivious.epsilon": "main-epsilon",
-        "oblivious.epsilons": "epsilons",
-        "oblivious.num_scenes_targeted": "num-scenes-targeted",
-        "oblivious.num_scenes_other": "num-scenes-other",
-        "oblivious.seeds": "seeds",
-        "oblivious.seed": "seed",
         "adaptive.num_scenes": "tier-scenes",
         "adaptive.num_scenes_curve": "curve-scenes",
         "adaptive.num_scenes_families": "family-scenes",
         "adaptive.goals": "tier-goals",
         "adaptive.steps": "tier-steps",
+        "adaptive.num_draws": "eot",
+        "adaptive.num_draws_network": "eot",
         "adaptive.gradients": "gradients",
         "adaptive.curve_steps": "curve-steps",
         "adaptive.num_queries": "queries",
@@ -119,8 +108,6 @@ class Evaluate(Experiment):
     """What the attackers have: all, or names such as t0,t1."""
     preset: Literal["cpu", "gpu"] = "cpu"
     """How much of T1 to T4 is run where nothing else is said."""
-    world: Path = Path("work/world.npz")
-    """World file of `data build`."""
     data: str = ""
     """Folder of images, or an id of the datasets package, instead of the embedded world. Without a
     scenes.json in it, the victim's own answers to clean images are the truth."""
@@ -132,8 +119,6 @@ class Evaluate(Experiment):
     """Scenes, clean and at the main radius."""
     num_validation: int = Field(64, ge=1)
     """Scenes that settings are chosen on."""
-    victim: str = str(WEIGHTS_DIRECTORY / "mllm")
-    """Model directory or hub id."""
     purifier: Path = WEIGHTS_DIRECTORY / "purifier"
     """Our purifier."""
     base: Path = WEIGHTS_DIRECTORY / "base"
@@ -154,12 +139,7 @@ class Evaluate(Experiment):
     """URLs of running services for T4: one that discloses all, and one as little as it can."""
     service_key: SecretStr = Field(default_factory=_service_key, exclude=True)
     """API key of those services; also as CODEFEND_LAB_SERVICE_KEY."""
-    oblivious: ObliviousSettings = ObliviousSettings()
     adaptive: TierSettings = TierSettings()
-    attack_dtype: Precision = Precision.FLOAT32
-    """Precision of the gradients."""
-    device: str = Field(default_factory=found_device)
-    """Torch device."""
 
     @field_validator("tiers", mode="before")
     @classmethod
@@ -176,8 +156,7 @@ class Evaluate(Experiment):
     def run(self) -> None:
         """Makes whatever the folder lacks, and writes the report."""
         services = self._connect()
-        asked = load_victim(self.victim, device=self.device)
-        attacker = asked.astype(self.attack_dtype.dtype)
+        asked, attacker = self.load(self.victim)
         material = self._material(asked)
         chooser = SettingChooser(
             asked, material.validation, self.oblivious.main_attack, self.out, attacker=attacker
@@ -187,7 +166,7 @@ class Evaluate(Experiment):
         conditions, twins = distinct(wanted)
         surrogate, sha256 = Surrogate.load(self.surrogate, self.device, self.surrogate_noise_level)
         variants = variants_named(self.families) if Tier.OBLIVIOUS in self.tiers else ()
-        plain = EvalContext(
+        context = EvalContext(
             victim=asked,
             attacker=attacker,
             scenes=material.tested,
@@ -197,14 +176,15 @@ class Evaluate(Experiment):
             surrogate=surrogate,
             out=self.out,
         )
-        noise = Condition("noise", gaussian_noise(CONTROL_NOISE))
-        context = replace(plain, conditions=[*conditions, noise], others=self._others(attacker))
-        is_attacked = Tier.OBLIVIOUS in self.tiers
         rows: list[Row] = []
-        notes = [material.note, oblivious_notes(plain, factory.trials), *twins]
+        notes = [material.note, oblivious_notes(context, factory.trials), *twins]
+        is_attacked = Tier.OBLIVIOUS in self.tiers
         if is_attacked or Tier.CLEAN in self.tiers:
-            rows += oblivious_rows(plain, is_attacked=is_attacked)
+            rows += oblivious_rows(context, is_attacked=is_attacked)
         if variants or set(self.tiers) - {Tier.CLEAN, Tier.OBLIVIOUS}:
+            noise = Condition("noise", gaussian_noise(CONTROL_NOISE))
+            others = [self.load(source)[1] for source in self.surrogate_models]
+            context = replace(context, conditions=[*conditions, noise], others=others)
             rows += tier_rows(context, self.tiers, services, variants=variants)
             notes.append(tier_notes(context, self.tiers, num_services=len(services)))
         if not self.data:
@@ -236,11 +216,6 @@ class Evaluate(Experiment):
         controls = [name for name in CONTROLS if name in CONDITIONS and name not in self.defences]
         return [*self.defences, *(controls if Tier.WHITE_BOX in self.tiers else ())]
 
-    def _others(self, attacker: Victim) -> list[Victim]:
-        """Further models of the ensemble's attacker, in the attacker's precision."""
-        models = [load_victim(source, device=self.device) for source in self.surrogate_models]
-        return [model.astype(attacker.dtype) for model in models]
-
     def _prior_rows(self, victim: Victim, scenes: Sequence[TrueScene]) -> list[Row]:
         prior = QuestionPrior(training_questions(PRIOR_SCENES, seed=self.oblivious.seed))
         return rows_under(
@@ -262,13 +237,7 @@ class Evaluate(Experiment):
         """Writes everything; then ends with 1 where a check failed."""
         checks = check_report(rows, self.tiers)
         warning = banner(checks)
-        meta = provenance(
-            seed=self.oblivious.seed,
-            weights=weights,
-            device=self.device,
-            data=data,
-            settings=self,
-        )
+        meta = self.meta(weights, data)
         sections = [
             warning,
             oblivious_table(row for row in rows if row.attack not in suite),

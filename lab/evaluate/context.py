@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import torch
 from pydantic import AfterValidator, Field
@@ -18,8 +18,10 @@ from codefend.lab.baselines.defence import Forward
 from codefend.lab.baselines.purifiers import load_purifier
 from codefend.lab.evaluate.data import TrueScene
 from codefend.lab.evaluate.outcomes import Condition
-from codefend.lab.experiments.settings import RunSettings
-from codefend.lab.victims.victim import Victim
+from codefend.lab.experiments.report import provenance
+from codefend.lab.experiments.settings import Experiment, RunSettings
+from codefend.lab.victims.victim import Victim, load_victim
+from codefend.models.manifest import WEIGHTS_DIRECTORY
 
 __all__ = [
     "CPU",
@@ -29,6 +31,7 @@ __all__ = [
     "Precision",
     "Surrogate",
     "TierSettings",
+    "VictimExperiment",
     "found_device",
 ]
 
@@ -184,6 +187,48 @@ GPU: Mapping[str, Any] = {
     "batch_size_queried": 16,
 }
 """How much one GPU can."""
+
+
+class VictimExperiment(Experiment):
+    """What experiments on a multimodal model have in common."""
+
+    shortcuts: ClassVar = {
+        "oblivious.attack": "attack",
+        "oblivious.goals": "goals",
+        "oblivious.steps": "steps",
+        "oblivious.restarts": "restarts",
+        "oblivious.epsilon": "main-epsilon",
+        "oblivious.epsilons": "epsilons",
+        "oblivious.num_scenes_targeted": "num-scenes-targeted",
+        "oblivious.num_scenes_other": "num-scenes-other",
+        "oblivious.seeds": "seeds",
+        "oblivious.seed": "seed",
+    }
+
+    world: Path = Path("work/world.npz")
+    """World file of `data build`."""
+    victim: str = str(WEIGHTS_DIRECTORY / "mllm")
+    """Model directory or hub id."""
+    oblivious: ObliviousSettings = ObliviousSettings()
+    attack_dtype: Precision = Precision.FLOAT32
+    """Precision of the gradients."""
+    device: str = Field(default_factory=found_device)
+    """Torch device."""
+
+    def load(self, source: str) -> tuple[Victim, Victim]:
+        """A model to be asked, and its copy in the precision of the gradients."""
+        model = load_victim(source, device=self.device)
+        return model, model.astype(self.attack_dtype.dtype)
+
+    def meta(self, weights: Mapping[str, str], data: str = "") -> dict[str, Any]:
+        """The report's `meta`."""
+        return provenance(
+            seed=self.oblivious.seed,
+            weights=weights,
+            device=self.device,
+            data=data,
+            settings=self,
+        )
 
 
 @dataclass(frozen=True, slots=True)

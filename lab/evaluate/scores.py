@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocoevalcap.cider.cider import Cider
 
-from codefend.lab.evaluate.captions import cider_scores, names_all
 from codefend.lab.evaluate.data import AskedQuestion, TrueScene
 from codefend.lab.evaluate.outcomes import Responses
 from codefend.lab.experiments.statistics import Estimate, Floats, Measure, ratio, wilson
@@ -19,16 +20,21 @@ from codefend.lab.victims.answers import is_match, normalise
 __all__ = [
     "QuestionPrior",
     "Scores",
+    "cider_scores",
     "lead",
     "measure_alone",
     "measure_attacked",
     "measure_beside_clean",
+    "names_all",
     "prior_measures",
     "score",
+    "tokenise_caption",
     "worst",
     "worst_repeat",
 ]
 
+# What the Penn Treebank tokeniser splits off and the COCO evaluation then drops.
+_PUNCTUATION = re.compile(r"""["'`(){}\[\].?!,:;\-]+""")
 _REFUSAL = normalise("i cannot tell")
 _LOWER_IS_WORSE = ("right", "cider", "named", "psnr_db", "ssim")
 _HIGHER_IS_WORSE = ("refused", "hit")
@@ -163,6 +169,36 @@ def _repeat(scores: Scores, number: int) -> dict[str, Any]:
 def _table(rows: object) -> Floats:
     """One row a seed."""
     return np.array(list(rows), dtype=np.float64)  # type: ignore[call-overload]
+
+
+def tokenise_caption(text: str) -> str:
+    """Lower case, punctuation dropped, single blanks: as COCO's PTB tokeniser leaves plain text."""
+    return " ".join(_PUNCTUATION.sub(" ", text.lower()).split())
+
+
+def cider_scores(captions: Mapping[int, str], references: Sequence[Sequence[str]]) -> Floats:
+    """CIDEr of each caption: Vedantam et al. 2015, by the scorer of ``pycocoevalcap``.
+
+    Document frequencies come from all references, so that scores of a part of the scenes compare
+    with those of the whole.
+
+    Args:
+        captions: scene index to its caption.
+        references: for every scene, its right captions.
+
+    Returns:
+        (len(captions),) scores in the order of ``captions``, 0 to 10.
+    """
+    texts = {i: [tokenise_caption(t) for t in group] for i, group in enumerate(references)}
+    answers = {i: [tokenise_caption(captions.get(i, ""))] for i in texts}
+    _, scores = Cider().compute_score(texts, answers)
+    return np.asarray([scores[index] for index in captions], dtype=np.float64)
+
+
+def names_all(caption: str, objects: Sequence[str]) -> bool:
+    """Whether the caption names every object, word for word."""
+    text = f" {tokenise_caption(caption)} "
+    return all(f" {tokenise_caption(name)} " in text for name in objects)
 
 
 def measure_alone(scores: Scores) -> Iterator[Measure]:

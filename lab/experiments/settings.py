@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -31,7 +31,8 @@ class RunSettings(BaseModel):
     Attributes:
         presets: by the value of one field, settings that hold where nothing else is said.
         preset_field: which field.
-        shortcuts: further names of nested fields as flags: `{"oblivious.steps": "steps"}`.
+        shortcuts: further names of nested fields as flags: `{"oblivious.steps": "steps"}`.; several
+            fields may share one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -93,14 +94,18 @@ def read_settings(
     Raises:
         LabError: an unknown or missing field, or a value that it does not take.
     """
+    fields_of: dict[str, list[str]] = {}
+    for field, flag in model.shortcuts.items():
+        fields_of.setdefault(flag, []).append(field.replace("_", "-"))
+    own = {fields[0]: flag for flag, fields in fields_of.items() if len(fields) == 1}
     try:
         flags = CliSettingsSource[Any](
             _with_flags(model),
             cli_prog_name=f"codefend-lab {command}".strip(),
-            cli_parse_args=list(arguments),
+            cli_parse_args=list(_spelt_out(arguments, fields_of)),
             cli_kebab_case=True,
             cli_implicit_flags=True,
-            cli_shortcuts={name.replace("_", "-"): flag for name, flag in model.shortcuts.items()},
+            cli_shortcuts=own,
             cli_hide_none_type=True,
             cli_avoid_json=True,
             cli_use_class_docs_for_groups=True,
@@ -111,6 +116,19 @@ def read_settings(
         raise LabError(f"{command}: {error}") from error
     except ValidationError as error:
         raise LabError("; ".join(_complaints(error))) from error
+
+
+def _spelt_out(arguments: Sequence[str], fields_of: Mapping[str, list[str]]) -> Iterator[str]:
+    """Arguments in which a flag that several fields share is given once for each of them."""
+    words = iter(arguments)
+    for word in words:
+        flag, mark, value = word.removeprefix("--").partition("=")
+        fields = fields_of.get(flag, ()) if word.startswith("--") else ()
+        if len(fields) < 2:
+            yield word
+            continue
+        value = value if mark else next(words, "")
+        yield from (f"--{field}={value}" for field in fields)
 
 
 def _with_flags(model: type[RunSettings]) -> Any:

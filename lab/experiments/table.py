@@ -1,4 +1,4 @@
-"""Tables: the same cells as Markdown for people and as JSON for programs."""
+"""Tables of a report: rows, which are its JSON, laid out as cells and shown as Markdown."""
 
 from __future__ import annotations
 
@@ -30,10 +30,6 @@ class Table:
         rows = [self.heads, *self.lines]
         lines = ["| " + " | ".join(row) + " |" for row in rows]
         return "\n".join([lines[0], "|---" * len(self.heads) + "|", *lines[1:]])
-
-    def json(self) -> list[dict[str, str]]:
-        """A mapping from head to cell for each line."""
-        return [dict(zip(self.heads, line, strict=True)) for line in self.lines]
 
     def transposed(self) -> Table:
         """Columns as lines: for more columns than a page is wide."""

@@ -18,21 +18,22 @@ from codefend.lab.evaluate.context import (
     CPU,
     GPU,
     EvalContext,
-    ObliviousSettings,
-    Precision,
     Surrogate,
     TierSettings,
-    found_device,
+    VictimExperiment,
 )
 from codefend.lab.evaluate.data import world_scenes
 from codefend.lab.evaluate.outcomes import Condition
-from codefend.lab.experiments.report import provenance, write_report
-from codefend.lab.experiments.settings import Experiment
+from codefend.lab.experiments.report import write_report
 from codefend.lab.plots.style import save_small
 from codefend.lab.plots.tradeoff import draw_tradeoff
-from codefend.lab.tradeoff.points import points_of, timing_rows, tradeoff_rows
-from codefend.lab.tradeoff.report import curves_of, tradeoff_table
-from codefend.lab.victims.victim import load_victim
+from codefend.lab.tradeoff.points import (
+    curves_of,
+    points_of,
+    timing_rows,
+    tradeoff_rows,
+    tradeoff_table,
+)
 from codefend.lab.world.compose import World
 from codefend.models.manifest import WEIGHTS_DIRECTORY
 from codefend.models.purifier.purifier import Purifier
@@ -40,7 +41,7 @@ from codefend.models.purifier.purifier import Purifier
 __all__ = ["TradeOff"]
 
 
-class TradeOff(Experiment):
+class TradeOff(VictimExperiment):
     """Purifiers at several settings: clean quality, T0, T2 and time, on validation scenes.
 
     The same command compares trainings that differ in one part. Interrupted, it resumes: attacked
@@ -49,14 +50,12 @@ class TradeOff(Experiment):
 
     name = "trade-off"
     presets: ClassVar = {"cpu": {"adaptive": CPU}, "gpu": {"adaptive": GPU}}
-    shortcuts: ClassVar = {
+    shortcuts: ClassVar = VictimExperiment.shortcuts | {
         "preset": "budget",
         "purifiers": "purifier",
-        "oblivious.steps": "steps",
-        "oblivious.epsilon": "main-epsilon",
-        "oblivious.seeds": "seeds",
-        "oblivious.seed": "seed",
         "adaptive.steps": "tier-steps",
+        "adaptive.num_draws": "eot",
+        "adaptive.num_draws_network": "eot",
         "adaptive.gradients": "gradients",
         "adaptive.purifier_dtype": "purifier-dtype",
     }
@@ -67,10 +66,6 @@ class TradeOff(Experiment):
     """NAME=DIRECTORY; others are compared with the first."""
     settings: tuple[str, ...] = ()
     """LEVELxSTEPS of every purifier, beside its own."""
-    world: Path = Path("work/world.npz")
-    """World file of `data build`."""
-    victim: str = str(WEIGHTS_DIRECTORY / "mllm")
-    """Model directory or hub id."""
     surrogate: Path = WEIGHTS_DIRECTORY / "base"
     """The purifier of T1's attacker."""
     num_scenes: int = Field(64, ge=1)
@@ -79,25 +74,20 @@ class TradeOff(Experiment):
     """Scenes of T2, the first of them."""
     split: TestedSplit = TestedSplit.VALIDATION
     """Which scenes: test ones for reports, validation ones for decisions."""
-    oblivious: ObliviousSettings = ObliviousSettings()
     adaptive: TierSettings = TierSettings()
-    attack_dtype: Precision = Precision.FLOAT32
-    """Precision of the gradients."""
     rounds: int = Field(20, ge=2)
     """Timed images of every point."""
-    device: str = Field(default_factory=found_device)
-    """Torch device."""
 
     def run(self) -> None:
         """Makes whatever the folder lacks, and writes the report."""
         pipelines = self._pipelines()
         points = points_of(pipelines, settings_named(",".join(self.settings), "--settings"))
-        asked = load_victim(self.victim, device=self.device)
+        asked, attacker = self.load(self.victim)
         seed = self.oblivious.seed
         num = {Tier.TRANSFER: self.white_box_scenes, Tier.WHITE_BOX: self.white_box_scenes}
         context = EvalContext(
             victim=asked,
-            attacker=asked.astype(self.attack_dtype.dtype),
+            attacker=attacker,
             # Those that settings are chosen on in an evaluation of the same seed.
             scenes=world_scenes(
                 World(self.world), self.split.value, self.num_scenes, seed=seed + 1
@@ -111,13 +101,7 @@ class TradeOff(Experiment):
         times = timing_rows(points, num_rounds=self.rounds, device=self.device)
         rows = [*times, *tradeoff_rows(context)]
         weights = {name: sha256 for name, (_, sha256) in pipelines.items()}
-        meta = provenance(
-            seed=seed,
-            weights={asked.name: asked.sha256, **weights},
-            device=self.device,
-            data=self.split.value,
-            settings=self,
-        )
+        meta = self.meta({asked.name: asked.sha256, **weights}, self.split.value)
         sections = [tradeoff_table(rows, points), _notes(context)]
         typer.echo(write_report(self.out, meta, rows, sections))
         save_small(draw_tradeoff(curves_of(rows, points)), self.out / "trade-off.png")

@@ -11,8 +11,7 @@ import torch
 import typer
 
 from codefend.lab.baselines.purifiers import load_purifier, purifying
-from codefend.lab.detection.calibration import calibrate
-from codefend.lab.detection.scoring import Scorer
+from codefend.lab.detection.scoring import SuspicionScorer, calibrate
 from codefend.lab.encoders.encoder import load_encoder
 from codefend.lab.errors import LabError
 from codefend.lab.experiments.settings import add_command
@@ -254,7 +253,7 @@ def detector(run: DetectorRun) -> None:
     )
     network = train_detector(examples, run.runs, run.loop, batch_size=run.batch_size, seed=run.seed)
     images = calibration_images(scenes, run.num_calibration, seed=run.seed)
-    calibrate(Scorer(network, defence), *images, seed=run.seed)
+    calibrate(SuspicionScorer(network, defence), *images, seed=run.seed)
     publish_detector(network, weights=run.weights)
 
 

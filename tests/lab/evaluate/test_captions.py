@@ -3,7 +3,7 @@
 import pytest
 from pycocoevalcap.cider.cider import Cider
 
-from codefend.lab.evaluate.captions import cider_scores, names_all, tokenise_caption
+from codefend.lab.evaluate.scores import cider_scores, names_all, tokenise_caption
 
 REFERENCES = [
     ("A red car, to the left of a cat.", "there is a car"),

@@ -46,6 +46,9 @@ def test_words_change_the_settings():
     assert (settings.curve_steps, settings.num_queries) == ((1, 2), (30,))
     assert (settings.steps, settings.num_draws, settings.num_scenes_curve) == (7, 16, 3)
     assert settings.purifier_dtype.autocast == "bfloat16"
+    for words in (("--eot", "3"), ("--eot=3",)):
+        draws = read(*words).adaptive
+        assert (draws.num_draws, draws.num_draws_network, draws.num_draws_curve) == (3, 3, 4)
 
 
 @pytest.mark.parametrize(
@@ -105,8 +108,7 @@ def arguments(victim, world_file, tmp_path):
         "device": "cpu",
         "tier-steps": 1,
         "tier-scenes": "t1=1,t2=1,t3=1,t4=1",
-        "adaptive.num-draws": 1,
-        "adaptive.num-draws-network": 1,
+        "eot": 1,
         "gradients": "exact,bpda",
         "curve-steps": "1",
         "curve-scenes": 1,
