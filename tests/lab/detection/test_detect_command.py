@@ -35,6 +35,7 @@ def words(world_file, tmp_path_factory):
     ]
 
 
+@pytest.mark.slow
 def test_every_kind_of_image_is_scored(words, monkeypatch):
     result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.exit_code == 0

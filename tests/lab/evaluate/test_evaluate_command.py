@@ -122,6 +122,7 @@ def run(*arguments):
     return CliRunner().invoke(app, ["evaluate", *arguments])
 
 
+@pytest.mark.slow
 def test_failed_checks_are_loud_and_everything_is_written(arguments, tmp_path):
     result = run(*arguments, "--tier", "t1,t2,t3")
     assert result.exit_code == 1, result.output

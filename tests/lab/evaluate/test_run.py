@@ -137,6 +137,7 @@ def test_worst_of_all_is_below_every_attack(finished):
         assert values["worst-of-all"] <= min(values.values())
 
 
+@pytest.mark.slow
 def test_report_has_the_agreed_form(finished, tmp_path):
     _, rows = finished
     meta = provenance(seed=0, weights={"tiny": "0" * 64}, device="cpu")

@@ -43,6 +43,7 @@ def options(sources: Path, tasks: str) -> list[str]:
     return ["fidelity", *(f"--{name}={value}" for name, value in given.items())]
 
 
+@pytest.mark.slow
 def test_photos_and_scenes(sources):
     result = CliRunner().invoke(app, options(sources, "photo,scene"), catch_exceptions=False)
     assert result.exit_code == 0
@@ -83,6 +84,7 @@ def has_fonts() -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     shutil.which("tesseract") is None or not has_fonts(),
     reason="tesseract-ocr, fonts-dejavu-core or fonts-liberation is not installed",

@@ -31,6 +31,7 @@ def command(world_file, tmp_path_factory):
     ]
 
 
+@pytest.mark.slow
 def test_table_rows_and_picture(command, monkeypatch):
     root, words = command
     result = CliRunner().invoke(app, words, catch_exceptions=False)
