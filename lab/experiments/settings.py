@@ -31,7 +31,7 @@ class RunSettings(BaseModel):
     Attributes:
         presets: by the value of one field, settings that hold where nothing else is said.
         preset_field: which field.
-        shortcuts: further names of nested fields as flags: `{"oblivious.steps": "steps"}`.; several
+        shortcuts: further names of nested fields as flags: `{"oblivious.steps": "steps"}`; several
             fields may share one.
     """
 
