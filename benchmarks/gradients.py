@@ -10,6 +10,7 @@ from torch import Tensor
 
 from benchmarks.report import Row, percentiles_ms
 from codefend.lab.train.loop import captured
+from codefend.models.packed import unpacked
 from codefend.models.purifier.denoiser import denoise
 from codefend.models.purifier.pipeline import PurificationPipeline
 
@@ -62,7 +63,7 @@ def measure_gradients(purifier: str, device: str, num_steps: int) -> tuple[list[
 def _time_steps(
     purifier: str, device: torch.device, precision: str, layout: str, num_steps: int
 ) -> list[float]:
-    network = PurificationPipeline.from_pretrained(purifier, dtype=torch.float32).unet
+    network = PurificationPipeline.from_pretrained(unpacked(purifier), dtype=torch.float32).unet
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     network.to(device, dtype=dtype, memory_format=LAYOUTS[layout]).requires_grad_(False)
     images = torch.rand(BATCH_SIZE[device.type], 3, SIDE_PX, SIDE_PX, device=device, dtype=dtype)

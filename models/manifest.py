@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from codefend.models.packed import unpacked
+
 __all__ = [
     "MANIFEST_NAME",
     "WEIGHTS_DIRECTORY",
@@ -112,10 +114,11 @@ def verify_weights(entry: WeightEntry, directory: Path = WEIGHTS_DIRECTORY) -> I
 def weights_sha256(directory: Path) -> str:
     """Which weights a directory holds, in one hash; caches and reports name them by it.
 
-    The sha256 of the one safetensors file below it, hexadecimal. Where there are several, the
-    sha256 of their hashes, sorted by path, one a line; where there are none, the empty string.
+    The sha256 of the one safetensors file below it, unpacked, hexadecimal. Where there are several,
+    the sha256 of their hashes, sorted by path, one a line; where there are none, the empty string.
     """
-    digests = [_sha256(path) for path in sorted(directory.rglob("*.safetensors"))]
+    readable = Path(unpacked(directory))
+    digests = [_sha256(path) for path in sorted(readable.rglob("*.safetensors"))]
     if len(digests) <= 1:
         return "".join(digests)
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()

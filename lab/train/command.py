@@ -54,6 +54,7 @@ from codefend.lab.train.sources import (
 )
 from codefend.lab.world.compose import World
 from codefend.models.mllm.architecture import ARCHITECTURES
+from codefend.models.packed import unpacked
 from codefend.models.purifier.adapters import AdapterSettings
 from codefend.models.purifier.loading import load_latent_purifier
 from codefend.models.purifier.pipeline import PurificationPipeline
@@ -89,7 +90,7 @@ def purifier(run: PurifierRun) -> None:
 def _tune_pixels(
     trainer: PurifierTrainer, base: Path, options: PurifierOptions, version: str, weights: Path
 ) -> None:
-    start = PurificationPipeline.from_pretrained(base, dtype=torch.float32).unet
+    start = PurificationPipeline.from_pretrained(unpacked(base), dtype=torch.float32).unet
     network = trainer.train_pixel(start, options)
     publish_purifier(
         network,

@@ -34,6 +34,7 @@ from codefend.models.mllm.architecture import (
     vision_tower,
 )
 from codefend.models.mllm.processor import build_processor
+from codefend.models.packed import unpacked
 
 __all__ = [
     "DenseTower",
@@ -251,8 +252,9 @@ def train_mllm(
     """
     device, dtype = begin(seed)
     if isinstance(start, Path):
-        processor = AutoProcessor.from_pretrained(start)
-        model = LlavaForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
+        readable = unpacked(start)
+        processor = AutoProcessor.from_pretrained(readable)
+        model = LlavaForConditionalGeneration.from_pretrained(readable, dtype=torch.float32)
     else:
         processor = _fit_processor(world, start.architecture, seed)
         model = _assemble(processor, start)

@@ -19,6 +19,7 @@ from codefend.lab.errors import LabError
 from codefend.lab.victims.preprocess import Preprocess
 from codefend.models.manifest import weights_sha256
 from codefend.models.mllm.stills import load_processor
+from codefend.models.packed import unpacked
 
 __all__ = ["Victim", "accepts", "load_victim", "shared_features", "use_eager_attention"]
 
@@ -169,7 +170,8 @@ def load_victim(
         ValueError: where its processor's preprocessing is not known differentiably.
     """
     try:
-        model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
+        readable = unpacked(source)
+        model = AutoModelForImageTextToText.from_pretrained(readable, dtype=dtype)
         processor = load_processor(source, model.config.model_type)
     except OSError as error:
         raise LabError(f"no model in {source}: {error}") from error

@@ -11,6 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
+from codefend.models.packed import unpacked
 from codefend.models.purifier.adapters import Adapters, find_adapters, fuse_adapters, is_adapters
 from codefend.models.purifier.latent import LatentPurificationPipeline
 from codefend.models.purifier.pipeline import PurificationPipeline
@@ -39,6 +40,7 @@ def load_purifier(
         OSError: There is no such pipeline, or it has no safetensors.
         ValueError: It is of no known kind, or adapters are asked for where none fit.
     """
+    source = unpacked(source)
     if adapters is None and not is_adapters(source) and _kind_of(source) == _PIXEL:
         pipeline: Purifier = PurificationPipeline.from_pretrained(
             source, dtype=dtype, use_safetensors=True
@@ -68,10 +70,11 @@ def load_latent_purifier(
         OSError: There is no such pipeline, or it has no safetensors.
         ValueError: It is of another kind, or the adapters do not fit.
     """
+    source = unpacked(source)
     found = None if adapters is None else find_adapters(adapters)
     if found is None and is_adapters(source):
         found = find_adapters(source)
-        source = _base_of(found)
+        source = unpacked(_base_of(found))
     if autoencoder is None and found and found.settings:
         autoencoder = found.settings.autoencoder
     pipeline = _unadapted(source, autoencoder, found)

@@ -17,6 +17,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from codefend.models.mllm.stills import load_processor
+from codefend.models.packed import unpacked
 from codefend.service.errors import InvalidField
 from codefend.service.mllm.conversation import Conversation
 
@@ -179,6 +180,8 @@ def load_generator(model: str, device: str | None = None) -> Generator:
     disable_progress_bar()
     place = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
     dtype = torch.float16 if place.startswith("cuda") else torch.float32
-    loaded = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype, use_safetensors=True)
+    loaded = AutoModelForImageTextToText.from_pretrained(
+        unpacked(model), dtype=dtype, use_safetensors=True
+    )
     processor = load_processor(model, loaded.config.model_type)
     return Generator(loaded.to(place).eval(), processor, Path(model).name)
