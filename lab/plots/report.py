@@ -7,6 +7,7 @@ evaluates anything. ``codefend-lab plot`` calls it.
 from __future__ import annotations
 
 import json
+import lzma
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -69,7 +70,7 @@ class PlotRow(Row):
 
 
 def plot(
-    report: Annotated[Path, typer.Argument(help="A report.json of the evaluation.")],
+    report: Annotated[Path, typer.Argument(help="A report.json of the evaluation, or one packed by xz.")],
     *,
     out: Annotated[Path, typer.Option(help="Folder of the PNG files.")],
 ) -> None:
@@ -108,19 +109,21 @@ def plot_report(report: Path, out: Path) -> list[Path]:
 
 
 def read_rows(report: Path) -> list[PlotRow]:
-    """The rows of a ``report.json``; keys that plots do not need are passed over.
+    """The rows of a ``report.json``, packed by xz or not; keys that plots do not need are passed over.
 
     Raises:
         LabError: There is no such file, or it is no report.
     """
     known = {field.name for field in fields(PlotRow)}
     try:
-        rows = json.loads(report.read_text(encoding="utf-8"))["rows"]
+        content = report.read_bytes()
+        is_packed = report.suffix == ".xz"
+        rows = json.loads(lzma.decompress(content) if is_packed else content)["rows"]
         own = [{name: row[name] for name in known & row.keys()} for row in rows]
         return [PlotRow(**{"seeds": 1, **row}) for row in own]
     except OSError as error:
         raise LabError(f"{report} cannot be read: {error}") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, lzma.LZMAError) as error:
         raise LabError(f"{report} is not a report of the evaluation: {error!r}") from error
 
 

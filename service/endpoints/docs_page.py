@@ -1,11 +1,12 @@
 """GET /docs: the API's description in a page that asks nobody for anything.
 
-Swagger UI (npm `swagger-ui-dist` 5.35.0, Apache-2.0) lies beside this module. Style, scripts and
-the description are all in the page, so that one request with a key is enough; the Content Security
-Policy allows the two scripts by their digests, and requests to this service alone.
+Swagger UI (npm `swagger-ui-dist` 5.35.0, Apache-2.0) lies beside this module, gzipped. Style,
+scripts and the description are all in the page, so that one request with a key is enough; the
+Content Security Policy allows the two scripts by their digests, and requests to this service alone.
 """
 
 import base64
+import gzip
 import hashlib
 import json
 from functools import cache
@@ -89,5 +90,5 @@ def _style() -> str:
 
 def _read(name: str) -> str:
     # The last line names a source map, which is not shipped.
-    text = (FOLDER / name).read_text(encoding="utf-8")
+    text = gzip.decompress((FOLDER / f"{name}.gz").read_bytes()).decode()
     return text.partition("/*# sourceMappingURL")[0]

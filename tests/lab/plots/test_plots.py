@@ -24,7 +24,7 @@ from codefend.lab.plots.report import (
 from codefend.lab.plots.style import arranged, color_of, name_of
 from codefend.lab.plots.tradeoff import Curve, Spot, draw_tradeoff
 
-PUBLISHED = Path(__file__).parents[3] / "docs" / "robustness" / "report.json"
+PUBLISHED = Path(__file__).parents[3] / "docs" / "robustness" / "report.json.xz"
 
 
 def row(defence, levels, value, *, attack="apgd", tier="t0", metric="accuracy", victim="mllm"):
@@ -151,6 +151,9 @@ def test_broken_reports_are_said_to_be_so(tmp_path):
     (tmp_path / "report.json").write_text('{"rows": [{"tier": "t0"}]}')
     with pytest.raises(LabError, match="is not a report"):
         read_rows(tmp_path / "report.json")
+    (tmp_path / "report.json.xz").write_bytes(b"no xz")
+    with pytest.raises(LabError, match="is not a report"):
+        read_rows(tmp_path / "report.json.xz")
     (tmp_path / "report.json").write_text('{"rows": []}')
     with pytest.raises(LabError, match="no accuracy under attack"):
         plot_report(tmp_path / "report.json", tmp_path)
