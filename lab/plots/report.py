@@ -70,7 +70,7 @@ class PlotRow(Row):
 
 
 def plot(
-    report: Annotated[Path, typer.Argument(help="A report.json of the evaluation, or one packed by xz.")],
+    report: Annotated[Path, typer.Argument(help="A report.json, packed by xz or not.")],
     *,
     out: Annotated[Path, typer.Option(help="Folder of the PNG files.")],
 ) -> None:
@@ -109,7 +109,7 @@ def plot_report(report: Path, out: Path) -> list[Path]:
 
 
 def read_rows(report: Path) -> list[PlotRow]:
-    """The rows of a ``report.json``, packed by xz or not; keys that plots do not need are passed over.
+    """The rows of a ``report.json``, packed or not; keys that plots do not need are passed over.
 
     Raises:
         LabError: There is no such file, or it is no report.
