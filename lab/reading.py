@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from codefend.lab.documents.document import Box, Document, Line
+from codefend.lab.documents.document import Box, Document, TextLine
 from codefend.lab.errors import LabError
 from codefend.lab.programs import run_program
 from codefend.models.codec import encode_image
@@ -133,12 +133,12 @@ def character_errors(document: Document, words: Sequence[Word]) -> int:
     return num_stray + sum(map(_errors_of, document.lines, read))
 
 
-def _errors_of(line: Line, words: Sequence[Word]) -> int:
+def _errors_of(line: TextLine, words: Sequence[Word]) -> int:
     said = " ".join(word.text for word in sorted(words, key=lambda word: word.box[0]))
     return edit_distance(said.translate(_SAME), line.text)
 
 
-def _line_of(word: Word, lines: Sequence[Line]) -> int | None:
+def _line_of(word: Word, lines: Sequence[TextLine]) -> int | None:
     """The line with the word's centre in it, or within half its height above, below or beside."""
     x, y = (word.box[0] + word.box[2]) / 2, (word.box[1] + word.box[3]) / 2
     beyond = []  # how far the centre lies outside what each line may claim

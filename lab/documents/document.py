@@ -12,7 +12,17 @@ from PIL import Image, ImageDraw, ImageFont
 
 from codefend.lab.errors import LabError
 
-__all__ = ["SYSTEM_FONTS", "Box", "Canvas", "Color", "Document", "Font", "Fonts", "Line", "Style"]
+__all__ = [
+    "SYSTEM_FONTS",
+    "Box",
+    "Canvas",
+    "Color",
+    "Document",
+    "Font",
+    "Fonts",
+    "Style",
+    "TextLine",
+]
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom in pixels."""
@@ -23,7 +33,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class TextLine:
     """A run of text and where it stands."""
 
     text: str
@@ -44,7 +54,7 @@ class Document:
     """
 
     image: np.ndarray
-    lines: tuple[Line, ...]
+    lines: tuple[TextLine, ...]
     kind: str
     text_size_px: int
     index: int
@@ -67,7 +77,7 @@ class Canvas:
 
     image: Image.Image
     draw: ImageDraw.ImageDraw = field(init=False)
-    lines: list[Line] = field(init=False, default_factory=list)
+    lines: list[TextLine] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         """Takes up the pen."""
@@ -82,7 +92,7 @@ class Canvas:
         """Writes one line with its top left corner at ``at``."""
         if text:
             self.draw.text(at, text, font=font, fill=ink)
-            self.lines.append(Line(text, self.draw.textbbox(at, text, font=font)))
+            self.lines.append(TextLine(text, self.draw.textbbox(at, text, font=font)))
 
     def finish(self, *, kind: str, text_size_px: int, index: int) -> Document:
         """The document as drawn so far."""

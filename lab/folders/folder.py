@@ -1,32 +1,46 @@
 """A folder of pictures as training and evaluation want it: split, of one size, told about.
 
-The folder may say itself what is true of its pictures, in a file of the gallery's format.
+Its files are read once; their hashes are remembered until they change. The folder may say itself
+what is true of its pictures, in a file of the gallery's format.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, overload
 
+import imagehash
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from codefend.lab.errors import LabError
-from codefend.lab.folders.catalogue import Entry, catalogue, open_picture, square
+from codefend.lab.progress import progress
 from codefend.lab.world.assets import photo_paths
 from codefend.lab.world.layout import SPLITS, Split
 from codefend.lab.world.splits import group_alike, split_groups
 
-__all__ = ["AnsweredQuestion", "ImageFolder", "Truth", "open_folder", "read_scenes"]
+__all__ = [
+    "AnsweredQuestion",
+    "ImageFolder",
+    "Truth",
+    "open_folder",
+    "open_picture",
+    "read_scenes",
+    "square",
+]
 
 SCENES_FILE = "scenes.json"
 SHARES: Mapping[Split, float] = {"train": 0.6, "validation": 0.2, "test": 0.2}
 PHOTO_SHORT_SIDE_PX = 512
 CATALOGUES = Path("work/folders")
+HASHED_SIDE_PX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +144,7 @@ def open_folder(root: Path, size_px: int, *, kept: Path = CATALOGUES) -> ImageFo
     """
     truths = read_scenes(root)
     found = sorted(truths or photo_paths(root))
-    entries = catalogue(root, found, kept)
+    entries = _catalogue(root, found, kept)
     readable = [entry for entry in entries if entry.fingerprint]
     if not readable:
         raise LabError(f"{root} holds no picture that can be read")
@@ -146,7 +160,99 @@ def open_folder(root: Path, size_px: int, *, kept: Path = CATALOGUES) -> ImageFo
     )
 
 
-def _rank(entry: Entry) -> int:
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One file.
+
+    Attributes:
+        name: path relative to the folder.
+        sha256: of the file, hexadecimal.
+        fingerprint: perceptual hash of 64 bits, hexadecimal; empty where it cannot be read.
+        num_bytes: length of the file.
+        changed_ns: when it was last written.
+    """
+
+    name: str
+    sha256: str
+    fingerprint: str
+    num_bytes: int
+    changed_ns: int
+
+
+def _catalogue(root: Path, paths: Sequence[Path], kept: Path) -> list[_Entry]:
+    """The entries of ``paths``, in their order; interrupted, it resumes.
+
+    Args:
+        root: the folder that names are relative to.
+        paths: files below it.
+        kept: folder of what is remembered, one file a root.
+    """
+    memory = kept / f"{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}.json"
+    told = json.loads(memory.read_text(encoding="utf-8")) if memory.exists() else []
+    known = [_Entry(**fields) for fields in told]
+    unchanged = {(entry.name, entry.num_bytes, entry.changed_ns): entry for entry in known}
+    entries: list[_Entry] = []
+    try:
+        for path in progress(paths, desc=f"reading {root.name}", unit="picture"):
+            state = path.stat()
+            key = (path.relative_to(root).as_posix(), state.st_size, state.st_mtime_ns)
+            entries.append(unchanged.get(key) or _read(path, *key))
+    finally:
+        kept_now = {entry.name: entry for entry in (*known, *entries)}
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        partial = memory.with_name(f".{memory.name}.{os.getpid()}")
+        told = [asdict(entry) for entry in kept_now.values()]
+        partial.write_text(json.dumps(told), encoding="utf-8")
+        partial.replace(memory)
+    return entries
+
+
+def _read(path: Path, name: str, num_bytes: int, changed_ns: int) -> _Entry:
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        fingerprint = str(imagehash.phash(open_picture(path, HASHED_SIDE_PX)))
+    except (OSError, ValueError):
+        fingerprint = ""
+    return _Entry(name, sha256, fingerprint, num_bytes, changed_ns)
+
+
+def open_picture(path: Path, short_side_px: int) -> Image.Image:
+    """A picture in RGB, orientation applied, alpha laid on white.
+
+    Args:
+        path: JPEG, PNG or WebP.
+        short_side_px: larger pictures are scaled down to it; smaller ones stay as they are.
+
+    Raises:
+        OSError: the file is no picture that can be read.
+    """
+    with Image.open(path) as opened:
+        opened.draft("RGB", (short_side_px * 2, short_side_px * 2))
+        image = ImageOps.exif_transpose(opened)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
+        image = image.convert("RGB")
+    scale = short_side_px / min(image.size)
+    if scale >= 1:
+        return image
+    size = (round(image.width * scale), round(image.height * scale))
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def square(path: Path, side_px: int) -> np.ndarray:
+    """The middle of a picture, (side, side, 3) uint8; smaller pictures are scaled up.
+
+    Raises:
+        OSError: the file is no picture that can be read.
+    """
+    image = open_picture(path, side_px)
+    return np.asarray(ImageOps.fit(image, (side_px, side_px), Image.Resampling.LANCZOS))
+
+
+def _rank(entry: _Entry) -> int:
     """The number of the split that a file's own hash draws."""
     drawn = int(entry.sha256[:13], 16) / 16**13
     ends = np.cumsum([SHARES[split] for split in SPLITS])

@@ -173,8 +173,7 @@ def draw_epsilon(rows: Sequence[PlotRow], *, victim: str, tier: str) -> Any | No
         tier: whose attacks.
 
     Returns:
-        A matplotlib figure, or None where the tier attacked this victim with nothing, or every
-        defence at one radius alone.
+        A matplotlib figure; None where no defence was attacked at more than one radius.
     """
     found = _accuracies(rows, victim, tier)
     attack = main_attack(found)
@@ -320,9 +319,9 @@ def draw_question_types(rows: Sequence[PlotRow], *, victim: str, tier: str) -> A
     bottom, top = 0.42 / height_in, 1 - 0.98 / height_in
     figure.subplots_adjust(left=0.125, right=0.985, bottom=bottom, top=top, wspace=0.08, hspace=0.3)
     named = "the worst of all attacks" if chosen.attack == UNION else chosen.attack
-    note = f"Right answers in %: ○ clean, ● {named} at {chosen.levels}/255. Bars: 95 %."
+    note = f"Right answers in %: ○ clean, ● {named} at {chosen.levels}/255. "
+    note += "Bars: 95 %. Dotted: question alone."
     tops = (1 - 0.3 / height_in, 1 - 0.56 / height_in)
-    note += " Dotted: question alone."
     entitle(figure, _TIERS.get(tier, tier), note, left=0.02, tops=tops)
     return figure
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from codefend.lab.attacks.interface import Objective
-from codefend.lab.documents.document import Document, Fonts, Line
+from codefend.lab.documents.document import Document, Fonts, TextLine
 from codefend.lab.documents.kinds import draw_receipt
 from codefend.lab.encoders.graph import Graph
 from codefend.lab.encoders.onnx_reader import read_onnx
@@ -85,7 +85,7 @@ def _lines_of(document: Document, number: int, rng: np.random.Generator) -> Iter
         {line.text for line in names} - {name.text},
         key=lambda text: (abs(len(text) - len(name.text)), text),
     )
-    wishes: list[tuple[Wish, Line, str]] = [
+    wishes: list[tuple[Wish, TextLine, str]] = [
         ("amount", amount, _other_digit(amount.text, rng)),
         ("name", name, others[0]),
         ("nothing", other, ""),
@@ -101,7 +101,7 @@ def _other_digit(text: str, rng: np.random.Generator) -> str:
     return text[:place] + digits[int(rng.integers(len(digits)))] + text[place + 1 :]
 
 
-def _crop(image: np.ndarray, line: Line) -> np.ndarray:
+def _crop(image: np.ndarray, line: TextLine) -> np.ndarray:
     left, top, right, bottom = (round(edge) for edge in line.box)
     return image[
         max(0, top - _MARGIN_PX) : bottom + _MARGIN_PX,

@@ -9,13 +9,18 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import codefend.lab.classification.classify
+import codefend.lab.classification.attacked
 from codefend.lab.baselines.compression import jpeg
 from codefend.lab.baselines.defence import NO_DEFENCE, chained
 from codefend.lab.baselines.filters import gaussian_noise
-from codefend.lab.classification.classify import ClassifierRun, Classify, ClassifyWhiteBox
-from codefend.lab.classification.report import best_at
-from codefend.lab.classification.windows import SIDE_PX, Windows, confident_windows
+from codefend.lab.classification.attacked import (
+    SIDE_PX,
+    ClassifierRun,
+    ClassifyWhiteBox,
+    Windows,
+    confident_windows,
+)
+from codefend.lab.classification.classify import Classify, best_at
 from codefend.lab.cli import app
 from codefend.lab.errors import LabError
 from codefend.lab.evaluate.command import CONTROL_NOISE
@@ -87,9 +92,9 @@ def test_a_white_box_breaks_what_the_codec_alone_protects(classifier, tmp_path):
     images = [np.full((32, 32, 3), level, np.uint8) for level in (131, 250)]
     windows = Windows(images, torch.tensor([0, 0]), np.array([0, 1]), 2)
     how = ClassifyWhiteBox(windows=2, levels=(8,), steps=10, draws=2)
-    plan = Classify(out=tmp_path, seeds=2, white_box=how)
+    plan = Classify(out=tmp_path, seeds=2)
     chain = chained([gaussian_noise(0.01), jpeg(90)])
-    run = partial(ClassifierRun(classifier, windows, plan).white_box_rows, [jpeg(90), chain])
+    run = partial(ClassifierRun(classifier, windows, plan, how).white_box_rows, [jpeg(90), chain])
     rows = run()
     assert [row.value for row in rows] == [0.5, 0.5]
     assert {frozenset(row.gradient.split("+")) for row in rows} == {
@@ -135,12 +140,12 @@ def test_attacks_move_what_is_near_and_no_more(classifier, tmp_path, monkeypatch
     def forbidden(*args, **kwargs):
         raise AssertionError("done again")
 
-    monkeypatch.setattr(codefend.lab.classification.classify, "attack_pixels", forbidden)
+    monkeypatch.setattr(codefend.lab.classification.attacked, "attack_pixels", forbidden)
     assert run() == rows
 
 
 def test_the_command_writes_a_report(world_file, tmp_path, monkeypatch):
-    monkeypatch.setattr("codefend.lab.classification.windows.LEAST_CONFIDENCE", 0.0)
+    monkeypatch.setattr("codefend.lab.classification.attacked.LEAST_CONFIDENCE", 0.0)
     out = tmp_path / "report"
     told = CliRunner().invoke(
         app,

@@ -7,7 +7,7 @@ from PIL import Image
 
 import codefend.lab.fidelity.probe
 from codefend.lab.baselines.defence import NO_DEFENCE, Defence
-from codefend.lab.documents.document import Document, Line
+from codefend.lab.documents.document import Document, TextLine
 from codefend.lab.errors import LabError
 from codefend.lab.experiments.store import Store
 from codefend.lab.fidelity.probe import FidelityProbe, PerceptualDistance
@@ -37,7 +37,7 @@ class Darkness:
 def document(kind, size_px, index, level=200):
     image = np.full((16, 16, 3), level, np.uint8)
     image[0, 0] = index + 10 * len(kind)  # two documents are never the same picture
-    return Document(image, (Line("light", BOX),), kind, size_px, index)
+    return Document(image, (TextLine("light", BOX),), kind, size_px, index)
 
 
 DOCUMENTS = [

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import codefend.lab.folders.catalogue
+import codefend.lab.folders.folder
 from codefend.lab.errors import LabError
-from codefend.lab.folders.catalogue import open_picture, square
-from codefend.lab.folders.folder import open_folder
+from codefend.lab.folders.folder import open_folder, open_picture, square
 from codefend.lab.world.layout import SPLITS
 from codefend.lab.world.splits import group_alike
 from tests.pictures_folder import draw_pictures
@@ -106,7 +105,7 @@ def test_hashes_are_remembered_until_a_file_changes(root, opened, monkeypatch):
     read = []
     phash = imagehash.phash
     monkeypatch.setattr(
-        codefend.lab.folders.catalogue.imagehash,
+        codefend.lab.folders.folder.imagehash,
         "phash",
         lambda image: read.append(1) or phash(image),
     )

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codefend.lab.documents.document import Document, Line
+from codefend.lab.documents.document import Document, TextLine
 from codefend.lab.reading import Word, character_errors, edit_distance
 
 LINES = (
-    Line("Save picture", (10, 10, 110, 30)),
-    Line("12:30", (300, 10, 350, 30)),
-    Line("Open", (10, 50, 50, 70)),
+    TextLine("Save picture", (10, 10, 110, 30)),
+    TextLine("12:30", (300, 10, 350, 30)),
+    TextLine("Open", (10, 50, 50, 70)),
 )
 DOCUMENT = Document(np.zeros((80, 400, 3), np.uint8), LINES, "screen", 16, 0)
 
@@ -70,7 +70,9 @@ def test_a_word_just_beside_its_line_belongs_to_it():
 
 
 def test_typographic_quotes_are_quotes():
-    document = Document(np.zeros((9, 9, 3), np.uint8), (Line("it's", (0, 0, 9, 9)),), "page", 9, 0)
+    document = Document(
+        np.zeros((9, 9, 3), np.uint8), (TextLine("it's", (0, 0, 9, 9)),), "page", 9, 0
+    )
     assert (
         character_errors(document, [Word("it\N{RIGHT SINGLE QUOTATION MARK}s", (0, 0, 9, 9))]) == 0
     )
