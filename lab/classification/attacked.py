@@ -276,7 +276,8 @@ class ClassifierRun:
         """(S, N): whether the class is the wanted one; one line for a defence without noise."""
         asked, seeds = self.victim.sha256, self.plan.seeds
         seen = self.responder(defence, images, self._classes, asked=asked, seeds=seeds)
-        return np.equal(seen, self.windows.labels.numpy()[numbers]).astype(np.float64)
+        right = np.equal(seen, self.windows.labels.numpy()[numbers])
+        return np.asarray(right, np.float64)
 
     def _classes(self, images: Sequence[np.ndarray]) -> list[int]:
         batches = torch.split(torch.from_numpy(np.stack(images)), _BATCH_SIZE)

@@ -181,14 +181,13 @@ def _ask_exists(layout: Layout, rng: np.random.Generator) -> Question:
 
 
 def _ask_which(layout: Layout, rng: np.random.Generator) -> Question:
-    by_category: dict[str, list[str]] = {}
-    for placed in layout.objects:
-        by_category.setdefault(_CATEGORY_OF[placed.name], []).append(placed.name)
-    single = {category: names[0] for category, names in by_category.items() if len(names) == 1}
+    names = [placed.name for placed in layout.objects]
+    categories = [_CATEGORY_OF[name] for name in names]
+    single = {c: n for c, n in zip(categories, names, strict=True) if categories.count(c) == 1}
     if single and rng.random() >= 0.15:
         category = str(rng.choice(list(single)))
     else:
-        category = str(rng.choice([c for c in CATEGORIES if c not in by_category]))
+        category = str(rng.choice([c for c in CATEGORIES if c not in categories]))
     word = "other object" if category == "thing" else category
     text = _pick(
         rng, f"which {word} is it?", f"which {word} is shown?", f"what kind of {word} do you see?"
