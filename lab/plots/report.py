@@ -14,7 +14,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
+from scipy.optimize import isotonic_regression
 
 from codefend.lab.errors import LabError
 from codefend.lab.experiments.report import Row
@@ -265,19 +267,11 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
         heights: where labels belong, in any order.
         gap: least distance.
     """
-    order = sorted(range(len(heights)), key=heights.__getitem__)
-    # A pool is [sum of what its first height would be, number]; its mean is where it starts.
-    pools: list[list[float]] = []
-    for rank, index in enumerate(order):
-        pools.append([heights[index] - rank * gap, 1.0])
-        while len(pools) > 1 and pools[-2][0] / pools[-2][1] > pools[-1][0] / pools[-1][1]:
-            total, number = pools.pop()
-            pools[-1] = [pools[-1][0] + total, pools[-1][1] + number]
-    starts = [total / number for total, number in pools for _ in range(round(number))]
-    moved = [0.0] * len(heights)
-    for rank, index in enumerate(order):
-        moved[index] = starts[rank] + rank * gap
-    return moved
+    order = np.argsort(heights, kind="stable")
+    steps = gap * np.arange(len(order))
+    moved = np.empty(len(order))
+    moved[order] = isotonic_regression(np.take(heights, order) - steps).x + steps
+    return [float(height) for height in moved]
 
 
 def draw_question_types(rows: Sequence[PlotRow], *, victim: str, tier: str) -> Any | None:

@@ -7,6 +7,8 @@ from collections.abc import Hashable, Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from codefend.lab.world.layout import SPLITS, Split
 
@@ -71,18 +73,13 @@ def group_alike(fingerprints: Sequence[str]) -> list[int]:
         For each the smallest index in its group.
     """
     hashes = np.array([int(text, 16) for text in fingerprints], dtype=np.uint64)
-    parents = list(range(len(hashes)))
+    pairs = [np.empty((0, 2), np.int64)]
     for start in range(0, len(hashes), _ROWS_AT_ONCE):
         rows = hashes[start : start + _ROWS_AT_ONCE]
         distances = np.bitwise_count(rows[:, None] ^ hashes[None, start:])
-        for row, column in np.argwhere(distances <= SAME_PHOTO_BITS):
-            low, high = sorted(_root(parents, start + int(place)) for place in (row, column))
-            parents[high] = low
-    return [_root(parents, index) for index in range(len(parents))]
-
-
-def _root(parents: list[int], index: int) -> int:
-    while parents[index] != index:
-        parents[index] = parents[parents[index]]
-        index = parents[index]
-    return index
+        pairs.append(start + np.argwhere(distances <= SAME_PHOTO_BITS))
+    ones, twos = np.concatenate(pairs).T
+    near = coo_array((np.ones(len(ones)), (ones, twos)), shape=(len(hashes), len(hashes)))
+    _, groups = connected_components(near, directed=False)
+    smallest = {group: index for index, group in reversed(list(enumerate(groups.tolist())))}
+    return [smallest[group] for group in groups.tolist()]

@@ -13,6 +13,15 @@ from codefend.lab.world.compose import World
 from codefend.lab.world.layout import KINDS
 from codefend.models.mllm.tiny import tiny_mllm
 
+# Package clients fetch what these need, where it is not there yet.
+FETCHED = {"encoders_folder", "reader"}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if FETCHED & set(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():

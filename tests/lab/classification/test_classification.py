@@ -144,6 +144,7 @@ def test_attacks_move_what_is_near_and_no_more(classifier, tmp_path, monkeypatch
     assert run() == rows
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_report(world_file, tmp_path, monkeypatch):
     monkeypatch.setattr("codefend.lab.classification.attacked.LEAST_CONFIDENCE", 0.0)
     out = tmp_path / "report"

@@ -19,6 +19,7 @@ DEJAVU = Path(mpl.get_data_path()) / "fonts" / "ttf"
 FONTS = Fonts({"serif": (DEJAVU / "DejaVuSerif.ttf",), "sans": (DEJAVU / "DejaVuSans.ttf",)})
 
 
+@pytest.mark.slow
 @needs_tesseract
 @pytest.mark.parametrize("size_px", [12, 24])
 def test_a_page_is_read(size_px):
@@ -27,6 +28,7 @@ def test_a_page_is_read(size_px):
     assert character_errors(page, words) <= 0.01 * page.num_characters
 
 
+@pytest.mark.slow
 @needs_tesseract
 @pytest.mark.parametrize("index", [0, 1], ids=["light", "dark"])
 def test_a_screen_is_read(index):
@@ -35,6 +37,7 @@ def test_a_screen_is_read(index):
     assert character_errors(screen, words) <= 0.02 * screen.num_characters
 
 
+@pytest.mark.slow
 @needs_tesseract
 def test_noise_is_not_read():
     page = draw_page(0, 16, FONTS)
@@ -43,6 +46,7 @@ def test_noise_is_not_read():
     assert character_errors(page, words) > 0.9 * page.num_characters
 
 
+@pytest.mark.slow
 @needs_tesseract
 def test_its_version_is_known():
     assert Tesseract.find().name.split()[1][0].isdigit()
@@ -54,6 +58,7 @@ def test_a_missing_tesseract_is_said_to_be_so(monkeypatch):
         Tesseract.find()
 
 
+@pytest.mark.slow
 def test_a_failing_tesseract_is_said_to_be_so(tmp_path):
     broken = tmp_path / "tesseract"
     broken.write_text("#!/bin/sh\necho no such language >&2\nexit 1\n")
@@ -62,6 +67,7 @@ def test_a_failing_tesseract_is_said_to_be_so(tmp_path):
         Tesseract(str(broken), "0")(np.zeros((32, 32, 3), np.uint8), text_size_px=16)
 
 
+@pytest.mark.slow
 def test_places_are_those_of_the_picture_as_given(tmp_path):
     """Enlarged twice for reading, a word's box comes back halved."""
     table = "level\tleft\ttop\twidth\theight\ttext\n5\t20\t40\t60\t32\tHello\n4\t0\t0\t9\t9\t\n"

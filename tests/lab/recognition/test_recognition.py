@@ -58,6 +58,7 @@ def test_every_wish_is_another_text(reader, lines):
     assert all(np.array_equal(a.image, b.image) for a, b in zip(lines, again, strict=True))
 
 
+@pytest.mark.slow
 def test_lines_are_the_same_in_every_process(lines):
     command = (
         "from codefend.lab.documents.document import Fonts; "
@@ -131,6 +132,7 @@ def test_an_attack_through_a_filter_comes_nearer_to_its_target(reader, lines, tm
     assert reached[1] > reached[0] + 0.05
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_report(tmp_path):
     fetch_release(READER)
     told = CliRunner().invoke(

@@ -48,6 +48,7 @@ CLIENTS = {
 }
 
 
+@pytest.mark.slow
 def test_packages_are_unpacked_into_a_relative_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
