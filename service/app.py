@@ -23,7 +23,7 @@ from codefend.service.errors import InvalidBody, MethodNotAllowed, NotFound
 from codefend.service.metrics import Metrics
 from codefend.service.runtime import Runtime
 from codefend.service.settings import Settings
-from codefend.service.tracing.tracer import make_tracer
+from codefend.service.tracing import make_tracer
 
 __all__ = ["create_app"]
 

@@ -19,8 +19,7 @@ from starlette.requests import Request
 from codefend.service.errors import ClientLeft, DeadlineExceeded
 from codefend.service.metrics import Metrics, Stage
 from codefend.service.policy import Policy
-from codefend.service.tracing.context import Trace
-from codefend.service.tracing.tracer import Interval
+from codefend.service.tracing import Interval, RequestSpan
 
 __all__ = [
     "RequestContext",
@@ -45,7 +44,7 @@ class Timings:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._started_s = time.monotonic()
+        self.started_s = time.monotonic()
         self._responding_since_s: float | None = None
         self._spans: dict[Stage, list[_Span]] = {}
 
@@ -65,7 +64,7 @@ class Timings:
 
     def record_so_far(self, stage: Stage) -> None:
         """Adds all the time since the request began."""
-        self.record(stage, self._started_s, time.monotonic())
+        self.record(stage, self.started_s, time.monotonic())
 
     def begin_response(self) -> None:
         """Starts the last stage, which ends when the response has been sent."""
@@ -81,7 +80,7 @@ class Timings:
 
     def total_s(self) -> float:
         """Seconds since the request began."""
-        return time.monotonic() - self._started_s
+        return time.monotonic() - self.started_s
 
     def intervals(self) -> list[Interval]:
         """Every span of every stage, by its beginning; one that has not ended lasts until now."""
@@ -92,10 +91,6 @@ class Timings:
             for span in spans
         ]
         return sorted(found, key=attrgetter("started_s"))
-
-    def whole(self, name: str) -> Interval:
-        """From the request's beginning until now, under this name."""
-        return Interval(name, self._started_s, time.monotonic())
 
     def milliseconds(self) -> dict[str, float]:
         """The stages so far, and the total, in milliseconds."""
@@ -208,7 +203,7 @@ class RequestContext:
         outcome: `ok`, or the code of the error.
         facts: What the log says of the request.
         images: What the audit says of each of its images: hash, size, suspicion and the like.
-        trace: Where it stands in its trace; None where traces are off.
+        span: Where it stands in its trace; None where traces are off.
         request_id: Given to the client and to the log.
     """
 
@@ -224,7 +219,7 @@ class RequestContext:
     outcome: str = "ok"
     facts: dict[str, Any] = field(default_factory=dict)
     images: list[dict[str, Any]] = field(default_factory=list)
-    trace: Trace | None = None
+    span: RequestSpan | None = None
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 

@@ -62,7 +62,7 @@ from codefend.service.metrics import Metrics, Stage
 from codefend.service.policy import Mode
 from codefend.service.processes.pixels import Picture
 from codefend.service.settings import Settings
-from codefend.service.shield import Shield, Shielded, choose_picture
+from codefend.service.shield import Shield, Shielded, as_url, choose_picture
 from codefend.service.stages import Original, Purified, Upload
 
 __all__ = ["Pipeline"]
@@ -302,7 +302,7 @@ class Pipeline:
         which, reason = choose_picture(
             policy.mode, policy.on_purify_failure, was_purified=was_purified
         )
-        forwarded = await self.shield.as_url(context, picture, which)
+        forwarded = await as_url(self.shield, context, picture, which)
         size = (picture.width, picture.height) if isinstance(picture, Upload) else None
         engine = self.shield.facts if purified is None else purified.engine
         if reason is None:
@@ -310,7 +310,7 @@ class Pipeline:
         self._note_bypass(context, picture.facts, reason)
         shown = None
         if was_purified and is_shown:
-            shown = await self.shield.as_url(context, picture, Picture.PURIFIED)
+            shown = await as_url(self.shield, context, picture, Picture.PURIFIED)
         return Shielded(forwarded, shown, engine, purified, bypassed=True, size=size)
 
     def _note_bypass(self, context: RequestContext, facts: dict[str, Any], reason: str) -> None:

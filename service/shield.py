@@ -54,7 +54,15 @@ from codefend.service.stages import (
     Upload,
 )
 
-__all__ = ["DiffusionShield", "ImageStages", "PassThrough", "Shield", "Shielded", "choose_picture"]
+__all__ = [
+    "DiffusionShield",
+    "ImageStages",
+    "PassThrough",
+    "Shield",
+    "Shielded",
+    "as_url",
+    "choose_picture",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -146,11 +154,6 @@ class Shield(Protocol):
     ) -> bytes:
         """One of an upload's two pictures as a file."""
 
-    async def as_url(
-        self, context: RequestContext, picture: Upload | Original, which: Picture
-    ) -> str:
-        """What the model gets, as a `data:` URL."""
-
 
 class PassThrough:
     """Purification is off: images go to the model as they were sent, named and not decoded."""
@@ -187,29 +190,24 @@ class PassThrough:
         """Refuses: there is no purified image."""
         raise PurificationOff
 
-    async def as_url(
-        self, context: RequestContext, picture: Upload | Original, which: Picture
-    ) -> str:
-        """The same bytes under the type that they have.
 
-        Raises:
-            RequestRefused: They are no JPEG, PNG or WebP; the error names the image's place.
-        """
-        if isinstance(picture, Original):
-            return await url_of(context, picture)
-        raise PurificationOff
-
-
-async def url_of(context: RequestContext, original: Original) -> str:
-    """Names an image that is passed on as it was sent.
+async def as_url(
+    shield: Shield, context: RequestContext, picture: Upload | Original, which: Picture
+) -> str:
+    """What the model gets of an image, as a `data:` URL: what was sent as it was sent.
 
     Raises:
-        RequestRefused: It is no JPEG, PNG or WebP; the error names its place.
+        RequestRefused: What was sent is no JPEG, PNG or WebP; the error names its place.
+        Unavailable: No process could encode it.
     """
-    with context.timings.stage(Stage.DECODE), naming_place(original.param):
-        sent = await identify(original.file)
-    original.facts.update(sent.facts)
-    context.images.append(original.facts)
+    if isinstance(picture, Upload):
+        # Lossless: a lossy codec would add an alteration that no evaluation has scored.
+        encoded = await shield.encode(context, picture, which, ImageFormat.PNG)
+        return data_url(encoded, ImageFormat.PNG)
+    with context.timings.stage(Stage.DECODE), naming_place(picture.param):
+        sent = await identify(picture.file)
+    picture.facts.update(sent.facts)
+    context.images.append(picture.facts)
     return sent.url
 
 
@@ -321,16 +319,6 @@ class DiffusionShield:
         """
         with context.timings.stage(Stage.ENCODE):
             return await self._stages.encode.encode(upload, picture, image_format, context.caller)
-
-    async def as_url(
-        self, context: RequestContext, picture: Upload | Original, which: Picture
-    ) -> str:
-        """One of an upload's two pictures; an original as it is."""
-        if isinstance(picture, Original):
-            return await url_of(context, picture)
-        # Lossless: a lossy codec would add an alteration that no evaluation has scored.
-        encoded = await self.encode(context, picture, which, ImageFormat.PNG)
-        return data_url(encoded, ImageFormat.PNG)
 
     async def _let_in(self, context: RequestContext, header: PictureHeader) -> Admitted:
         """Decides on a picture: one that is let in holds memory, and a place or a replay.

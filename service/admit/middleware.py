@@ -37,8 +37,7 @@ from codefend.service.logs import log_request
 from codefend.service.metrics import Metrics
 from codefend.service.policy import Policy
 from codefend.service.settings import Settings
-from codefend.service.tracing.context import Trace, current_trace
-from codefend.service.tracing.tracer import Tracer
+from codefend.service.tracing import Tracer
 
 __all__ = ["AdmissionMiddleware", "Doorkeeping", "read_body"]
 
@@ -68,7 +67,7 @@ class Doorkeeping:
         memory: Where all answers count until they are sent.
         check_ready: Raises NotReady or UpstreamDown where a path cannot be served at present.
         metrics: Where requests are counted.
-        tracer: Takes finished requests; None where traces are off.
+        tracer: Begins the spans of requests; None where traces are off.
     """
 
     settings: Callable[[], Settings]
@@ -142,8 +141,8 @@ class AdmissionMiddleware:
         context = RequestContext(endpoint, time.monotonic() + whole_s, whole_s, timings)
         scope.setdefault("state", {})["context"] = context
         if self._by.tracer is not None:
-            context.trace = Trace.begin(Headers(scope=scope).get("traceparent", ""))
-            current_trace.set(context.trace)
+            header = Headers(scope=scope).get("traceparent", "")
+            context.span = self._by.tracer.begin(endpoint, header.strip(), timings.started_s)
         return context
 
     def _admit(self, scope: Scope, context: RequestContext) -> None:
@@ -205,10 +204,8 @@ class AdmissionMiddleware:
             return
         timings_ms = context.timings.publish()
         self._by.metrics.requests.labels(context.endpoint, context.outcome).inc()
-        if self._by.tracer is not None and context.trace is not None:
-            self._by.tracer.record(
-                context.trace,
-                context.timings.whole(context.endpoint),
+        if context.span is not None:
+            context.span.end(
                 context.timings.intervals(),
                 {
                     "http.route": context.endpoint,

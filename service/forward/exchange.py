@@ -16,7 +16,7 @@ import httpx
 
 from codefend.service.forward.failures import Reason, UpstreamFailure, as_failure
 from codefend.service.settings import Settings
-from codefend.service.tracing.context import current_trace
+from codefend.service.tracing import current_span
 
 __all__ = ["Arrival", "make_client", "send_request"]
 
@@ -68,9 +68,9 @@ def make_client(settings: Settings, socket_path: str | None) -> httpx.AsyncClien
 
 
 async def _pass_on_trace(request: httpx.Request) -> None:
-    trace = current_trace.get()
-    if trace is not None:
-        request.headers["traceparent"] = trace.traceparent
+    span = current_span.get()
+    if span is not None:
+        request.headers["traceparent"] = span.traceparent
 
 
 async def send_request(

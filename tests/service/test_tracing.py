@@ -8,13 +8,61 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 
-from codefend.service.tracing.tracer import make_tracer
+from codefend.service.tracing import Tracer, make_tracer
 from tests.service.pictures import png
 from tests.service.running import make_settings, run_service
 from tests.service.test_api import as_form
 
 TRACE_ID, CLIENT_SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+CLIENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def begin(header):
+    return Tracer(TracerProvider(ParentBased(ALWAYS_ON))).begin("/v1/vqa", header, 0.0)
+
+
+def trace_id(trace):
+    return f"{trace.span.get_span_context().trace_id:032x}"
+
+
+def span_id(trace):
+    return f"{trace.span.get_span_context().span_id:016x}"
+
+
+def parent_id(trace):
+    return f"{trace.span.parent.span_id:016x}"
+
+
+def test_a_client_s_trace_goes_on():
+    trace = begin(CLIENT)
+    assert trace_id(trace) == "0af7651916cd43dd8448eb211c80319c"
+    assert parent_id(trace) == "b7ad6b7169203331"
+    assert trace.span.get_span_context().trace_flags.sampled
+    assert trace.traceparent == f"00-{trace_id(trace)}-{span_id(trace)}-01"
+    assert span_id(trace) != parent_id(trace)
+
+
+def test_a_client_decides_what_is_recorded():
+    trace = begin(CLIENT[:-2] + "00")
+    assert not trace.span.get_span_context().trace_flags.sampled
+    assert trace.traceparent.endswith("-00")
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["", "nonsense", CLIENT.upper(), CLIENT + "-x", "01" + CLIENT[2:],
+     f"00-{'0' * 32}-b7ad6b7169203331-01", f"00-{'a' * 32}-{'0' * 16}-01"],
+)  # fmt: skip
+def test_anything_else_begins_a_trace_of_its_own(header):
+    first, second = begin(header), begin(header)
+    assert first.span.parent is None
+    assert len(trace_id(first)) == 32
+    assert trace_id(first) != trace_id(second)
 
 
 @pytest.fixture(scope="module")
