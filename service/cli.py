@@ -50,9 +50,8 @@ def mllm(
     from codefend.service.processes.child import bound_spinning
 
     bound_spinning()  # before torch is loaded
-    from codefend.service.mllm.app import create_mllm_app
+    from codefend.service.mllm.app import create_mllm_app, serve_app
     from codefend.service.mllm.generation import load_generator
-    from codefend.service.mllm.serve import serve_app
 
     configure_logs(settings.log_level)
     generator = load_generator(model or settings.mllm)
