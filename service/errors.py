@@ -208,7 +208,10 @@ class UnsupportedContent(RequestRefused):
     """A part of a conversation is neither text nor an image that can be purified."""
 
     code = "unsupported_content"
-    message = "Only text and images are taken; whatever could not be purified is refused."
+    message = (
+        "Only text and images are taken here. Send a string, or a list of parts of the types text "
+        "and image_url."
+    )
 
 
 class UnknownField(RequestRefused):
@@ -393,7 +396,7 @@ class TryLater(CodefendError):
 
 
 class Overloaded(TryLater):
-    """The house is full."""
+    """As many requests are in flight as the service takes, or it would be late."""
 
     status = 429
     type = "rate_limit_error"

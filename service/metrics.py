@@ -38,38 +38,54 @@ class Metrics:
         )
         for stage in Stage:
             self.stage_duration.labels(stage.value)
-        self.requests = self._counter("requests", "Requests answered.", "endpoint", "outcome")
-        self.rejected = self._counter("rejected", "Requests refused before purifying.", "reason")
-        self.fields = self._counter("fields", "Fields passed unrefused, or dropped.", "verdict")
-        self.bypass = self._counter("bypass", "Unpurified images that were forwarded.", "reason")
-        self.flagged = self._counter("flagged", "Images that looked attacked.")
+        self.requests = self._counter(
+            "requests", "Requests answered, by endpoint and outcome.", "endpoint", "outcome"
+        )
+        self.rejected = self._counter(
+            "rejected", "Requests refused on admission or for what they hold.", "reason"
+        )
+        self.fields = self._counter(
+            "fields", "Fields of chats that passed unrefused, or were taken out.", "verdict"
+        )
+        self.bypass = self._counter("bypass", "Images that were forwarded unpurified.", "reason")
+        self.flagged = self._counter("flagged", "Images with a suspicion above 0.99.")
         self.suspicion = Histogram(
             "codefend_suspicion",
-            "How much images looked attacked, by the calibration on clean images.",
+            "Suspicion of images: the share of clean images that looked less attacked.",
             buckets=(0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 1.0),
             registry=self.registry,
         )
-        self.cached = self._counter("cached", "Images answered with a purified image of late.")
-        self.upstream_errors = self._counter("upstream_errors", "Failures of the model.", "reason")
+        self.cached = self._counter("cached", "Images answered from the cache of purified images.")
+        self.upstream_errors = self._counter(
+            "upstream_errors", "Failures of the upstream model.", "reason"
+        )
         self.upstream_retries = self._counter(
-            "upstream_retries", "Requests that were sent to the model again.", "reason"
+            "upstream_retries", "Requests that were sent to the upstream model again.", "reason"
         )
         self.upstream_breaker_state = self._gauge(
-            "upstream_breaker_state", "Whether the model is asked: 0 yes, 1 on trial, 2 no."
+            "upstream_breaker_state",
+            "The upstream's circuit breaker: 0 closed, 1 half-open, 2 open.",
         )
         self.upstream_breaker_openings = self._counter(
-            "upstream_breaker_openings", "Times the model was found broken, failed trials included."
+            "upstream_breaker_openings",
+            "Times the upstream's circuit breaker opened, failed trials included.",
         )
-        self.connections = self._gauge("connections", "Client connections that are open.")
-        self.door_refusals = self._counter("door_refusals", "Closed at the door.", "reason")
-        self.worker_restarts = self._counter("worker_restarts", "Processes replaced.", "kind")
+        self.connections = self._gauge("connections", "Open client connections.")
+        self.door_refusals = self._counter(
+            "door_refusals", "Connections refused, or closed unserved.", "reason"
+        )
+        self.worker_restarts = self._counter(
+            "worker_restarts", "Processes that ended and were replaced.", "kind"
+        )
         self.batch_failures = self._counter("batch_failures", "Batches that failed.", "reason")
         self.reloads = self._counter("reloads", "Reloads of weights and prompts.", "outcome")
-        self.generation = self._gauge("generation", "Which load serves, counted from 1.")
-        self.queue_depth = self._gauge("queue_depth", "Images waiting for the purifier.")
-        self.in_flight = self._gauge("requests_in_flight", "Requests in the house.")
+        self.generation = self._gauge(
+            "generation", "Model version that serves: loads of weights, counted from 1."
+        )
+        self.queue_depth = self._gauge("queue_depth", "Images in the queue of the purifier.")
+        self.in_flight = self._gauge("requests_in_flight", "Requests in flight.")
         self.held_bytes = self._gauge(
-            "held_bytes", "Bytes of bodies, pictures and answers of all requests inside."
+            "held_bytes", "Bytes that bodies, images and answers of requests in flight hold."
         )
         self._describe_batches()
 

@@ -35,10 +35,12 @@ class Settings(BaseSettings):
     )
 
     # Where it listens, and to whom
-    host: str = Field("127.0.0.1", description="Address to bind; loopback unless keys are set.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to bind; 0 takes any free one.")
+    host: str = Field(
+        "127.0.0.1", description="Address to bind: a loopback address unless API keys are set."
+    )
+    port: int = Field(8000, ge=0, le=65535, description="Port to bind; 0 takes any free port.")
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        (), description="Comma-separated keys; with none, only loopback is served."
+        (), description="Comma-separated API keys. Without any, only loopback is served."
     )
     api_keys_file: Path | None = Field(
         None,
@@ -55,7 +57,7 @@ class Settings(BaseSettings):
         "one that is longest without a request is closed, and where none is, 503.",
     )
     head_timeout_s: float = Field(
-        10.0, gt=0, description="Time for a request's line and header fields; then 408."
+        10.0, gt=0, description="Time for a request's line and header fields; after it, 408."
     )
 
     # How the defence behaves
@@ -64,10 +66,12 @@ class Settings(BaseSettings):
         description="shadow forwards the original and only records; off purifies nothing at all.",
     )
     on_purify_failure: OnPurifyFailure = Field(
-        OnPurifyFailure.REFUSE, description="pass forwards an image that could not be purified."
+        OnPurifyFailure.REFUSE,
+        description="What becomes of an image that could not be purified: pass forwards it.",
     )
     on_flagged: OnFlagged = Field(
-        OnFlagged.PURIFY, description="refuse answers 400 to images that look attacked."
+        OnFlagged.PURIFY,
+        description="What becomes of an image that looks attacked: refuse answers 400.",
     )
     disclose: Disclosure = Field(
         Disclosure.FULL, description="minimal leaves every measured value out of responses."
@@ -75,64 +79,77 @@ class Settings(BaseSettings):
 
     # admit
     max_requests: int = Field(
-        64, ge=1, description="Requests in the house at once; then, or if it would be late, 429."
+        64, ge=1, description="Requests in flight; more, or any that would be late, get 429."
     )
     max_requests_per_key: int | None = Field(
-        None, ge=1, description="Those of one key; with several keys none ever gets all of them."
+        None,
+        ge=1,
+        description="Requests in flight of one key. Of several keys, none ever gets all places.",
     )
     max_requests_per_minute: int | None = Field(
-        None, ge=1, description="Requests of one key a minute; then 429."
+        None, ge=1, description="Requests of one key a minute; more get 429."
     )
     max_body_bytes: int = Field(32 * MEBIBYTE, ge=1024, description="Longest request body.")
-    body_timeout_s: float = Field(30.0, gt=0, description="Time for a body to arrive.")
+    body_timeout_s: float = Field(
+        30.0, gt=0, description="Time for a body to arrive; after it, 408."
+    )
     unread_timeout_s: float = Field(
-        30.0, gt=0, description="Time a client may leave its answer unread; then it is cut off."
+        30.0,
+        gt=0,
+        description="Time a client may leave its answer unread; after it, the connection is cut.",
     )
     max_memory_bytes: int = Field(
         2048 * MEBIBYTE,
         ge=MEBIBYTE,
-        description="Most bytes of the bodies, pictures and answers of all requests inside; "
-        "then 503. Pictures lie in shared memory (/dev/shm), which has to hold them.",
+        description="Most bytes of bodies, images and answers of all requests in flight; more get "
+        "503. Images lie in shared memory (/dev/shm), which has to hold them.",
     )
     deadline_s: float = Field(
-        30.0, gt=0, description="Time from a request's arrival until it is answered; then 504."
+        30.0, gt=0, description="Time from a request's arrival to its answer; after it, 504."
     )
 
     # which fields of a chat pass
     allowed_fields: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Comma-separated places (chat_template, messages.foo) that pass unread."
+        (), description="Comma-separated fields (chat_template, messages.foo) that pass unread."
     )
     unknown_fields: UnknownFields = Field(
-        UnknownFields.REFUSE, description="drop takes them out of what is forwarded."
+        UnknownFields.REFUSE,
+        description="What becomes of fields that are not known: drop takes them out.",
     )
     upstream_reads_text_images: Annotated[tuple[TextImages, ...], NoDecode] = Field(
-        (), description="Comma-separated: markdown, html, placeholders; such texts are refused."
+        (), description="How the upstream reads images out of texts; such texts are refused."
     )
 
     # decode and encode
-    decode_workers: int = Field(2, ge=1, description="Processes that decode.")
-    encode_workers: int = Field(2, ge=1, description="Processes that encode.")
-    max_pixels: int = Field(25_000_000, ge=1, description="Most pixels of an image.")
-    max_side_px: int = Field(10_000, ge=1, description="Longest side of an image.")
-    max_images: int = Field(32, ge=1, description="Most images in one conversation.")
+    decode_workers: int = Field(2, ge=1, description="Processes that decode images.")
+    encode_workers: int = Field(2, ge=1, description="Processes that encode images.")
+    max_pixels: int = Field(25_000_000, ge=1, description="Most pixels of one image; more get 413.")
+    max_side_px: int = Field(
+        10_000, ge=1, description="Longest side of one image; a longer one gets 413."
+    )
+    max_images: int = Field(32, ge=1, description="Most images of one chat; more get 400.")
     max_request_pixels: int = Field(
-        100_000_000, ge=1, description="Most pixels of all images of a conversation together."
+        100_000_000,
+        ge=1,
+        description="Most pixels of all images of one chat together; more get 413.",
     )
-    max_jpeg_scans: int = Field(64, ge=1, description="Passes that a progressive JPEG may take.")
+    max_jpeg_scans: int = Field(64, ge=1, description="Most scans of a progressive JPEG.")
     max_file_parts: int = Field(
-        65_536, ge=16, description="Chunks of a PNG, or segments of a JPEG."
+        65_536, ge=16, description="Most chunks of a PNG, or segments of a JPEG."
     )
-    decode_timeout_s: float = Field(20.0, gt=0, description="Time for one image.")
+    decode_timeout_s: float = Field(20.0, gt=0, description="Time to decode one image.")
     decode_memory_bytes: int = Field(
-        1536 * MEBIBYTE, ge=256 * MEBIBYTE, description="Its address space."
+        1536 * MEBIBYTE, ge=256 * MEBIBYTE, description="Address space of a process that decodes."
     )
-    decode_cpu_s: int = Field(20, ge=1, description="Processor seconds that one image may cost.")
+    decode_cpu_s: int = Field(20, ge=1, description="Processor time to decode one image.")
 
     # queue
-    max_queue: int = Field(64, ge=1, description="Images waiting for the purifier; then 429.")
+    max_queue: int = Field(64, ge=1, description="Images that wait for the purifier; more get 429.")
     max_batch: int = Field(8, ge=1, description="Most images of a batch.")
     max_batch_pixels: int = Field(
-        4_194_304, ge=4096, description="Most padded pixels of a batch of more than one image."
+        4_194_304,
+        ge=4096,
+        description="Most pixels, padding included, of a batch of several images.",
     )
     batch_wait_fraction: float = Field(
         0.1, ge=0, le=1, description="Longest wait for company, as a part of a batch's own time."
@@ -151,41 +168,50 @@ class Settings(BaseSettings):
         None, description="LoRA adapters for a latent purifier: directory or hub id."
     )
     detector: str = Field(
-        str(WEIGHTS / "detector"), description="Directory or hub id; none for no suspicion."
+        str(WEIGHTS / "detector"),
+        description="Directory or hub id of the detector; none turns suspicion off.",
     )
     devices: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("auto",), description="One worker each: auto, cpu, cuda:0, ... (comma-separated)."
+        ("auto",), description="Comma-separated devices, one worker each: auto, cpu, cuda:0, ..."
     )
-    cpu_threads: int | None = Field(None, ge=1, description="Threads of a CPU worker; all cores.")
+    cpu_threads: int | None = Field(
+        None, ge=1, description="Threads of a worker on a CPU; none: all cores."
+    )
     engine: str = Field(
         "codefend.service.purify.torch_engine:load_engine",
         description="Import path of the function that loads the purifying engine.",
     )
-    worker_start_timeout_s: float = Field(300.0, gt=0, description="Time for load and warm-up.")
+    worker_start_timeout_s: float = Field(
+        300.0, gt=0, description="Time for a worker to load its model and warm up."
+    )
     worker_silence_s: float = Field(
-        15.0, ge=2, description="Time without a heartbeat; then a new worker."
+        15.0,
+        ge=2,
+        description="Time without a worker's heartbeat; after it, the worker is replaced.",
     )
     batch_timeout_s: float = Field(
-        120.0, gt=0, description="Most time for a batch; then a new worker."
+        120.0, gt=0, description="Longest time for a batch; after it, the worker is replaced."
     )
     batch_timeout_floor_s: float = Field(
         15.0,
         gt=0,
-        description="Least time for a batch; between the two it is ten times what such ones take.",
+        description="Shortest such time; between the two it is ten times what such batches take.",
     )
 
     cache_bytes: int = Field(
-        256 * MEBIBYTE, ge=0, description="Memory for purified images that are replayed; 0: none."
+        256 * MEBIBYTE, ge=0, description="Memory for the cache of purified images; 0 turns it off."
     )
     cache_lifetime_s: float = Field(
-        600.0, gt=0, description="How long the same bytes of the same key get the same image."
+        600.0,
+        gt=0,
+        description="Time for which the same bytes of the same key get the same purified image.",
     )
 
     # forward
     upstream_url: str | None = Field(
         None, description="Base URL of an OpenAI-style API (.../v1); with none, the embedded model."
     )
-    upstream_key: SecretStr | None = Field(None, description="Its API key.")
+    upstream_key: SecretStr | None = Field(None, description="API key of the upstream.")
     upstream_model: str | None = Field(None, description="Model name; a request's own wins.")
     upstream_pool_timeout_s: float = Field(5.0, gt=0, description="Time for a free connection.")
     upstream_connect_timeout_s: float = Field(5.0, gt=0, description="Time to connect.")
@@ -195,17 +221,17 @@ class Settings(BaseSettings):
     )
     upstream_read_timeout_s: float = Field(60.0, gt=0, description="Time between bytes.")
     upstream_stream_timeout_s: float = Field(
-        600.0, gt=0, description="Time for a streaming answer, which outlives the deadline."
+        600.0, gt=0, description="Time for a streaming answer; once begun it has no other deadline."
     )
     upstream_max_connections: int = Field(64, ge=1, description="Connections at once.")
     upstream_keepalive_s: float = Field(
-        4.0, ge=0, description="Time a connection stays open unused; less than the upstream's own."
+        4.0, ge=0, description="Time an unused connection is kept; set it below the upstream's own."
     )
     upstream_retries: int = Field(
-        1, ge=0, le=10, description="Times a request is sent again that cannot have arrived."
+        1, ge=0, le=10, description="Times a request is sent again that certainly has not arrived."
     )
     upstream_breaker_failures: int = Field(
-        5, ge=0, description="Fewest failures after which it is not asked for a while; 0: always."
+        5, ge=0, description="Failures that open the circuit breaker; 0 turns it off."
     )
     upstream_breaker_window_s: float = Field(60.0, gt=0, description="How long they count.")
     upstream_breaker_pause_s: float = Field(
@@ -213,17 +239,17 @@ class Settings(BaseSettings):
     )
     upstream_breaker_max_pause_s: float = Field(60.0, gt=0, description="Longest such time.")
     upstream_breaker_trials: int = Field(
-        2, ge=1, description="Requests that must succeed before all are let through again."
+        2, ge=1, description="Trials that must succeed before the breaker closes."
     )
     models_lifetime_s: float = Field(
-        5.0, ge=0, description="How long the upstream's list of models is kept for GET /v1/models."
+        5.0, ge=0, description="How long GET /v1/models answers with the same list."
     )
     mllm: str = Field(str(WEIGHTS / "mllm"), description="Directory or hub id of the embedded one.")
     max_answer_tokens: int = Field(8192, ge=1, description="Most tokens a request may ask for.")
     max_choices: int = Field(8, ge=1, description="Most answers (n) a request may ask for.")
     max_answer_bytes: int = Field(16 * MEBIBYTE, ge=1024, description="Longest answer taken.")
     max_stream_bytes: int = Field(
-        256 * MEBIBYTE, ge=1024, description="Longest streaming answer taken."
+        256 * MEBIBYTE, ge=1024, description="Longest streaming answer of the upstream."
     )
 
     # respond

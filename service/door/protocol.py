@@ -366,7 +366,7 @@ def make_config(app: Any, connections: ConnectionRegister, **options: Any) -> uv
         app,
         http=protocol,
         ws="none",
-        # Its lines would hold the query, and so prompts; the gate writes its own.
+        # Its lines would hold the query, and so prompts; admission writes its own.
         access_log=False,
         log_config=None,
         server_header=False,

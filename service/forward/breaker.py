@@ -287,7 +287,7 @@ def make_breaker(settings: Settings, metrics: Metrics, is_shared: Callable[[], b
         metrics: Where its state is shown.
         is_shared: Says whether there is more than one caller who could ask.
     """
-    # The embedded model has none: it is supervised, and while it is replaced the gate refuses
+    # The embedded model has none: it is supervised, and while it is replaced, admission refuses
     # requests as long as it takes. A pause on top of that would only prolong it.
     is_embedded = settings.upstream_url is None
     limits = BreakerLimits(

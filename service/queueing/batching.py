@@ -101,11 +101,11 @@ def plan_batch(
     """Chooses the next batch.
 
     Args:
-        waiting: Everyone in line, in order of arrival.
+        waiting: All images in the queue, in order of arrival.
         now_s: The present time, on the clock of `queued_at_s`.
         limits: Bounds on a batch.
         estimate_s: Expected seconds of a batch of so many images of one bucket.
-        num_arriving: Requests that were admitted and are not yet in line.
+        num_arriving: Requests that were admitted and whose image is not in the queue yet.
         virtual_time_of: Orders callers; the lowest leads. Among equals it is the earliest arrival.
 
     Returns:
