@@ -21,17 +21,18 @@ hypothesis.settings.load_profile("no-deadline")
 ENDING_TIMEOUT_S = 60
 # Everything there starts a service, or several, and measures how long something takes.
 ALONE = ("faults", "e2e", "litellm")
-RUNNING = {"service", "session_upstream"}
+# What they give is a running service, a network that is fetched, or a whole evaluation.
+SLOW_FIXTURES = {"service", "session_upstream", "encoders_folder", "finished"}
 
 _running = None
 
 
 def pytest_collection_modifyitems(items):
-    """Whoever asks for a running service is slow, and whatever is in the folders of `ALONE`."""
+    """Whoever asks for what is slow to make is slow, and whatever is in the folders of `ALONE`."""
     for item in items:
         if item.path.parent.name in ALONE:
             item.add_marker(pytest.mark.alone)
-        if RUNNING & set(item.fixturenames) or item.get_closest_marker("alone"):
+        if SLOW_FIXTURES & set(item.fixturenames) or item.get_closest_marker("alone"):
             item.add_marker(pytest.mark.slow)
 
 

@@ -61,6 +61,7 @@ def test_every_module_says_what_it_is_and_what_it_offers(path):
         assert all(hasattr(module, name) for name in names[0])
 
 
+@pytest.mark.slow
 def test_the_api_process_imports_no_torch():
     code = (
         "import sys, codefend.service.app, codefend.service.cli; sys.exit('torch' in sys.modules)"

@@ -231,6 +231,7 @@ def codefend(running, upstream):
         yield client
 
 
+@pytest.mark.slow
 def test_codefend_answers_and_shows_the_purified_image(codefend, upstream):
     """Its engine in tests inverts images: what comes back, and what the model saw, is known."""
     answer = codefend.ask(PNG, "what is it?", max_tokens=12)
@@ -244,10 +245,12 @@ def test_codefend_answers_and_shows_the_purified_image(codefend, upstream):
     assert "what is it?" in json.dumps(asked)
 
 
+@pytest.mark.slow
 def test_codefend_describes(codefend):
     assert codefend.ask(PNG, None, max_tokens=12).text == "a red car"
 
 
+@pytest.mark.slow
 def test_codefends_errors_come_through(codefend, upstream):
     with pytest.raises(LabError, match=r"answered 4\d\d: "):
         codefend.ask(PNG, "x" * 5000, max_tokens=12)

@@ -35,6 +35,7 @@ def context(victim, scenes, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_every_variant_has_rows_and_is_made_once(context, monkeypatch):
     rows = family_rows(context, VARIANTS)
     attacks = {row.attack for row in rows}

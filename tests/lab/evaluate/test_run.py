@@ -68,6 +68,7 @@ def finished(build, tmp_path_factory):
     return out, oblivious_rows(build(out))
 
 
+@pytest.mark.slow
 def test_resume_does_nothing_again(build, finished, monkeypatch):
     out, rows = finished
 

@@ -148,6 +148,7 @@ def test_resume_does_nothing_again(build, finished, monkeypatch):
     assert [service.num_requests for service in again] == [1, 1]
 
 
+@pytest.mark.slow
 def test_interrupted_white_box_makes_only_what_is_missing(build, tmp_path, monkeypatch):
     uploader = Uploader(build(tmp_path))
     condition = uploader.context.conditions[1]
@@ -311,6 +312,7 @@ def test_images_of_one_defence_serve_two_conditions(finished):
     assert len(folders) == 3
 
 
+@pytest.mark.slow
 def test_tiers_reuse_the_images_of_t0(build, tmp_path, monkeypatch):
     oblivious_rows(build(tmp_path, conditions=[Condition("none", NO_DEFENCE)]))
 
@@ -322,6 +324,7 @@ def test_tiers_reuse_the_images_of_t0(build, tmp_path, monkeypatch):
     assert [len(uploads.images) for uploads in made] == [2, 2]
 
 
+@pytest.mark.slow
 def test_clean_rows_come_where_t0_does_not(build, tmp_path):
     rows = tier_rows(build(tmp_path), [Tier.RESUBMISSION])
     clean = select(rows, tier="clean", metric="accuracy")

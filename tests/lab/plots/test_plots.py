@@ -133,6 +133,7 @@ def test_every_victim_and_tier_gets_its_files(report, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_the_published_report_is_drawn_small(tmp_path):
     written = plot_report(PUBLISHED, tmp_path)
     assert {"accuracy-by-epsilon-t0.png", "accuracy-by-question-t0.png"} <= {

@@ -22,6 +22,8 @@ from codefend.lab.recognition.lines import WISHES, LineReader, attacked_lines, t
 from codefend.lab.recognition.read import Read, ReaderRun, ReadWhiteBox
 from codefend.models.quantise import dequantise
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="session")
 def reader():

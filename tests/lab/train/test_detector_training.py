@@ -16,6 +16,8 @@ from codefend.lab.train.loop import LoopSettings
 from codefend.models.manifest import read_manifest, verify_weights
 from codefend.models.purifier.pipeline import PurificationPipeline
 
+pytestmark = pytest.mark.slow
+
 SMOOTHING = Defence(
     "smoothing", "", lambda images, _: torch.nn.functional.avg_pool2d(images, 3, 1, 1)
 )

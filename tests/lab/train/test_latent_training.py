@@ -29,6 +29,8 @@ from codefend.models.purifier.latent_network import (
 from codefend.models.purifier.latent_step import Autoencoder, decode, encode
 from tests.pictures_folder import draw_pictures
 
+pytestmark = pytest.mark.slow
+
 TINY = LoopSettings(num_steps=2, learning_rate=1e-3, warmup_steps=1, ema_decay=0.9, num_workers=0)
 
 

@@ -38,6 +38,8 @@ from codefend.models.purifier.network import build_network
 from codefend.models.purifier.pipeline import PurificationPipeline
 from tests.lab.train.test_resume import edges, source
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def photo_folder(world_file):

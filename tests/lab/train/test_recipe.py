@@ -15,6 +15,8 @@ from codefend.models.manifest import read_manifest
 from codefend.models.mllm.tiny import tiny_mllm
 from codefend.models.purifier.pipeline import PurificationPipeline
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def tiny(world_file, tmp_path):

@@ -17,6 +17,8 @@ from codefend.lab.train.purifier import PurifierTrainer
 from codefend.lab.world.compose import World
 from codefend.models.purifier.network import build_network
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = LoopSettings(
     num_steps=12,
     learning_rate=1e-3,

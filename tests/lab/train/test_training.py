@@ -35,6 +35,8 @@ from codefend.models.mllm.architecture import Architecture
 from codefend.models.purifier.network import build_network
 from codefend.models.purifier.pipeline import PurificationPipeline
 
+pytestmark = pytest.mark.slow
+
 TWO = PairSettings(num_pairs=2, steps=1, batch_size=2)
 SIX = PairSettings(num_pairs=6, steps=1, batch_size=2)
 TINY = LoopSettings(num_steps=2, learning_rate=1e-3, warmup_steps=1, ema_decay=0.9, num_workers=0)

@@ -119,6 +119,7 @@ def test_gradients_flow_to_the_pixels_alone(classifier):
     assert not any(parameter.requires_grad for parameter in classifier.network.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("algorithm", "objective"), [(PGD, class_loss), (APGD, class_margin)])
 def test_attack_changes_every_prediction(classifier, algorithm, objective):
     attack = algorithm(epsilon=8 / 255, steps=5)

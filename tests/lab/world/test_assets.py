@@ -22,6 +22,7 @@ def test_a_missing_sprite_is_named(tmp_path: Path, world_file: Path) -> None:
         build_world_file(world_file.parent / "photos", tmp_path, tmp_path / "out.npz")
 
 
+@pytest.mark.slow
 def test_the_same_photo_in_two_sizes_is_kept_once(
     world: World, world_file: Path, tmp_path: Path
 ) -> None:

@@ -44,6 +44,7 @@ def losses_behind(defence, victim, images):
         return torch.stack([loss(dequantise(torch.from_numpy(s))) for s in seen]).mean(dim=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("defence", "gradient", "num_draws"), CASES, ids=[f"{d.name}-{g}" for d, g, _ in CASES]
 )
@@ -65,6 +66,7 @@ def test_loss_behind_the_defence_rises(defence, gradient, num_draws, victim, pix
     assert (after > before).all()
 
 
+@pytest.mark.slow
 def test_seed_decides_everything(victim, pixels):
     first, again, other = (
         attack_through(

@@ -148,6 +148,7 @@ def slopes(objective, images):
     return torch.stack([(gradient * direction).sum() for direction in directions(images)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_images", [1, 2])
 def test_exact_gradient_agrees_with_central_differences(precise, photos, double, num_images):
     """Purifier, victim and answer's loss, in float64 but for the logits, with the noise replayed.
