@@ -69,6 +69,15 @@ def structure(root: Path = Path()) -> None:
         show(name, value)
 
 
+@app.command()
+def constraints() -> None:
+    """Pin every package that is needed to the version that is installed."""
+    from tests.house.constraints import FILE, write_constraints
+
+    write_constraints()
+    typer.echo(f"wrote {FILE}")
+
+
 def read(file: Path) -> Any:
     """A recording."""
     content = file.read_bytes()
