@@ -23,14 +23,13 @@ from codefend.service.pipeline import Pipeline
 from codefend.service.policy import Mode
 from codefend.service.processes.pixels import PixelStore
 from codefend.service.processes.supervision import Supervision
-from codefend.service.purify.cache import PurifiedCache
 from codefend.service.purify.model_version import (
     ModelVersion,
     UnfitModelVersion,
     check_weights,
     load_model_version,
 )
-from codefend.service.purify.stage import PurifyStage
+from codefend.service.purify.stage import PurifiedCache, PurifyStage
 from codefend.service.queueing.batching import BatchLimits
 from codefend.service.queueing.estimates import BatchCosts, Throughput
 from codefend.service.queueing.image_queue import ImageQueue

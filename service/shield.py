@@ -41,8 +41,7 @@ from codefend.service.processes.pixels import (
     bytes_of_lease,
     read_pixels,
 )
-from codefend.service.purify.cache import PurifiedCache, Replay
-from codefend.service.purify.stage import PurifyStage
+from codefend.service.purify.stage import PurifiedCache, PurifyStage, Replay
 from codefend.service.queueing.image_queue import ImageQueue
 from codefend.service.stages import (
     Admitted,

@@ -17,7 +17,7 @@ from codefend.service.decode.fields import FieldRules
 from codefend.service.decode.picture import PictureLimits, decode_picture, self_test
 from codefend.service.decode.wire import open_envelope
 from codefend.service.errors import ClientLeft, RequestRefused
-from codefend.service.processes.messages import Ask, Handler, Message
+from codefend.service.processes.child import Ask, Handler, Message
 from codefend.service.processes.pixels import Picture, write_pixels
 from codefend.service.sandbox.layers import allow_cpu_time, confine
 

@@ -21,8 +21,7 @@ from codefend.service.errors import (
     RequestRefused,
     Unavailable,
 )
-from codefend.service.processes.child import Child, ChildDied, ChildTimeout
-from codefend.service.processes.messages import Message
+from codefend.service.processes.child import Child, ChildDied, ChildTimeout, Message
 from codefend.service.processes.pool import ChildPool, PoolJob
 from codefend.service.processes.supervision import Supervision
 from codefend.service.settings import Settings

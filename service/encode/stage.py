@@ -5,8 +5,7 @@ from typing import Any
 
 from codefend.models.codec import ImageFormat, encode_image
 from codefend.service.errors import Unavailable
-from codefend.service.processes.child import Child, ChildDied
-from codefend.service.processes.messages import Ask, Handler, Message
+from codefend.service.processes.child import Ask, Child, ChildDied, Handler, Message
 from codefend.service.processes.pixels import Picture, read_pixels
 from codefend.service.processes.pool import ChildPool, PoolJob
 from codefend.service.processes.supervision import Supervision

@@ -1,7 +1,12 @@
-"""One spawned process that answers one message at a time; the codec pool and the workers use it."""
+"""One spawned process that answers one message at a time; the codec pool and the workers use it.
+
+A message is one JSON object and one run of bytes. JSON and not pickle: a child that a hostile image
+took over must not be able to run code here.
+"""
 
 import atexit
 import contextlib
+import json
 import multiprocessing
 import os
 import signal
@@ -11,26 +16,29 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from codefend.service.processes.heartbeat import Counter, Vitals, read_vitals, start_beating
-from codefend.service.processes.messages import (
-    QUESTION,
-    Ask,
-    Handler,
-    Message,
-    ask_nothing,
-    ask_through,
-    receive_message,
-    send_message,
-)
 from codefend.service.sandbox.layers import single_threaded
 
 __all__ = [
+    "Ask",
     "Child",
     "ChildDied",
     "ChildTimeout",
+    "Handler",
     "LaunchFailed",
+    "Message",
+    "ask_nothing",
     "bound_spinning",
     "kill_children",
 ]
+
+# Meta holds text fields and sizes, never pixels; a longer one is not ours.
+MAX_META_BYTES = 1 << 22
+QUESTION = "asks"
+
+Message = tuple[dict[str, Any], bytes]
+# How a child asks the service for something in the midst of its work: meta out, meta back.
+Ask = Callable[[dict[str, Any]], dict[str, Any]]
+Handler = Callable[[dict[str, Any], bytes, Ask], Message]
 
 STOP_GRACE_S = 5.0
 # Where processors are scarce the service itself comes first: it answers probes and refuses.
@@ -40,6 +48,47 @@ SPIN_COUNT = 10_000
 # exit code from under the thread that waits for it.
 _bookkeeping = threading.Lock()
 _running: set["Child"] = set()
+
+
+def send_message(connection: Connection, meta: dict[str, Any], blob: bytes = b"") -> None:
+    """Sends one message.
+
+    Raises:
+        OSError: The other side is gone.
+    """
+    connection.send_bytes(json.dumps(meta).encode())
+    connection.send_bytes(blob)
+
+
+def receive_message(connection: Connection) -> Message:
+    """Waits for one message.
+
+    Raises:
+        EOFError: The other side closed its end.
+        OSError: The other side is gone, or speaks nonsense.
+    """
+    meta = json.loads(connection.recv_bytes(MAX_META_BYTES))
+    return meta, connection.recv_bytes()
+
+
+def ask_nothing(_: dict[str, Any]) -> dict[str, Any]:
+    """The reply to a child that has nothing to ask.
+
+    Raises:
+        ValueError: It asked all the same.
+    """
+    msg = "this message may ask nothing"
+    raise ValueError(msg)
+
+
+def ask_through(connection: Connection) -> Ask:
+    """A child's way to ask the service, before it answers a message."""
+
+    def ask(question: dict[str, Any]) -> dict[str, Any]:
+        send_message(connection, {QUESTION: question})
+        return receive_message(connection)[0]
+
+    return ask
 
 
 # Whoever exits without having stopped them would wait for ever: children do not heed SIGTERM.

@@ -13,9 +13,15 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from codefend.service.fairness import FairScheduler
-from codefend.service.processes.child import Child, ChildDied, ChildTimeout
+from codefend.service.processes.child import (
+    Ask,
+    Child,
+    ChildDied,
+    ChildTimeout,
+    Message,
+    ask_nothing,
+)
 from codefend.service.processes.heartbeat import BEAT_S, HeartbeatMonitor, StallDetector, Vitals
-from codefend.service.processes.messages import Ask, Message, ask_nothing
 from codefend.service.processes.supervision import Backoff, Supervision
 
 __all__ = ["ChildPool", "PoolJob", "SupervisedChild"]

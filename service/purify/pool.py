@@ -15,8 +15,13 @@ from typing import Any
 
 from codefend.service.errors import PoisonousImage
 from codefend.service.metrics import Metrics
-from codefend.service.processes.child import Child, ChildDied, ChildTimeout, LaunchFailed
-from codefend.service.processes.messages import ask_nothing
+from codefend.service.processes.child import (
+    Child,
+    ChildDied,
+    ChildTimeout,
+    LaunchFailed,
+    ask_nothing,
+)
 from codefend.service.processes.pool import SupervisedChild
 from codefend.service.processes.supervision import Backoff, Supervision
 from codefend.service.purify.engine import resolve_devices

@@ -1,9 +1,16 @@
-"""The service's side of the purify stage: the pool that serves, and the one that takes over.
+"""The service's side of the purify stage: the pool that serves, and what was purified of late.
 
 At every moment one pool takes the batches; an older one ends those that it has begun.
 """
 
 import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from cachetools import TTLCache
+from numpy.typing import NDArray
 
 from codefend.service.errors import PurificationFailed
 from codefend.service.metrics import Metrics
@@ -13,7 +20,7 @@ from codefend.service.purify.pool import WorkerPool
 from codefend.service.settings import Settings
 from codefend.service.stages import BatchSource, EngineFacts
 
-__all__ = ["PurifyStage"]
+__all__ = ["PurifiedCache", "PurifyStage", "Replay"]
 
 # In levels of 255, on average. A plain grey picture comes back nearly as it was from any purifier:
 # one that moves it by an eighth of the range is broken, or its weights are.
@@ -135,3 +142,68 @@ def _check(pool: WorkerPool) -> None:
     if pool.grey_distance > MOST_GREY_DISTANCE:
         reason = f"it turns grey by {pool.grey_distance:.0f} of 255 levels"
         raise UnfitModelVersion("bad_output", reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What is replayed.
+
+    Attributes:
+        pixels: (H, W, 3) uint8, purified.
+        suspicion: Of the upload; None where there was no detector.
+        engine: What purified it.
+    """
+
+    pixels: NDArray[np.uint8]
+    suspicion: float | None
+    engine: EngineFacts
+
+
+class PurifiedCache:
+    """Keeps pictures, so that a client who resends its history pays for each of them once.
+
+    Two uploads are the same when the same caller sends the same bytes of a file. Nobody is answered
+    with what another caller sent: whether an image was seen before is a secret of its own. The most
+    recently used pictures stay. All methods belong to the event loop's thread.
+
+    Attributes:
+        is_on: Whether anything is kept at all.
+    """
+
+    def __init__(
+        self, max_bytes: int, lifetime_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Begins empty.
+
+        Args:
+            max_bytes: Most memory of all pictures together; 0 keeps none.
+            lifetime_s: How long a picture is replayed. Its noise is drawn anew afterwards.
+            clock: Seconds.
+        """
+        self.is_on = max_bytes > 0
+        self._replays: TTLCache[tuple[str, str], Replay] = TTLCache(
+            max_bytes, lifetime_s, clock, getsizeof=lambda replay: replay.pixels.nbytes
+        )
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all pictures together."""
+        return int(self._replays.currsize)
+
+    def find(self, caller: str, sha256: str) -> Replay | None:
+        """What a caller's file was purified to; None where there is nothing to replay.
+
+        Args:
+            caller: Whose file it is.
+            sha256: Of the file's bytes.
+        """
+        return self._replays.get((caller, sha256))
+
+    def keep(self, caller: str, sha256: str, replay: Replay) -> None:
+        """Keeps a purified picture, at the expense of those unused for longest."""
+        if replay.pixels.nbytes <= self._replays.maxsize:
+            self._replays[caller, sha256] = replay
+
+    def clear(self) -> None:
+        """Forgets all pictures."""
+        self._replays.clear()

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codefend.models.buckets import Bucket, crop_from_bucket, pad_to_bucket
-from codefend.service.processes.child import bound_spinning
-from codefend.service.processes.messages import Ask, Handler, Message
+from codefend.service.processes.child import Ask, Handler, Message, bound_spinning
 from codefend.service.processes.pixels import Picture, read_pixels, write_pixels
 from codefend.service.purify.engine import (
     DeviceOutOfMemory,

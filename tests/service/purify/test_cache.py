@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from codefend.service.purify.cache import PurifiedCache, Replay
+from codefend.service.purify.stage import PurifiedCache, Replay
 from codefend.service.stages import EngineFacts
 
 ENGINE = EngineFacts("fake", "1", steps=1, noise_level=0.1, device="cpu")
