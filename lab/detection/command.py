@@ -9,10 +9,11 @@ import typer
 from pydantic import Field
 
 from codefend.lab.baselines.purifiers import load_purifier, purifying
-from codefend.lab.detection.report import detection_rows, detection_table
 from codefend.lab.detection.scoring import (
     SuspicionScorer,
     calibrate,
+    detection_rows,
+    detection_table,
     load_detector,
     save_detector,
 )

@@ -1,23 +1,42 @@
-"""A detector behind its purifier: scores and suspicions of uploads, and its calibration."""
+"""A detector behind its purifier: its scores of uploads, its calibration, and what it notices.
+
+What it notices is told by AUROC, by the rate caught at 1 % false alarms, and by the rate flagged.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from codefend.lab.baselines.defence import Defence, defend
 from codefend.lab.errors import LabError
-from codefend.lab.experiments.statistics import Floats
-from codefend.models.detector.calibration import clean_quantiles, suspicions_of
+from codefend.lab.evaluate.uploads import Uploads
+from codefend.lab.experiments.report import Row, cell, radius, rows_under
+from codefend.lab.experiments.statistics import Estimate, Floats, Measure, wilson
+from codefend.lab.experiments.table import Table, pivot
+from codefend.lab.progress import progress
+from codefend.models.detector.calibration import clean_quantiles, is_flagged, suspicions_of
 from codefend.models.detector.network import SuspicionDetector
 from codefend.models.manifest import weights_sha256
 from codefend.models.quantise import dequantise
 
-__all__ = ["SuspicionScorer", "calibrate", "load_detector", "save_detector"]
+__all__ = [
+    "SuspicionScorer",
+    "auroc",
+    "calibrate",
+    "detection_rows",
+    "detection_table",
+    "load_detector",
+    "save_detector",
+]
+
+FALSE_ALARMS = 0.01
+_NUM_RESAMPLES = 1000
 
 
 def load_detector(directory: Path, *, device: str = "cpu") -> tuple[SuspicionDetector, str]:
@@ -82,3 +101,96 @@ def save_detector(detector: SuspicionDetector, directory: Path) -> None:
 
 def _tensor(pixels: np.ndarray) -> torch.Tensor:
     return dequantise(torch.from_numpy(np.array(pixels))[None])
+
+
+def detection_rows(
+    samples: Sequence[Uploads], scorer: SuspicionScorer, *, victim: str, seeds: int
+) -> list[Row]:
+    """Rows of task None: ``flagged`` of every sample, ``auroc`` and ``tpr_at_1fpr`` of attacks.
+
+    ``flagged`` is at the threshold that ships; ``tpr_at_1fpr`` at that which flags 1 % of the very
+    clean images of the sample. Means over seeds of the purifier's noise.
+
+    Args:
+        samples: what is scored.
+        scorer: the detector that is asked.
+        victim: name of the model that attacks are on.
+        seeds: how often the purifier's noise is drawn.
+    """
+    rows: list[Row] = []
+    for sample in progress(samples, desc="detection", unit="sample"):
+        attacked = _scored(scorer, sample.images, seeds)
+        quantiles = scorer.detector.config.clean_quantiles
+        flags = [[is_flagged(s) for s in suspicions_of(scores, quantiles)] for scores in attacked]
+        measures: list[Measure] = [
+            (None, "flagged", wilson(float(np.mean(flags)), len(sample.images)))
+        ]
+        if len(sample.clean):
+            clean = _scored(scorer, sample.clean, seeds)
+            for metric, statistic in _STATISTICS.items():
+                measures.append((None, metric, _estimate(statistic, attacked, clean)))
+        rows += rows_under(sample.threat, measures, defence="codefend", victim=victim, seeds=seeds)
+    return rows
+
+
+def auroc(attacked: Floats, clean: Floats) -> float:
+    """The probability that an attacked image scores above a clean one; ties count half.
+
+    Mann & Whitney 1947, "On a Test of Whether one of Two Random Variables Is…".
+    """
+    rising = np.sort(clean)
+    below = [np.searchsorted(rising, attacked, side) for side in ("left", "right")]
+    return float(np.mean(below) / len(clean))
+
+
+def _caught(attacked: Floats, clean: Floats) -> float:
+    return float((attacked > np.quantile(clean, 1 - FALSE_ALARMS)).mean())
+
+
+_STATISTICS: Mapping[str, Callable[[Floats, Floats], float]] = {
+    "auroc": auroc,
+    "tpr_at_1fpr": _caught,
+}
+
+
+def _scored(scorer: SuspicionScorer, images: Sequence[np.ndarray], seeds: int) -> Floats:
+    """(S, N), a row for each seed."""
+    return np.stack([scorer.scores(images, seed=seed) for seed in range(seeds)])
+
+
+def _estimate(
+    statistic: Callable[[Floats, Floats], float], attacked: Floats, clean: Floats
+) -> Estimate:
+    """Mean over seeds; whole scenes are drawn, each clean image with its attacked one."""
+    num = attacked.shape[1]
+    everything = np.arange(num)
+
+    def mean_of(rows: NDArray[np.intp]) -> float:
+        pairs = zip(attacked[:, rows], clean[:, rows], strict=True)
+        return float(np.mean([statistic(*pair) for pair in pairs]))
+
+    rng = np.random.default_rng(0)
+    resampled = [mean_of(rng.choice(everything, num)) for _ in range(_NUM_RESAMPLES)]
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    value = mean_of(everything)
+    return Estimate(value, min(value, float(low)), max(value, float(high)), num)
+
+
+def detection_table(rows: Sequence[Row]) -> str:
+    """One line for each kind of uploads: AUROC, rate caught at 1 % false alarms, rate flagged."""
+
+    def kind_of(row: Row) -> tuple[str, str, bool, float]:
+        return row.tier, row.attack, row.targeted, row.epsilon
+
+    lines = []
+    for own in pivot(rows, kind_of, lambda row: row.metric).values():
+        flagged = own["flagged"]
+        name = f"{flagged.attack}, targeted" if flagged.targeted else flagged.attack
+        about = ["", "", ""]
+        if "auroc" in own:
+            where = radius(flagged.epsilon) if flagged.epsilon < 1 else "its own"
+            about = [flagged.family, "yes" if flagged.held_out else "no", where]
+        figures = [cell(own.get(metric)) for metric in ("auroc", "tpr_at_1fpr", "flagged")]
+        lines.append([flagged.tier, name, *about, *figures, str(flagged.n)])
+    about = ["tier", "images", "family", "held out", "ε"]
+    return Table([*about, "AUROC", "caught at 1 %", "flagged", "n"], lines).markdown()

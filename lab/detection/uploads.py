@@ -21,7 +21,7 @@ from codefend.lab.documents.kinds import documents
 from codefend.lab.evaluate.context import ObliviousSettings
 from codefend.lab.evaluate.data import TrueScene, truths
 from codefend.lab.evaluate.uploads import Attacker, Uploads
-from codefend.lab.experiments.craft import Batch, craft
+from codefend.lab.experiments.craft import AttackBatch, craft
 from codefend.lab.experiments.report import Threat
 from codefend.models.detector.network import SuspicionDetector
 
@@ -128,7 +128,9 @@ def evading_uploads(
     config, victim = settings.config(settings.epsilon, "margin"), attacker.victim
     for label, sees_purified in _WAYS.items():
 
-        def attack(batch: Batch[TrueScene], sees_purified: bool = sees_purified) -> list[bytes]:
+        def attack(
+            batch: AttackBatch[TrueScene], sees_purified: bool = sees_purified
+        ) -> list[bytes]:
             evading = Evading(
                 harm=language_objective("margin", victim, [truths(s) for s in batch.items]),
                 detector=scorer.detector,

@@ -25,7 +25,7 @@ from codefend.lab.evaluate.data import TrueScene
 from codefend.lab.evaluate.fidelity import fidelity
 from codefend.lab.evaluate.outcomes import Responses
 from codefend.lab.evaluate.scores import Scores, measure_alone
-from codefend.lab.experiments.craft import Batch, craft
+from codefend.lab.experiments.craft import AttackBatch, craft
 from codefend.lab.experiments.report import Row, Threat
 from codefend.lab.experiments.store import Store, digest_of
 from codefend.lab.service_client import ServedAnswer, ServiceClient
@@ -122,7 +122,7 @@ class QueryAttackRun:
         settings = self.context.oblivious
         epsilon, size = settings.epsilon / 255, self.context.tiers.batch_size_queried
 
-        def attack(batch: Batch[TrueScene]) -> list[bytes]:
+        def attack(batch: AttackBatch[TrueScene]) -> list[bytes]:
             truths = [
                 TextTruth(scene.captions, tuple((q.question, q.answer) for q in scene.questions))
                 for scene in batch.items

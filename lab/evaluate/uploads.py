@@ -18,7 +18,7 @@ from codefend.lab.evaluate.context import EvalContext, ObliviousSettings
 from codefend.lab.evaluate.data import TrueScene, target_captions, truths
 from codefend.lab.evaluate.outcomes import Condition
 from codefend.lab.evaluate.scores import Scores
-from codefend.lab.experiments.craft import Batch, craft
+from codefend.lab.experiments.craft import AttackBatch, craft
 from codefend.lab.experiments.report import Threat
 from codefend.lab.experiments.store import Store, digest_of
 from codefend.lab.labels import NOISE, UNION
@@ -94,7 +94,7 @@ class Attacker:
         nothing = [None] * len(scenes)
         aims: Sequence[_Aim] = targets or (following if config.targeted else nothing)
 
-        def attack(batch: Batch[tuple[TrueScene, _Aim]]) -> list[bytes]:
+        def attack(batch: AttackBatch[tuple[TrueScene, _Aim]]) -> list[bytes]:
             own = [scene for scene, _ in batch.items]
             uploads = attack_uploads(
                 replace(config, seed=batch.seed),
@@ -151,7 +151,7 @@ class Attacker:
             batch_size: images attacked at once.
         """
 
-        def attack(batch: Batch[tuple[TrueScene, Sequence[Dialogue]]]) -> list[bytes]:
+        def attack(batch: AttackBatch[tuple[TrueScene, Sequence[Dialogue]]]) -> list[bytes]:
             return attack_through(
                 replace(config, search=replace(config.search, seed=batch.seed)),
                 self.victim,

@@ -13,7 +13,7 @@ from codefend.lab.baselines.defence import Defence
 from codefend.lab.experiments.store import Store, digest_of
 from codefend.lab.progress import progress
 
-__all__ = ["Batch", "craft", "gradients_of"]
+__all__ = ["AttackBatch", "craft", "gradients_of"]
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ NEAREST_FIRST = ("exact", "surrogate", "bpda")
 
 
 @dataclass(frozen=True, slots=True)
-class Batch(Generic[T]):
+class AttackBatch(Generic[T]):
     """What is attacked at once.
 
     Attributes:
@@ -44,7 +44,7 @@ def craft(
     store: Store,
     label: str,
     items: Sequence[T],
-    attack: Callable[[Batch[T]], Sequence[bytes]],
+    attack: Callable[[AttackBatch[T]], Sequence[bytes]],
     *,
     made_by: Any,
     seed: int,
@@ -72,7 +72,7 @@ def craft(
         for number, start in enumerate(starts):
             chunk = items[start : start + batch_size]
             reached = bar.n
-            batch = Batch(chunk, start, SEEDS_APART * seed + number, bar.update)
+            batch = AttackBatch(chunk, start, SEEDS_APART * seed + number, bar.update)
             key = f"{label}/{digest_of(made_by, number, seed, chunk)}"
             images += store.images(key, len(chunk), partial(attack, batch))
             bar.update(reached + num_steps - bar.n)

@@ -21,7 +21,7 @@ from codefend.lab.attacks.interface import Objective, Tier
 from codefend.lab.attacks.pixels import attack_pixels
 from codefend.lab.baselines.defence import Defence
 from codefend.lab.documents.document import Fonts
-from codefend.lab.experiments.craft import Batch, craft, gradients_of
+from codefend.lab.experiments.craft import AttackBatch, craft, gradients_of
 from codefend.lab.experiments.pretrained import (
     PretrainedExperiment,
     defence_table,
@@ -218,7 +218,7 @@ class ReaderRun:
         )
 
     def _attack(
-        self, epsilon: float, way: tuple[Defence, str] | None, batch: Batch[AttackedLine]
+        self, epsilon: float, way: tuple[Defence, str] | None, batch: AttackBatch[AttackedLine]
     ) -> list[bytes]:
         (line,) = batch.items
 

@@ -13,8 +13,14 @@ from codefend.lab.attacks.interface import Tier
 from codefend.lab.baselines.defence import Defence
 from codefend.lab.baselines.purifiers import purifying
 from codefend.lab.cli import app
-from codefend.lab.detection.report import auroc, detection_rows, detection_table
-from codefend.lab.detection.scoring import SuspicionScorer, calibrate, load_detector
+from codefend.lab.detection.scoring import (
+    SuspicionScorer,
+    auroc,
+    calibrate,
+    detection_rows,
+    detection_table,
+    load_detector,
+)
 from codefend.lab.detection.uploads import Evading
 from codefend.lab.errors import LabError
 from codefend.lab.evaluate.uploads import Uploads

@@ -178,16 +178,16 @@ def test_roster_builds_conditions_in_order(victim, scenes, tmp_path):
     pipeline = PurificationPipeline.tiny()
     pipeline.save_pretrained(tmp_path / "purifier")
     chooser = SettingChooser(victim, scenes[:2], SETTINGS.main_attack, tmp_path)
-    roster = DefenceFactory(tmp_path / "purifier", tmp_path / "missing")
-    built = roster.conditions(["prompt", "bit_depth", "codefend"], chooser)
+    factory = DefenceFactory(tmp_path / "purifier", tmp_path / "missing")
+    built = factory.conditions(["prompt", "bit_depth", "codefend"], chooser)
     assert [c.name for c in built] == ["none", "codefend", "prompt", "bit_depth"]
     assert built[1].defence.is_random
-    assert len(roster.weights["purifier"]) == 64
+    assert len(factory.weights["purifier"]) == 64
     assert built[2].prompt("caption", None) == served_prompt("caption", None)
     with pytest.raises(LabError, match="unknown defences"):
-        roster.conditions(["magic"], chooser)
+        factory.conditions(["magic"], chooser)
     with pytest.raises(LabError, match="holds no purifier"):
-        roster.conditions(["diffpure"], chooser)
+        factory.conditions(["diffpure"], chooser)
     with pytest.raises(LabError, match="latent"):
         DefenceFactory(tmp_path, tmp_path / "purifier").conditions(["autoencoder"], chooser)
 
@@ -196,11 +196,11 @@ def test_roster_of_a_latent_purifier_has_its_bare_round_trip(victim, scenes, tmp
     monkeypatch.setattr("codefend.lab.evaluate.conditions.diffpure_grid", lambda *_: [])
     LatentPurificationPipeline.tiny().save_pretrained(tmp_path / "base")
     chooser = SettingChooser(victim, scenes[:2], SETTINGS.main_attack, tmp_path)
-    roster = DefenceFactory(tmp_path / "base", tmp_path / "base")
-    built = roster.conditions(["autoencoder", "purifier"], chooser)
+    factory = DefenceFactory(tmp_path / "base", tmp_path / "base")
+    built = factory.conditions(["autoencoder", "purifier"], chooser)
     assert [c.name for c in built] == ["none", "purifier", "autoencoder"]
     assert [c.defence.is_random for c in built] == [False, True, False]
-    assert roster.weights["base"] == roster.weights["purifier"]
+    assert factory.weights["base"] == factory.weights["purifier"]
 
 
 def test_one_condition_under_two_names_has_one_row_and_a_note(conditions):

@@ -89,7 +89,7 @@ class FakeService:
 
 @pytest.fixture(scope="module")
 def build(victim, scenes):
-    """A bench in a folder."""
+    """An evaluation in a folder."""
     ours = purifying("purifier", PurificationPipeline.tiny(), "0" * 64)
     base = PurificationPipeline.tiny(seed=1)
     conditions = [
@@ -347,7 +347,7 @@ def test_report_pieces(build, finished, tmp_path):
     assert "T3: each upload is sent 3 times" in notes
 
 
-def test_bench_needs_the_undefended_first(build, tmp_path):
+def test_the_undefended_comes_first(build, tmp_path):
     with pytest.raises(ValueError, match="undefended"):
         build(tmp_path, conditions=[Condition("jpeg", jpeg(50))])
     for nothing in ({"num_scenes_curve": 0}, {"num_scenes": {Tier.QUERY: 0}}):

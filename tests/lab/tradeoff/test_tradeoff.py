@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 import codefend.lab.evaluate.uploads
 from codefend.lab.cli import app
 from codefend.lab.errors import LabError
-from codefend.lab.tradeoff.points import points_of
+from codefend.lab.tradeoff.command import points_of
 from codefend.models.mllm.tiny import tiny_mllm
 from codefend.models.purifier.pipeline import PurificationPipeline
 
