@@ -23,7 +23,7 @@ from codefend.lab.attacks.pixels import attack_pixels, quantise_within
 from codefend.lab.attacks.registry import AttackConfig
 from codefend.lab.baselines.defence import Defence
 from codefend.lab.errors import LabError
-from codefend.lab.experiments.craft import Batch, craft, gradients_of
+from codefend.lab.experiments.craft import AttackBatch, craft, gradients_of
 from codefend.lab.experiments.pretrained import (
     PretrainedExperiment,
     StoppingPGD,
@@ -295,7 +295,9 @@ class ClassifierRun:
             batch_size=_BATCH_SIZE,
         )
 
-    def _attack(self, config: AttackConfig, batch: Batch[tuple[np.ndarray, int]]) -> list[bytes]:
+    def _attack(
+        self, config: AttackConfig, batch: AttackBatch[tuple[np.ndarray, int]]
+    ) -> list[bytes]:
         images, labels = zip(*batch.items, strict=True)
         wanted = torch.tensor(labels, device=self.victim.device)
         return attack_pixels(
@@ -323,7 +325,11 @@ class ClassifierRun:
         )
 
     def _attack_through(
-        self, defence: Defence, gradient: str, epsilon: float, batch: Batch[tuple[np.ndarray, int]]
+        self,
+        defence: Defence,
+        gradient: str,
+        epsilon: float,
+        batch: AttackBatch[tuple[np.ndarray, int]],
     ) -> list[bytes]:
         """PGD on the margin, until no fresh draw of the defence's noise restores the class."""
         ((image, label),) = batch.items
