@@ -83,7 +83,7 @@ class Detect(VictimExperiment):
                 f"{self.detector} is not calibrated; do it with: codefend-lab detect calibrate"
             )
         pool = World(self.world)
-        scenes = world_scenes(pool, "test", self.num_scenes, seed=self.oblivious.seed)
+        scenes = world_scenes(pool, self.split, self.num_scenes, seed=self.oblivious.seed)
         attacker = self._attacker()
         uploads = self._uploads(scorer, pool, attacker, scenes)
         name = attacker.victim.name

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -59,17 +58,10 @@ from codefend.lab.service_client import ServiceClient
 from codefend.lab.victims.victim import Victim
 from codefend.models.manifest import WEIGHTS_DIRECTORY
 
-__all__ = ["CONTROL_NOISE", "Evaluate", "TestedSplit"]
+__all__ = ["CONTROL_NOISE", "Evaluate"]
 
 PRIOR_SCENES = 20_000
 CONTROL_NOISE = 0.08  # as much as the shipped purifier adds, without its network
-
-
-class TestedSplit(StrEnum):
-    """Which scenes: test ones for reports, validation ones for decisions."""
-
-    VALIDATION = "validation"
-    TEST = "test"
 
 
 def _service_key() -> SecretStr:
@@ -113,8 +105,6 @@ class Evaluate(VictimExperiment):
     scenes.json in it, the victim's own answers to clean images are the truth."""
     size_px: int = Field(224, ge=1)
     """With data: side that images are cut and scaled to."""
-    split: TestedSplit = TestedSplit.TEST
-    """Which scenes: test ones for reports, validation ones for decisions."""
     num_scenes: int = Field(512, ge=1)
     """Scenes, clean and at the main radius."""
     num_validation: int = Field(64, ge=1)
@@ -208,8 +198,8 @@ class Evaluate(VictimExperiment):
         numbers = {"num": self.num_scenes, "num_validation": self.num_validation}
         if self.data:
             images = open_data(self.data, self.size_px)
-            return folder_material(images, victim, self.split.value, out=self.out, **numbers)
-        return world_material(self.world, self.split.value, seed=self.oblivious.seed, **numbers)
+            return folder_material(images, victim, self.split, out=self.out, **numbers)
+        return world_material(self.world, self.split, seed=self.oblivious.seed, **numbers)
 
     def _names(self) -> list[str]:
         """White-box figures come with the controls that the same attacker must break."""

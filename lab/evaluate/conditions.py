@@ -119,10 +119,10 @@ class SettingChooser:
 
 
 def distinct(conditions: Sequence[Condition]) -> tuple[list[Condition], list[str]]:
-    """Conditions without those that are another one under a second name, and a note of each.
+    """Conditions without defences that are another one under a second name, and a note of each.
 
     `codefend` is `purifier` with the shipped prompt: where that is the question itself, the two are
-    one.
+    one. What defends no image stays: that `prompt` alone changes nothing is a finding.
     """
     kept: list[Condition] = []
     notes: list[str] = []
@@ -140,9 +140,8 @@ def distinct(conditions: Sequence[Condition]) -> tuple[list[Condition], list[str
 
 def _asks_alike(one: Condition, other: Condition) -> bool:
     asked = [("caption", None), ("vqa", "what is it?")]
-    return one.defence == other.defence and all(
-        one.prompt(*words) == other.prompt(*words) for words in asked
-    )
+    is_one = one.defence == other.defence and one.defence is not NO_DEFENCE
+    return is_one and all(one.prompt(*words) == other.prompt(*words) for words in asked)
 
 
 @dataclass(slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -28,7 +27,6 @@ __all__ = [
     "GPU",
     "EvalContext",
     "ObliviousSettings",
-    "Precision",
     "Surrogate",
     "TierSettings",
     "VictimExperiment",
@@ -36,21 +34,8 @@ __all__ = [
 ]
 
 
-class Precision(StrEnum):
-    """In which a model multiplies under attack; scores are always in single precision."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-
-    @property
-    def autocast(self) -> str:
-        """The torch dtype to multiply in; empty for single precision, which needs no autocast."""
-        return "" if self is Precision.FLOAT32 else self.value
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of weights and images."""
-        return getattr(torch, self.value)  # type: ignore[no-any-return]
+Precision = Literal["float32", "bfloat16"]
+"""In which a model multiplies under attack; scores are always in single precision."""
 
 
 def found_device() -> str:
@@ -157,8 +142,13 @@ class TierSettings(RunSettings):
     """Images attacked at once; what an interruption loses."""
     batch_size_queried: Positive = 4
     """Likewise for T4."""
-    purifier_dtype: Precision = Precision.FLOAT32
+    purifier_dtype: Precision = "float32"
     """Of purifiers under attack (T1, T2)."""
+
+    @property
+    def autocast(self) -> str:
+        """The torch dtype that purifiers multiply in; empty where they need no autocast."""
+        return "" if self.purifier_dtype == "float32" else self.purifier_dtype
 
     def num_through(self, condition: str) -> int:
         """How many scenes T2 attacks through a condition's defence."""
@@ -210,15 +200,17 @@ class VictimExperiment(Experiment):
     victim: str = str(WEIGHTS_DIRECTORY / "mllm")
     """Model directory or hub id."""
     oblivious: ObliviousSettings = ObliviousSettings()
-    attack_dtype: Precision = Precision.FLOAT32
+    attack_dtype: Precision = "float32"
     """Precision of the gradients."""
     device: str = Field(default_factory=found_device)
     """Torch device."""
+    split: Literal["validation", "test"] = "test"
+    """Which scenes: test ones for reports, validation ones for decisions."""
 
     def load(self, source: str) -> tuple[Victim, Victim]:
         """A model to be asked, and its copy in the precision of the gradients."""
         model = load_victim(source, device=self.device)
-        return model, model.astype(self.attack_dtype.dtype)
+        return model, model.astype(getattr(torch, self.attack_dtype))
 
     def meta(self, weights: Mapping[str, str], data: str = "") -> dict[str, Any]:
         """The report's `meta`."""

@@ -322,7 +322,7 @@ class Uploader:
             num_draws=num_draws,
             # A surrogate's draws differ in their noise level, one level a batch.
             draws_at_once=1 if gradient == "transfer" else gcd(num_draws, settings.draws_at_once),
-            autocast=settings.purifier_dtype.autocast,
+            autocast=settings.autocast,
         )
 
     def _oblivious(self, config: AttackConfig, num: int, tier: Tier) -> Uploads:

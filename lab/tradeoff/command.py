@@ -22,7 +22,6 @@ from codefend.lab.baselines.grid import settings_named
 from codefend.lab.baselines.purifiers import load_purifier, purifying
 from codefend.lab.errors import LabError
 from codefend.lab.evaluate.assess import Assessor
-from codefend.lab.evaluate.command import TestedSplit
 from codefend.lab.evaluate.context import (
     CPU,
     GPU,
@@ -101,7 +100,7 @@ class TradeOff(VictimExperiment):
     """Scenes, clean and under T0."""
     white_box_scenes: int = Field(16, ge=1)
     """Scenes of T2, the first of them."""
-    split: TestedSplit = TestedSplit.VALIDATION
+    split: Literal["validation", "test"] = "validation"
     """Which scenes: test ones for reports, validation ones for decisions."""
     adaptive: TierSettings = TierSettings()
     rounds: int = Field(20, ge=2)
@@ -118,9 +117,7 @@ class TradeOff(VictimExperiment):
             victim=asked,
             attacker=attacker,
             # Those that settings are chosen on in an evaluation of the same seed.
-            scenes=world_scenes(
-                World(self.world), self.split.value, self.num_scenes, seed=seed + 1
-            ),
+            scenes=world_scenes(World(self.world), self.split, self.num_scenes, seed=seed + 1),
             conditions=[Condition("none", NO_DEFENCE), *(point.condition for point in points)],
             oblivious=self.oblivious,
             tiers=self.adaptive.replace(num_scenes=num),
@@ -130,7 +127,7 @@ class TradeOff(VictimExperiment):
         times = timing_rows(points, num_rounds=self.rounds, device=self.device)
         rows = [*times, *tradeoff_rows(context)]
         weights = {name: sha256 for name, (_, sha256) in pipelines.items()}
-        meta = self.meta({asked.name: asked.sha256, **weights}, self.split.value)
+        meta = self.meta({asked.name: asked.sha256, **weights}, self.split)
         sections = [tradeoff_table(rows, points), _notes(context)]
         typer.echo(write_report(self.out, meta, rows, sections))
         save_small(draw_tradeoff(curves_of(rows, points)), self.out / "trade-off.png")

@@ -45,7 +45,7 @@ def test_words_change_the_settings():
     assert settings.num_scenes[Tier.TRANSFER] == 64
     assert (settings.curve_steps, settings.num_queries) == ((1, 2), (30,))
     assert (settings.steps, settings.num_draws, settings.num_scenes_curve) == (7, 16, 3)
-    assert settings.purifier_dtype.autocast == "bfloat16"
+    assert settings.autocast == "bfloat16"
     for words in (("--eot", "3"), ("--eot=3",)):
         draws = read(*words).adaptive
         assert (draws.num_draws, draws.num_draws_network, draws.num_draws_curve) == (3, 3, 4)

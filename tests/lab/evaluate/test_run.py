@@ -206,8 +206,9 @@ def test_roster_of_a_latent_purifier_has_its_bare_round_trip(victim, scenes, tmp
 def test_one_condition_under_two_names_has_one_row_and_a_note(conditions):
     ours = conditions[1].defence
     twin, other = Condition("purifier", ours), Condition("jpeg", jpeg(40))
-    kept, notes = distinct([*conditions, twin, other])
-    assert [c.name for c in kept] == ["none", "codefend", "jpeg", "jpeg"]
+    prompt = Condition("prompt", NO_DEFENCE, served_prompt)
+    kept, notes = distinct([*conditions, twin, prompt, other])
+    assert [c.name for c in kept] == ["none", "codefend", "jpeg", "prompt", "jpeg"]
     assert ["`purifier` is `codefend`" in note for note in notes] == [True]
     asked_otherwise = Condition("purifier", ours, lambda task, question: f"Look. {question}")
     assert distinct([*conditions, asked_otherwise]) == ([*conditions, asked_otherwise], [])
