@@ -1,4 +1,4 @@
-"""Windows of photos that a classifier is sure of, attacked, and asked about behind defences.
+"""A classifier attacked on windows of photos, and asked about them behind defences.
 
 T0 attacks the undefended classifier, T2 attacks it through each defence. What counts is whether it
 sees behind the defence what it saw on the clean window.
@@ -6,14 +6,13 @@ sees behind the defence what it saw on the clean window.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from pydantic import PositiveInt
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from codefend.lab.attacks.objectives import class_loss, class_margin
 from codefend.lab.attacks.pixels import attack_pixels, quantise_within
 from codefend.lab.attacks.registry import AttackConfig
 from codefend.lab.baselines.defence import Defence
-from codefend.lab.errors import LabError
+from codefend.lab.classification.windows import Windows
 from codefend.lab.experiments.craft import AttackBatch, craft, gradients_of
 from codefend.lab.experiments.pretrained import (
     PretrainedExperiment,
@@ -35,26 +34,19 @@ from codefend.lab.experiments.responder import Responder
 from codefend.lab.experiments.settings import RunSettings
 from codefend.lab.experiments.statistics import Floats, ratio
 from codefend.lab.experiments.store import Store
-from codefend.lab.fidelity.samples import Sample
 from codefend.lab.labels import UNION
 from codefend.lab.progress import progress
 from codefend.lab.victims.classifier import ClassifierVictim
-from codefend.lab.world.collages import thing_of
 from codefend.models.quantise import dequantise
 
 __all__ = [
     "ATTACK",
-    "LEAST_CONFIDENCE",
-    "SIDE_PX",
+    "GAIN",
     "ClassifierRun",
     "ClassifyWhiteBox",
-    "Windows",
-    "confident_windows",
 ]
 
-ATTACK = "pgd"
-SIDE_PX = 224
-LEAST_CONFIDENCE = 0.3
+ATTACK, GAIN = "pgd", "gain"
 _BATCH_SIZE = 32
 _OBJECTIVES: dict[Goal, Callable[[ClassifierVictim, Tensor], Objective]] = {
     "language": class_loss,
@@ -74,99 +66,6 @@ class ClassifyWhiteBox(RunSettings):
     """At most so many steps of PGD: a window that every fresh draw gets wrong is given up."""
     levels: tuple[int, ...] = (4,)
     """Radii, in levels of 255."""
-
-
-@dataclass(frozen=True, slots=True)
-class Windows:
-    """Windows of photos, all of one size.
-
-    Attributes:
-        images: (224, 224, 3) uint8 each.
-        labels: (N,) int64, what the classifier makes of them.
-        photos: (N,) the photo, or the pictured thing, of each; its windows are one cluster.
-        num_tried: how many were looked at.
-        num_sure: of how many of them the classifier was sure; all of these where None.
-    """
-
-    images: list[np.ndarray]
-    labels: torch.Tensor
-    photos: np.ndarray
-    num_tried: int
-    num_sure: int | None = None
-
-    @property
-    def coverage(self) -> str:
-        """How much of what was looked at is asked about, in words."""
-        num_photos = len(np.unique(self.photos))
-        sure = f"{self.num_sure or len(self.images)} of {self.num_tried} windows"
-        return f"{sure}; asked about {len(self.images)}, of {num_photos} things or photos"
-
-
-def confident_windows(
-    photos: Sequence[Sample],
-    classifier: ClassifierVictim,
-    *,
-    per_photo: int,
-    seed: int,
-    most: int | None = None,
-) -> Windows:
-    """Square windows at scales from 224 pixels to the whole, where one class is likely enough.
-
-    The filter looks at clean images alone, so that no attack or defence can move it.
-
-    Args:
-        photos: where they are cut from; those with a side below 224 pixels are passed over.
-        classifier: who must be sure.
-        per_photo: windows looked at in each photo.
-        seed: of places and scales.
-        most: keep so many at most: of every thing its first, then of every thing its second, ….
-
-    Raises:
-        LabError: The classifier is sure of none.
-    """
-    rng = np.random.default_rng(seed)
-    names = dict.fromkeys(thing_of(photo.cluster) for photo in photos)
-    things = {name: number for number, name in enumerate(names)}
-    looked: list[tuple[int, np.ndarray]] = [
-        (things[thing_of(photo.cluster)], _window(photo.image, rng))
-        for photo in photos
-        if min(photo.image.shape[:2]) >= SIDE_PX
-        for _ in range(per_photo)
-    ]
-    sure: list[int] = []
-    labels: list[int] = []
-    for start in range(0, len(looked), _BATCH_SIZE):
-        batch = np.stack([image for _, image in looked[start : start + _BATCH_SIZE]])
-        with torch.no_grad():
-            chances = classifier.chances(classifier.logits(dequantise(torch.from_numpy(batch))))
-        highest, classes = chances.max(dim=1)
-        sure += [start + n for n, share in enumerate(highest) if share >= LEAST_CONFIDENCE]
-        labels += classes.tolist()
-    if not sure:
-        raise LabError(f"{classifier.name} is sure of none of {len(looked)} windows")
-    turns = _in_turns([looked[number][0] for number in sure])
-    chosen = [sure[place] for place in turns[:most]]
-    return Windows(
-        [looked[number][1] for number in chosen],
-        torch.tensor([labels[number] for number in chosen]),
-        np.array([looked[number][0] for number in chosen]),
-        len(looked),
-        len(sure),
-    )
-
-
-def _in_turns(clusters: Sequence[int]) -> list[int]:
-    """Places in an order that takes one of each cluster, then the next of each."""
-    turn = {place: clusters[:place].count(cluster) for place, cluster in enumerate(clusters)}
-    return sorted(turn, key=turn.__getitem__)
-
-
-def _window(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    height, width = image.shape[:2]
-    side = round(float(np.exp(rng.uniform(np.log(SIDE_PX), np.log(min(height, width))))))
-    top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
-    window = Image.fromarray(image[top : top + side, left : left + side])
-    return np.asarray(window.resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC))
 
 
 @dataclass(slots=True)
@@ -191,34 +90,47 @@ class ClassifierRun:
         """Opens the folder of outcomes."""
         self.responder = Responder(Store(self.plan.out / "outcomes"))
 
-    def unaware_rows(self, defences: Sequence[Defence]) -> list[Row]:
+    def unaware_rows(
+        self, defences: Sequence[Defence], against: Defence | None = None
+    ) -> list[Row]:
         """Agreement on clean windows, and predictions restored on windows attacked undefended.
 
         Args:
             defences: the undefended among them, if it is to be reported.
+            against: one of them that all others are compared with, window by window.
 
         Returns:
-            Rows of task ``classification``; intervals by a bootstrap over things or photos.
+            Rows of task ``classification``, gains among them; intervals by a bootstrap over things
+            or photos.
         """
         clean = Threat(tier=Tier.CLEAN, attack="none")
-        rows: list[Row] = []
-        for defence in defences:
-            rows += self._rows(clean, defence, self._right(defence, self.windows.images))
+        found = {defence: self._right(defence, self.windows.images) for defence in defences}
+        rows = self._compared(clean, found, against)
         for level in self.plan.levels:
-            worst: dict[int, Floats] = {}
+            worst: dict[Defence, Floats] = {}
             attack = AttackConfig(
                 name=ATTACK, epsilon=level / 255, steps=self.plan.steps, seed=self.plan.seed
             )
             for config in (replace(attack, goal=goal) for goal in _OBJECTIVES):
                 images = self._attacked(config)
                 threat = Threat.of(config, tier=Tier.OBLIVIOUS)
-                for number, defence in enumerate(progress(defences, desc=threat.attack)):
+                for defence in progress(defences, desc=threat.attack):
                     right = self._right(defence, images)
                     rows += self._rows(threat, defence, right)
-                    worst[number] = np.minimum(worst.get(number, right), right)
+                    worst[defence] = np.minimum(worst.get(defence, right), right)
             union = Threat.of(config, tier=Tier.OBLIVIOUS, label=UNION)
-            for number, defence in enumerate(defences):
-                rows += self._rows(union, defence, worst[number])
+            rows += self._compared(union, worst, against)
+        return rows
+
+    def _compared(
+        self, threat: Threat, found: Mapping[Defence, Floats], against: Defence | None
+    ) -> list[Row]:
+        """What each defence leaves, and how much more than the one that all are compared with."""
+        rows: list[Row] = []
+        for defence, right in found.items():
+            rows += self._rows(threat, defence, right)
+            if against not in (None, defence):
+                rows += self._rows(threat, defence, right - found[against], metric=GAIN)
         return rows
 
     def white_box_rows(self, defences: Sequence[Defence]) -> list[Row]:
@@ -257,9 +169,11 @@ class ClassifierRun:
                 worst[:, left] = np.minimum(worst[:, left], right)
         return worst
 
-    def _rows(self, threat: Threat, defence: Defence, right: Floats) -> list[Row]:
+    def _rows(
+        self, threat: Threat, defence: Defence, right: Floats, *, metric: str = ""
+    ) -> list[Row]:
         """One row: the mean of (S, N), its interval over whole things or photos."""
-        metric = "agreement" if threat.tier == Tier.CLEAN else "accuracy"
+        metric = metric or ("agreement" if threat.tier == Tier.CLEAN else "accuracy")
         mean = right.mean(axis=0)
         things = self.windows.photos[: len(mean)]
         return rows_under(

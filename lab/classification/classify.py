@@ -11,17 +11,11 @@ from typing import Any, ClassVar
 
 import torch
 import typer
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
 from codefend.lab.attacks.interface import Tier
-from codefend.lab.classification.attacked import (
-    ATTACK,
-    LEAST_CONFIDENCE,
-    SIDE_PX,
-    ClassifierRun,
-    ClassifyWhiteBox,
-    confident_windows,
-)
+from codefend.lab.classification.attacked import ATTACK, GAIN, ClassifierRun, ClassifyWhiteBox
+from codefend.lab.classification.windows import LEAST_CONFIDENCE, SIDE_PX, confident_windows
 from codefend.lab.encoders.encoder import CLASSIFIERS, load_any_classifier
 from codefend.lab.experiments.pretrained import PretrainedExperiment, defence_table, named
 from codefend.lab.experiments.report import Row, provenance, radius, write_report
@@ -53,6 +47,8 @@ class Classify(PretrainedExperiment):
     """World file, for its test photos."""
     photos: Path | None = None
     """Folder of photos or collages, instead of the world's."""
+    against: str = ""
+    """One of the defences: gains of all others over it, window by window."""
     per_photo: PositiveInt = 32
     """Windows looked at in each photo."""
     most: PositiveInt = 320
@@ -61,12 +57,20 @@ class Classify(PretrainedExperiment):
     device: str = ""
     """Torch device; found where empty."""
 
+    @field_validator("against")
+    @classmethod
+    def _is_asked_about(cls, against: str, info: ValidationInfo) -> str:
+        if against and against not in info.data.get("defences", ()):
+            raise ValueError("it must be one of the defences")
+        return against
+
     def run(self) -> None:
         """Writes the report and its plot."""
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         photos = folder_samples(self.photos) if self.photos else photo_samples(World(self.world))
         networks = self.load_networks(device=device)
         asked, adaptive = named(self.defences, networks), named(self.through, networks)
+        against = dict(zip(self.defences, asked, strict=True)).get(self.against)
         rows: list[Row] = []
         notes = [self._notes()]
         for name in self.victims:
@@ -76,7 +80,7 @@ class Classify(PretrainedExperiment):
             )
             notes.append(f"- {name}: sure of {windows.coverage}.")
             run = ClassifierRun(victim, windows, self, self.white_box)
-            rows += [*run.unaware_rows(asked), *run.white_box_rows(adaptive)]
+            rows += [*run.unaware_rows(asked, against), *run.white_box_rows(adaptive)]
         weights = {name: sha256 for name, (_, sha256) in networks.items()}
         meta = provenance(seed=self.seed, weights=weights, device=device, settings=self)
         tables = [table.markdown() for table in tables_of(rows, self.victims)]
@@ -97,6 +101,8 @@ class Classify(PretrainedExperiment):
             "equal clean agreement the best setting of each kind of defence is read off the same "
             "windows, which flatters all kinds alike, and those with more settings a little more."
         )
+        if self.against:
+            notes += f"\n\nGains, in points, are over {self.against} on the same windows."
         if not self.through:
             return notes
         how = self.white_box
@@ -113,9 +119,13 @@ def tables_of(rows: Sequence[Row], victims: Iterable[str]) -> list[Table]:
     tables: list[Table] = []
     for victim in victims:
         own = [row for row in rows if row.victim == victim and _is_counted(row)]
+        gains = [r for r in rows if (r.victim, r.metric) == (victim, GAIN)]
         heads = {epsilon: _head(epsilon) for epsilon in _radii(own)}
         tables.append(defence_table(victim, own, heads, lambda row: row.epsilon, has_n=True))
         tables.append(_best(rows, victim))
+        if gains:
+            title = f"{victim}: gain, window by window"
+            tables.append(defence_table(title, gains, heads, lambda row: row.epsilon, has_n=True))
     adaptive = [row for row in rows if row.tier == Tier.WHITE_BOX]
     pairs = sorted({(row.victim, row.epsilon) for row in adaptive})
     columns = {pair: f"{pair[0]}, {_head(pair[1])}" for pair in pairs}
@@ -181,8 +191,9 @@ def draw_curves(rows: Sequence[Row], victims: Sequence[str]) -> Any:
 
 
 def _is_counted(row: Row) -> bool:
-    """Clean, or the worst of T0's attacks."""
-    return (row.tier, row.attack) in {(Tier.CLEAN, "none"), (Tier.OBLIVIOUS, UNION)}
+    """Clean, or the worst of T0's attacks; gains are not."""
+    is_shown = (row.tier, row.attack) in {(Tier.CLEAN, "none"), (Tier.OBLIVIOUS, UNION)}
+    return is_shown and row.metric != GAIN
 
 
 def _by_defence(rows: Iterable[Row], victim: str) -> dict[str, Mapping[float, Row]]:

@@ -13,14 +13,9 @@ import codefend.lab.classification.attacked
 from codefend.lab.baselines.compression import jpeg
 from codefend.lab.baselines.defence import NO_DEFENCE, chained
 from codefend.lab.baselines.filters import gaussian_noise
-from codefend.lab.classification.attacked import (
-    SIDE_PX,
-    ClassifierRun,
-    ClassifyWhiteBox,
-    Windows,
-    confident_windows,
-)
-from codefend.lab.classification.classify import Classify, best_at
+from codefend.lab.classification.attacked import ClassifierRun, ClassifyWhiteBox
+from codefend.lab.classification.classify import Classify, best_at, tables_of
+from codefend.lab.classification.windows import SIDE_PX, Windows, confident_windows
 from codefend.lab.cli import app
 from codefend.lab.errors import LabError
 from codefend.lab.evaluate.command import CONTROL_NOISE
@@ -125,6 +120,32 @@ def test_a_chain_shares_what_its_first_part_made(classifier, tmp_path):
     assert len(run.responder.shared) == 2
 
 
+def test_gains_are_counted_window_by_window(classifier, tmp_path):
+    strong, weak = jpeg(90), NO_DEFENCE
+    windows = windows_of(131, 200, 100)
+    plan = Classify(out=tmp_path, levels=(8,), steps=3, seeds=1)
+    rows = ClassifierRun(classifier, windows, plan).unaware_rows([weak, strong], weak)
+    gains = [row for row in rows if row.metric == "gain"]
+    assert [(row.tier, row.attack, row.defence) for row in gains] == [
+        ("clean", "none", "jpeg quality=90"),
+        ("t0", "worst-of-all", "jpeg quality=90"),
+    ]
+    shares = [row for row in rows if row.metric != "gain" and row.attack == "worst-of-all"]
+    assert gains[1].value == pytest.approx(shares[1].value - shares[0].value)
+    assert (
+        rows[:1] + rows[1:2]
+        == ClassifierRun(classifier, windows, plan).unaware_rows([weak, strong])[:2]
+    )
+    heads = [table.heads[0] for table in tables_of(rows, ["brightness"])]
+    assert heads[-1] == "brightness: gain, window by window"
+
+
+def test_gains_are_over_one_of_the_defences(tmp_path):
+    with pytest.raises(ValueError, match="must be one of the defences"):
+        Classify(out=tmp_path, against="jpeg:31")
+    assert Classify(out=tmp_path, against="jpeg:30").against == "jpeg:30"
+
+
 def test_attacks_move_what_is_near_and_no_more(classifier, tmp_path, monkeypatch):
     plan = Classify(out=tmp_path, levels=(8,), steps=3, seeds=1)
     run = partial(
@@ -146,7 +167,7 @@ def test_attacks_move_what_is_near_and_no_more(classifier, tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_the_command_writes_a_report(world_file, tmp_path, monkeypatch):
-    monkeypatch.setattr("codefend.lab.classification.attacked.LEAST_CONFIDENCE", 0.0)
+    monkeypatch.setattr("codefend.lab.classification.windows.LEAST_CONFIDENCE", 0.0)
     out = tmp_path / "report"
     told = CliRunner().invoke(
         app,
