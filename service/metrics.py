@@ -56,20 +56,6 @@ class Metrics:
             registry=self.registry,
         )
         self.cached = self._counter("cached", "Images answered from the cache of purified images.")
-        self.upstream_errors = self._counter(
-            "upstream_errors", "Failures of the upstream model.", "reason"
-        )
-        self.upstream_retries = self._counter(
-            "upstream_retries", "Requests that were sent to the upstream model again.", "reason"
-        )
-        self.upstream_breaker_state = self._gauge(
-            "upstream_breaker_state",
-            "The upstream's circuit breaker: 0 closed, 1 half-open, 2 open.",
-        )
-        self.upstream_breaker_openings = self._counter(
-            "upstream_breaker_openings",
-            "Times the upstream's circuit breaker opened, failed trials included.",
-        )
         self.connections = self._gauge("connections", "Open client connections.")
         self.door_refusals = self._counter(
             "door_refusals", "Connections refused, or closed unserved.", "reason"
@@ -87,7 +73,24 @@ class Metrics:
         self.held_bytes = self._gauge(
             "held_bytes", "Bytes that bodies, images and answers of requests in flight hold."
         )
+        self._describe_upstream()
         self._describe_batches()
+
+    def _describe_upstream(self) -> None:
+        self.upstream_errors = self._counter(
+            "upstream_errors", "Failures of the upstream model.", "reason"
+        )
+        self.upstream_retries = self._counter(
+            "upstream_retries", "Requests that were sent to the upstream model again.", "reason"
+        )
+        self.upstream_breaker_state = self._gauge(
+            "upstream_breaker_state",
+            "The upstream's circuit breaker: 0 closed, 1 half-open, 2 open.",
+        )
+        self.upstream_breaker_openings = self._counter(
+            "upstream_breaker_openings",
+            "Times the upstream's circuit breaker opened, failed trials included.",
+        )
 
     def _describe_batches(self) -> None:
         self.batch_size = Histogram(

@@ -62,8 +62,8 @@ from codefend.service.metrics import Metrics, Stage
 from codefend.service.policy import Mode
 from codefend.service.processes.pixels import Picture
 from codefend.service.settings import Settings
-from codefend.service.shield import Shield, Shielded, as_url, choose_picture
-from codefend.service.stages import Original, Purified, Upload
+from codefend.service.shield import Shield, as_url, choose_picture
+from codefend.service.stages import DecodedImage, Incoming, Original, Purified, Shielded
 
 __all__ = ["Pipeline"]
 
@@ -235,7 +235,7 @@ class Pipeline:
                 with context.timings.stage(Stage.DECODE):
                     picture = await self._decode_image(context, image)
             decoded[image.param] = picture
-            if isinstance(picture, Upload):
+            if isinstance(picture, DecodedImage):
                 num_pixels += picture.height * picture.width
             if num_pixels > self.settings.max_request_pixels:
                 msg = (
@@ -246,7 +246,7 @@ class Pipeline:
 
         await gather_or_cancel(decode(image) for image in images)
 
-    async def _decode_image(self, context: RequestContext, image: ChatImage) -> Upload | Original:
+    async def _decode_image(self, context: RequestContext, image: ChatImage) -> Incoming:
         try:
             return await self.shield.decode_image(context, image)
         except (InvalidImage, AnimatedImage):
@@ -257,7 +257,7 @@ class Pipeline:
 
     # Stage queue, purify, encode
 
-    async def purify(self, context: RequestContext, upload: Upload | Original) -> Purified | None:
+    async def purify(self, context: RequestContext, upload: Incoming) -> Purified | None:
         """Waits for a batch and purifies an image, or replays what it was purified to of late.
 
         Raises:
@@ -272,7 +272,7 @@ class Pipeline:
         return purified
 
     async def encode(
-        self, context: RequestContext, upload: Upload, image_format: ImageFormat
+        self, context: RequestContext, upload: DecodedImage, image_format: ImageFormat
     ) -> bytes:
         """Writes the purified image as a file.
 
@@ -282,7 +282,7 @@ class Pipeline:
         return await self.shield.encode(context, upload, Picture.PURIFIED, image_format)
 
     async def shield_image(
-        self, context: RequestContext, picture: Upload | Original, *, is_shown: bool = True
+        self, context: RequestContext, picture: Incoming, *, is_shown: bool = True
     ) -> Shielded:
         """Queue, purify and encode of one image for a model: chooses what the model sees of it.
 
@@ -303,7 +303,7 @@ class Pipeline:
             policy.mode, policy.on_purify_failure, was_purified=was_purified
         )
         forwarded = await as_url(self.shield, context, picture, which)
-        size = (picture.width, picture.height) if isinstance(picture, Upload) else None
+        size = (picture.width, picture.height) if isinstance(picture, DecodedImage) else None
         engine = self.shield.facts if purified is None else purified.engine
         if reason is None:
             return Shielded(forwarded, forwarded, engine, purified, bypassed=False, size=size)
@@ -364,7 +364,7 @@ class Pipeline:
                 picture.release()
 
     async def _shield_part(
-        self, context: RequestContext, param: str, picture: Upload | Original, is_shown: bool
+        self, context: RequestContext, param: str, picture: Incoming, is_shown: bool
     ) -> Shielded:
         try:
             return await self.shield_image(context, picture, is_shown=is_shown)

@@ -45,12 +45,13 @@ from codefend.service.purify.stage import PurifiedCache, PurifyStage, Replay
 from codefend.service.queueing.image_queue import ImageQueue
 from codefend.service.stages import (
     Admitted,
+    DecodedImage,
     EngineFacts,
+    Incoming,
     Job,
     Original,
     PictureHeader,
     Purified,
-    Upload,
 )
 
 __all__ = [
@@ -58,7 +59,6 @@ __all__ = [
     "ImageStages",
     "PassThrough",
     "Shield",
-    "Shielded",
     "as_url",
     "choose_picture",
 ]
@@ -67,27 +67,6 @@ logger = logging.getLogger(__name__)
 
 # The system clears what it reserves: above this it takes longer than the way to a thread and back.
 SMALL_LEASE_BYTES = 1 << 22
-
-
-@dataclass(frozen=True, slots=True)
-class Shielded:
-    """One image on its way to the model.
-
-    Attributes:
-        forwarded: A `data:` URL: what the model gets to see.
-        purified: The same of what the caller gets to see; None where there is nothing to show.
-        engine: What purified it, or would have; None where there is no purifier.
-        purification: What purification said of it; None if it failed, or there is none.
-        bypassed: Whether the model sees the image unpurified.
-        size: Width and height; None for an image that is passed on as it was sent.
-    """
-
-    forwarded: str
-    purified: str | None
-    engine: EngineFacts | None
-    purification: Purified | None
-    bypassed: bool
-    size: tuple[int, int] | None
 
 
 def choose_picture(
@@ -137,19 +116,21 @@ class Shield(Protocol):
             PurificationOff: Purification is off.
         """
 
-    async def decode(
-        self, context: RequestContext, content_type: str, body: bytes
-    ) -> Upload | Original:
+    async def decode(self, context: RequestContext, content_type: str, body: bytes) -> Incoming:
         """Takes a body of one image apart; the caller releases what it gets."""
 
-    async def decode_image(self, context: RequestContext, image: ChatImage) -> Upload | Original:
+    async def decode_image(self, context: RequestContext, image: ChatImage) -> Incoming:
         """Decodes one image of a chat; the caller releases what it gets."""
 
-    async def purify(self, context: RequestContext, picture: Upload | Original) -> Purified | None:
+    async def purify(self, context: RequestContext, picture: Incoming) -> Purified | None:
         """Fills an upload's second picture; None for an image that is passed on as it was sent."""
 
     async def encode(
-        self, context: RequestContext, upload: Upload, picture: Picture, image_format: ImageFormat
+        self,
+        context: RequestContext,
+        image: DecodedImage,
+        which: Picture,
+        image_format: ImageFormat,
     ) -> bytes:
         """One of an upload's two pictures as a file."""
 
@@ -180,26 +161,28 @@ class PassThrough:
         """Leaves it as it is."""
         return Original(image.file, image.param)
 
-    async def purify(self, context: RequestContext, picture: Upload | Original) -> None:
+    async def purify(self, context: RequestContext, picture: Incoming) -> None:
         """Does nothing."""
 
     async def encode(
-        self, context: RequestContext, upload: Upload, picture: Picture, image_format: ImageFormat
+        self,
+        context: RequestContext,
+        image: DecodedImage,
+        which: Picture,
+        image_format: ImageFormat,
     ) -> bytes:
         """Refuses: there is no purified image."""
         raise PurificationOff
 
 
-async def as_url(
-    shield: Shield, context: RequestContext, picture: Upload | Original, which: Picture
-) -> str:
+async def as_url(shield: Shield, context: RequestContext, picture: Incoming, which: Picture) -> str:
     """What the model gets of an image, as a `data:` URL: what was sent as it was sent.
 
     Raises:
         RequestRefused: What was sent is no JPEG, PNG or WebP; the error names its place.
         Unavailable: No process could encode it.
     """
-    if isinstance(picture, Upload):
+    if isinstance(picture, DecodedImage):
         # Lossless: a lossy codec would add an alteration that no evaluation has scored.
         encoded = await shield.encode(context, picture, which, ImageFormat.PNG)
         return data_url(encoded, ImageFormat.PNG)
@@ -261,7 +244,7 @@ class DiffusionShield:
     def check_purifies(self) -> None:
         """Lets everything pass."""
 
-    async def decode(self, context: RequestContext, content_type: str, body: bytes) -> Upload:
+    async def decode(self, context: RequestContext, content_type: str, body: bytes) -> DecodedImage:
         """Makes pixels of a body of one image.
 
         Raises:
@@ -273,7 +256,7 @@ class DiffusionShield:
         context.images.append(upload.facts)
         return upload
 
-    async def decode_image(self, context: RequestContext, image: ChatImage) -> Upload:
+    async def decode_image(self, context: RequestContext, image: ChatImage) -> DecodedImage:
         """Makes pixels of one image of a chat.
 
         Raises:
@@ -284,7 +267,7 @@ class DiffusionShield:
         with naming_place(image.param):
             return await self.decode(context, "application/octet-stream", image.file)
 
-    async def purify(self, context: RequestContext, picture: Upload | Original) -> Purified | None:
+    async def purify(self, context: RequestContext, picture: Incoming) -> Purified | None:
         """Fills an upload's second picture, or replays what its bytes were purified to of late.
 
         Raises:
@@ -309,7 +292,11 @@ class DiffusionShield:
         return self._judge(context, upload, suspicion, engine, cached=False)
 
     async def encode(
-        self, context: RequestContext, upload: Upload, picture: Picture, image_format: ImageFormat
+        self,
+        context: RequestContext,
+        image: DecodedImage,
+        which: Picture,
+        image_format: ImageFormat,
     ) -> bytes:
         """One of an upload's two pictures as a file.
 
@@ -317,7 +304,7 @@ class DiffusionShield:
             Unavailable: No process could do it.
         """
         with context.timings.stage(Stage.ENCODE):
-            return await self._stages.encode.encode(upload, picture, image_format, context.caller)
+            return await self._stages.encode.encode(image, which, image_format, context.caller)
 
     async def _let_in(self, context: RequestContext, header: PictureHeader) -> Admitted:
         """Decides on a picture: one that is let in holds memory, and a place or a replay.
@@ -349,7 +336,7 @@ class DiffusionShield:
     def _judge(
         self,
         context: RequestContext,
-        upload: Upload,
+        upload: DecodedImage,
         suspicion: float | None,
         engine: EngineFacts,
         *,
@@ -368,7 +355,7 @@ class DiffusionShield:
         return Purified(suspicion, flagged, cached, engine)
 
     async def _purify_anew(
-        self, context: RequestContext, upload: Upload
+        self, context: RequestContext, upload: DecodedImage
     ) -> tuple[float | None, EngineFacts]:
         job = Job(
             upload.admitted.pixels,

@@ -1,8 +1,8 @@
 """What one stage of a request hands to the next: the stages share these, and import no sibling.
 
-decode hands an `Upload` on; queueing makes `Job`s of uploads, and `Batch`es of jobs; purify gives a
-`Purified` back. Whatever two stages have in common stands here or below, and the pipeline alone
-knows their order.
+decode hands a `DecodedImage` on; queueing makes a `Job` of it, and a `JobBatch` of jobs; purify
+gives `Purified` back. Whatever two stages have in common stands here or below, and the pipeline
+alone knows their order.
 """
 
 import asyncio
@@ -18,16 +18,18 @@ from codefend.service.processes.pixels import PixelLease
 __all__ = [
     "Admit",
     "Admitted",
-    "Batch",
     "BatchFailure",
     "BatchSource",
+    "DecodedImage",
     "EngineFacts",
+    "Incoming",
     "Job",
+    "JobBatch",
     "Original",
     "PictureHeader",
     "Purified",
     "Reservation",
-    "Upload",
+    "Shielded",
 ]
 
 
@@ -90,7 +92,7 @@ class Original:
 
 
 @dataclass(frozen=True, slots=True)
-class Upload:
+class DecodedImage:
     """A decoded request.
 
     Attributes:
@@ -122,6 +124,10 @@ class EngineFacts:
     noise_level: float
     device: str
     model_version: int = 0
+
+
+# What goes through the stages from decode to encode.
+Incoming = DecodedImage | Original
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,7 +181,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Batch:
+class JobBatch:
     """Jobs that run together, padded to one bucket.
 
     Attributes:
@@ -216,19 +222,19 @@ class BatchSource(Protocol):
     num_workers: int
     pause_s: Callable[[], float | None]
 
-    async def next_batch(self) -> Batch:
+    async def next_batch(self) -> JobBatch:
         """Waits for the next batch and takes its jobs out of the queue."""
 
-    def finish(self, batch: Batch, seconds: float) -> None:
+    def finish(self, batch: JobBatch, seconds: float) -> None:
         """Ends a batch that took so long."""
 
-    def retry(self, batch: Batch, failure: BatchFailure) -> list[Job]:
+    def retry(self, batch: JobBatch, failure: BatchFailure) -> list[Job]:
         """Ends a batch that failed; returns those of its jobs that are given up."""
 
     def take_all(self) -> list[Job]:
         """Empties the queue, for when there is no worker that could serve it."""
 
-    def hung_after_s(self, batch: Batch, limits_s: tuple[float, float]) -> float:
+    def hung_after_s(self, batch: JobBatch, limits_s: tuple[float, float]) -> float:
         """Seconds after which a batch counts as hung, between the least and the most."""
 
     def suppose_cost(self, seconds_per_pixel: float) -> None:
@@ -253,3 +259,24 @@ class Purified:
     flagged: bool | None
     cached: bool
     engine: EngineFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Shielded:
+    """One image on its way to the model.
+
+    Attributes:
+        forwarded: A `data:` URL: what the model gets to see.
+        purified: The same of what the caller gets to see; None where there is nothing to show.
+        engine: What purified it, or would have; None where there is no purifier.
+        purification: What purification said of it; None if it failed, or there is none.
+        bypassed: Whether the model sees the image unpurified.
+        size: Width and height; None for an image that is passed on as it was sent.
+    """
+
+    forwarded: str
+    purified: str | None
+    engine: EngineFacts | None
+    purification: Purified | None
+    bypassed: bool
+    size: tuple[int, int] | None

@@ -25,7 +25,7 @@ from codefend.service.processes.child import Child, ChildDied, ChildTimeout, Mes
 from codefend.service.processes.pool import ChildPool, PoolJob
 from codefend.service.processes.supervision import Supervision
 from codefend.service.settings import Settings
-from codefend.service.stages import Admit, Admitted, PictureHeader, Upload
+from codefend.service.stages import Admit, Admitted, DecodedImage, PictureHeader
 
 __all__ = ["DecodeStage", "naming_place", "refusal_from_report"]
 
@@ -86,7 +86,9 @@ class DecodeStage:
         """Ends the processes."""
         await self._pool.stop()
 
-    async def decode(self, content_type: str, body: bytes, caller: str, admit: Admit) -> Upload:
+    async def decode(
+        self, content_type: str, body: bytes, caller: str, admit: Admit
+    ) -> DecodedImage:
         """Decodes one request body; the caller releases the upload.
 
         Args:
@@ -193,7 +195,7 @@ class _Admission:
 
         return reply
 
-    def upload(self, answer: dict[str, Any]) -> Upload:
+    def upload(self, answer: dict[str, Any]) -> DecodedImage:
         """What became of it.
 
         Raises:
@@ -214,7 +216,7 @@ class _Admission:
             "height": height,
         }
         fields = dict(answer["fields"])
-        return Upload(admitted, height, width, sha256, fields, facts, admitted.release)
+        return DecodedImage(admitted, height, width, sha256, fields, facts, admitted.release)
 
     def give_up(self) -> None:
         """Frees what was let in; what comes later is not."""

@@ -9,7 +9,7 @@ from codefend.service.processes.child import Ask, Child, ChildDied, Handler, Mes
 from codefend.service.processes.pixels import Picture, read_pixels
 from codefend.service.processes.pool import ChildPool, PoolJob
 from codefend.service.processes.supervision import Supervision
-from codefend.service.stages import Upload
+from codefend.service.stages import DecodedImage
 
 __all__ = ["EncodeStage", "make_encoder"]
 
@@ -55,7 +55,7 @@ class EncodeStage:
         await self._pool.stop()
 
     async def encode(
-        self, upload: Upload, picture: Picture, image_format: ImageFormat, caller: str
+        self, upload: DecodedImage, picture: Picture, image_format: ImageFormat, caller: str
     ) -> bytes:
         """Encodes one of the two pictures of an upload.
 

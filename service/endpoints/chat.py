@@ -19,7 +19,7 @@ from codefend.service.pipeline import Pipeline
 from codefend.service.policy import Disclosure
 from codefend.service.respond import EventResponse, ImageReport, describe_chat, describe_defense
 from codefend.service.schemas import chat_body, chat_responses, upstream_errors
-from codefend.service.shield import Shielded
+from codefend.service.stages import Shielded
 
 __all__ = ["build_chat", "build_models"]
 

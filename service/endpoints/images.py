@@ -30,7 +30,7 @@ from codefend.service.schemas import (
     error_responses,
     request_body,
 )
-from codefend.service.shield import Shielded
+from codefend.service.stages import Shielded
 
 __all__ = ["build_ask", "build_purify"]
 

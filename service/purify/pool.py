@@ -28,7 +28,7 @@ from codefend.service.purify.engine import resolve_devices
 from codefend.service.purify.model_version import ModelVersion
 from codefend.service.purify.worker import WorkerConfig, make_worker
 from codefend.service.settings import Settings
-from codefend.service.stages import Batch, BatchFailure, BatchSource, EngineFacts
+from codefend.service.stages import BatchFailure, BatchSource, EngineFacts, JobBatch
 
 __all__ = ["BatchOutcome", "RemoteWorker", "WorkerPool"]
 
@@ -97,7 +97,7 @@ class RemoteWorker(SupervisedChild):
         self._last_start_s = time.monotonic() - self._starting_since_s
         return description
 
-    async def run(self, batch: Batch, timeout_s: float) -> BatchOutcome:
+    async def run(self, batch: JobBatch, timeout_s: float) -> BatchOutcome:
         """Runs one batch, and ends the process if it takes too long."""
         meta = {
             "bucket": [batch.bucket.height, batch.bucket.width],
@@ -303,7 +303,7 @@ class WorkerPool:
             ending.cancel()
             draining.cancel()
 
-    async def _take_batch(self, *ends: asyncio.Task[Any]) -> Batch | None:
+    async def _take_batch(self, *ends: asyncio.Task[Any]) -> JobBatch | None:
         """The next batch; None if the worker ends, or drains, before there is one."""
         if self._draining.is_set():
             return None
@@ -315,7 +315,7 @@ class WorkerPool:
                 taking.cancel()
         return taking.result() if taking.done() else None
 
-    async def _run(self, worker: RemoteWorker, batch: Batch) -> bool:
+    async def _run(self, worker: RemoteWorker, batch: JobBatch) -> bool:
         """Runs one batch; returns whether the worker can take another."""
         self._begin(batch)
         running = asyncio.create_task(worker.run(batch, self._timeout_s(batch)))
@@ -327,11 +327,11 @@ class WorkerPool:
             self._settle(batch, outcome)
         return outcome.failure is None or not outcome.failure.ended_worker
 
-    def _timeout_s(self, batch: Batch) -> float:
+    def _timeout_s(self, batch: JobBatch) -> float:
         limits_s = (self._settings.batch_timeout_floor_s, self._settings.batch_timeout_s)
         return self._queue.hung_after_s(batch, limits_s)
 
-    def _begin(self, batch: Batch) -> None:
+    def _begin(self, batch: JobBatch) -> None:
         now_s = time.monotonic()
         for job in batch.jobs:
             job.started_at_s = now_s
@@ -341,7 +341,7 @@ class WorkerPool:
         self._metrics.batch_shapes.observe(len({(job.height, job.width) for job in batch.jobs}))
         self._metrics.padding.observe(batch.padding_ratio)
 
-    def _settle(self, batch: Batch, outcome: BatchOutcome) -> None:
+    def _settle(self, batch: JobBatch, outcome: BatchOutcome) -> None:
         for job in batch.jobs:
             job.pixels.release()
         if outcome.failure is not None:

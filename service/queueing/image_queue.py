@@ -20,7 +20,7 @@ from codefend.service.fairness import (
 )
 from codefend.service.queueing.batching import BatchLimits, Waiting, plan_batch, regroup
 from codefend.service.queueing.estimates import BatchCosts, PixelAllowance, Throughput
-from codefend.service.stages import Batch, BatchFailure, Job, Reservation
+from codefend.service.stages import BatchFailure, Job, JobBatch, Reservation
 
 __all__ = ["ImageQueue"]
 
@@ -66,7 +66,7 @@ class ImageQueue:
         self._clock = clock
         self._keys = itertools.count()
         self._jobs: dict[int, Job] = {}
-        self._running: dict[Batch, float] = {}
+        self._running: dict[JobBatch, float] = {}
         self._wakers: set[asyncio.Event] = set()
 
     def __len__(self) -> int:
@@ -142,7 +142,7 @@ class ImageQueue:
                 del self._jobs[key]
                 return
 
-    async def next_batch(self) -> Batch:
+    async def next_batch(self) -> JobBatch:
         """Waits for the next batch and takes its jobs out of the queue."""
         waker = asyncio.Event()
         self._wakers.add(waker)
@@ -164,14 +164,14 @@ class ImageQueue:
             self._wakers.discard(waker)
             self._in_flight.watchers.discard(waker)
 
-    def finish(self, batch: Batch, seconds: float) -> None:
+    def finish(self, batch: JobBatch, seconds: float) -> None:
         """Ends a batch that took so long."""
         self._running.pop(batch, None)
         self.costs.record(batch.bucket, len(batch.jobs), seconds)
         self._throughput.record(len(batch.jobs))
         self._allowance.note_success()
 
-    def retry(self, batch: Batch, failure: BatchFailure) -> list[Job]:
+    def retry(self, batch: JobBatch, failure: BatchFailure) -> list[Job]:
         """Ends a batch that failed; its jobs are queued again, but for those that are given up.
 
         Jobs that are done by now, as their clients left, are neither.
@@ -195,7 +195,7 @@ class ImageQueue:
                 self._add(jobs[index])
         return [] if groups else jobs
 
-    def hung_after_s(self, batch: Batch, limits_s: tuple[float, float]) -> float:
+    def hung_after_s(self, batch: JobBatch, limits_s: tuple[float, float]) -> float:
         """Seconds after which a batch counts as hung, between the least and the most."""
         return self.costs.hung_after_s(batch.bucket, len(batch.jobs), limits_s)
 
@@ -213,7 +213,7 @@ class ImageQueue:
         self._jobs.clear()
         return jobs
 
-    def _plan(self) -> tuple[Batch | None, float | None]:
+    def _plan(self) -> tuple[JobBatch | None, float | None]:
         if not self._jobs:
             return None, None
         waiting = [
@@ -233,7 +233,7 @@ class ImageQueue:
         jobs = tuple(self._jobs.pop(key) for key in plan.keys)
         num_pixels = plan.bucket.num_pixels * len(jobs)
         padding_ratio = 1 - sum(job.height * job.width for job in jobs) / num_pixels
-        return Batch(plan.bucket, jobs, num_pixels, padding_ratio), None
+        return JobBatch(plan.bucket, jobs, num_pixels, padding_ratio), None
 
     def _most_pixels(self) -> int:
         """Most padded pixels of a batch, by its device's memory and by its images' time."""
