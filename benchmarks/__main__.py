@@ -1,18 +1,21 @@
 """`python -m benchmarks [NAME ...]`: runs benchmarks, prints their tables, writes their results."""
 
 import enum
+import os
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from pydantic_settings import CliPositionalArg
 
 from benchmarks.gradients import measure_gradients
 from benchmarks.latency import measure_latency
 from benchmarks.overhead import measure_overhead
 from benchmarks.overload import measure_overload
-from benchmarks.report import print_rows, write_results
+from benchmarks.report import Figure, print_rows, write_results
 from benchmarks.service_load import measure_load
 from benchmarks.uploads import measure_uploads
+from codefend.lab.experiments.settings import RunSettings, read_settings
 from codefend.service.settings import Settings
 
 __all__ = ["main"]
@@ -29,44 +32,49 @@ class Benchmark(enum.StrEnum):
     OVERHEAD = "overhead"
 
 
-def main(
-    names: Annotated[list[Benchmark] | None, typer.Argument(help="Default: all.")] = None,
-    purifier: Annotated[str | None, typer.Option(help="Directory or hub id.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda:0")] = "auto",
-    clients: Annotated[int, typer.Option(help="Clients at once (service).")] = 32,
-    uploads: Annotated[int, typer.Option(help="Uploads in flight at once (uploads).")] = 50,
-    seconds: Annotated[float, typer.Option(help="How long (service, overload, uploads).")] = 60.0,
-    requests: Annotated[
-        int | None,
-        typer.Option(help="Of each size (latency, gradients: 20); by one client (overhead: 2000)."),
-    ] = None,
-    litellm: Annotated[
-        str | None,
-        typer.Option(envvar="LITELLM", help="The litellm command, to be beside (overhead)."),
-    ] = None,
-    beside: Annotated[
-        Path | None, typer.Option(help="Another checkout, measured in the same run (overhead).")
-    ] = None,
-) -> None:
+class BenchmarkRun(RunSettings):
     """Measures, prints, and writes benchmarks/results/NAME-DEVICE.json."""
-    weights = purifier or Settings().purifier
-    for name in names or list(Benchmark):
-        if name is Benchmark.LATENCY:
-            rows, measured_on = measure_latency(weights, device, requests or 20)
-        elif name is Benchmark.GRADIENTS:
-            rows, measured_on = measure_gradients(weights, device, requests or 20)
-        elif name is Benchmark.OVERLOAD:
-            rows, measured_on = measure_overload(weights, device, seconds)
-        elif name is Benchmark.UPLOADS:
-            rows, measured_on = measure_uploads(weights, device, uploads, seconds)
-        elif name is Benchmark.OVERHEAD:
-            rows, measured_on = measure_overhead(litellm, requests or 2000, beside)
-        else:
-            rows, measured_on = measure_load(weights, device, clients, seconds)
-        typer.echo(f"\n{name.value} on {measured_on}")
-        print_rows(rows)
-        typer.echo(f"written to {write_results(name.value, rows, measured_on)}")
+
+    names: CliPositionalArg[tuple[Benchmark, ...]] = ()
+    """Which; all where none is named."""
+    purifier: str = Settings().purifier
+    """Directory or hub id."""
+    device: str = "auto"
+    """auto, cpu, cuda:0"""
+    clients: int = 32
+    """Clients at once (service)."""
+    uploads: int = 50
+    """Uploads in flight at once (uploads)."""
+    seconds: float = 60.0
+    """How long (service, overload, uploads)."""
+    requests: int | None = None
+    """Of each size (latency, gradients: 20); by one client (overhead: 2000)."""
+    litellm: str | None = os.environ.get("LITELLM")
+    """The litellm command, to be beside (overhead); also LITELLM."""
+    beside: Path | None = None
+    """Another checkout, measured in the same run (overhead)."""
+
+
+MEASURES: dict[Benchmark, Callable[[BenchmarkRun], tuple[list[Figure], str]]] = {
+    Benchmark.LATENCY: lambda r: measure_latency(r.purifier, r.device, r.requests or 20),
+    Benchmark.SERVICE: lambda r: measure_load(r.purifier, r.device, r.clients, r.seconds),
+    Benchmark.OVERLOAD: lambda r: measure_overload(r.purifier, r.device, r.seconds),
+    Benchmark.GRADIENTS: lambda r: measure_gradients(r.purifier, r.device, r.requests or 20),
+    Benchmark.UPLOADS: lambda r: measure_uploads(r.purifier, r.device, r.uploads, r.seconds),
+    Benchmark.OVERHEAD: lambda r: measure_overhead(r.litellm, r.requests or 2000, r.beside),
+}
+"""Each gives its figures, and the device that they were measured on."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measures what the command line names."""
+    run = read_settings(BenchmarkRun, arguments, program="python -m benchmarks")
+    for name in run.names or Benchmark:
+        figures, measured_on = MEASURES[name](run)
+        sys.stdout.write(f"\n{name.value} on {measured_on}\n")
+        print_rows(figures)
+        sys.stdout.write(f"written to {write_results(name.value, figures, measured_on)}\n")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main(sys.argv[1:])

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from benchmarks.trace import Picture
+from benchmarks.trace import SyntheticPicture
 from codefend.models.buckets import choose_bucket, pad_to_bucket
 from codefend.service.purify.engine import Engine, EngineOptions
 from codefend.service.purify.torch_engine import load_engine
@@ -13,14 +13,14 @@ from codefend.service.purify.torch_engine import load_engine
 __all__ = ["load_warm_engine", "time_pictures"]
 
 
-def load_warm_engine(purifier: str, device: str, pictures: Iterable[Picture]) -> Engine:
+def load_warm_engine(purifier: str, device: str, pictures: Iterable[SyntheticPicture]) -> Engine:
     """Loads the engine and runs every given picture once."""
     engine = load_engine(EngineOptions(purifier, device))
     time_pictures(engine, pictures)
     return engine
 
 
-def time_pictures(engine: Engine, pictures: Iterable[Picture]) -> list[float]:
+def time_pictures(engine: Engine, pictures: Iterable[SyntheticPicture]) -> list[float]:
     """Purifies pictures one at a time, each padded to its own bucket only.
 
     Returns:

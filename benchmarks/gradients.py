@@ -8,7 +8,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from benchmarks.report import Row, percentiles_ms
+from benchmarks.report import Figure, percentiles_ms
 from codefend.lab.train.loop import captured
 from codefend.models.packed import unpacked
 from codefend.models.purifier.denoiser import denoise
@@ -24,7 +24,7 @@ BASELINE = ("float32", "contiguous")
 WARM_UP_STEPS = 2
 
 
-def measure_gradients(purifier: str, device: str, num_steps: int) -> tuple[list[Row], str]:
+def measure_gradients(purifier: str, device: str, num_steps: int) -> tuple[list[Figure], str]:
     """Measures one gradient step at every precision and memory format, beside plain float32.
 
     On CUDA every step is one captured graph, so that the device is what is measured.
@@ -46,7 +46,7 @@ def measure_gradients(purifier: str, device: str, num_steps: int) -> tuple[list[
     }
     slowest = batch_size / statistics.median(times[BASELINE])
     rows = [
-        Row(
+        Figure(
             name=f"gradients_{precision}_{layout}",
             config={"batch_size": batch_size, "side_px": SIDE_PX, "baseline": " ".join(BASELINE)},
             value=batch_size / statistics.median(seconds),

@@ -6,9 +6,9 @@ import time
 import httpx
 
 from benchmarks.engine import load_warm_engine, time_pictures
-from benchmarks.report import Row, percentiles_ms
+from benchmarks.report import Figure, percentiles_ms
 from benchmarks.server import run_server
-from benchmarks.trace import Picture, make_picture
+from benchmarks.trace import SyntheticPicture, make_picture
 
 __all__ = ["measure_latency"]
 
@@ -16,7 +16,7 @@ SIZES_PX = (128, 512)
 WARM_UP_REQUESTS = 2
 
 
-def measure_latency(purifier: str, device: str, num_requests: int) -> tuple[list[Row], str]:
+def measure_latency(purifier: str, device: str, num_requests: int) -> tuple[list[Figure], str]:
     """Measures the time from the first byte sent to the last byte received.
 
     Args:
@@ -34,7 +34,7 @@ def measure_latency(purifier: str, device: str, num_requests: int) -> tuple[list
     engine = load_warm_engine(purifier, device, pictures)
     alone = [time_pictures(engine, [picture] * num_requests) for picture in pictures]
     rows = [
-        Row(
+        Figure(
             name=f"purify_{side_px}x{side_px}_seconds",
             config={"requests": num_requests, "concurrency": 1, "baseline": "engine alone"},
             value=statistics.median(through),
@@ -48,7 +48,7 @@ def measure_latency(purifier: str, device: str, num_requests: int) -> tuple[list
 
 
 def _time_requests(
-    client: httpx.Client, url: str, picture: Picture, num_requests: int
+    client: httpx.Client, url: str, picture: SyntheticPicture, num_requests: int
 ) -> list[float]:
     seconds = []
     for _ in range(WARM_UP_REQUESTS + num_requests):

@@ -11,18 +11,18 @@ from urllib.parse import urlsplit
 
 import httptools
 
-__all__ = ["Connections", "Reply", "write_request"]
+__all__ = ["LeanConnections", "LeanReply", "write_request"]
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class LeanReply:
     """One answer: its status (0 if the connection was lost before its end), and its Retry-After."""
 
     status: int
     retry_after: str = ""
 
 
-LOST = Reply(0)
+LOST = LeanReply(0)
 
 
 def write_request(
@@ -44,8 +44,8 @@ def write_request(
     return "\r\n".join(lines).encode() + body
 
 
-class Connections:
-    """Connections to one server: kept alive, reused, and opened where none is idle."""
+class LeanConnections:
+    """LeanConnections to one server: kept alive, reused, and opened where none is idle."""
 
     def __init__(self, url: str) -> None:
         """Takes the server's address; nothing is opened yet."""
@@ -57,7 +57,7 @@ class Connections:
         self._idle: list[_Connection] = []
         self.num_opened = 0
 
-    async def exchange(self, request: bytes) -> Reply:
+    async def exchange(self, request: bytes) -> LeanReply:
         """Sends one request, and returns when its answer is whole; 0 for a connection lost."""
         connection = self._take_idle() or await self._open()
         if connection is None:
@@ -96,9 +96,9 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._parser = httptools.HttpResponseParser(self)
         self._retry_after = ""
-        self._done: asyncio.Future[Reply] | None = None
+        self._done: asyncio.Future[LeanReply] | None = None
 
-    async def exchange(self, request: bytes) -> Reply:
+    async def exchange(self, request: bytes) -> LeanReply:
         self._done = asyncio.get_running_loop().create_future()
         self._retry_after = ""
         self._transport.write(request)
@@ -126,13 +126,13 @@ class _Connection(asyncio.Protocol):
             self._retry_after = value.decode("latin-1")
 
     def on_message_complete(self) -> None:
-        reply = Reply(self._parser.get_status_code(), self._retry_after)
+        reply = LeanReply(self._parser.get_status_code(), self._retry_after)
         if not self._parser.should_keep_alive():
             self.is_open = False
             self.close()
         self._parser = httptools.HttpResponseParser(self)
         self._settle(reply)
 
-    def _settle(self, reply: Reply) -> None:
+    def _settle(self, reply: LeanReply) -> None:
         if self._done is not None and not self._done.done():
             self._done.set_result(reply)

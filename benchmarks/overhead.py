@@ -32,8 +32,8 @@ import uvloop
 from benchmarks.family import measure_family_cpu_s
 from benchmarks.fixed_upstream import MODEL
 from benchmarks.identity_engine import IMPORT_PATH
-from benchmarks.lean_client import Connections, write_request
-from benchmarks.report import Row, percentiles_ms
+from benchmarks.lean_client import LeanConnections, write_request
+from benchmarks.report import Figure, percentiles_ms
 from benchmarks.rivals import read_litellm_version, run_fixed_upstream, run_litellm
 from benchmarks.server import RunningServer, run_server
 from benchmarks.trace import make_picture
@@ -58,7 +58,7 @@ class _Target:
     """A server, the connections to it, and what its answers took, by clients and body."""
 
     server: RunningServer
-    connections: Connections
+    connections: LeanConnections
     part: int = 1
     seconds: dict[tuple[int, str], list[float]] = field(default_factory=dict)
     wall_s: dict[tuple[int, str], float] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class _Target:
 
 def measure_overhead(
     litellm: str | None, num_requests: int, beside: Path | None = None
-) -> tuple[list[Row], str]:
+) -> tuple[list[Figure], str]:
     """Asks upstream, service and LiteLLM in turn, with one client and with many.
 
     Args:
@@ -98,7 +98,9 @@ def measure_overhead(
             servers[LITELLM] = stack.enter_context(run_litellm(litellm, upstream_url, KEY))
         targets = {
             name: _Target(
-                server, Connections(server.url), CONTEXT_PART if name.startswith(IDENTITY) else 1
+                server,
+                LeanConnections(server.url),
+                CONTEXT_PART if name.startswith(IDENTITY) else 1,
             )
             for name, server in servers.items()
         }
@@ -109,27 +111,27 @@ def measure_overhead(
     return list(_rows(targets, config)), "cpu"
 
 
-def _rows(targets: dict[str, _Target], config: dict[str, object]) -> Iterator[Row]:
+def _rows(targets: dict[str, _Target], config: dict[str, object]) -> Iterator[Figure]:
     for case in targets[DIRECT].seconds:
         here = {**config, "clients": case[0], "body": case[1]}
         label = f"{case[1]}_x{case[0]}"
         times = {name: percentiles_ms(target.seconds[case]) for name, target in targets.items()}
         rates = {name: len(t.seconds[case]) / t.wall_s[case] for name, t in targets.items()}
         for name, target in targets.items():
-            yield Row(f"{label}_{name}", here, rates[name], "requests/s", **times[name])
+            yield Figure(f"{label}_{name}", here, rates[name], "requests/s", **times[name])
             cpu_ms = 1000 * target.cpu_s[case] / len(target.seconds[case])
-            yield Row(f"{label}_{name}_processor", here, cpu_ms, "ms/request")
+            yield Figure(f"{label}_{name}_processor", here, cpu_ms, "ms/request")
         beside = {**here, "baseline": f"{LITELLM}, same percentile, each less that of {DIRECT}"}
         for rank in ("p50_ms", "p95_ms", "p99_ms"):
             over = {name: times[name][rank] - times[DIRECT][rank] for name in times}
             name = f"{label}_overhead_{rank.removesuffix('_ms')}"
-            yield Row(name, beside, over[CODEFEND], "ms", baseline=over.get(LITELLM))
+            yield Figure(name, beside, over[CODEFEND], "ms", baseline=over.get(LITELLM))
         yield from _rows_beside(targets, case, here)
 
 
 def _rows_beside(
     targets: dict[str, _Target], case: tuple[int, str], config: dict[str, object]
-) -> Iterator[Row]:
+) -> Iterator[Figure]:
     """This checkout's median and processor time, beside the other's."""
     beside = {**config, "baseline": "the other checkout"}
     for name, before in BEFORE.items():
@@ -139,8 +141,8 @@ def _rows_beside(
         ours, theirs = targets[name], targets[before]
         p50s_ms = [percentiles_ms(target.seconds[case])["p50_ms"] for target in (ours, theirs)]
         cpus_ms = [1000 * t.cpu_s[case] / len(t.seconds[case]) for t in (ours, theirs)]
-        yield Row(f"{label}_p50", beside, p50s_ms[0], "ms", baseline=p50s_ms[1])
-        yield Row(f"{label}_cpu", beside, cpus_ms[0], "ms/request", baseline=cpus_ms[1])
+        yield Figure(f"{label}_p50", beside, p50s_ms[0], "ms", baseline=p50s_ms[1])
+        yield Figure(f"{label}_cpu", beside, cpus_ms[0], "ms/request", baseline=cpus_ms[1])
 
 
 async def _measure(targets: dict[str, _Target], num_requests: int) -> None:

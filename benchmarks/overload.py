@@ -19,9 +19,9 @@ import uvloop
 
 from benchmarks.engine import load_warm_engine
 from benchmarks.family import measure_family_cpu_s
-from benchmarks.lean_client import Connections, Reply, write_request
+from benchmarks.lean_client import LeanConnections, LeanReply, write_request
 from benchmarks.memory import measure_tree_mib
-from benchmarks.report import Row, percentiles_ms
+from benchmarks.report import Figure, percentiles_ms
 from benchmarks.rivals import run_fixed_upstream
 from benchmarks.server import RunningServer, run_server
 from benchmarks.trace import mixed_trace
@@ -40,14 +40,14 @@ PROBES_PER_MEMORY = 5
 HEADERS = {"content-type": "image/jpeg", "accept": "image/png"}
 # Longer than any deadline: whatever is lost shows as an error and not as a hung benchmark.
 CLIENT_TIMEOUT_S = 120.0
-LOST = Reply(0)
+LOST = LeanReply(0)
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
     """One answer, and its time."""
 
-    reply: Reply
+    reply: LeanReply
     seconds: float
 
 
@@ -70,7 +70,7 @@ class _Phase:
         return len(self.seconds_of(200)) / self.wall_s
 
 
-def measure_overload(purifier: str, device: str, duration_s: float) -> tuple[list[Row], str]:
+def measure_overload(purifier: str, device: str, duration_s: float) -> tuple[list[Figure], str]:
     """Measures the capacity, overloads the service, and measures the capacity again.
 
     Args:
@@ -95,7 +95,7 @@ def measure_overload(purifier: str, device: str, duration_s: float) -> tuple[lis
     rows = list(_rows(before, overload, after, config))
     told = {**config, "baseline": "capacity while as many requests are sent, but to another server"}
     rows.append(
-        Row(
+        Figure(
             "goodput_beside_sender",
             told,
             overload.answers_per_second,
@@ -108,32 +108,36 @@ def measure_overload(purifier: str, device: str, duration_s: float) -> tuple[lis
 
 def _rows(
     before: _Phase, overload: _Phase, after: _Phase, config: dict[str, object]
-) -> Iterator[Row]:
+) -> Iterator[Figure]:
     capacity = statistics.mean([before.answers_per_second, after.answers_per_second])
     patient = before.seconds_of(200) + after.seconds_of(200)
     at_capacity = {**config, "clients": NUM_PATIENT_CLIENTS, "requests_per_second": None}
-    yield Row("capacity", at_capacity, capacity, "images/s", **percentiles_ms(patient))
+    yield Figure("capacity", at_capacity, capacity, "images/s", **percentiles_ms(patient))
     unanswered = len(before.answers) + len(after.answers) - len(patient)
-    yield Row("capacity_other_answers", at_capacity, unanswered, "responses")
+    yield Figure("capacity_other_answers", at_capacity, unanswered, "responses")
     accepted, refused = overload.seconds_of(200), overload.seconds_of(429)
     beside = {**config, "baseline": "capacity, before and after"}
     goodput = overload.answers_per_second
-    yield Row("goodput", beside, goodput, "images/s", baseline=capacity, **percentiles_ms(accepted))
+    yield Figure(
+        "goodput", beside, goodput, "images/s", baseline=capacity, **percentiles_ms(accepted)
+    )
     deadline_s = Settings().deadline_s
     p99_s = percentiles_ms(accepted)["p99_ms"] / 1000
-    yield Row("accepted_p99", {**config, "baseline": "deadline"}, p99_s, "s", baseline=deadline_s)
+    yield Figure(
+        "accepted_p99", {**config, "baseline": "deadline"}, p99_s, "s", baseline=deadline_s
+    )
     refusal = percentiles_ms(refused)
-    yield Row("refusal_p99", config, refusal["p99_ms"], "ms", **refusal)
+    yield Figure("refusal_p99", config, refusal["p99_ms"], "ms", **refusal)
     waits = [a.reply.retry_after for a in overload.answers if a.reply.status == 429]
     usable_s = [int(text) for text in waits if text.isdecimal() and int(text) >= 1]
-    yield Row("answers_200", config, len(accepted), "responses")
-    yield Row("answers_429", config, len(refused), "responses")
-    yield Row("retry_after_median", config, statistics.median(usable_s), "s")
-    yield Row("retry_after_missing", config, len(waits) - len(usable_s), "responses")
+    yield Figure("answers_200", config, len(accepted), "responses")
+    yield Figure("answers_429", config, len(refused), "responses")
+    yield Figure("retry_after_median", config, statistics.median(usable_s), "s")
+    yield Figure("retry_after_missing", config, len(waits) - len(usable_s), "responses")
     others = len(overload.answers) - len(accepted) - len(refused)
-    yield Row("errors_but_429", config, others, "responses")
+    yield Figure("errors_but_429", config, others, "responses")
     third = max(1, len(overload.memory_mib) // 3)
-    yield Row(
+    yield Figure(
         "memory_last_third",
         {**config, "baseline": "second third of the overload"},
         statistics.mean(overload.memory_mib[-third:]),
@@ -141,21 +145,25 @@ def _rows(
         baseline=statistics.mean(overload.memory_mib[third : 2 * third]),
     )
     probes = percentiles_ms(overload.probe_seconds)
-    yield Row("healthz_under_overload", config, probes["p99_ms"], "ms", **probes)
+    yield Figure("healthz_under_overload", config, probes["p99_ms"], "ms", **probes)
     yield from _processor_rows({"capacity": before, "overload": overload}, config)
 
 
-def _processor_rows(phases: dict[str, _Phase], config: dict[str, object]) -> Iterator[Row]:
+def _processor_rows(phases: dict[str, _Phase], config: dict[str, object]) -> Iterator[Figure]:
     """Processors that the sender, and the service with all its processes, kept busy."""
     for name, phase in phases.items():
-        yield Row(f"{name}_service_processors", config, phase.service_cpu_s / phase.wall_s, "cores")
-        yield Row(f"{name}_sender_processors", config, phase.sender_cpu_s / phase.wall_s, "cores")
+        yield Figure(
+            f"{name}_service_processors", config, phase.service_cpu_s / phase.wall_s, "cores"
+        )
+        yield Figure(
+            f"{name}_sender_processors", config, phase.sender_cpu_s / phase.wall_s, "cores"
+        )
 
 
 async def _run(server: RunningServer, duration_s: float, rate: float | None) -> _Phase:
     """Sends at a rate, or with patient clients; ends when everything sent is answered."""
     phase = _Phase()
-    connections = Connections(server.url)
+    connections = LeanConnections(server.url)
     probing = asyncio.create_task(_probe(connections, server, phase))
     service_before_s, sender_before_s = measure_family_cpu_s(server.pid), time.process_time()
     started_s = time.perf_counter()
@@ -176,7 +184,7 @@ async def _run_beside_sender(
     server: RunningServer, sink: RunningServer, duration_s: float, rate: float
 ) -> _Phase:
     """The capacity of a machine that has to send the overload too: what it alone takes away."""
-    elsewhere = Connections(sink.url)
+    elsewhere = LeanConnections(sink.url)
     ends_s = time.perf_counter() + duration_s
     sending = asyncio.create_task(_send_at_rate(elsewhere, sink, _Phase(), ends_s, rate))
     phase = await _run(server, duration_s, None)
@@ -186,7 +194,7 @@ async def _run_beside_sender(
 
 
 async def _send_patiently(
-    connections: Connections, server: RunningServer, phase: _Phase, ends_s: float
+    connections: LeanConnections, server: RunningServer, phase: _Phase, ends_s: float
 ) -> None:
     trace = _requests(server)
 
@@ -199,7 +207,7 @@ async def _send_patiently(
 
 
 async def _send_at_rate(
-    connections: Connections, server: RunningServer, phase: _Phase, ends_s: float, rate: float
+    connections: LeanConnections, server: RunningServer, phase: _Phase, ends_s: float, rate: float
 ) -> None:
     chance = random.Random(0)  # noqa: S311 - reproducible arrivals, not a secret
     trace = _requests(server)
@@ -218,7 +226,7 @@ def _requests(server: RunningServer) -> Iterator[bytes]:
         yield write(picture.jpeg)
 
 
-async def _send(connections: Connections, phase: _Phase, request: bytes) -> Reply:
+async def _send(connections: LeanConnections, phase: _Phase, request: bytes) -> LeanReply:
     started_s = time.perf_counter()
     try:
         async with asyncio.timeout(CLIENT_TIMEOUT_S):
@@ -229,7 +237,7 @@ async def _send(connections: Connections, phase: _Phase, request: bytes) -> Repl
     return reply
 
 
-async def _probe(connections: Connections, server: RunningServer, phase: _Phase) -> None:
+async def _probe(connections: LeanConnections, server: RunningServer, phase: _Phase) -> None:
     request = write_request(server.url, "/healthz")
     for number in itertools.count():
         started_s = time.perf_counter()

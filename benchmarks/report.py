@@ -13,14 +13,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Row", "percentiles_ms", "print_rows", "write_results"]
+__all__ = ["Figure", "percentiles_ms", "print_rows", "write_results"]
 
 RESULTS = Path(__file__).with_name("results")
 PACKAGES = ("torch", "diffusers", "numpy", "pillow", "fastapi", "uvicorn")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Figure:
     """One figure.
 
     Attributes:
@@ -51,14 +51,14 @@ class Row:
 
 
 def percentiles_ms(seconds: Sequence[float]) -> dict[str, float]:
-    """The 50th, 95th and 99th percentile in milliseconds, by the names that Row gives them."""
+    """The 50th, 95th and 99th percentile in milliseconds, by the names that Figure gives them."""
     if len(seconds) < 2:
         return {f"p{rank}_ms": 1000 * value for value in seconds for rank in (50, 95, 99)}
     cuts = statistics.quantiles(seconds, n=100, method="inclusive")
     return {f"p{rank}_ms": 1000 * cuts[rank - 1] for rank in (50, 95, 99)}
 
 
-def write_results(name: str, rows: Sequence[Row], device: str) -> Path:
+def write_results(name: str, rows: Sequence[Figure], device: str) -> Path:
     """Writes `results/<name>-<device>.json`.
 
     Args:
@@ -81,7 +81,7 @@ def write_results(name: str, rows: Sequence[Row], device: str) -> Path:
     return path
 
 
-def print_rows(rows: Sequence[Row]) -> None:
+def print_rows(rows: Sequence[Figure]) -> None:
     """Prints figures as a table."""
     head = f"{'name':34} {'value':>10} {'unit':12} {'p50 ms':>9} {'p99 ms':>9} {'baseline':>10}"
     lines = [f"{head} {'ratio':>6}"]

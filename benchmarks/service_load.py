@@ -10,9 +10,9 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.engine import load_warm_engine, time_pictures
-from benchmarks.report import Row, percentiles_ms
+from benchmarks.report import Figure, percentiles_ms
 from benchmarks.server import run_server
-from benchmarks.trace import SIZES, Picture, make_picture, mixed_trace
+from benchmarks.trace import SIZES, SyntheticPicture, make_picture, mixed_trace
 
 __all__ = ["measure_load"]
 
@@ -32,7 +32,7 @@ class _Tally:
 
 def measure_load(
     purifier: str, device: str, num_clients: int, duration_s: float
-) -> tuple[list[Row], str]:
+) -> tuple[list[Figure], str]:
     """Loads a real service, then runs the engine alone for as long.
 
     Args:
@@ -65,11 +65,11 @@ def _rows(
     batches: dict[str, float],
     alone: tuple[float, float],
     config: dict[str, object],
-) -> Iterator[Row]:
+) -> Iterator[Figure]:
     beside = {**config, "baseline": "engine alone, one image at a time, same trace"}
     answered = tally.statuses[200]
     refused = tally.statuses[429]
-    yield Row(
+    yield Figure(
         "images_per_second",
         beside,
         answered / tally.wall_s,
@@ -78,15 +78,15 @@ def _rows(
         **percentiles_ms(tally.seconds),
     )
     megapixels_per_s = tally.num_pixels / tally.wall_s / 1e6
-    yield Row("megapixels_per_second", beside, megapixels_per_s, "MP/s", baseline=alone[1])
-    yield Row("mean_batch", config, batches["mean_batch"], "images")
-    yield Row("batches_across_sizes", config, batches["across_sizes"], "fraction")
-    yield Row("padding", config, batches["padding"], "fraction")
-    yield Row("answers_200", config, answered, "responses")
-    yield Row("answers_429", config, refused, "responses")
-    yield Row("errors_but_429", config, tally.statuses.total() - answered - refused, "responses")
+    yield Figure("megapixels_per_second", beside, megapixels_per_s, "MP/s", baseline=alone[1])
+    yield Figure("mean_batch", config, batches["mean_batch"], "images")
+    yield Figure("batches_across_sizes", config, batches["across_sizes"], "fraction")
+    yield Figure("padding", config, batches["padding"], "fraction")
+    yield Figure("answers_200", config, answered, "responses")
+    yield Figure("answers_429", config, refused, "responses")
+    yield Figure("errors_but_429", config, tally.statuses.total() - answered - refused, "responses")
     probes = percentiles_ms(tally.probe_seconds)
-    yield Row("healthz_under_load", config, probes["p99_ms"], "ms", **probes)
+    yield Figure("healthz_under_load", config, probes["p99_ms"], "ms", **probes)
 
 
 async def _load(url: str, num_clients: int, duration_s: float) -> _Tally:
@@ -107,7 +107,7 @@ async def _load(url: str, num_clients: int, duration_s: float) -> _Tally:
 
 
 async def _send_until(
-    client: httpx.AsyncClient, trace: Iterator[Picture], tally: _Tally, ends_s: float
+    client: httpx.AsyncClient, trace: Iterator[SyntheticPicture], tally: _Tally, ends_s: float
 ) -> None:
     headers = {"content-type": "image/jpeg", "accept": "image/png"}
     while time.perf_counter() < ends_s:

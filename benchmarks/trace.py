@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["Picture", "make_picture", "mixed_trace"]
+__all__ = ["SyntheticPicture", "make_picture", "mixed_trace"]
 
 SIZES = ((128, 128), (480, 640), (512, 512), (768, 1024))
 NOISE_LEVELS = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class SyntheticPicture:
     """One upload: its pixels (H, W, 3) uint8, and the JPEG that is sent."""
 
     pixels: NDArray[np.uint8]
@@ -32,7 +32,7 @@ class Picture:
 
 
 @cache
-def make_picture(height: int, width: int) -> Picture:
+def make_picture(height: int, width: int) -> SyntheticPicture:
     """A smooth picture with a little noise, about as compressible as a photograph."""
     random_numbers = np.random.default_rng(0)
     coarse = random_numbers.integers(0, 256, (height // 32, width // 32, 3), dtype=np.uint8)
@@ -41,10 +41,12 @@ def make_picture(height: int, width: int) -> Picture:
     buffer = io.BytesIO()
     Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=92)
     pixels = np.asarray(Image.open(buffer).convert("RGB"))
-    return Picture(pixels, buffer.getvalue())
+    return SyntheticPicture(pixels, buffer.getvalue())
 
 
-def mixed_trace(seed: int = 0, sizes: Sequence[tuple[int, int]] = SIZES) -> Iterator[Picture]:
+def mixed_trace(
+    seed: int = 0, sizes: Sequence[tuple[int, int]] = SIZES
+) -> Iterator[SyntheticPicture]:
     """Endless pictures: as many in a row as there are sizes hold each once, in random order."""
     chance = random.Random(seed)  # noqa: S311 - a reproducible order, not a secret
     for _ in itertools.count():

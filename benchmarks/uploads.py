@@ -19,7 +19,7 @@ import httpx
 import torch
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.report import Row, percentiles_ms
+from benchmarks.report import Figure, percentiles_ms
 from benchmarks.server import run_server
 from benchmarks.trace import make_picture
 
@@ -37,7 +37,7 @@ _Body = tuple[str, bytes]
 
 def measure_uploads(
     purifier: str, device: str, num_uploads: int, duration_s: float
-) -> tuple[list[Row], str]:
+) -> tuple[list[Figure], str]:
     """Probes an idle service, and then the same one with uploads in flight all the time.
 
     Twice: as the service comes, when most are refused because they would be answered too late, and
@@ -65,7 +65,7 @@ def measure_uploads(
 
 def _measure(
     settings: dict[str, str], config: dict[str, object], num_uploads: int, duration_s: float
-) -> Iterator[Row]:
+) -> Iterator[Figure]:
     spawn = multiprocessing.get_context("spawn")
     with run_server(**settings) as server:
         idle = _probe(server.url, IDLE_S)[0]
@@ -88,11 +88,11 @@ def _rows(
     in_flight: list[float],
     statuses: Counter[int],
     config: dict[str, object],
-) -> Iterator[Row]:
+) -> Iterator[Figure]:
     alone, beside = percentiles_ms(idle), percentiles_ms(busy)
-    yield Row("healthz_idle_p99", {"probes": len(idle)}, alone["p99_ms"], "ms", **alone)
+    yield Figure("healthz_idle_p99", {"probes": len(idle)}, alone["p99_ms"], "ms", **alone)
     probes = {**config, "probes": len(busy), "baseline": "the same service, idle"}
-    yield Row(
+    yield Figure(
         "healthz_with_uploads_p99",
         probes,
         beside["p99_ms"],
@@ -100,10 +100,10 @@ def _rows(
         baseline=alone["p99_ms"],
         **beside,
     )
-    yield Row("healthz_with_uploads_worst", config, 1000 * max(busy), "ms")
-    yield Row("uploads_in_flight", config, sum(in_flight) / len(in_flight), "requests")
+    yield Figure("healthz_with_uploads_worst", config, 1000 * max(busy), "ms")
+    yield Figure("uploads_in_flight", config, sum(in_flight) / len(in_flight), "requests")
     for status, count in sorted(statuses.items()):
-        yield Row(f"answers_{status}", config, count, "responses")
+        yield Figure(f"answers_{status}", config, count, "responses")
 
 
 def _probe(url: str, duration_s: float) -> tuple[list[float], list[float]]:

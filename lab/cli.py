@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from codefend.lab.attacks.command import register as register_attack
+from codefend.lab.attack_command import register as register_attack
 from codefend.lab.classification.classify import Classify
 from codefend.lab.data import app as data
 from codefend.lab.detection.command import Detect

@@ -27,7 +27,7 @@ from codefend.lab.attacks.typographic import (
 )
 from codefend.lab.victims.dialogue import Dialogue
 
-__all__ = ["ATTACKS", "HELD_OUT", "AttackConfig", "Family", "Goal", "Row"]
+__all__ = ["ATTACKS", "HELD_OUT", "AttackConfig", "AttackEntry", "Family", "Goal"]
 
 Truths = Sequence[Sequence[Dialogue]]
 Build = Callable[["AttackConfig", Truths], Attack]
@@ -65,7 +65,7 @@ _TARGETED_GOALS: frozenset[Goal] = frozenset({"language", "encoder", "matching"}
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class AttackEntry:
     """How an attack is made from its configuration.
 
     Attributes:
@@ -93,24 +93,26 @@ def _own(attack: type[GradientAttack], **options: Any) -> Build:
     return lambda c, _: attack(steps=c.steps, restarts=c.restarts, **options)
 
 
-ATTACKS: dict[str, Row] = {
-    "pgd": Row(_ball(PGD)),
-    "apgd": Row(_ball(APGD)),
-    "m_attack": Row(_ball(LocalCrops), Family.LOCAL_CROPS),
-    "ensemble": Row(_ball(EnsembleTransfer), Family.SURROGATE_ENSEMBLE),
-    "universal": Row(_ball(UniversalPerturbation), Family.UNIVERSAL),
-    "low_frequency": Row(_ball(LowFrequency), Family.LOW_FREQUENCY),
-    "joint": Row(
+ATTACKS: dict[str, AttackEntry] = {
+    "pgd": AttackEntry(_ball(PGD)),
+    "apgd": AttackEntry(_ball(APGD)),
+    "m_attack": AttackEntry(_ball(LocalCrops), Family.LOCAL_CROPS),
+    "ensemble": AttackEntry(_ball(EnsembleTransfer), Family.SURROGATE_ENSEMBLE),
+    "universal": AttackEntry(_ball(UniversalPerturbation), Family.UNIVERSAL),
+    "low_frequency": AttackEntry(_ball(LowFrequency), Family.LOW_FREQUENCY),
+    "joint": AttackEntry(
         _ball(JointAttack),
         Family.JOINT,
         goals=frozenset({"language", "margin"}),
         can_target=False,
     ),
-    "patch": Row(_own(AdversarialPatch), Family.PATCH, is_ball=False),
-    "patch_corner": Row(_own(AdversarialPatch, place=(1.0, 1.0)), Family.PATCH, is_ball=False),
-    "perceptual": Row(_own(PerceptualAttack), Family.PERCEPTUAL, is_ball=False),
-    "spatial": Row(_own(SpatialFlow), Family.SPATIAL, is_ball=False),
-    "typographic": Row(
+    "patch": AttackEntry(_own(AdversarialPatch), Family.PATCH, is_ball=False),
+    "patch_corner": AttackEntry(
+        _own(AdversarialPatch, place=(1.0, 1.0)), Family.PATCH, is_ball=False
+    ),
+    "perceptual": AttackEntry(_own(PerceptualAttack), Family.PERCEPTUAL, is_ball=False),
+    "spatial": AttackEntry(_own(SpatialFlow), Family.SPATIAL, is_ball=False),
+    "typographic": AttackEntry(
         lambda c, truths: TypographicAttack(
             words=[misleading_words(group) for group in truths], restarts=c.restarts
         ),
@@ -118,13 +120,13 @@ ATTACKS: dict[str, Row] = {
         is_ball=False,
         can_target=False,
     ),
-    "figstep": Row(
+    "figstep": AttackEntry(
         lambda c, truths: TextPage(words=[absent_words(group) for group in truths]),
         Family.TYPOGRAPHIC,
         is_ball=False,
         can_target=False,
     ),
-    "uniform_noise": Row(lambda c, _: UniformNoise(epsilon=c.epsilon), Family.RANDOM_NOISE),
+    "uniform_noise": AttackEntry(lambda c, _: UniformNoise(epsilon=c.epsilon), Family.RANDOM_NOISE),
 }
 
 

@@ -25,11 +25,11 @@ from codefend.lab.victims.dialogue import CAPTION_REQUEST, Dialogue
 from codefend.lab.victims.victim import Victim
 from codefend.models.quantise import dequantise
 
-__all__ = ["Upload", "attack_scenes", "attack_uploads"]
+__all__ = ["AttackedUpload", "attack_scenes", "attack_uploads"]
 
 
 @dataclass(frozen=True, slots=True)
-class Upload:
+class AttackedUpload:
     """What an attacker sends: a PNG file, and its questions in the order of the truths."""
 
     image: bytes
@@ -92,7 +92,7 @@ def attack_uploads(
     *,
     target_images: Sequence[np.ndarray] = (),
     surrogates: Sequence[Victim] = (),
-) -> list[Upload]:
+) -> list[AttackedUpload]:
     """As ``attack_scenes``, with the questions as the attacker asks them."""
     if config.name == "ensemble" and not surrogates:
         raise ValueError("an ensemble needs at least one surrogate beside the victim")
@@ -107,7 +107,7 @@ def attack_uploads(
         objective = mean_of([_objective(config, each, scenes) for each in victims])
         files = _attack(config, scenes, objective, generator, victim.device)
         prompts = [tuple(dialogue.prompt for dialogue in group) for group in truths]
-    return [Upload(*upload) for upload in zip(files, prompts, strict=True)]
+    return [AttackedUpload(*upload) for upload in zip(files, prompts, strict=True)]
 
 
 def _attack(

@@ -81,6 +81,7 @@ def read_settings(
     *,
     given: Mapping[str, Any] | None = None,
     command: str = "",
+    program: str = "codefend-lab",
 ) -> SettingsT:
     """Settings from flags, over what a file says, over the model's preset and defaults.
 
@@ -90,6 +91,7 @@ def read_settings(
             mappings as `t1=64,t2=32`, switches as `--field` and `--no-field`.
         given: of a TOML file.
         command: shown in help and errors.
+        program: whose command it is.
 
     Raises:
         LabError: an unknown or missing field, or a value that it does not take.
@@ -101,7 +103,7 @@ def read_settings(
     try:
         flags = CliSettingsSource[Any](
             _with_flags(model),
-            cli_prog_name=f"codefend-lab {command}".strip(),
+            cli_prog_name=f"{program} {command}".strip(),
             cli_parse_args=list(_spelt_out(arguments, fields_of)),
             cli_kebab_case=True,
             cli_implicit_flags=True,

@@ -134,13 +134,10 @@ def train_loop(
     saved = time.monotonic()
     try:
         for batch in loader:
-            share = max(
-                state.step / settings.num_steps, state.elapsed_s / (settings.max_minutes * 60)
-            )
-            if share >= 1 or state.step == settings.stop_after:
+            if state.share >= 1 or state.step == settings.stop_after:
                 break
             torch.manual_seed(_seed_of(seed, state.step))
-            figures = state.advance(batch, loss_of, share)
+            figures = state.advance(batch, loss_of)
             state.elapsed_s = time.monotonic() - started
             bar.update()
             bar.set_postfix(
@@ -183,12 +180,18 @@ class _State:
         self.running: dict[str, float] = {}
         self.history: list[dict[str, float]] = []
 
+    @property
+    def share(self) -> float:
+        """Of the run, how much is done: of its steps or of its time, whichever is more."""
+        of_time = self.elapsed_s / (self.settings.max_minutes * 60)
+        return max(self.step / self.settings.num_steps, of_time)
+
     def advance(
-        self, batch: Any, loss_of: Callable[[Any], tuple[Tensor, dict[str, float]]], share: float
+        self, batch: Any, loss_of: Callable[[Any], tuple[Tensor, dict[str, float]]]
     ) -> dict[str, float]:
         settings = self.settings
         warmup = min(1.0, (self.step + 1) / settings.warmup_steps)
-        rate = settings.learning_rate * warmup * (0.51 + 0.49 * math.cos(math.pi * share))
+        rate = settings.learning_rate * warmup * (0.51 + 0.49 * math.cos(math.pi * self.share))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=False)  # a captured step writes where they were

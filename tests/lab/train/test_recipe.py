@@ -39,6 +39,7 @@ def tiny(world_file, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_several_processes_make_the_pairs_and_an_interrupted_one_resumes(tiny, tmp_path):
     recipe(RecipeRun.model_validate({**tiny, "processes": 2}))
     folders = [PairOrder.parse(text).folder(tmp_path / "runs") for text in tiny["source"]]
@@ -54,6 +55,7 @@ def test_several_processes_make_the_pairs_and_an_interrupted_one_resumes(tiny, t
     assert before == {path: path.stat().st_mtime_ns for path in others}
 
 
+@pytest.mark.slow
 def test_what_a_process_finds_wrong_is_said(tiny):
     tiny["source"][1] = f"{HELD_OUT}=2,2"
     with pytest.raises(LabError, match="learn from efficientnet-lite0 alone"):

@@ -4,80 +4,92 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 import typer
 from PIL import Image
+from pydantic_settings import CliPositionalArg
 
 from codefend.lab.attacks.interface import Goal
 from codefend.lab.attacks.registry import ATTACKS, AttackConfig
 from codefend.lab.attacks.scenes import attack_scenes
 from codefend.lab.errors import LabError
+from codefend.lab.experiments.settings import RunSettings, add_command
 from codefend.lab.progress import progress
 from codefend.lab.victims.dialogue import CAPTION_REQUEST, Dialogue
 from codefend.lab.victims.generate import generate
 from codefend.lab.victims.victim import Victim, load_victim
 from codefend.models.manifest import WEIGHTS_DIRECTORY
 
-__all__ = ["register"]
+__all__ = ["AttackRun", "register"]
 
-Epsilon = Annotated[
-    int, typer.Option(help="l-infinity radius in levels of 255; idle where that is no bound.")
-]
-Target = Annotated[str, typer.Option(help="Caption to head for; away from the truth where empty.")]
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command to ``codefend-lab``."""
-    app.command("attack")(attack)
-
-
-def attack(
-    source: Annotated[Path, typer.Argument(help="A gallery's scenes.json, or a folder.")],
-    out: Annotated[Path, typer.Argument(help="Folder of the attacked images.")],
-    *,
-    victim: Annotated[str, typer.Option(help="Model directory or hub id.")] = str(
-        WEIGHTS_DIRECTORY / "mllm"
-    ),
-    name: Annotated[str, typer.Option("--attack", help="Name of the attack.")] = "apgd",
-    goal: Annotated[Goal, typer.Option(help="What is attacked.")] = "margin",
-    epsilon: Epsilon = 8,
-    steps: Annotated[int, typer.Option(help="Attack steps.")] = 100,
-    target: Target = "",
-    seed: Annotated[int, typer.Option(help="Of random starts.")] = 0,
-) -> None:
+class AttackRun(RunSettings):
     """Attack images against a victim; those already in OUT are left alone.
 
     A gallery is attacked on its captions and answers, a folder's images on what the victim says of
     them now; towards a target, the goal is the language model's loss.
     """
-    is_ball = name not in ATTACKS or ATTACKS[name].is_ball
-    config = AttackConfig(
-        name=name,
-        epsilon=epsilon / 255 if is_ball else 1.0,
-        steps=steps,
-        goal="language" if target and goal == "margin" else goal,
-        targeted=bool(target),
-        seed=seed,
-    )
+
+    source: CliPositionalArg[Path]
+    """A gallery's scenes.json, or a folder."""
+    out: CliPositionalArg[Path]
+    """Folder of the attacked images."""
+    victim: str = str(WEIGHTS_DIRECTORY / "mllm")
+    """Model directory or hub id."""
+    attack: str = "apgd"
+    """Name of the attack."""
+    goal: Goal = "margin"
+    """What is attacked."""
+    epsilon: int = 8
+    """l-infinity radius in levels of 255; idle where that is no bound."""
+    steps: int = 100
+    """Attack steps."""
+    target: str = ""
+    """Caption to head for; away from the truth where empty."""
+    seed: int = 0
+    """Of random starts."""
+
+    def config(self) -> AttackConfig:
+        """The attack, as reports identify it."""
+        is_ball = self.attack not in ATTACKS or ATTACKS[self.attack].is_ball
+        return AttackConfig(
+            name=self.attack,
+            epsilon=self.epsilon / 255 if is_ball else 1.0,
+            steps=self.steps,
+            goal="language" if self.target and self.goal == "margin" else self.goal,
+            targeted=bool(self.target),
+            seed=self.seed,
+        )
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to ``codefend-lab``."""
+    add_command(app, "attack", AttackRun, attack)
+
+
+def attack(run: AttackRun) -> None:
+    """Attacks images and writes PNG files."""
+    config, source = run.config(), run.source
     paths, truths = _read_gallery(source) if source.is_file() else (_images_below(source), None)
-    loaded = load_victim(victim, device="cuda" if torch.cuda.is_available() else "cpu")
-    out.mkdir(parents=True, exist_ok=True)
+    loaded = load_victim(run.victim, device="cuda" if torch.cuda.is_available() else "cpu")
+    run.out.mkdir(parents=True, exist_ok=True)
     for index, path in enumerate(progress(paths, desc=config.name, unit="image")):
-        written = out / f"{path.stem}.png"
+        written = run.out / f"{path.stem}.png"
         if written.exists():
             continue
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
         truth = truths[index] if truths else _own_words(loaded, pixels)
-        (data,) = attack_scenes(config, loaded, [pixels], [truth], [target])
+        (data,) = attack_scenes(config, loaded, [pixels], [truth], [run.target])
         partial = written.with_suffix(".partial")
         partial.write_bytes(data)
         partial.replace(written)
-    typer.echo(f"{len(paths)} attacked images in {out}")
+    typer.echo(f"{len(paths)} attacked images in {run.out}")
 
 
 def _read_gallery(file: Path) -> tuple[list[Path], list[list[Dialogue]]]:

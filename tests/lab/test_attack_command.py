@@ -8,7 +8,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from codefend.lab.attacks.command import register
+from codefend.lab.attack_command import register
 
 
 @pytest.fixture(scope="module")
