@@ -70,6 +70,13 @@ def test_links_lead_somewhere(name):
         assert not anchor or anchor in anchors(file.read_text()), target
 
 
+def test_every_path_that_is_documented_exists():
+    rooms = "service|models|lab|tests|benchmarks|experiments|deploy|gallery"
+    for name in {*PAGES} - {"CHANGELOG.md"}:
+        for path in re.findall(rf"`((?:{rooms})/[\w./-]*)`", read(name)):
+            assert (ROOT / path).exists(), f"{name}: {path}"
+
+
 def test_the_page_of_settings_is_what_the_settings_say():
     assert PAGE.read_text() == page(), "run `make docs`"
 
