@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 from prometheus_client import make_asgi_app
 from starlette.exceptions import HTTPException
 
-from codefend.service.admit.middleware import AdmissionMiddleware, Doorkeeping
+from codefend.service.admit.middleware import AdmissionMiddleware, AdmissionParts
 from codefend.service.door.connections import ConnectionRegister, DoorLimits, set_unread_timeout
 from codefend.service.door.protocol import make_config, serving
 from codefend.service.endpoints.chat import build_chat, build_models
@@ -72,7 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(build_docs())
     app.add_exception_handler(HTTPException, _refuse_path)
     operations = {path: list(methods) for path, methods in app.openapi()["paths"].items()}
-    by = Doorkeeping(
+    parts = AdmissionParts(
         partial(getattr, runtime.pipeline, "settings"),
         runtime.keys,
         runtime.limiter,
@@ -82,7 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
         tracer,
     )
     operations |= {"/docs": ["get"], "/openapi.json": ["get"]}
-    app.add_middleware(AdmissionMiddleware, by=by, operations=operations)
+    app.add_middleware(AdmissionMiddleware, parts=parts, operations=operations)
     return app
 
 

@@ -249,10 +249,10 @@ class DiffusionShield:
 
         Raises:
             RequestRefused: The body or the image is at fault.
-            CodefendError: The image was not let in; see `_let_in`.
+            CodefendError: The image was not let in; see `_admit`.
         """
-        let_in = partial(self._let_in, context)
-        upload = await self._stages.decode.decode(content_type, body, context.caller, let_in)
+        admit = partial(self._admit, context)
+        upload = await self._stages.decode.decode(content_type, body, context.caller, admit)
         context.images.append(upload.facts)
         return upload
 
@@ -261,7 +261,7 @@ class DiffusionShield:
 
         Raises:
             RequestRefused: The image is at fault; the error names its place.
-            CodefendError: The image was not let in; see `_let_in`.
+            CodefendError: The image was not let in; see `_admit`.
         """
         # The image's own bytes say what it is; its URL's header is not asked.
         with naming_place(image.param):
@@ -306,7 +306,7 @@ class DiffusionShield:
         with context.timings.stage(Stage.ENCODE):
             return await self._stages.encode.encode(image, which, image_format, context.caller)
 
-    async def _let_in(self, context: RequestContext, header: PictureHeader) -> Admitted:
+    async def _admit(self, context: RequestContext, header: PictureHeader) -> Admitted:
         """Decides on a picture: one that is let in holds memory, and a place or a replay.
 
         Raises:

@@ -39,7 +39,7 @@ from codefend.service.policy import Policy
 from codefend.service.settings import Settings
 from codefend.service.tracing import Tracer
 
-__all__ = ["AdmissionMiddleware", "Doorkeeping", "read_body"]
+__all__ = ["AdmissionMiddleware", "AdmissionParts", "read_body"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ _REJECTIONS = (RequestRefused, Overloaded, NotReady, ShuttingDown, UpstreamDown)
 
 
 @dataclass(frozen=True, slots=True)
-class Doorkeeping:
+class AdmissionParts:
     """What requests are admitted by.
 
     Attributes:
@@ -83,18 +83,18 @@ class AdmissionMiddleware:
     """Opens a context for every request, admits it, and finishes it."""
 
     def __init__(
-        self, app: ASGIApp, *, by: Doorkeeping, operations: Mapping[str, Collection[str]]
+        self, app: ASGIApp, *, parts: AdmissionParts, operations: Mapping[str, Collection[str]]
     ) -> None:
         """Takes the application behind it.
 
         Args:
             app: The application.
-            by: What requests are admitted by.
+            parts: What requests are admitted by.
             operations: The methods of each path that exists; other paths are counted together.
                 Those below /v1/ need a slot.
         """
         self._app = app
-        self._by = by
+        self._parts = parts
         self._bucket = TokenBucket()
         self._settings: Settings | None = None
         self._policy = Policy()
@@ -112,7 +112,7 @@ class AdmissionMiddleware:
             await self._app(scope, receive, send)
             return
         context = self._open(scope)
-        reply = _Reply(send, context, self._by.memory)
+        reply = _Reply(send, context, self._parts.memory)
         try:
             self._admit(scope, context)
             await self._app(scope, receive, reply.send)
@@ -132,17 +132,17 @@ class AdmissionMiddleware:
         if path not in self._paths and path.endswith("/") and path[:-1] in self._paths:
             # The same path to most clients; a redirect would name a host of the client's choice.
             path = scope["path"] = path[:-1]
-        settings = self._by.settings()
+        settings = self._parts.settings()
         if settings is not self._settings:
             self._settings, self._policy = settings, settings.policy
         endpoint = path if path in self._paths else "other"
         whole_s = settings.deadline_s
-        timings = Timings(self._by.metrics)
+        timings = Timings(self._parts.metrics)
         context = RequestContext(endpoint, time.monotonic() + whole_s, whole_s, timings)
         scope.setdefault("state", {})["context"] = context
-        if self._by.tracer is not None:
+        if self._parts.tracer is not None:
             header = Headers(scope=scope).get("traceparent", "")
-            context.span = self._by.tracer.begin(endpoint, header.strip(), timings.started_s)
+            context.span = self._parts.tracer.begin(endpoint, header.strip(), timings.started_s)
         return context
 
     def _admit(self, scope: Scope, context: RequestContext) -> None:
@@ -151,21 +151,21 @@ class AdmissionMiddleware:
             raise UnexpectedBody
         if context.endpoint in PROBES:
             return
-        key = self._by.keys.find(Headers(scope=scope))
+        key = self._parts.keys.find(Headers(scope=scope))
         context.caller = key.name
         policy = self._policy if key.change is NO_CHANGE else key.change.apply(self._policy)
         context.policy = policy
         if policy.endpoints is not None and scope["path"] not in policy.endpoints:
             raise EndpointForbidden
-        if context.endpoint == METRICS and self._by.keys.is_shared and not policy.endpoints:
+        if context.endpoint == METRICS and self._parts.keys.is_shared and not policy.endpoints:
             raise EndpointForbidden(METRICS_MESSAGE)
         if (context.endpoint, method) in self._costly:
             self._take_slot(context, method)
 
     def _take_slot(self, context: RequestContext, method: str) -> None:
-        limiter, caller, policy = self._by.limiter, context.caller, context.policy
+        limiter, caller, policy = self._parts.limiter, context.caller, context.policy
         if method == "POST" and not limiter.is_draining:
-            self._by.check_ready(context.endpoint)
+            self._parts.check_ready(context.endpoint)
         per_minute = policy.max_requests_per_minute
         if per_minute is not None:
             self._bucket.check(caller, per_minute)
@@ -185,7 +185,7 @@ class AdmissionMiddleware:
     ) -> None:
         context.outcome = error.code
         if isinstance(error, _REJECTIONS):
-            self._by.metrics.rejected.labels(error.code).inc()
+            self._parts.metrics.rejected.labels(error.code).inc()
         if reply.status is None:
             response = JSONResponse(error.body(), error.status, error.headers())
             await response(scope, receive, reply.send)
@@ -198,12 +198,12 @@ class AdmissionMiddleware:
             if is_telling and context.outcome in {"ok", DeadlineExceeded.code}:
                 was_late = context.outcome == DeadlineExceeded.code
                 took_s = time.monotonic() - (context.deadline_s - context.whole_s)
-                self._by.limiter.learn(context.caller, took_s, was_late=was_late)
+                self._parts.limiter.learn(context.caller, took_s, was_late=was_late)
             context.slot.leave()
         if context.endpoint in PROBES:
             return
         timings_ms = context.timings.publish()
-        self._by.metrics.requests.labels(context.endpoint, context.outcome).inc()
+        self._parts.metrics.requests.labels(context.endpoint, context.outcome).inc()
         if context.span is not None:
             context.span.end(
                 context.timings.intervals(),
