@@ -1,6 +1,6 @@
 """Latent diffusion in one step: to latents and back, noise by the schedule, the clean prediction.
 
-Called by the latent pipeline and by ``codefend.lab.train.latent``.
+Called by the latent pipeline and by ``codefend.lab.train``.
 """
 
 from __future__ import annotations
