@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file, save, save_file
 
-__all__ = ["pack", "unpacked"]
+__all__ = ["pack", "packed_files", "unpacked"]
 
 _PACKED = ".safetensors.xz"
 _SCALE = ".int8_scale"
@@ -41,12 +41,18 @@ def unpacked(source: str | Path) -> str | Path:
         OSError: A packed file is damaged, or there is no room.
     """
     folder = Path(source)
-    if not folder.is_dir() or not any(folder.rglob(f"*{_PACKED}")):
+    if not folder.is_dir() or not packed_files(folder):
         return source
     try:
         return _unpack(folder, _cache() / _digest(folder))
     except PermissionError:
         return _unpack(folder, Path(tempfile.gettempdir()) / f"codefend-{os.getuid()}")
+
+
+def packed_files(folder: Path) -> list[Path]:
+    """The packed files below a folder that no plain one of the same name has taken the place of."""
+    packed = sorted(folder.rglob(f"*{_PACKED}"))
+    return [file for file in packed if not file.with_suffix("").exists()]
 
 
 def pack(folder: Path, *, to_int8: bool = False) -> None:
@@ -85,7 +91,7 @@ def _unpack(folder: Path, cache: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
         copy = Path(scratch) / folder.name
         shutil.copytree(folder, copy)
-        for file in copy.rglob(f"*{_PACKED}"):
+        for file in packed_files(copy):
             _expand(file)
         try:
             copy.rename(whole)
@@ -96,7 +102,7 @@ def _unpack(folder: Path, cache: Path) -> Path:
 
 
 def _expand(file: Path) -> None:
-    target = file.with_name(file.name.removesuffix(".xz"))
+    target = file.with_suffix("")
     try:
         target.write_bytes(lzma.decompress(file.read_bytes(), format=lzma.FORMAT_XZ))
     except (lzma.LZMAError, EOFError) as error:

@@ -6,6 +6,7 @@ Every command takes one settings model, resumes, and publishes what it trained.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import typer
@@ -25,6 +26,7 @@ from codefend.lab.train.mllm import SceneNumbers, train_mllm, train_vision
 from codefend.lab.train.online import OnlineSource
 from codefend.lab.train.pictures import Photographs, PictureMix
 from codefend.lab.train.publish import (
+    pack_published,
     publish_adapters,
     publish_detector,
     publish_latent,
@@ -53,6 +55,7 @@ from codefend.lab.train.sources import (
     make_pairs_together,
 )
 from codefend.lab.world.compose import World
+from codefend.models.manifest import WEIGHTS_DIRECTORY
 from codefend.models.mllm.architecture import ARCHITECTURES
 from codefend.models.packed import unpacked
 from codefend.models.purifier.adapters import AdapterSettings
@@ -286,3 +289,14 @@ add_command(app, "purifier", PurifierRun, purifier)
 
 
 add_command(app, "recipe", RecipeRun, recipe)
+
+
+@app.command("pack")
+def pack_weights(
+    name: Annotated[str, typer.Argument(help="Of weights that the manifest lists.")],
+    *,
+    int8: Annotated[bool, typer.Option(help="Round matrices to 8 bits; else exactly.")] = False,
+    weights: Annotated[Path, typer.Option(help="Folder of the manifest.")] = WEIGHTS_DIRECTORY,
+) -> None:
+    """Store weights in fewer bytes; they are unpacked into a cache when they are first loaded."""
+    pack_published(name, to_int8=int8, weights=weights)

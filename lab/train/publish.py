@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import UNet2DModel
@@ -13,6 +13,7 @@ from torch import nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from codefend.lab.detection.scoring import save_detector
+from codefend.lab.errors import LabError
 from codefend.models.detector.network import SuspicionDetector
 from codefend.models.manifest import (
     WEIGHTS_DIRECTORY,
@@ -20,6 +21,7 @@ from codefend.models.manifest import (
     read_manifest,
     write_manifest,
 )
+from codefend.models.packed import pack, packed_files
 from codefend.models.purifier.adapters import AdapterSettings, save_adapters
 from codefend.models.purifier.latent import LatentPurificationPipeline
 from codefend.models.purifier.pipeline import PurificationPipeline
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 __all__ = [
+    "pack_published",
     "publish_adapters",
     "publish_detector",
     "publish_latent",
@@ -119,9 +122,35 @@ def _this_command() -> str:
     return shlex.join(["codefend-lab", *sys.argv[1:]])
 
 
-def _list(name: str, weights: Path) -> None:
+def pack_published(name: str, *, to_int8: bool, weights: Path = WEIGHTS_DIRECTORY) -> None:
+    """Store listed weights in fewer bytes; what made them, and what they reached, stays listed.
+
+    Args:
+        name: Of the entry.
+        to_int8: Round matrices and kernels to 8 bits.
+        weights: Where the manifest is.
+
+    Raises:
+        LabError: No such weights are listed.
+    """
+    found = [entry for entry in read_manifest(weights) if entry.name == name]
+    if not found:
+        raise LabError(f"{weights} lists no weights called {name}")
+    pack(weights / name, to_int8=to_int8)
+    _list(name, weights, command=found[0].command, figures=found[0].figures)
+
+
+def _list(
+    name: str, weights: Path, *, command: str = "", figures: dict[str, Any] | None = None
+) -> None:
+    for packed in set((weights / name).rglob("*.xz")) - set(packed_files(weights / name)):
+        packed.unlink()  # of the weights before these
     entry = describe_weights(
-        name, licence=LICENCE, command=_this_command(), figures={}, directory=weights
+        name,
+        licence=LICENCE,
+        command=command or _this_command(),
+        figures=figures or {},
+        directory=weights,
     )
     try:
         others = [other for other in read_manifest(weights) if other.name != name]

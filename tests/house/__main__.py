@@ -24,7 +24,7 @@ def record(file: Path, group: Group = None) -> None:
 
 
 @app.command()
-def compare(file: Path = SHIPPED, group: Group = None) -> None:
+def compare(file: Annotated[Path, typer.Argument()] = SHIPPED, group: Group = None) -> None:
     """Play all requests and say what differs from a recording, which may be packed by xz.
 
     The one that lies here says what the service answered before it was rebuilt.

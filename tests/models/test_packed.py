@@ -98,6 +98,13 @@ def test_a_packed_file_is_one_that_others_can_read(folder):
         assert opened.read() == before
 
 
+def test_a_plain_file_takes_the_place_of_a_packed_one(folder):
+    pack(folder)
+    after = {"matrix": np.ones((2, 2), np.float16)}
+    save_file(after, folder / "unet" / "model.safetensors")
+    assert unpacked(folder) == folder
+
+
 @pytest.mark.slow
 def test_processes_that_unpack_at_once_find_the_same(folder):
     pack(folder)
