@@ -80,7 +80,7 @@ def purifying(
 ) -> Defence:
     """Purification with fresh noise.
 
-    A white-box attacker gets through it exactly, by BPDA, or by a surrogate step (Lee & Kim 2023,
+    A white-box attacker gets through it exactly, by BPDA, or by a proxy step (Lee & Kim 2023,
     "Robust Evaluation of Diffusion-Based Adversarial Purification"): the value is that of the whole
     purification, the gradient that of one step; where it has only one, of a step at twice its noise
     level, where the network is smoother.

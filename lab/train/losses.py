@@ -231,7 +231,7 @@ class LatentLoss:
     def __call__(
         self, source: PairSource, clean: Tensor, attacked: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of one course's batch (B, 3, H, W) float in [0, 1], and its figures."""
+        """The loss of one source's batch (B, 3, H, W) float in [0, 1], and its figures."""
         rows = source.adversarial
         wanted = self._wanted(source, clean)
         if wanted is not None and rows.stop > rows.start:
