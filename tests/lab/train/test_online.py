@@ -232,6 +232,7 @@ def test_every_picture_of_the_test_is_known_by_its_hash(package):
     assert all(is_held_out(picture) for picture in pictures)
 
 
+@pytest.mark.usefixtures("encoders_folder")
 def test_ablations_differ_in_one_part_and_start_alike(world_file, photo_folder, tmp_path):
     app = typer.Typer()
     add_command(app, "ablations", AblationsRun, ablations)

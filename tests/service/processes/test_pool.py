@@ -88,6 +88,7 @@ def test_a_child_that_is_killed_or_stopped_costs_nobody_an_answer(number, size):
     assert len(gone) == 1
 
 
+@pytest.mark.alone
 def test_what_uses_all_of_its_time_is_not_tried_again_and_what_is_held_up_is(monkeypatch):
     restarts = Restarts()
 
