@@ -286,8 +286,9 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "two_encoders": {"encoders": (TRAINING_CLASSIFIER, RESNET)},
     "fresh_noise": {"online": {"replayed": False}},
     "no_jpeg": {"online": {"jpeg_share": 0.0}},
+    "from_base": {"start_from": PIXEL_BASE},
 }
-"""The recipe as a whole, then without one of its parts each; settings of ``PhotographsRun``."""
+"""The recipe as a whole, then with one part left out or changed; settings of ``PhotographsRun``."""
 
 
 class _AblationLoop(_PhotographsLoop):
@@ -297,7 +298,7 @@ class _AblationLoop(_PhotographsLoop):
 
 
 class AblationsRun(RunSettings):
-    """Train each variant of the recipe for equally few steps, from the same start and seed.
+    """Train each variant of the recipe for equally few steps, with the same seed.
 
     `codefend-lab classify --network NAME=RUNS/NAME/purifier --defences NAME:0.05` compares.
     """
