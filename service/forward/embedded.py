@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 import shutil
 import sys
 import tempfile
@@ -14,12 +15,14 @@ import httpx
 
 from codefend.service.processes.heartbeat import BEAT_S, StallDetector, read_vitals
 from codefend.service.processes.supervision import Backoff, Supervision
+from codefend.service.settings import PREFIX
 
 __all__ = ["EmbeddedModel"]
 
 logger = logging.getLogger(__name__)
 
 STOP_GRACE_S = 10.0
+LOG_LEVEL = PREFIX + "LOG_LEVEL"
 # Its server turns beside the model and answers within milliseconds, however busy both are.
 HEALTH_TIMEOUT_S = 3.0
 MOST_MISSED_CHECKS = 2
@@ -109,6 +112,7 @@ class EmbeddedModel:
             "--until-stdin-closes",
             stdin=asyncio.subprocess.PIPE,
             start_new_session=True,
+            env=_environment(),
         )
 
     async def _wait_until_warm(self, process: asyncio.subprocess.Process) -> bool:
@@ -167,3 +171,16 @@ async def _is_healthy(client: httpx.AsyncClient) -> bool:
         return (await client.get("http://embedded/healthz")).is_success
     except httpx.HTTPError:
         return False
+
+
+def _environment() -> dict[str, str]:
+    """This process' environment without the service's settings, but for how much is logged.
+
+    Settings are checked together, and the keys are no longer among them: an address that needs a
+    key would be refused there.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name == LOG_LEVEL or not name.upper().startswith(PREFIX)
+    }
