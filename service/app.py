@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from prometheus_client import make_asgi_app
 from starlette.exceptions import HTTPException
 
+from codefend.service.admit.cors import ListedOriginsMiddleware
 from codefend.service.admit.middleware import AdmissionMiddleware, AdmissionParts
 from codefend.service.door.connections import ConnectionRegister, DoorLimits, set_unread_timeout
 from codefend.service.door.protocol import make_config, serving
@@ -83,6 +84,8 @@ def create_app(settings: Settings) -> FastAPI:
     )
     operations |= {"/docs": ["get"], "/openapi.json": ["get"]}
     app.add_middleware(AdmissionMiddleware, parts=parts, operations=operations)
+    if settings.cors_origins:
+        app.add_middleware(ListedOriginsMiddleware, origins=settings.cors_origins)
     return app
 
 

@@ -6,7 +6,9 @@ taken away without a restart. A keyless service answers to loopback's names only
 
 import hashlib
 import hmac
+import ipaddress
 import logging
+import re
 import time
 import tomllib
 from collections.abc import Callable, Iterable
@@ -20,7 +22,16 @@ from codefend.service.policy import PolicyChange, read_policy_change
 if TYPE_CHECKING:
     from starlette.datastructures import Headers
 
-__all__ = ["NO_CHANGE", "Key", "KeyRing", "check_key", "hash_key", "read_keys"]
+__all__ = [
+    "NO_CHANGE",
+    "Key",
+    "KeyRing",
+    "check_key",
+    "check_origins",
+    "hash_key",
+    "is_loopback",
+    "read_keys",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +45,10 @@ MOST_CHARACTERS = 4096
 _RESERVED_NAMES = frozenset({"own", "service"})
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 LOOK_AGAIN_S = 1.0
+_ORIGIN = re.compile(
+    r"([a-z][a-z0-9+.-]*)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?"
+)
+_USUAL_PORTS = {"http": "80", "https": "443"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +105,34 @@ def check_key(key: str, place: str) -> None:
     if problem:
         msg = f"{place}: {problem}: no request could ever match it"
         raise ValueError(msg)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address to bind."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuses an origin that no browser could send (RFC 6454, section 6.2); `*` stands for all.
+
+    Raises:
+        ValueError: There is one.
+    """
+    for origin in origins:
+        found = _ORIGIN.fullmatch(origin)
+        has_usual_port = found and found[2] and found[2] == _USUAL_PORTS.get(found[1])
+        if origin != "*" and (not found or has_usual_port):
+            msg = (
+                f"{origin!r} is no origin as browsers write it: scheme, host and port alone, "
+                "in lower case and without the usual port, as in https://app.example"
+            )
+            raise ValueError(msg)
+    return origins
 
 
 def read_keys(file: Path) -> tuple[Key, ...]:

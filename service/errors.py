@@ -16,6 +16,7 @@ CodefendError
 │   ├── MalformedRequest 400       ├── HeadTimeout 408
 │   ├── UnexpectedBody 400         ├── TargetTooLong 414
 │   ├── AmbiguousKey 400           ├── HeadTooLarge 431
+│   ├── UnsupportedEncoding 415
 │   └── ClientLeft 499 (nobody reads it; it is only counted)
 ├── Overloaded 429 (with Retry-After)
 │   ├── RateLimited
@@ -87,6 +88,7 @@ __all__ = [
     "UnexpectedBody",
     "UnknownField",
     "UnsupportedContent",
+    "UnsupportedEncoding",
     "UnsupportedImage",
     "UnsupportedMedia",
     "UpstreamBusy",
@@ -243,6 +245,18 @@ class UnsupportedMedia(RequestRefused):
     message = "Send application/json, multipart/form-data, or image/jpeg, image/png, image/webp."
 
 
+class UnsupportedEncoding(RequestRefused):
+    """The body is compressed: what it would swell to is not known."""
+
+    status = 415
+    code = "unsupported_encoding"
+    message = "Compressed bodies are refused. Send the body as it is, without Content-Encoding."
+
+    def headers(self) -> dict[str, str]:
+        """Says which coding is taken, as RFC 9110 asks (section 12.5.3)."""
+        return {"Accept-Encoding": "identity"}
+
+
 class UnsupportedImage(RequestRefused):
     """The bytes are no JPEG, PNG or WebP."""
 
@@ -364,7 +378,7 @@ class UnexpectedBody(RequestRefused):
     """A request that has no use for a body has one."""
 
     code = "unexpected_body"
-    message = "A GET or HEAD request has no body here. Send it without one."
+    message = "A GET, HEAD or OPTIONS request has no body here. Send it without one."
 
 
 class AmbiguousKey(RequestRefused):

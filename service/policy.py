@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 __all__ = [
+    "PROBES",
     "Disclosure",
     "Mode",
     "OnFlagged",
@@ -22,6 +23,8 @@ __all__ = [
     "read_policy_change",
 ]
 
+# They need no key, and are answered when nothing else is.
+PROBES = frozenset({"/health", "/healthz", "/readyz"})
 # What a key may be confined to; the probes are everybody's.
 ENDPOINTS = frozenset(
     {

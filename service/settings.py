@@ -1,15 +1,20 @@
 """All settings of the service, read once from CODEFEND_* and never changed afterwards."""
 
-import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from codefend.models.prompts.templates import SHIPPED_TEMPLATES, read_templates
-from codefend.service.credentials import check_key, hash_key, read_keys
+from codefend.service.credentials import (
+    check_key,
+    check_origins,
+    hash_key,
+    is_loopback,
+    read_keys,
+)
 from codefend.service.policy import (
     Disclosure,
     Mode,
@@ -50,6 +55,11 @@ class Settings(BaseSettings):
         None, ge=1, le=65535, description="Moves /metrics to an open port of its own."
     )
 
+    cors_origins: Annotated[tuple[str, ...], NoDecode, AfterValidator(check_origins)] = Field(
+        (),
+        description="Comma-separated origins (https://app.example) whose web pages may use the "
+        "service; * for all, where keys are set.",
+    )
     max_connections: int = Field(
         1024,
         ge=8,
@@ -280,7 +290,12 @@ class Settings(BaseSettings):
         )
 
     @field_validator(
-        "api_keys", "devices", "allowed_fields", "upstream_reads_text_images", mode="before"
+        "api_keys",
+        "devices",
+        "allowed_fields",
+        "upstream_reads_text_images",
+        "cors_origins",
+        mode="before",
     )
     @classmethod
     def _split_on_commas(cls, value: object) -> object:
@@ -332,10 +347,20 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _keyless_means_loopback(self) -> Self:
         has_keys = self.api_keys or self.api_keys_file
-        if not has_keys and not _is_loopback(self.host):
+        if not has_keys and not is_loopback(self.host):
             msg = (
                 f"refusing to bind {self.host} without an API key: set CODEFEND_API_KEYS, "
                 "or bind a loopback address such as 127.0.0.1"
+            )
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _keyless_is_not_for_every_page(self) -> Self:
+        if "*" in self.cors_origins and not (self.api_keys or self.api_keys_file):
+            msg = (
+                "CODEFEND_CORS_ORIGINS=* without an API key would let every web page use this "
+                "service: set CODEFEND_API_KEYS, or list the origins"
             )
             raise ValueError(msg)
         return self
@@ -383,12 +408,3 @@ def load_settings() -> Settings:
     for name in ("API_KEYS", "UPSTREAM_KEY"):
         os.environ.pop(PREFIX + name, None)
     return settings
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

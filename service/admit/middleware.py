@@ -31,21 +31,21 @@ from codefend.service.errors import (
     RequestRefused,
     ShuttingDown,
     UnexpectedBody,
+    UnsupportedEncoding,
     UpstreamDown,
 )
 from codefend.service.logs import log_request
 from codefend.service.metrics import Metrics
-from codefend.service.policy import Policy
+from codefend.service.policy import PROBES, Policy
 from codefend.service.settings import Settings
 from codefend.service.tracing import Tracer
 
-__all__ = ["AdmissionMiddleware", "AdmissionParts", "read_body"]
+__all__ = ["AdmissionMiddleware", "AdmissionParts", "announces_body", "read_body"]
 
 logger = logging.getLogger(__name__)
 
-PROBES = frozenset({"/healthz", "/readyz"})
 METRICS = "/metrics"
-WITHOUT_BODY = frozenset({"GET", "HEAD"})
+WITHOUT_BODY = frozenset({"GET", "OPTIONS"})
 # A list that was kept says nothing about how many questions the model can take.
 UNLEARNED = frozenset({"/v1/models"})
 METRICS_MESSAGE = (
@@ -111,6 +111,9 @@ class AdmissionMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":
+            # The same answer; the server, which keeps the scope as it was, leaves the body out.
+            scope = {**scope, "method": "GET"}
         context = self._open(scope)
         reply = _Reply(send, context, self._parts.memory)
         try:
@@ -147,7 +150,7 @@ class AdmissionMiddleware:
 
     def _admit(self, scope: Scope, context: RequestContext) -> None:
         method = scope["method"]
-        if method in WITHOUT_BODY and _announces_body(scope):
+        if method in WITHOUT_BODY and announces_body(scope):
             raise UnexpectedBody
         if context.endpoint in PROBES:
             return
@@ -160,6 +163,7 @@ class AdmissionMiddleware:
         if context.endpoint == METRICS and self._parts.keys.is_shared and not policy.endpoints:
             raise EndpointForbidden(METRICS_MESSAGE)
         if (context.endpoint, method) in self._costly:
+            _check_encoding(scope)
             self._take_slot(context, method)
 
     def _take_slot(self, context: RequestContext, method: str) -> None:
@@ -275,7 +279,16 @@ def _too_large(max_bytes: int) -> BodyTooLarge:
     return BodyTooLarge(f"The body is over {max_bytes} bytes long.")
 
 
-def _announces_body(scope: Scope) -> bool:
+def _check_encoding(scope: Scope) -> None:
+    """Refuses a body that is not sent as it is: a few bytes of it could swell to gigabytes."""
+    fields = Headers(scope=scope).getlist("content-encoding")
+    codings = {coding.strip().lower() for field in fields for coding in field.split(",")}
+    if not codings <= {"identity", ""}:
+        raise UnsupportedEncoding(param="content-encoding")
+
+
+def announces_body(scope: Scope) -> bool:
+    """Whether the head of a request says that a body follows."""
     headers = Headers(scope=scope)
     return "transfer-encoding" in headers or headers.get("content-length", "0").strip("0") != ""
 

@@ -36,11 +36,11 @@ from codefend.service.errors import (
     TargetTooLong,
     TooManyConnections,
 )
+from codefend.service.policy import PROBES
 
 __all__ = ["DoorProtocol", "make_config", "serving"]
 
 PIECE_BYTES = 1 << 14
-PROBES = frozenset({"/healthz", "/readyz"})
 UPGRADE_FIELDS = frozenset({b"connection", b"upgrade", b"http2-settings"})
 # Beside the bytes of a chunked body, this part of them may be framing: chunks of 48 bytes pass.
 FRAMING_SHARE = 8
@@ -209,7 +209,7 @@ class DoorProtocol(HttpToolsProtocol):
         self.scope["path"] = path
         if self._is_beyond_cap:
             self._is_beyond_cap = self._connections.is_full
-        if self._is_beyond_cap and path not in PROBES:
+        if self._is_beyond_cap and path.removesuffix("/") not in PROBES:
             raise TooManyConnections
         if len(self.pipeline) >= self._limits.max_pipelined:
             raise MalformedRequest("Too many requests wait for their answers on this connection.")

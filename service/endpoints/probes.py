@@ -10,9 +10,10 @@ __all__ = ["build_probes"]
 
 
 def build_probes(runtime: Runtime) -> APIRouter:
-    """Builds /healthz, /readyz and, unless it has a port of its own, /metrics."""
+    """Builds /healthz, /health, /readyz and, unless it has a port of its own, /metrics."""
     router = APIRouter(tags=["probes"])
 
+    @router.get("/health", response_model=dict[str, str], description="The same as /healthz.")
     @router.get(
         "/healthz",
         responses={503: {"description": "A part has failed that nothing replaces."}},

@@ -11,7 +11,9 @@ import socket
 import httpx
 import pytest
 
+from codefend.service.app import create_app
 from codefend.service.logs import configure_logs
+from codefend.service.policy import PROBES
 from tests.service.pictures import png
 from tests.service.running import make_settings, run_service
 from tests.service.test_api import as_form
@@ -51,7 +53,7 @@ def test_everything_but_the_probes_is_behind_the_key(locked, path, headers):
     assert response.headers["www-authenticate"] == "Bearer"
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+@pytest.mark.parametrize("path", sorted(PROBES))
 def test_probes_are_open(locked, path):
     assert locked.client.get(path).status_code == 200
 
@@ -132,7 +134,7 @@ def test_two_keys_are_refused_before_either_is_looked_at(locked):
 
 @pytest.mark.parametrize("path", ["/healthz", "/v1/models", "/openapi.json", "/nothing"])
 @pytest.mark.parametrize("body", ["Content-Length: 33554432", "Transfer-Encoding: chunked"])
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
 def test_a_body_where_none_belongs_is_refused_before_it_is_read(locked, method, path, body):
     head = (
         f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n{body}\r\n"
@@ -144,6 +146,69 @@ def test_a_body_where_none_belongs_is_refused_before_it_is_read(locked, method, 
 def test_an_empty_body_is_none(locked):
     head = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n"
     assert speak(locked, head)[:2] == (200, False)
+
+
+ROUTES = create_app(make_settings()).openapi()["paths"] | {
+    "/docs": ["get"],
+    "/openapi.json": ["get"],
+}
+GETS = sorted(path for path, methods in ROUTES.items() if "get" in methods)
+
+
+@pytest.mark.parametrize("path", [path for path in GETS if path != "/metrics"])
+def test_head_is_get_without_a_body(locked, path):
+    asked, told = (
+        locked.client.request(method, path, headers=bearer(KEY)) for method in ("GET", "HEAD")
+    )
+    assert (told.status_code, told.content) == (asked.status_code, b"")
+    for response in (asked, told):
+        del response.headers["date"], response.headers["x-request-id"]
+    assert told.headers == asked.headers
+    is_open = path in PROBES
+    assert locked.client.head(path).status_code == (asked.status_code if is_open else 401)
+
+
+def test_head_is_of_no_use_where_there_is_no_get(locked, metrics_port):
+    assert locked.client.head("/v1/vqa", headers=bearer(KEY)).status_code == 405
+    assert locked.client.head("/nothing", headers=bearer(KEY)).status_code == 404
+    assert httpx.head(f"http://127.0.0.1:{metrics_port}/metrics").content == b""
+
+
+def test_a_head_leaves_the_connection_usable(locked):
+    with httpx.Client(base_url=locked.url) as client:
+        assert [client.head("/healthz").status_code for _ in range(2)] == [200, 200]
+        assert client.get("/healthz").json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    "coding", ["gzip", "deflate", "br", "zstd", "x-unheard-of", "identity, gzip"]
+)
+@pytest.mark.parametrize("path", sorted(path for path in ROUTES if "post" in ROUTES[path]))
+def test_a_compressed_body_is_refused_before_it_is_read(locked, path, coding):
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
+        f"Content-Encoding: {coding}\r\nContent-Length: 33554432\r\n"
+    )
+    status, is_closed, answer = speak(locked, head.encode(), b"x")
+    assert (status, is_closed) == (415, True)
+    assert b"unsupported_encoding" in answer
+    assert b"accept-encoding: identity" in answer
+
+
+def test_a_body_that_is_said_to_be_as_it_is_is_taken(locked):
+    headers = bearer(KEY) | {"Content-Encoding": "Identity"}
+    assert locked.client.post("/v1/purify", headers=headers, **as_form(png())).status_code == 200
+
+
+@pytest.mark.parametrize("path", sorted(ROUTES))
+def test_a_slash_at_the_end_of_any_path_leads_to_the_same_route(locked, path):
+    method = next(iter(ROUTES[path])).upper()
+    body = {} if method == "GET" else {"content": b""}
+    straight, slashed = (
+        locked.client.request(method, spelled, headers=bearer(KEY), **body)
+        for spelled in (path, f"{path}/")
+    )
+    assert (slashed.status_code, slashed.content) == (straight.status_code, straight.content)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +235,7 @@ def test_other_spellings_of_a_path_are_behind_the_same_key(locked, path):
     assert speak(locked, f"{head}Authorization: Bearer {KEY}\r\n".encode())[0] == 200
 
 
-@pytest.mark.parametrize("method", ["OPTIONS", "TRACE", "PUT", "DELETE", "HEAD", "PATCH"])
+@pytest.mark.parametrize("method", ["OPTIONS", "TRACE", "PUT", "DELETE", "PATCH"])
 def test_other_methods_are_refused(locked, method):
     response = locked.client.request(method, "/v1/models", headers=bearer(KEY))
     assert response.status_code == 405

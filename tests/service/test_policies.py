@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from codefend.service.app import create_app
-from codefend.service.policy import ENDPOINTS
+from codefend.service.policy import ENDPOINTS, PROBES
 from tests.service.fake_engine import FAIL, marked
 from tests.service.pictures import encode, picture, pixels_of
 from tests.service.running import make_settings, run_service
@@ -212,7 +212,7 @@ def test_the_audit_says_which_policy_decided(shared, upstream, caplog):
 
 def test_every_endpoint_has_a_name_that_a_policy_may_give(session_upstream):
     paths = set(create_app(make_settings(session_upstream.url)).openapi()["paths"])
-    assert paths - {"/healthz", "/readyz"} | {"/docs", "/openapi.json"} == ENDPOINTS
+    assert paths - PROBES | {"/docs", "/openapi.json"} == ENDPOINTS
 
 
 def test_a_policy_changes_without_a_restart_and_not_for_who_is_inside(

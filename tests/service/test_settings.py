@@ -54,6 +54,13 @@ def test_settings_do_not_change():
         {"port": 70000},
         {"mode": "maybe"},
         {"unknown": 1},
+        {"cors_origins": "https://a.example/"},
+        {"cors_origins": "https://a.example:443"},
+        {"cors_origins": "https://A.example"},
+        {"cors_origins": "https://*.example"},
+        {"cors_origins": "a.example"},
+        {"cors_origins": "null"},
+        {"cors_origins": "*"},
         {"max_images": 9, "max_queue": 8},
     ],
 )
@@ -86,3 +93,11 @@ def test_white_space_between_keys_is_not_part_of_them(monkeypatch):
         hash_key("a"),
         hash_key("b"),
     ]
+
+
+def test_every_origin_is_for_a_service_with_keys():
+    assert Settings(cors_origins="*", api_keys="k").cors_origins == ("*",)
+    with pytest.raises(ValidationError, match="CODEFEND_API_KEYS"):
+        Settings(cors_origins="*")
+    listed = "https://a.example, http://localhost:3000, app://b, http://[::1]:8080"
+    assert len(Settings(cors_origins=listed).cors_origins) == 4
