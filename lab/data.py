@@ -92,7 +92,7 @@ def sheet(
 def ask(
     url: Annotated[str, typer.Option(help="Where the service answers.")] = "http://127.0.0.1:8000",
     gallery: Gallery = _GALLERY,
-    key: Annotated[str, typer.Option(envvar="CODEFEND_API_KEY", help="API key.")] = "",
+    key: Annotated[str, typer.Option(envvar="CODEFEND_LAB_SERVICE_KEY", help="API key.")] = "",
     image: Annotated[str, typer.Option(help="attacked or clean")] = "attacked",
 ) -> None:
     """Ask a running service every question of the gallery and count the right answers."""

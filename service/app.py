@@ -5,7 +5,6 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
 from fastapi import FastAPI, Request
@@ -24,6 +23,7 @@ from codefend.service.errors import InvalidBody, MethodNotAllowed, NotFound
 from codefend.service.metrics import Metrics
 from codefend.service.runtime import Runtime
 from codefend.service.settings import Settings
+from codefend.service.startup import installed_version
 from codefend.service.tracing import make_tracer
 
 __all__ = ["create_app"]
@@ -58,7 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="CoDefend",
         description=DESCRIPTION,
-        version=_version(),
+        version=installed_version(),
         lifespan=lifespan,
         docs_url=None,  # the framework's page loads its scripts from elsewhere
         redoc_url=None,
@@ -111,10 +111,3 @@ async def _refuse_path(_: Request, error: Exception) -> NoReturn:
     status = error.status_code if isinstance(error, HTTPException) else 500
     known = {404: NotFound, 405: MethodNotAllowed}
     raise known.get(status, InvalidBody) from error
-
-
-def _version() -> str:
-    try:
-        return version("codefend")
-    except PackageNotFoundError:
-        return "0"

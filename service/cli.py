@@ -4,6 +4,8 @@ Spawned processes import this module again: whatever is heavy is imported where 
 """
 
 import json
+import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,13 +18,32 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 app = typer.Typer(
-    help="Purifies adversarial images in front of a multimodal language model.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 BAD_SETTINGS_EXIT_CODE = 2
+
+logger = logging.getLogger(__name__)
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        from codefend.service.startup import installed_version
+
+        typer.echo(f"codefend {installed_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def codefend(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version."),
+    ] = False,
+) -> None:
+    """Purifies adversarial images in front of a multimodal language model."""
 
 
 @app.command()
@@ -33,6 +54,7 @@ def serve() -> None:
     from codefend.service.server import serve as serve_forever
 
     configure_logs(settings.log_level)
+    _warn_of_unknown_variables()
     _check_weights(settings)
     serve_forever(settings)
 
@@ -112,6 +134,9 @@ def config() -> None:
     for name, value in shown.items():
         description = type(settings).model_fields[name].description
         typer.echo(f"CODEFEND_{name.upper()}={json.dumps(value)}  # {description}")
+    for name, nearest in _unknown_variables().items():
+        hint = f"; did you mean {nearest}?" if nearest else ""
+        typer.echo(f"# {name} is no setting{hint}")
     for caller, policy in _policies_of_keys(settings).items():
         typer.echo(f"# key {caller}: {policy}")
 
@@ -122,6 +147,18 @@ def _policies_of_keys(settings: "Settings") -> dict[str, str]:
 
     keys = read_keys(settings.api_keys_file) if settings.api_keys_file else ()
     return {key.name: key.change.apply(settings.policy).describe() for key in keys}
+
+
+def _unknown_variables() -> dict[str, str | None]:
+    from codefend.service.startup import find_unknown_variables
+
+    return find_unknown_variables(name for name, value in os.environ.items() if value)
+
+
+def _warn_of_unknown_variables() -> None:
+    for name, nearest in _unknown_variables().items():
+        fields = {"variable": name, "nearest_setting": nearest}
+        logger.warning("an environment variable is no setting", extra={"fields": fields})
 
 
 def _check_weights(settings: "Settings") -> None:

@@ -35,10 +35,13 @@ from codefend.service.queueing.estimates import BatchCosts, Throughput
 from codefend.service.queueing.image_queue import ImageQueue
 from codefend.service.settings import Settings
 from codefend.service.shield import DiffusionShield, ImageStages, PassThrough, Shield
+from codefend.service.startup import describe_start
 
 __all__ = ["Reloader", "Runtime"]
 
 logger = logging.getLogger(__name__)
+
+LOOK_AGAIN_S = 0.05
 
 
 class Runtime:
@@ -66,6 +69,8 @@ class Runtime:
             ValueError: The file of keys is.
         """
         self.metrics = metrics
+        self._began_at_s = time.monotonic()
+        self._waiting_for_warmth: asyncio.Task[None] | None = None
         self.failure: str | None = None
         self.on_failure: Callable[[], None] = lambda: None
         self.supervision = Supervision(self._fail)
@@ -139,6 +144,8 @@ class Runtime:
 
     async def start(self) -> None:
         """Starts every process; models load in the background."""
+        description = describe_start(self.pipeline.settings, self.keys.num_callers)
+        logger.info("starting", extra={"fields": description})
         if self._is_off:
             # Not even loaded: the switch has to work where the purifier is what is broken.
             logger.warning("purification is off: images reach the model as they were sent")
@@ -148,9 +155,24 @@ class Runtime:
             self.embedded.start(self.supervision)
         await self._images.decode.start(self.supervision)
         await self._images.encode.start(self.supervision)
+        self._waiting_for_warmth = asyncio.create_task(self._say_when_warm())
+
+    async def _say_when_warm(self) -> None:
+        # Workers and model are looked after by others: none of them need know who waits.
+        while not self.pipeline.is_warm:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_AGAIN_S)
+        purifier = self.pipeline.shield.facts
+        fields = {
+            "seconds": round(time.monotonic() - self._began_at_s, 1),
+            "purifier": purifier and f"{purifier.name} {purifier.version}",
+            "device": purifier and purifier.device,
+        }
+        logger.info("ready", extra={"fields": fields})
 
     async def stop(self) -> None:
         """Ends every process, started or not; what goes wrong with one keeps none of the others."""
+        if self._waiting_for_warmth is not None:
+            self._waiting_for_warmth.cancel()
         async with AsyncExitStack() as ending:  # the last first
             ending.callback(self._images.pixels.close)
             ending.push_async_callback(self._images.encode.stop)

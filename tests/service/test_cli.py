@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from codefend.models import manifest
 from codefend.service.cli import app
+from codefend.service.startup import installed_version
 from tests.service.fake_engine import IMPORT_PATH
 from tests.service.pictures import animated, encode, picture, pixels_of, png
 
@@ -195,3 +196,23 @@ def test_config_shows_what_holds_for_each_key_and_no_key(tmp_path, monkeypatch):
     for part in ("mode=enforce", "disclose=minimal", "endpoints=/metrics", "_per_minute=7"):
         assert part in line
     assert "topsecret" not in shown
+
+
+def test_the_version_is_shown():
+    result = run("--version")
+    assert (result.exit_code, result.output) == (0, f"codefend {installed_version()}\n")
+
+
+def test_names_that_are_no_settings_are_said_and_stop_nothing(monkeypatch, served, caplog):
+    monkeypatch.setenv("CODEFEND_UPSTREAM_URI", "a-secret")
+    monkeypatch.setenv("CODEFEND_EMPTY", "")
+    assert run("serve").exit_code == 0
+    (record,) = (record for record in caplog.records if "no setting" in record.message)
+    assert record.fields == {
+        "variable": "CODEFEND_UPSTREAM_URI",
+        "nearest_setting": "CODEFEND_UPSTREAM_URL",
+    }
+    shown = run("config").output
+    assert "# CODEFEND_UPSTREAM_URI is no setting; did you mean CODEFEND_UPSTREAM_URL?" in shown
+    assert "a-secret" not in shown
+    assert len(served) == 1
