@@ -49,6 +49,7 @@ def load_purifier(directory: Path, *, device: str = "cpu") -> tuple[Purifier, st
     for component in pipeline.components.values():
         if isinstance(component, nn.Module):
             component.requires_grad_(False)
+            component.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline, _weights_of(directory)

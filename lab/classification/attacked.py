@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 ATTACK, GAIN = "pgd", "gain"
-_BATCH_SIZE = 32
+_AT_ONCE, _AT_ONCE_ON_CPU = 32, 4  # 32 leave a CPU's cache: a step then takes a fifth longer
 _OBJECTIVES: dict[Goal, Callable[[ClassifierVictim, Tensor], Objective]] = {
     "language": class_loss,
     "margin": class_margin,
@@ -193,8 +193,13 @@ class ClassifierRun:
         right = np.equal(seen, self.windows.labels.numpy()[numbers])
         return np.asarray(right, np.float64)
 
+    @property
+    def _at_once(self) -> int:
+        """Images that the classifier sees together."""
+        return _AT_ONCE_ON_CPU if self.victim.device.type == "cpu" else _AT_ONCE
+
     def _classes(self, images: Sequence[np.ndarray]) -> list[int]:
-        batches = torch.split(torch.from_numpy(np.stack(images)), _BATCH_SIZE)
+        batches = torch.split(torch.from_numpy(np.stack(images)), self._at_once)
         seen = torch.cat([self.victim.predict(dequantise(batch)) for batch in batches])
         return [int(each) for each in seen]
 
@@ -206,7 +211,7 @@ class ClassifierRun:
             partial(self._attack, config),
             made_by=[config, self.victim.sha256],
             seed=self.plan.seed,
-            batch_size=_BATCH_SIZE,
+            batch_size=self._at_once,
         )
 
     def _attack(

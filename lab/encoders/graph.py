@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Graph", "Node", "average_pool"]
+__all__ = ["Graph", "Node", "average_pool", "convolve"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,40 @@ class Graph(nn.Module):
     def device(self) -> torch.device:
         """Where the constants are."""
         return next(self.buffers()).device
+
+
+def convolve(
+    images: Tensor,
+    kernels: Tensor,
+    bias: Tensor | None,
+    *,
+    padding: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """A convolution whose padding may be uneven; an even one is its own, which copies nothing.
+
+    Args:
+        images: (B, C, H, W).
+        kernels: (out, C / groups, h, w).
+        bias: (out,), or none.
+        padding: left, right, top and bottom.
+        stride: down and across.
+        dilation: down and across.
+        groups: of channels, each seen by kernels of its own.
+    """
+    left, right, top, bottom = padding
+    even = (left, top) == (right, bottom)
+    return F.conv2d(
+        images if even else F.pad(images, (left, right, top, bottom)),
+        kernels,
+        bias,
+        stride=tuple(stride),
+        padding=(top, left) if even else 0,
+        dilation=tuple(dilation),
+        groups=groups,
+    )
 
 
 def average_pool(

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codefend.lab.encoders.graph import Graph, Node, average_pool
+from codefend.lab.encoders.graph import Graph, Node, average_pool, convolve
 from codefend.lab.errors import LabError
 
 __all__ = ["read_onnx"]
@@ -62,12 +62,13 @@ def _padding(attributes: Attributes) -> tuple[int, int, int, int]:
 def _convolve(
     attributes: Attributes, images: Tensor, kernels: Tensor, bias: Tensor | None = None
 ) -> Tensor:
-    return F.conv2d(
-        F.pad(images, _padding(attributes)),
+    return convolve(
+        images,
         kernels,
         bias,
-        stride=tuple(attributes.get("strides", (1, 1))),
-        dilation=tuple(attributes.get("dilations", (1, 1))),
+        padding=_padding(attributes),
+        stride=attributes.get("strides", (1, 1)),
+        dilation=attributes.get("dilations", (1, 1)),
         groups=int(attributes.get("group", 1)),
     )
 

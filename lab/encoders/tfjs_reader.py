@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codefend.lab.encoders.graph import Graph, Node, average_pool
+from codefend.lab.encoders.graph import Graph, Node, average_pool, convolve
 from codefend.lab.errors import LabError
 
 __all__ = ["packed_bytes", "packed_json", "read_tfjs"]
@@ -193,13 +193,13 @@ def _convolve(
     depthwise: bool,
 ) -> Tensor:
     images = x.permute(0, 3, 1, 2)
-    images = F.pad(images, _padding(attributes, images, kernels.shape[2:]))
-    found = F.conv2d(
+    found = convolve(
         images,
         kernels,
         bias,
-        stride=tuple(attributes["strides"][1:3]),
-        dilation=tuple(attributes.get("dilations", [1] * 4)[1:3]),
+        padding=_padding(attributes, images, kernels.shape[2:]),
+        stride=attributes["strides"][1:3],
+        dilation=attributes.get("dilations", [1] * 4)[1:3],
         groups=x.shape[3] if depthwise else 1,
     )
     return _activated(attributes, found.permute(0, 2, 3, 1))

@@ -13,13 +13,14 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL.Image import Resampling
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from codefend.lab.errors import LabError
 from codefend.lab.victims.preprocess import Preprocess
@@ -145,7 +146,9 @@ def load_classifier(name: str, *, device: str = "cpu", resized: bool = True) -> 
     except ImportError as error:
         raise LabError(f"{name} needs the lab's packages: pip install 'codefend[lab]'") from error
     network.load_state_dict(_read(Path(path), release.sha256))
-    network.eval().requires_grad_(False).to(device)
+    network.eval().requires_grad_(False)
+    _simplify(network)
+    network.to(device)
     preprocess = _evaluation(release.side_px) if resized else _AS_IT_IS
     return ClassifierVictim(name, network, preprocess, release.sha256)
 
@@ -174,6 +177,26 @@ def feature_maps(
                 return maps
         seen = following
     return [*maps, seen]
+
+
+def _simplify(network: nn.Module) -> None:
+    """Folds batch norms into convolutions, even paddings too: a step takes half as long.
+
+    Args:
+        network: in eval mode, its modules registered in the order in which they are applied.
+    """
+    for parent in list(network.modules()):
+        for (name, module), (following, norm) in pairwise(list(parent.named_children())):
+            if isinstance(module, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, name, fuse_conv_bn_eval(module, norm))
+                setattr(parent, following, nn.Identity())
+    for module in network.modules():
+        before = getattr(module, "static_padding", None)
+        if isinstance(module, nn.Conv2d) and isinstance(before, nn.ZeroPad2d):
+            left, right, top, bottom = before.padding
+            if (left, top) == (right, bottom):
+                module.padding = (top, left)
+                module.static_padding = nn.Identity()
 
 
 def _read(path: Path, sha256: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from torch.nn import BatchNorm2d
 
 import codefend.lab.victims.classifier
 from codefend.lab.attacks.apgd import APGD
@@ -84,6 +85,19 @@ def smooth(count, seed=0):
     """Smooth random images (count, 3, 128, 160)."""
     coarse = torch.rand(count, 3, 5, 6, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.interpolate(coarse, size=(128, 160), mode="bicubic").clamp(0, 1)
+
+
+def test_folding_batch_norms_and_paddings_leaves_what_it_sees(classifier, drawings, monkeypatch):
+    assert not any(isinstance(each, BatchNorm2d) for each in classifier.network.modules())
+    monkeypatch.setattr(codefend.lab.victims.classifier, "_simplify", lambda network: None)
+    released = load_classifier(classifier.name)
+    wanted = released.logits(drawings)
+    assert any(isinstance(each, BatchNorm2d) for each in released.network.modules())
+    assert float((classifier.logits(drawings) - wanted).abs().max()) <= 1e-4
+    for found, map_wanted in zip(
+        feature_maps(classifier, drawings), feature_maps(released, drawings), strict=True
+    ):
+        assert float((found - map_wanted).abs().max() / map_wanted.abs().max()) <= 1e-5
 
 
 def test_names_what_is_drawn(classifier, drawings):
