@@ -204,7 +204,7 @@ class RequestContext:
         facts: What the log says of the request.
         images: What the audit says of each of its images: hash, size, suspicion and the like.
         span: Where it stands in its trace; None where traces are off.
-        request_id: Given to the client and to the log.
+        request_id: Given to the client, to the upstream and to the log.
     """
 
     endpoint: str

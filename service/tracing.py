@@ -1,13 +1,19 @@
-"""OpenTelemetry traces: one span a request, and below it one for every stage; off unless set.
+"""What a request is called, and where it stands in a trace that others have begun.
 
-OpenTelemetry is imported where traces are on, and nowhere else. Spans are made of the intervals of
-a request's stopwatch when it is over.
+The id and the trace of a client are kept, where they are well-formed, and go on to the upstream.
+
+OpenTelemetry adds one span a request, and below it one for every stage; off unless set. It is
+imported where traces are on, and nowhere else. Spans are made of the intervals of a request's
+stopwatch when it is over.
 """
 
+import re
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,13 +21,66 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span
     from opentelemetry.trace import Tracer as OpenTelemetryTracer
+    from starlette.datastructures import Headers
 
-__all__ = ["Interval", "RequestSpan", "Tracer", "current_span", "make_tracer"]
+__all__ = [
+    "Interval",
+    "RequestSpan",
+    "Tracer",
+    "choose_request_id",
+    "make_tracer",
+    "passed_on_headers",
+    "read_trace",
+]
 
 SERVICE_NAME = "codefend"
 _NS = 1_000_000_000
-# https://www.w3.org/TR/trace-context/#traceparent-header
-_VERSION = "00-"
+# What stands in logs, headers and URLs alike.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:=+/@~-]{0,127}")
+# https://www.w3.org/TR/trace-context/: sections 3.2 and 3.3, as of version 00
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACESTATE_KEY = r"[a-z0-9][a-z0-9_*/-]{0,240}(?:@[a-z][a-z0-9_*/-]{0,13})?"
+_TRACESTATE_VALUE = r"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
+_TRACESTATE_MEMBER = re.compile(f"({_TRACESTATE_KEY})={_TRACESTATE_VALUE}")
+MOST_TRACESTATE_MEMBERS = 32
+MOST_TRACESTATE_CHARACTERS = 512
+
+passed_on_headers: ContextVar[Mapping[str, str]] = ContextVar(
+    "passed_on_headers", default=MappingProxyType({})
+)
+"""What tells the upstream which request it is asked for: id and trace."""
+
+
+def choose_request_id(headers: "Headers") -> str:
+    """The client's own `X-Request-ID`, where there is one that is well-formed; else a new one."""
+    given = headers.getlist("x-request-id")
+    is_sound = len(given) == 1 and _REQUEST_ID.fullmatch(given[0])
+    return given[0] if is_sound else uuid.uuid4().hex
+
+
+def read_trace(headers: "Headers") -> dict[str, str]:
+    """The client's `traceparent` and `tracestate`, by name, as far as they are well-formed.
+
+    A state without a parent means nothing, and one that is malformed is left out as a whole.
+    """
+    parents = [value.strip() for value in headers.getlist("traceparent")]
+    if len(parents) != 1 or not _TRACEPARENT.fullmatch(parents[0]):
+        return {}
+    trace = {"traceparent": parents[0]}
+    state = ",".join(value.strip() for value in headers.getlist("tracestate"))
+    if state and _is_tracestate(state):
+        trace["tracestate"] = state
+    return trace
+
+
+def _is_tracestate(state: str) -> bool:
+    if len(state) > MOST_TRACESTATE_CHARACTERS:
+        return False
+    members = [member.strip(" \t") for member in state.split(",")]
+    found = [_TRACESTATE_MEMBER.fullmatch(member) for member in members if member]
+    keys = [member[1] for member in found if member is not None]
+    is_sound = len(keys) == len(found) and len(set(keys)) == len(keys)
+    return is_sound and 0 < len(keys) <= MOST_TRACESTATE_MEMBERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +111,13 @@ class RequestSpan:
         self._context = set_span_in_context(self.span, parent)
 
     @property
-    def traceparent(self) -> str:
-        """The header for whoever is asked on behalf of this request."""
+    def headers(self) -> dict[str, str]:
+        """The trace for whoever is asked on behalf of this request."""
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         carrier: dict[str, str] = {}
         TraceContextTextMapPropagator().inject(carrier, self._context)
-        return carrier["traceparent"]
+        return carrier
 
     def end(self, stages: Sequence[Interval], attributes: Mapping[str, str | int]) -> None:
         """Records the request, which is over, unless its client wants no record.
@@ -78,10 +137,6 @@ class RequestSpan:
         return self._epoch_ns + int(seconds * _NS)
 
 
-current_span: ContextVar[RequestSpan | None] = ContextVar("span", default=None)
-"""Of the request that is being answered; None where traces are off."""
-
-
 class Tracer:
     """Begins the spans of requests; what is recorded goes to a collector."""
 
@@ -89,23 +144,19 @@ class Tracer:
         self._provider = provider
         self._tracer = provider.get_tracer(SERVICE_NAME)
 
-    def begin(self, name: str, traceparent: str, started_s: float) -> RequestSpan:
-        """Goes on with a client's trace, or begins one where the header is empty or malformed.
+    def begin(self, name: str, trace: Mapping[str, str], started_s: float) -> RequestSpan:
+        """Goes on with a client's trace, or begins one where there is none.
 
         Args:
             name: Of the request's span.
-            traceparent: The header that the client sent; it decides whether a trace is recorded.
+            trace: As `read_trace` found it; the client decides whether it is recorded.
             started_s: When the request began, on `time.monotonic`.
         """
         from opentelemetry.context import Context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        # The one header: tracestate and baggage of strangers are not passed on.
-        carrier = {"traceparent": traceparent} if traceparent.startswith(_VERSION) else {}
-        parent = TraceContextTextMapPropagator().extract(carrier, Context())
-        span = RequestSpan(self._tracer, name, parent, started_s)
-        current_span.set(span)
-        return span
+        parent = TraceContextTextMapPropagator().extract(trace, Context())
+        return RequestSpan(self._tracer, name, parent, started_s)
 
     def close(self) -> None:
         """Sends what is left; blocks."""

@@ -38,7 +38,7 @@ from codefend.service.logs import log_request
 from codefend.service.metrics import Metrics
 from codefend.service.policy import PROBES, Policy
 from codefend.service.settings import Settings
-from codefend.service.tracing import Tracer
+from codefend.service.tracing import Tracer, choose_request_id, passed_on_headers, read_trace
 
 __all__ = ["AdmissionMiddleware", "AdmissionParts", "announces_body", "read_body"]
 
@@ -143,10 +143,20 @@ class AdmissionMiddleware:
         timings = Timings(self._parts.metrics)
         context = RequestContext(endpoint, time.monotonic() + whole_s, whole_s, timings)
         scope.setdefault("state", {})["context"] = context
-        if self._parts.tracer is not None:
-            header = Headers(scope=scope).get("traceparent", "")
-            context.span = self._parts.tracer.begin(endpoint, header.strip(), timings.started_s)
+        self._name(context, Headers(scope=scope))
         return context
+
+    def _name(self, context: RequestContext, headers: Headers) -> None:
+        """Takes the request's id and trace from the client, and keeps them for the upstream."""
+        context.request_id = choose_request_id(headers)
+        trace = read_trace(headers)
+        if self._parts.tracer is not None:
+            started_s = context.timings.started_s
+            context.span = self._parts.tracer.begin(context.endpoint, trace, started_s)
+            trace = context.span.headers
+        if trace:
+            context.facts["trace_id"] = trace["traceparent"].split("-")[1]
+        passed_on_headers.set({"X-Request-ID": context.request_id} | trace)
 
     def _admit(self, scope: Scope, context: RequestContext) -> None:
         method = scope["method"]

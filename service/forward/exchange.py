@@ -16,7 +16,7 @@ import httpx
 
 from codefend.service.forward.failures import Reason, UpstreamFailure, as_failure
 from codefend.service.settings import Settings
-from codefend.service.tracing import current_span
+from codefend.service.tracing import passed_on_headers
 
 __all__ = ["Arrival", "make_client", "send_request"]
 
@@ -47,7 +47,7 @@ def make_client(settings: Settings, socket_path: str | None) -> httpx.AsyncClien
         max_connections=settings.upstream_max_connections,
         keepalive_expiry=settings.upstream_keepalive_s,
     )
-    hooks = {"request": [_pass_on_trace]}
+    hooks = {"request": [_name_request]}
     if settings.upstream_url is None:
         transport = httpx.AsyncHTTPTransport(uds=socket_path, limits=limits)
         return httpx.AsyncClient(
@@ -67,10 +67,8 @@ def make_client(settings: Settings, socket_path: str | None) -> httpx.AsyncClien
     )
 
 
-async def _pass_on_trace(request: httpx.Request) -> None:
-    span = current_span.get()
-    if span is not None:
-        request.headers["traceparent"] = span.traceparent
+async def _name_request(request: httpx.Request) -> None:
+    request.headers.update(passed_on_headers.get())
 
 
 async def send_request(

@@ -10,8 +10,9 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
+from starlette.datastructures import Headers
 
-from codefend.service.tracing import Tracer, make_tracer
+from codefend.service.tracing import Tracer, choose_request_id, make_tracer, read_trace
 from tests.service.pictures import png
 from tests.service.running import make_settings, run_service
 from tests.service.test_api import as_form
@@ -22,8 +23,13 @@ TRACE_ID, CLIENT_SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 CLIENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
+def headers_of(*fields):
+    return Headers(raw=[(name.encode(), value.encode("latin-1")) for name, value in fields])
+
+
 def begin(header):
-    return Tracer(TracerProvider(ParentBased(ALWAYS_ON))).begin("/v1/vqa", header, 0.0)
+    trace = read_trace(headers_of(("traceparent", header)))
+    return Tracer(TracerProvider(ParentBased(ALWAYS_ON))).begin("/v1/vqa", trace, 0.0)
 
 
 def trace_id(trace):
@@ -43,14 +49,14 @@ def test_a_client_s_trace_goes_on():
     assert trace_id(trace) == "0af7651916cd43dd8448eb211c80319c"
     assert parent_id(trace) == "b7ad6b7169203331"
     assert trace.span.get_span_context().trace_flags.sampled
-    assert trace.traceparent == f"00-{trace_id(trace)}-{span_id(trace)}-01"
+    assert trace.headers == {"traceparent": f"00-{trace_id(trace)}-{span_id(trace)}-01"}
     assert span_id(trace) != parent_id(trace)
 
 
 def test_a_client_decides_what_is_recorded():
     trace = begin(CLIENT[:-2] + "00")
     assert not trace.span.get_span_context().trace_flags.sampled
-    assert trace.traceparent.endswith("-00")
+    assert trace.headers["traceparent"].endswith("-00")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +106,7 @@ def test_one_span_a_request_and_one_a_stage_reach_the_collector(collector, upstr
     traced = f"00-{TRACE_ID}-{CLIENT_SPAN}-01"
     with run_service(make_settings(upstream.url, otlp_endpoint=url)) as service:
         for flags in ("01", "00"):  # the second client wants no record
-            headers = {"traceparent": f"{traced[:-2]}{flags}"}
+            headers = {"traceparent": f"{traced[:-2]}{flags}", "tracestate": "rojo=1"}
             form = as_form(png(), question="?")
             assert service.client.post("/v1/vqa", **form, headers=headers).status_code == 200
     ours = [span for span in spans if span.trace_id.hex() == TRACE_ID]
@@ -123,11 +129,98 @@ def test_one_span_a_request_and_one_a_stage_reach_the_collector(collector, upstr
     ]
     assert sent[0] == f"00-{TRACE_ID}-{request.span_id.hex()}-01"
     assert sent[-1].endswith("-00")
+    assert httpx.Headers(upstream.headers[-1])["tracestate"] == "rojo=1"
     assert json.loads(upstream.bodies[0])["stream"] is False
 
 
-def test_without_an_endpoint_nothing_is_traced(service, upstream):
+@pytest.mark.parametrize(
+    "states",
+    [
+        ["rojo=00f067aa0ba902b7"],
+        ["rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"],
+        ["rojo=1", "congo=2"],
+        ["fw529a3039@dt=FfAAAA, a-b_c*d/e= x y"],
+        [",rojo=1,,"],
+        [",".join(f"k{number}=1" for number in range(32))],
+    ],
+)
+def test_a_well_formed_state_of_a_trace_is_kept(states):
+    fields = [("tracestate", state) for state in states]
+    trace = read_trace(headers_of(("traceparent", CLIENT), *fields))
+    assert trace == {"traceparent": CLIENT, "tracestate": ",".join(states)}
+
+
+@pytest.mark.parametrize(
+    "state",
+    ["", ",", "rojo", "rojo=", "Rojo=1", "rojo=1=2", "rojo=a\x7f", "rojo=\xe9", "a=1,a=2", "=1",
+     "x" * 257 + "=1", "a=" + "x" * 257, ",".join(f"k{number}=1" for number in range(33)),
+     ",".join(f"k{number}=" + "x" * 200 for number in range(3)), "a@=1", "a@b@c=1"],
+)  # fmt: skip
+def test_a_malformed_state_is_left_out_and_the_trace_goes_on(state):
+    fields = [("traceparent", CLIENT), ("tracestate", state)]
+    assert read_trace(headers_of(*fields)) == {"traceparent": CLIENT}
+    assert read_trace(headers_of(("tracestate", "rojo=1"))) == {}
+    assert read_trace(headers_of(("traceparent", CLIENT), ("traceparent", CLIENT))) == {}
+
+
+@pytest.mark.parametrize("name", ["a", "req_0af7-65:19", "8" * 128, "a.b=c+d/e@f~g"])
+def test_a_well_formed_id_is_the_requests(name):
+    assert choose_request_id(headers_of(("x-request-id", name))) == name
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [],
+        [""],
+        ["8" * 129],
+        ["a b"],
+        ['a"b'],
+        ["a,b"],
+        ["\xe9"],
+        ["-a"],
+        ["a\t"],
+        ["a", "a"],
+        ["<a>"],
+    ],
+)
+def test_any_other_id_is_replaced(names):
+    made = choose_request_id(headers_of(*(("x-request-id", name) for name in names)))
+    assert len(made) == 32
+    assert made not in names
+
+
+@pytest.mark.parametrize("path", ["/v1/vqa", "/v1/models"])
+def test_without_an_endpoint_id_and_trace_are_kept_all_the_same(service, upstream, caplog, path):
     assert make_tracer(None) is None
-    headers = {"traceparent": f"00-{TRACE_ID}-{CLIENT_SPAN}-01"}
-    service.client.post("/v1/vqa", **as_form(png(), question="?"), headers=headers)
-    assert "traceparent" not in httpx.Headers(upstream.headers[0])
+    caplog.set_level("INFO")
+    kept = {"x-request-id": "mine-1", "traceparent": CLIENT, "tracestate": "rojo=1,congo=2"}
+    body = as_form(png(), question="?") if path == "/v1/vqa" else {}
+    response = service.client.request("POST" if body else "GET", path, **body, headers=kept)
+    assert (response.status_code, response.headers["x-request-id"]) == (200, "mine-1")
+    sent = httpx.Headers(upstream.headers[-1])
+    assert {name: sent[name] for name in kept} == kept
+    service.settle()
+    line = next(r.fields for r in caplog.records if r.name == "codefend.access")
+    assert (line["request_id"], line["trace_id"]) == ("mine-1", TRACE_ID)
+
+
+def test_what_is_malformed_or_absent_is_not_sent_on(service, upstream):
+    malformed = {"x-request-id": "two words", "traceparent": "nonsense", "tracestate": "rojo=1"}
+    for headers in ({}, malformed):
+        response = service.client.get("/v1/models", headers=headers)
+        made, sent = response.headers["x-request-id"], httpx.Headers(upstream.headers[-1])
+        assert len(made) == 32
+        assert sent["x-request-id"] == made
+        assert not {"traceparent", "tracestate"} & set(sent)
+
+
+def test_one_requests_names_are_not_anothers(service, upstream):
+    for name in ("first", "second"):
+        headers = {"x-request-id": name, "traceparent": CLIENT}
+        service.client.post("/v1/vqa", **as_form(png(), question="?"), headers=headers)
+    service.client.post("/v1/vqa", **as_form(png(), question="?"))
+    sent = [httpx.Headers(headers) for headers in upstream.headers]
+    asked = [headers for headers in sent if "content-length" in headers]
+    assert [headers["x-request-id"] for headers in asked[:2]] == ["first", "second"]
+    assert "traceparent" not in asked[2]
