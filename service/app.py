@@ -15,7 +15,7 @@ from codefend.service.admit.cors import ListedOriginsMiddleware
 from codefend.service.admit.middleware import AdmissionMiddleware, AdmissionParts
 from codefend.service.door.connections import ConnectionRegister, DoorLimits, set_unread_timeout
 from codefend.service.door.protocol import make_config, serving
-from codefend.service.endpoints.chat import build_chat, build_models
+from codefend.service.endpoints.conversations import build_conversations, build_models
 from codefend.service.endpoints.docs_page import build_docs
 from codefend.service.endpoints.images import build_ask, build_purify
 from codefend.service.endpoints.probes import build_probes
@@ -67,7 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.runtime = runtime
-    for build in (build_purify, build_ask, build_chat, build_models):
+    for build in (build_purify, build_ask, build_conversations, build_models):
         app.include_router(build(runtime.pipeline))
     app.include_router(build_probes(runtime))
     app.include_router(build_docs())

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from codefend.service.errors import ClientLeft, DeadlineExceeded
 from codefend.service.metrics import Metrics, Stage
 from codefend.service.policy import Policy
+from codefend.service.protocols.base import Protocol
 from codefend.service.tracing import Interval, RequestSpan
 
 __all__ = [
@@ -196,6 +197,7 @@ class RequestContext:
         whole_s: Seconds from its arrival until then.
         timings: Its stopwatch.
         caller: Who sent it, as the key ring names it.
+        protocol: What it speaks, where it is a conversation; errors are told in its shape.
         policy: What holds for this caller; a file of keys that changes meanwhile changes nothing.
         slot: Its place among the requests in flight; None for requests that take none.
         held_bytes: Of its body, as they count in the budget of memory.
@@ -211,6 +213,7 @@ class RequestContext:
     deadline_s: float
     whole_s: float
     timings: Timings
+    protocol: Protocol | None = None
     caller: str = ""
     policy: Policy = field(default_factory=Policy)
     slot: Slot | None = None

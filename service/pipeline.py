@@ -43,8 +43,7 @@ from codefend.models.prompts.templates import Task, Template
 from codefend.service.admit.limits import MemoryBudget
 from codefend.service.admit.middleware import read_body
 from codefend.service.context import RequestContext, gather_or_cancel
-from codefend.service.decode.chat import Chat, ChatImage, ChatLimits
-from codefend.service.decode.fields import FieldRules, Findings
+from codefend.service.decode.chat import Chat, ChatImage, ChatLimits, field_rules
 from codefend.service.decode.stage import DecodeStage
 from codefend.service.errors import (
     WARM_UP_S,
@@ -61,6 +60,8 @@ from codefend.service.forward.upstream import ModelList, Upstream
 from codefend.service.metrics import Metrics, Stage
 from codefend.service.policy import Mode
 from codefend.service.processes.pixels import Picture
+from codefend.service.protocols.base import Protocol
+from codefend.service.protocols.fields import Findings
 from codefend.service.settings import Settings
 from codefend.service.shield import Shield, as_url, choose_picture
 from codefend.service.stages import DecodedImage, Incoming, Original, Purified, Shielded
@@ -192,17 +193,18 @@ class Pipeline:
         context.facts["body_bytes"] = len(body)
         return picture
 
-    async def open_chat(self, context: RequestContext, body: bytes, template: Template) -> Chat:
-        """Takes a chat apart: its images' files, and what is around them.
+    async def open_chat(
+        self, context: RequestContext, protocol: Protocol, body: bytes, template: Template
+    ) -> Chat:
+        """Takes a conversation apart: its images' files, and what is around them.
 
         Raises:
             RequestRefused: The body is at fault.
         """
-        settings = self.settings
-        limits = ChatLimits(settings.max_images, settings.max_answer_tokens, settings.max_choices)
-        rules = FieldRules.of(settings, context.policy.mode)
+        rules = field_rules(self.settings, context.policy.mode)
+        reading = (protocol, ChatLimits.of(self.settings), template, rules)
         with context.timings.stage(Stage.DECODE):
-            chat = await self._decode.open_chat(body, limits, template, rules, context.caller)
+            chat = await self._decode.open_chat(body, reading, context.caller)
         context.facts["body_bytes"] = len(body)
         self.note_findings(context, chat.findings)
         return chat

@@ -10,6 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from codefend.service.protocols.base import all_protocols
+
 __all__ = [
     "PROBES",
     "Disclosure",
@@ -31,11 +33,11 @@ ENDPOINTS = frozenset(
         "/v1/purify",
         "/v1/caption",
         "/v1/vqa",
-        "/v1/chat/completions",
         "/v1/models",
         "/metrics",
         "/docs",
         "/openapi.json",
+        *all_protocols(),
     }
 )
 

@@ -17,6 +17,7 @@ from codefend.service.context import RequestContext
 from codefend.service.errors import ClientLeft, CodefendError
 from codefend.service.metrics import Stage
 from codefend.service.policy import Disclosure
+from codefend.service.protocols.base import openai_error_event
 from codefend.service.schemas import Defense, NamedVersion
 from codefend.service.stages import EngineFacts, Purified
 
@@ -175,5 +176,6 @@ async def _with_error_event(
         context.outcome = outcome
     except CodefendError as error:
         context.outcome = error.code
+        write = openai_error_event if context.protocol is None else context.protocol.error_event
         # Whatever line was begun before it broke off is over: an event begins after an empty line.
-        yield f"\n\ndata: {json.dumps(error.body())}\n\n".encode()
+        yield b"\n\n" + write(error)

@@ -6,15 +6,16 @@ described here, too.
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from codefend.models.codec import ImageFormat
+from codefend.service.protocols.base import Protocol
 
 __all__ = [
     "AskFields",
     "CaptionFields",
     "CaptionResponse",
-    "ChatResponse",
+    "ConversationResponse",
     "Defense",
     "ErrorResponse",
     "NamedVersion",
@@ -22,8 +23,8 @@ __all__ = [
     "PurifyResponse",
     "VqaFields",
     "VqaResponse",
-    "chat_body",
-    "chat_responses",
+    "conversation_body",
+    "conversation_responses",
     "error_responses",
     "request_body",
     "upstream_errors",
@@ -153,12 +154,11 @@ class _ChatReport(BaseModel):
     )
 
 
-class ChatResponse(BaseModel):
-    """Answer of /v1/chat/completions: the upstream's, and one more field."""
+class ConversationResponse(BaseModel):
+    """Answer to a conversation: the upstream's, and one more field."""
 
     model_config = ConfigDict(extra="allow")
 
-    choices: list[dict[str, Any]]
     codefend: _ChatReport
 
 
@@ -194,59 +194,37 @@ def request_body(fields: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def chat_body() -> dict[str, Any]:
-    """Describes OpenAI's chat request, as far as the service understands it."""
-    part = {
-        "type": "object",
-        "required": ["type"],
-        "properties": {
-            "type": {"enum": ["text", "image_url", "refusal"]},
-            "text": {"type": "string"},
-            "image_url": {
-                "type": "object",
-                "required": ["url"],
-                "properties": {"url": _IMAGE, "detail": {"type": "string"}},
-            },
-        },
-    }
-    message = {
-        "type": "object",
-        "required": ["role"],
-        "properties": {
-            "role": {"type": "string"},
-            "content": {
-                "anyOf": [
-                    {"type": "string"},
-                    {"type": "array", "items": {"anyOf": [{"type": "string"}, part]}},
-                    {"type": "null"},
-                ]
-            },
-        },
-        "additionalProperties": True,
-    }
+def conversation_body(protocol: Protocol) -> dict[str, Any]:
+    """Describes a protocol's request, as far as the service understands it."""
     own = _object({"return_image": {"type": "boolean", "default": False}}, [])
+    properties = {
+        protocol.conversation: protocol.conversation_schema,
+        "model": {"type": "string", "description": "The upstream's; it has a default."},
+        "codefend": own | {"description": "Meant for this service, and not passed on."},
+    }
+    if protocol.make_reader is not None:
+        properties["stream"] = {"type": "boolean", "default": False}
     schema = {
         "type": "object",
-        "required": ["messages"],
-        "properties": {
-            "messages": {"type": "array", "items": message, "minItems": 1},
-            "model": {"type": "string", "description": "The upstream's; it has a default."},
-            "stream": {"type": "boolean", "default": False},
-            "codefend": own | {"description": "Meant for this service, and not passed on."},
-        },
+        "required": [protocol.conversation],
+        "properties": properties,
         "additionalProperties": True,
-        "description": "OpenAI's request; fields that are not known are refused by their names.",
+        "description": "Fields that are not known are refused by their names.",
     }
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-def chat_responses() -> dict[int | str, dict[str, Any]]:
-    """What /v1/chat/completions may answer with."""
-    description = "The upstream's answer, or its server-sent events, and what the defence did."
-    streamed: dict[str, Any] = {"text/event-stream": {}}  # events have no schema in OpenAPI 3.1
+def conversation_responses(protocol: Protocol) -> dict[int | str, dict[str, Any]]:
+    """What a protocol's path may answer with."""
+    name = "".join(word.title() for word in protocol.name.split("_"))
+    fields: dict[str, Any] = {key: (kind, ...) for key, kind in protocol.answer_fields.items()}
+    model = create_model(f"{name}Response", __base__=ConversationResponse, **fields)
+    description = "The upstream's answer, and what the defence did."
+    # Events have no schema in OpenAPI 3.1.
+    streamed: dict[str, Any] = {} if protocol.make_reader is None else {"text/event-stream": {}}
     answers: dict[int | str, dict[str, Any]] = {
-        200: {"model": ChatResponse, "description": description, "content": streamed},
-        404: {"model": ErrorResponse, "description": "The upstream has no such model."},
+        200: {"model": model, "description": description, "content": streamed},
+        404: {"model": ErrorResponse, "description": "The upstream has no such model, or path."},
         422: {"model": ErrorResponse, "description": "The upstream cannot process the request."},
     }
     return answers | error_responses() | upstream_errors()

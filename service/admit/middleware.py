@@ -37,6 +37,7 @@ from codefend.service.errors import (
 from codefend.service.logs import log_request
 from codefend.service.metrics import Metrics
 from codefend.service.policy import PROBES, Policy
+from codefend.service.protocols.base import all_protocols
 from codefend.service.settings import Settings
 from codefend.service.tracing import Tracer, choose_request_id, passed_on_headers, read_trace
 
@@ -47,7 +48,7 @@ logger = logging.getLogger(__name__)
 METRICS = "/metrics"
 WITHOUT_BODY = frozenset({"GET", "OPTIONS"})
 # A list that was kept says nothing about how many questions the model can take.
-UNLEARNED = frozenset({"/v1/models"})
+UNLEARNED = frozenset({"/v1/models", "/v1/models/{model}"})
 METRICS_MESSAGE = (
     "Metrics tell of every caller. Where there are several keys, one may read them whose policy in "
     'CODEFEND_API_KEYS_FILE says endpoints = ["/metrics"].'
@@ -99,6 +100,9 @@ class AdmissionMiddleware:
         self._settings: Settings | None = None
         self._policy = Policy()
         self._paths = frozenset(operations)
+        self._protocols = all_protocols()
+        # Paths that end with a name of the caller's: counted together.
+        self._templates = {p.partition("{")[0]: p for p in operations if p.endswith("}")}
         self._costly = frozenset(
             (path, method.upper())
             for path, methods in operations.items()
@@ -138,10 +142,11 @@ class AdmissionMiddleware:
         settings = self._parts.settings()
         if settings is not self._settings:
             self._settings, self._policy = settings, settings.policy
-        endpoint = path if path in self._paths else "other"
+        endpoint = path if path in self._paths else self._find_template(path)
         whole_s = settings.deadline_s
         timings = Timings(self._parts.metrics)
-        context = RequestContext(endpoint, time.monotonic() + whole_s, whole_s, timings)
+        protocol = self._protocols.get(endpoint)
+        context = RequestContext(endpoint, time.monotonic() + whole_s, whole_s, timings, protocol)
         scope.setdefault("state", {})["context"] = context
         self._name(context, Headers(scope=scope))
         return context
@@ -158,6 +163,10 @@ class AdmissionMiddleware:
             context.facts["trace_id"] = trace["traceparent"].split("-")[1]
         passed_on_headers.set({"X-Request-ID": context.request_id} | trace)
 
+    def _find_template(self, path: str) -> str:
+        found = (self._templates[p] for p in self._templates if path.startswith(p) and path != p)
+        return next(found, "other")
+
     def _admit(self, scope: Scope, context: RequestContext) -> None:
         method = scope["method"]
         if method in WITHOUT_BODY and announces_body(scope):
@@ -168,7 +177,9 @@ class AdmissionMiddleware:
         context.caller = key.name
         policy = self._policy if key.change is NO_CHANGE else key.change.apply(self._policy)
         context.policy = policy
-        if policy.endpoints is not None and scope["path"] not in policy.endpoints:
+        # Whoever may read a list may read what is in it.
+        place = context.endpoint.partition("/{")[0]
+        if policy.endpoints is not None and place not in policy.endpoints:
             raise EndpointForbidden
         if context.endpoint == METRICS and self._parts.keys.is_shared and not policy.endpoints:
             raise EndpointForbidden(METRICS_MESSAGE)
@@ -201,7 +212,8 @@ class AdmissionMiddleware:
         if isinstance(error, _REJECTIONS):
             self._parts.metrics.rejected.labels(error.code).inc()
         if reply.status is None:
-            response = JSONResponse(error.body(), error.status, error.headers())
+            body = error.body() if context.protocol is None else context.protocol.error_body(error)
+            response = JSONResponse(body, error.status, error.headers())
             await response(scope, receive, reply.send)
 
     def _finish(self, context: RequestContext, reply: "_Reply") -> None:

@@ -1,4 +1,4 @@
-"""Takes a chat/completions request apart: its images, and its bytes around them.
+"""Takes a conversation apart, in any protocol: its images, and its bytes around them.
 
 The service puts purified images into the gaps and forwards the rest as it is, so that it never
 reads a stranger's conversation itself. Runs in the decode processes; small bodies are read where
@@ -8,10 +8,9 @@ they came in.
 import json
 import secrets
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 from codefend.models.prompts.templates import Template
-from codefend.service.decode.fields import CHAT, FieldRules, Findings
 from codefend.service.decode.formats import sniff_format
 from codefend.service.decode.walk import ImagePlace, walk
 from codefend.service.decode.wire import read_inline_image, read_json_object
@@ -22,10 +21,16 @@ from codefend.service.errors import (
     RequestRefused,
     TooManyImages,
 )
+from codefend.service.policy import Mode, UnknownFields
+from codefend.service.protocols.base import Protocol
+from codefend.service.protocols.fields import FieldKind, FieldRules, Findings
+from codefend.service.settings import Settings
 
-__all__ = ["Chat", "ChatImage", "ChatLimits", "open_chat"]
+__all__ = ["Chat", "ChatImage", "ChatLimits", "field_rules", "open_chat"]
 
 OWN_FIELD = "codefend"
+# What some servers take for "as many as there may be", and their clients send by default.
+UNSET_TOKENS = -1
 _FACTS = ("has_model", "stream", "return_image", "used_template")
 
 
@@ -43,13 +48,25 @@ class ChatLimits:
     max_answer_tokens: int
     max_choices: int
 
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Takes the limits out of the settings."""
+        return cls(settings.max_images, settings.max_answer_tokens, settings.max_choices)
+
 
 @dataclass(frozen=True, slots=True)
 class ChatImage:
-    """The file of one image, and where it stood."""
+    """The file of one image, and where it stood.
+
+    Attributes:
+        file: Its bytes.
+        param: The place.
+        is_source: Whether it stood in a source of Anthropic's, and has two gaps: for its type too.
+    """
 
     file: bytes
     param: str
+    is_source: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +75,7 @@ class Chat:
 
     Attributes:
         fragments: What goes to the model, as JSON, with a gap after each but the last.
-        images: What came in the gaps.
+        images: What came in the gaps; see `ChatImage.is_source`.
         has_model: Whether the request names a model.
         stream: Whether it asks for server-sent events.
         return_image: Whether the answer is to show the purified images.
@@ -80,6 +97,7 @@ class Chat:
         meta = {
             "facts": {name: getattr(self, name) for name in _FACTS},
             "params": [image.param for image in self.images],
+            "sources": [image.is_source for image in self.images],
             "lengths": [len(part) for part in (*self.fragments, *files)],
             "findings": asdict(self.findings),
         }
@@ -96,22 +114,36 @@ class Chat:
         for length in meta["lengths"]:
             parts.append(blob[start : start + length])
             start += length
-        num_fragments = len(meta["params"]) + 1
-        files, params = parts[num_fragments:], meta["params"]
-        images = tuple(ChatImage(*pair) for pair in zip(files, params, strict=True))
+        params, sources = meta["params"], meta["sources"]
+        num_fragments = len(params) + sum(sources) + 1
+        files = parts[num_fragments:]
+        images = tuple(ChatImage(*image) for image in zip(files, params, sources, strict=True))
         findings = Findings(**meta["findings"])
         fragments = tuple(parts[:num_fragments])
         return Chat(fragments, images, findings=findings, **meta["facts"])
 
 
-def open_chat(body: bytes, limits: ChatLimits, template: Template, rules: FieldRules) -> Chat:
+def field_rules(settings: Settings, mode: Mode) -> FieldRules:
+    """Takes the rules out of the settings; only a policy that enforces refuses anything."""
+    return FieldRules(
+        is_enforced=mode is Mode.ENFORCE,
+        drops_unknown=settings.unknown_fields is UnknownFields.DROP,
+        allowed=settings.allowed_fields,
+        text_images=settings.upstream_reads_text_images,
+    )
+
+
+def open_chat(
+    body: bytes, protocol: Protocol, limits: ChatLimits, template: Template, rules: FieldRules
+) -> Chat:
     """Takes a request apart.
 
-    Its fields pass as `service/decode/fields.py` has them. Rules that refuse nothing leave in place
+    Its fields pass as the protocol's table has them. Rules that refuse nothing leave in place
     what does not pass, images that are elsewhere or unreadable included.
 
     Args:
         body: JSON, as received.
+        protocol: Whose request it is.
         limits: What it may ask for.
         template: Goes around the last text of the user, if there is an image in the conversation.
         rules: What is set about its fields.
@@ -131,7 +163,7 @@ def open_chat(body: bytes, limits: ChatLimits, template: Template, rules: FieldR
     try:
         document = read_json_object(body)
         reads_texts = bool(rules.text_images) or _may_hold_markdown(body)
-        return _open(document, limits, template, rules, reads_texts)
+        return _open(document, protocol, limits, template, rules, reads_texts=reads_texts)
     except (RecursionError, MemoryError) as error:
         raise InvalidBody from error
 
@@ -148,23 +180,27 @@ def _may_hold_markdown(body: bytes) -> bool:
 
 def _open(
     document: dict[str, Any],
+    protocol: Protocol,
     limits: ChatLimits,
     template: Template,
     rules: FieldRules,
+    *,
     reads_texts: bool,
 ) -> Chat:
-    _check_limits(document, limits)
+    _check_limits(document, protocol, limits)
     return_image = _read_own_field(document)
     if not document.get("model"):
         document.pop("model", None)
-    _check_messages(document, rules)
-    places, findings = walk(document, CHAT, rules, reads_texts=reads_texts)
+    _check_conversation(document, protocol, rules)
+    places, findings = walk(
+        document, protocol.table, rules, image_part=protocol.image_part, reads_texts=reads_texts
+    )
     # Counted before any of them is decoded.
     if len(places) > limits.max_images:
         msg = f"At most {limits.max_images} images are taken in one conversation."
-        raise TooManyImages(msg, "messages")
+        raise TooManyImages(msg, protocol.conversation)
     images = _read_images(places, rules, findings)
-    used_template = bool(images) and _fill_template(document, template)
+    used_template = bool(images) and _fill_template(document, protocol, template)
     return Chat(
         fragments=_serialise(document, [place for place, _ in images]),
         images=tuple(image for _, image in images),
@@ -176,14 +212,17 @@ def _open(
     )
 
 
-def _check_messages(document: dict[str, Any], rules: FieldRules) -> None:
-    if "messages" not in document:
-        msg = "The field messages is missing."
-        raise MissingField(msg, "messages")
-    messages = document["messages"]
-    if rules.is_enforced and not (isinstance(messages, list) and messages):
-        msg = "messages must be a list of at least one message."
-        raise InvalidField(msg, "messages")
+def _check_conversation(document: dict[str, Any], protocol: Protocol, rules: FieldRules) -> None:
+    name = protocol.conversation
+    if name not in document:
+        msg = f"The field {name} is missing."
+        raise MissingField(msg, name)
+    conversation = document[name]
+    may_be_text = protocol.table.fields[name].kind is FieldKind.CONTENT
+    is_text = may_be_text and isinstance(conversation, str)
+    if rules.is_enforced and not (is_text or (isinstance(conversation, list) and conversation)):
+        msg = f"{name} must be a list of at least one message."
+        raise InvalidField(msg, name)
 
 
 def _read_images(
@@ -201,27 +240,37 @@ def _read_images(
                 raise
             findings.note(refusal.code, place.dotted)
         else:
-            images.append((place, ChatImage(file, place.param)))
+            images.append((place, ChatImage(file, place.param, place.is_source)))
     return images
 
 
-def _check_limits(document: dict[str, Any], limits: ChatLimits) -> None:
-    """Upstreams would read "true" as true and 1e9 as a number: what is checked has to be plain."""
+def _check_limits(document: dict[str, Any], protocol: Protocol, limits: ChatLimits) -> None:
+    """Upstreams would read "true" as true and 1e9 as a number: what is checked has to be plain.
+
+    An answer longer than it may be is asked for at the longest that it may be: clients ask for as
+    much as some model can.
+    """
     if not isinstance(document.get("stream"), bool | None):
         msg = "stream must be true or false."
         raise InvalidField(msg, "stream")
-    most = {
-        "n": limits.max_choices,
-        "max_tokens": limits.max_answer_tokens,
-        "max_completion_tokens": limits.max_answer_tokens,
-    }
-    for name, maximum in most.items():
-        value = document.get(name)
-        if value is None:
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= maximum:
-            msg = f"{name} must be a whole number from 1 to {maximum}."
-            raise InvalidField(msg, name)
+    for name in protocol.token_limits:
+        if document.get(name) == UNSET_TOKENS and not isinstance(document[name], bool):
+            del document[name]
+        elif document.get(name) is not None:
+            _check_count(document, name, None)
+            document[name] = min(document[name], limits.max_answer_tokens)
+    for name in protocol.choice_limits:
+        if document.get(name) is not None:
+            _check_count(document, name, limits.max_choices)
+
+
+def _check_count(document: dict[str, Any], name: str, maximum: int | None) -> None:
+    value = document[name]
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not (is_whole and 1 <= value <= (maximum or value)):
+        most = "up" if maximum is None else f"to {maximum}"
+        msg = f"{name} must be a whole number from 1 {most}."
+        raise InvalidField(msg, name)
 
 
 def _read_own_field(document: dict[str, Any]) -> bool:
@@ -241,31 +290,14 @@ def _read_own_field(document: dict[str, Any]) -> bool:
     return return_image
 
 
-def _fill_template(document: dict[str, Any], template: Template) -> bool:
+def _fill_template(document: dict[str, Any], protocol: Protocol, template: Template) -> bool:
     """Puts the template around the last text of a user, if there is one."""
-    messages = document["messages"]
-    for message in reversed(messages if isinstance(messages, list) else []):
-        if not isinstance(message, dict) or message.get("role") != "user":
-            continue
-        for holder, key in reversed(_texts(message)):
-            if holder[key].strip():
-                holder[key] = template.fill(holder[key])
-                return True
-    return False
-
-
-def _texts(message: dict[str, Any]) -> list[tuple[Any, Any]]:
-    """Where the texts of a message stand: `holder[key]` is one."""
-    content = message.get("content")
-    if isinstance(content, str):
-        return [(message, "content")]
-    places: list[tuple[Any, Any]] = []
-    for index, part in enumerate(content if isinstance(content, list) else []):
-        if isinstance(part, str):
-            places.append((content, index))
-        elif isinstance(part, dict) and (part.get("type"), type(part.get("text"))) == ("text", str):
-            places.append((part, "text"))
-    return places
+    question = protocol.question(document)
+    if question is None:
+        return False
+    holder, key = question
+    holder[key] = template.fill(holder[key])
+    return True
 
 
 def _serialise(document: dict[str, Any], places: list[ImagePlace]) -> tuple[bytes, ...]:

@@ -13,12 +13,13 @@ from typing import Any
 
 from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import ChatLimits, open_chat
-from codefend.service.decode.fields import FieldRules
 from codefend.service.decode.picture import PictureLimits, decode_picture, self_test
 from codefend.service.decode.wire import open_envelope
 from codefend.service.errors import ClientLeft, RequestRefused
 from codefend.service.processes.child import Ask, Handler, Message
 from codefend.service.processes.pixels import Picture, write_pixels
+from codefend.service.protocols.base import all_protocols
+from codefend.service.protocols.fields import FieldRules
 from codefend.service.sandbox.layers import allow_cpu_time, confine
 
 __all__ = ["DecodeConfig", "make_decoder", "report_refusal"]
@@ -39,6 +40,7 @@ def make_decoder(config: DecodeConfig) -> tuple[Handler, dict[str, Any]]:
 
     What it says about itself is the list of the sandbox's layers that it lacks.
     """
+    all_protocols()  # loads them all, while files can still be read
     # The parsers' remarks on strangers' bodies: the service logs what becomes of every request.
     logging.disable(logging.CRITICAL)
     unconfined = confine(config.memory_bytes, Path(config.pixels_directory), self_test)
@@ -54,8 +56,8 @@ def _handle(config: DecodeConfig, meta: dict[str, Any], body: bytes, ask: Ask) -
     try:
         if "chat" in meta:
             limits, template = ChatLimits(**meta["chat"]), Template(**meta["template"])
-            rules = FieldRules(**meta["rules"])
-            return open_chat(body, limits, template, rules).pack()
+            protocol, rules = all_protocols()[meta["path"]], FieldRules(**meta["rules"])
+            return open_chat(body, protocol, limits, template, rules).pack()
         return _open(config, meta, body, ask)
     except RequestRefused as refusal:
         return report_refusal(refusal), b""

@@ -9,7 +9,6 @@ from typing import Any
 
 from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import Chat, ChatLimits, open_chat
-from codefend.service.decode.fields import FieldRules
 from codefend.service.decode.picture import PictureLimits
 from codefend.service.decode.process import DecodeConfig, make_decoder
 from codefend.service.errors import (
@@ -24,6 +23,8 @@ from codefend.service.errors import (
 from codefend.service.processes.child import Child, ChildDied, ChildTimeout, Message
 from codefend.service.processes.pool import ChildPool, PoolJob
 from codefend.service.processes.supervision import Supervision
+from codefend.service.protocols.base import Protocol
+from codefend.service.protocols.fields import FieldRules
 from codefend.service.settings import Settings
 from codefend.service.stages import Admit, Admitted, DecodedImage, PictureHeader
 
@@ -135,17 +136,28 @@ class DecodeStage:
         return file, dict(answer["fields"])
 
     async def open_chat(
-        self, body: bytes, limits: ChatLimits, template: Template, rules: FieldRules, caller: str
+        self, body: bytes, reading: tuple[Protocol, ChatLimits, Template, FieldRules], caller: str
     ) -> Chat:
         """Takes a chat apart; its images are then decoded one by one.
+
+        Args:
+            body: JSON, as received.
+            reading: How it is read; see `chat.open_chat`.
+            caller: Whose it is.
 
         Raises:
             RequestRefused: The body is at fault.
             Unavailable: As in `decode`.
         """
         if len(body) <= SMALL_CHAT_BYTES:
-            return open_chat(body, limits, template, rules)
-        meta = {"chat": asdict(limits), "template": asdict(template), "rules": asdict(rules)}
+            return open_chat(body, *reading)
+        protocol, limits, template, rules = reading
+        meta = {
+            "path": protocol.path,
+            "chat": asdict(limits),
+            "template": asdict(template),
+            "rules": asdict(rules),
+        }
         return Chat.unpack(*await self._ask(meta, body, caller))
 
     async def _ask(

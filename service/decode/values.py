@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from codefend.service.decode.fields import MEDIA_TYPES
 from codefend.service.policy import TextImages
+from codefend.service.protocols.fields import MEDIA_TYPES
 
 __all__ = [
     "LONGEST_NAME",

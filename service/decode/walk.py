@@ -4,16 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from codefend.service.decode.fields import (
-    MEDIA_FIELDS,
-    Choice,
-    Field,
-    FieldKind,
-    FieldRules,
-    Findings,
-    Owner,
-    Place,
-)
 from codefend.service.decode.values import (
     LONGEST_NAME,
     LONGEST_REFERENCE,
@@ -34,38 +24,55 @@ from codefend.service.errors import (
     UnknownField,
     UnsupportedContent,
 )
+from codefend.service.protocols.fields import (
+    MEDIA_FIELDS,
+    Choice,
+    Field,
+    FieldKind,
+    FieldRules,
+    Findings,
+    Owner,
+    Place,
+)
 
 __all__ = ["ImagePlace", "walk"]
 
 _SETTING = "CODEFEND_ALLOWED_FIELDS"
 _MEDIUM = Field(Owner(0), FieldKind.CLOSED)
+_PICTURES = frozenset({FieldKind.PICTURE, FieldKind.PICTURE_SOURCE})
 _KEPT = Field(Owner(0), FieldKind.CLOSED, reason="a gateway keeps it to itself")
 
 
 @dataclass(frozen=True, slots=True)
 class ImagePlace:
-    """Where an image stands in a document: `holder[key]` is its URL.
+    """Where an image stands in a document: `holder[key]` is its URL or its base64.
 
     Attributes:
         holder: The object that it stands in.
         key: Its name there.
         param: The place, for a refusal.
         dotted: The place without indices, for the log.
+        is_source: Whether the object is a source of Anthropic's, which names the type apart.
     """
 
     holder: dict[str, Any]
     key: str
     param: str
     dotted: str
+    is_source: bool = False
 
     @property
     def url(self) -> str:
         """What stands there."""
         return str(self.holder[self.key])
 
-    def put(self, url: str) -> None:
-        """Puts something else there."""
-        self.holder[self.key] = url
+    def put(self, gap: str) -> None:
+        """Leaves a gap there; in a source two: for the media type, and for the base64."""
+        if self.is_source:
+            self.holder.clear()
+            self.holder.update(type="base64", media_type=gap, data=gap)
+        else:
+            self.holder[self.key] = gap
 
 
 # A place: the one it is in, and its name or index there. Written out only where it is needed.
@@ -94,7 +101,12 @@ def _write(at: _At, *, with_indices: bool) -> str:
 
 
 def walk(
-    document: dict[str, Any], place: Place, rules: FieldRules, *, reads_texts: bool = True
+    document: dict[str, Any],
+    place: Place,
+    rules: FieldRules,
+    *,
+    image_part: str = "",
+    reads_texts: bool = True,
 ) -> tuple[list[ImagePlace], Findings]:
     """Checks every field of a request.
 
@@ -102,6 +114,7 @@ def walk(
         document: As parsed; unknown fields are taken out of it where the rules say so.
         place: Its table.
         rules: What is set.
+        image_part: How an image is sent, for refusals.
         reads_texts: Whether texts are searched for images; false where none can be in them.
 
     Returns:
@@ -115,7 +128,7 @@ def walk(
         InvalidField: A field has the wrong shape.
         MissingField: An image has no URL.
     """
-    walker = _Walker(rules, reads_texts=reads_texts)
+    walker = _Walker(rules, image_part, reads_texts=reads_texts)
     walker.object(document, place, _TOP)
     for holder, name in walker.unknown:
         del holder[name]
@@ -123,17 +136,19 @@ def walk(
 
 
 class _Walker:
-    def __init__(self, rules: FieldRules, *, reads_texts: bool) -> None:
+    def __init__(self, rules: FieldRules, image_part: str, *, reads_texts: bool) -> None:
         self.images: list[ImagePlace] = []
         self.findings = Findings()
         self.unknown: list[tuple[dict[str, Any], str]] = []
         self._rules = rules
+        self._image_part = image_part
         self._reads_texts = reads_texts
         self._readers: dict[FieldKind, Callable[[dict[str, Any], str, Field, _At], None]] = {
             FieldKind.PLAIN: self._plain,
             FieldKind.TEXT: self._text,
             FieldKind.OPAQUE: self._opaque,
             FieldKind.PICTURE: self._picture,
+            FieldKind.PICTURE_SOURCE: self._picture,
             FieldKind.REFERENCE: self._reference,
             FieldKind.CLOSED: self._closed,
             FieldKind.OBJECT: self._objects,
@@ -199,10 +214,7 @@ class _Walker:
     def _check_text(self, value: Any, at: _At) -> None:
         found = find_text_image(value, self._rules.text_images) if self._reads_texts else None
         if found is not None:
-            msg = (
-                f"{_param(at)} holds {found}. Send images as parts: "
-                '{"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}.'
-            )
+            msg = f"{_param(at)} holds {found}. Send images as parts: {self._image_part}."
             self._refuse(ImageInText(msg, _param(at)), at)
 
     def _opaque(self, holder: dict[str, Any], name: str, _: Field, at: _At) -> None:
@@ -223,7 +235,8 @@ class _Walker:
     def _picture(self, holder: dict[str, Any], name: str, known: Field, at: _At) -> None:
         value = holder[name]
         if isinstance(value, str):
-            self.images.append(ImagePlace(holder, name, _param(at), _dotted(at)))
+            is_source = known.kind is FieldKind.PICTURE_SOURCE
+            self.images.append(ImagePlace(holder, name, _param(at), _dotted(at), is_source))
         elif isinstance(known.place, Place) and isinstance(value, dict):
             self.object(value, known.place, at)
 
@@ -261,27 +274,33 @@ class _Walker:
         place = known.place
         if isinstance(place, Choice):
             value = holder.get(place.key)
-            if not isinstance(value, str) and place.other is not None:
-                self._misshapen("a string", (at, place.key))
-            chosen = place.places.get(value) if isinstance(value, str) else None
-            if chosen is None and place.other is None:
-                self._strange(value, place.key, at)
+            chosen = place.find(value)
+            if chosen is None:
+                self._strange(value, place, at)
                 return
-            place = chosen or place.other
+            if not isinstance(value, str) and (place.absent is None or value is not None):
+                self._misshapen("a string", (at, place.key))
+            place = chosen
         if place is not None:
             self.object(holder, place, at)
 
-    def _strange(self, value: Any, key: str, at: _At) -> None:
-        """Refuses an object of a type that is neither text nor an image; its type may be opened."""
+    def _strange(self, value: Any, choice: Choice, at: _At) -> None:
+        """Refuses an object of a type that has no table; its type may be opened by its name."""
+        place = _param((at, choice.key))
         if not isinstance(value, str) or not is_name(value):
-            self._refuse(UnsupportedContent(param=_param((at, key))), (at, key))
+            msg = f"{place} has to be one of: {', '.join(sorted(choice.places))}."
+            self._refuse(UnsupportedContent(msg, place), (at, choice.key))
         elif not self._is_allowed((at, value)):
-            setting = f"{_SETTING}={_dotted((at, value))}"
+            setting = f"The operator may set {_SETTING}={_dotted((at, value))}."
+            if choice.reason:
+                msg = f"{place}: {value} is closed: {choice.reason}. {setting}"
+                self._refuse(ClosedField(msg, place), (at, value))
+                return
             msg = (
                 f"Parts of the type {value} are refused: only text and images are taken, and "
-                f"whatever could not be purified is not. The operator may set {setting}."
+                f"whatever could not be purified is not. {setting}"
             )
-            self._refuse(UnsupportedContent(msg, _param((at, key))), (at, value))
+            self._refuse(UnsupportedContent(msg, place), (at, value))
 
     # What stands in no row, or is not there.
 
@@ -314,7 +333,7 @@ class _Walker:
             self._refuse(UnknownField(msg, _param(at)), at)
 
     def _lacks(self, holder: dict[str, Any], name: str, known: Field, at: _At) -> None:
-        if known.kind is not FieldKind.PICTURE:
+        if known.kind not in _PICTURES:
             self._misshapen("a string", at)
         elif known.place is not None:
             if not isinstance(holder.get(name), dict):

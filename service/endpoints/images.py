@@ -11,13 +11,13 @@ from pydantic import BaseModel, ValidationError
 from codefend.models.codec import ImageFormat, data_url
 from codefend.models.prompts.templates import Task, Template
 from codefend.service.context import RequestContext, run_with_deadline
-from codefend.service.decode.fields import Findings
 from codefend.service.decode.values import find_text_image
 from codefend.service.errors import ImageInText, InvalidField, MissingField
 from codefend.service.forward.breaker import BreakerPermit
 from codefend.service.forward.completion import Completion
 from codefend.service.pipeline import Pipeline
 from codefend.service.policy import Disclosure, Mode
+from codefend.service.protocols.fields import Findings
 from codefend.service.respond import describe_defense, stream_answer
 from codefend.service.schemas import (
     AskFields,

@@ -1,18 +1,14 @@
 """An OpenAI-style chat completion: the requests the service sends, and the answers it reads."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from codefend.service.forward.failures import Reason, UpstreamFailure
+from codefend.service.protocols.base import Protocol
+from codefend.service.protocols.chat import read_choices
 
-__all__ = ["Answer", "ChatBody", "Completion", "read_answer", "read_choices", "read_chunk"]
-
-# JSON costs by its values, not by its bytes: a chunk of 4 MiB may hold a picture, or a million
-# lists that take the event loop for most of a second. So many are read in some 30 ms.
-MAX_CHUNK_VALUES = 1 << 17
-_CHUNK_FIELDS = frozenset({"choices", "usage"})
+__all__ = ["Answer", "ChatBody", "Completion", "read_answer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +59,19 @@ class ChatBody:
     """A client's chat with purified images in its gaps. What the client wrote is copied, not read.
 
     Attributes:
+        protocol: Whose request it is.
         fragments: A JSON object with a gap, inside quotes, after each fragment but the last.
-        urls: `data:` URLs, one for each gap.
+        images: For each image its `data:` URL, and whether it stands in a source of Anthropic's:
+            then it has two gaps, for its media type and for its base64.
         has_model: Whether the client names a model.
+        headers: Of the client, to be sent with it.
     """
 
+    protocol: Protocol
     fragments: Sequence[bytes]
-    urls: Sequence[str]
+    images: Sequence[tuple[str, bool]]
     has_model: bool
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def body(self, model: str | None) -> bytes:
         """The request body.
@@ -81,16 +82,25 @@ class ChatBody:
         Raises:
             ValueError: A URL is something else, or there are not as many as gaps.
         """
-        if not all(url.startswith("data:image/") for url in self.urls):
+        if not all(url.startswith("data:image/") for url, _ in self.images):
             msg = "only data: URLs are forwarded"
             raise ValueError(msg)
         pieces = [self.fragments[0]]
-        for url, fragment in zip(self.urls, self.fragments[1:], strict=True):
-            pieces += (url.encode("ascii"), fragment)
+        for filling, fragment in zip(self._fillings(), self.fragments[1:], strict=True):
+            pieces += (filling.encode("ascii"), fragment)
         if not self.has_model:
             # A chat holds messages, and so there is something after the brace.
             pieces[0] = b'{"model":' + json.dumps(model).encode() + b"," + pieces[0][1:]
         return b"".join(pieces)
+
+    def _fillings(self) -> Iterator[str]:
+        for url, is_source in self.images:
+            if is_source:
+                head, _, data = url.partition(",")
+                yield head.removeprefix("data:").removesuffix(";base64")
+                yield data
+            else:
+                yield url
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,57 +125,6 @@ def read_answer(content: bytes) -> Answer:
     # JSON can write half of a surrogate pair, which no answer of ours could be written with.
     text.encode()
     return Answer(text, _read_usage(document.get("usage")))
-
-
-def read_choices(content: bytes) -> dict[str, Any]:
-    """Reads a JSON object with choices, each an object, and at least one.
-
-    Raises:
-        ValueError: It is not one; or TypeError, RecursionError.
-    """
-    document = _read_object(content)
-    choices = document.get("choices")
-    if not (isinstance(choices, list) and choices and all(isinstance(c, dict) for c in choices)):
-        msg = "no choices"
-        raise ValueError(msg)
-    return document
-
-
-def read_chunk(payload: bytes) -> dict[str, Any]:
-    """Reads one event of a stream.
-
-    Raises:
-        UpstreamFailure: It is an error; what the upstream says in it is not passed on.
-        ValueError: It is no chunk; or RecursionError.
-    """
-    if sum(map(payload.count, (b",", b"[", b"{"))) > MAX_CHUNK_VALUES:
-        msg = "a chunk with too many values"
-        raise ValueError(msg)
-    chunk = _read_object(payload)
-    if chunk.get("error"):
-        raise UpstreamFailure(Reason.ERROR_EVENT)
-    choices = chunk.get("choices") or []
-    if not (chunk.keys() & _CHUNK_FIELDS and isinstance(choices, list)):
-        msg = "no chunk"
-        raise ValueError(msg)
-    if not all(isinstance(choice, dict) for choice in choices):
-        msg = "no choices"
-        raise ValueError(msg)
-    return chunk
-
-
-def _read_object(content: bytes) -> dict[str, Any]:
-    # Decoded here, because json would also take UTF-16, into which nothing could be spliced.
-    document = json.loads(content.decode(), parse_constant=_refuse_constant)
-    if not isinstance(document, dict):
-        msg = "no object"
-        raise TypeError(msg)
-    return document
-
-
-def _refuse_constant(_: str) -> NoReturn:
-    msg = "NaN and Infinity are no JSON"
-    raise ValueError(msg)
 
 
 def _read_usage(usage: Any) -> dict[str, Any] | None:

@@ -9,11 +9,12 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Protocol
 
-from codefend.service.forward.completion import read_chunk
 from codefend.service.forward.exchange import Arrival
 from codefend.service.forward.failures import NONSENSE, Reason, UpstreamFailure
+from codefend.service.protocols.base import EventReader, EventRole
+from codefend.service.protocols.chat import read_chunk
 
 __all__ = ["EVENT_STREAM", "AnswerStream", "Feed", "LineCutter", "StreamSplicer", "splice_answer"]
 
@@ -23,7 +24,9 @@ PIECE_BYTES = 1 << 13
 MAX_LINE_BYTES = 1 << 22
 OWN_FIELD = b'"codefend":'
 _DONE = b"[DONE]"
-_IDENTITY = ("id", "created", "model")
+_HELD = frozenset({EventRole.MAY_BE_LAST, EventRole.LAST, EventRole.LAST_AND_DONE})
+_WHOLE = frozenset({EventRole.LAST, EventRole.LAST_AND_DONE, EventRole.DONE})
+_OVER = frozenset({EventRole.LAST_AND_DONE, EventRole.DONE})
 
 
 class LineCutter:
@@ -169,7 +172,10 @@ class _Payloads:
         return b""
 
     def _look_at(self, payload: bytes) -> None:
-        choices = read_chunk(payload).get("choices") or []
+        chunk = read_chunk(payload)
+        if chunk.get("error"):
+            raise UpstreamFailure(Reason.ERROR_EVENT)
+        choices = chunk.get("choices") or []
         if any(choice.get("finish_reason") for choice in choices):
             self._has_reason = True
 
@@ -194,38 +200,72 @@ def _gather(pieces: Iterable[bytes]) -> tuple[bytes, Exception | None]:
     return b"".join(gathered), None
 
 
-def splice_answer(answer: bytes, told: bytes) -> bytes:
+def splice_answer(answer: bytes, told: bytes, within: str | None = None) -> bytes:
     """Adds the object at the end of a JSON object that has other fields.
 
     Args:
         answer: The upstream's, known to be such an object.
         told: JSON.
+        within: Adds it to the object that this member of the answer is.
+
+    Raises:
+        ValueError: There is no such member, or it is no such object.
     """
-    end = answer.rindex(b"}")
+    end = answer.rindex(b"}") if within is None else _end_of_member(answer.decode(), within)
     return b"".join((answer[:end], b",", OWN_FIELD, told, answer[end:]))
 
 
-class StreamSplicer:
-    """Passes server-sent events on, line by line, and tells what was done in the last chunk.
+def _end_of_member(text: str, name: str) -> int:
+    """The place, in bytes, of the brace that ends an object within an object."""
+    decoder = json.JSONDecoder()
+    where, found = text.index("{") + 1, 0
+    while text[where - 1] != "}":
+        key, where = decoder.raw_decode(text, _skip(text, where))
+        value, where = decoder.raw_decode(text, _skip(text, _skip(text, where) + 1))
+        if key == name and isinstance(value, dict) and value:
+            found = where - 1  # of members that stand twice, readers take the last
+        where = _skip(text, where) + 1
+    if not found:
+        msg = f"no member {name}"
+        raise ValueError(msg)
+    return len(text[:found].encode())
 
-    A chunk of its own would have no choices, and many clients take the first of them unseen. So the
-    chunk that may be the last, which says why the answer ends or how long it was, is held until the
-    next one is there.
+
+def _skip(text: str, where: int) -> int:
+    """Past white space."""
+    while text[where] in " \t\r\n":
+        where += 1
+    return where
+
+
+class StreamSplicer:
+    """Passes server-sent events on, line by line, and tells what was done in the last of them.
+
+    An event that may be the last is held until the next one is there. Which that is the protocol's
+    reader says.
     """
 
-    def __init__(self, describe: Callable[[], bytes]) -> None:
+    def __init__(
+        self,
+        reader: EventReader,
+        describe: Callable[[], bytes],
+        report_in: str | None = None,
+    ) -> None:
         """Begins before the first byte.
 
         Args:
+            reader: Says what each event means.
             describe: Makes the object, as JSON, when the answer is over.
+            report_in: The member of the last event that the object stands in; None: the event.
         """
+        self._reader = reader
         self._describe = describe
+        self._report_in = report_in
         self._cutter = LineCutter()
         self._held = b""
         # Appended in place: an upstream may send a million lines between two chunks.
         self._after_held = bytearray()
-        self._identity: dict[str, Any] = {}
-        self._has_reasons = False
+        self._is_whole = False
         self.is_done = False
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
@@ -233,7 +273,7 @@ class StreamSplicer:
 
         Raises:
             UpstreamFailure: It sent an error.
-            ValueError: It sent something that is no chunk.
+            ValueError: It sent something that is no event.
         """
         for line in self._cutter.feed(chunk):
             if not self.is_done:
@@ -250,7 +290,7 @@ class StreamSplicer:
         rest = self._pass_unfinished(self._cutter.rest())
         if self.is_done:
             return rest
-        if not self._has_reasons:
+        if not self._is_whole:
             raise UpstreamFailure(Reason.CUT)
         return rest + self._tell()
 
@@ -258,7 +298,7 @@ class StreamSplicer:
         try:
             return self._pass(line + b"\n\n") if line else b""
         except ValueError as error:
-            # What has no end and is no chunk was to become one.
+            # What has no end and is no event was to become one.
             raise UpstreamFailure(Reason.CUT) from error
 
     def _pass(self, line: bytes) -> bytes:
@@ -268,19 +308,28 @@ class StreamSplicer:
             raise UpstreamFailure(Reason.ERROR_EVENT)
         if name != b"data" or not value:
             return self._hold_or_pass(line)
-        if value == _DONE:
-            self.is_done = True
-            # The empty line that ends the event is added, since nothing more is read.
-            ending = b"\r\n" if line.endswith(b"\r\n") else b"\n"
-            return self._tell() + line.rstrip(b"\r\n") + ending + ending
+        role = self._reader.read(value)
+        if role is EventRole.ERROR:
+            raise UpstreamFailure(Reason.ERROR_EVENT)
+        self._is_whole = self._is_whole or role in _WHOLE
+        if role is EventRole.DONE:
+            return self._finish(self._tell() + line.rstrip(b"\r\n"), line)
         released = self._release()
-        if not self._may_be_last(value):
+        if role not in _HELD:
             return released + line
         self._held = line
+        if role in _OVER:
+            return self._finish(released + self._tell().rstrip(b"\r\n"), line)
         return released
 
+    def _finish(self, passed: bytes, line: bytes) -> bytes:
+        """Ends with the empty line that ends the last event, since nothing more is read."""
+        self.is_done = True
+        ending = b"\r\n" if line.endswith(b"\r\n") else b"\n"
+        return passed + ending + ending
+
     def _hold_or_pass(self, line: bytes) -> bytes:
-        """A line between chunks follows the chunk before it."""
+        """A line between events follows the one before it."""
         if not self._held:
             return line
         self._after_held += line
@@ -295,25 +344,13 @@ class StreamSplicer:
         self._after_held.clear()
         return released
 
-    def _may_be_last(self, payload: bytes) -> bool:
-        """Looks into a chunk: whether its choices, if it has any, are at their end.
-
-        Raises:
-            UpstreamFailure: It is an error.
-            ValueError: It is no chunk.
-        """
-        chunk = read_chunk(payload)
-        self._identity = {name: chunk[name] for name in _IDENTITY if name in chunk}
-        choices = chunk.get("choices") or []
-        is_over = all(choice.get("finish_reason") for choice in choices)
-        self._has_reasons = self._has_reasons or (bool(choices) and is_over)
-        return is_over
-
     def _tell(self) -> bytes:
-        """The held chunk with the object in it; without one, a chunk for the object alone."""
+        """The held event with the object in it; without one, an event for the object alone."""
         if self._held:
-            self._held = splice_answer(self._held, self._describe())
+            self._held = splice_answer(self._held, self._describe(), self._report_in)
             return self._release()
-        chunk = self._identity | {"object": "chat.completion.chunk", "choices": []}
-        own = splice_answer(json.dumps(chunk, separators=(",", ":")).encode(), self._describe())
+        event = self._reader.own_event()
+        if event is None:
+            raise UpstreamFailure(Reason.CUT)
+        own = splice_answer(json.dumps(event, separators=(",", ":")).encode(), self._describe())
         return b"data: " + own + b"\n\n"

@@ -7,7 +7,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from math import inf
 from typing import Any
@@ -27,7 +27,6 @@ from codefend.service.forward.completion import (
     ChatBody,
     Completion,
     read_answer,
-    read_choices,
 )
 from codefend.service.forward.exchange import Arrival, make_client, send_request
 from codefend.service.forward.failures import (
@@ -41,6 +40,7 @@ from codefend.service.forward.failures import (
 )
 from codefend.service.forward.sse import EVENT_STREAM, AnswerStream
 from codefend.service.metrics import Metrics
+from codefend.service.protocols.base import all_protocols
 from codefend.service.settings import Settings
 
 __all__ = ["ModelList", "Upstream", "make_upstream"]
@@ -51,6 +51,8 @@ logger = logging.getLogger(__name__)
 FAIR_SHARE = 0.5
 # The loop's timers may fire a little early.
 CLOCK_SLACK_S = 0.05
+MODELS = "models"
+COMPLETIONS = "chat/completions"
 
 
 class Upstream:
@@ -76,8 +78,8 @@ class Upstream:
         self._model = settings.upstream_model
         self._is_embedded = settings.upstream_url is None
         # Joined once: httpx would parse both parts again for every request.
-        base_url = client.base_url
-        self._urls = {"GET": base_url.join("models"), "POST": base_url.join("chat/completions")}
+        paths = {MODELS} | {protocol.upstream_path for protocol in all_protocols().values()}
+        self._urls = {path: client.base_url.join(path) for path in paths}
         self.breaker = breaker
         self._metrics = metrics
         self._last_list: bytes | None = None
@@ -91,7 +93,7 @@ class Upstream:
         model = completion.model or await self._default_model(permit)
         body = json.dumps(completion.body(model, stream=False)).encode()
         with self._judged(permit):
-            return read_answer(await self._whole(await self._send("POST", body, permit)))
+            return read_answer(await self._whole(await self._send(COMPLETIONS, body, permit)))
 
     async def stream(self, completion: Completion, permit: BreakerPermit) -> AnswerStream:
         """Asks, and returns as soon as the answer begins; the caller closes the stream.
@@ -102,20 +104,20 @@ class Upstream:
         model = completion.model or await self._default_model(permit)
         body = json.dumps(completion.body(model, stream=True)).encode()
         with self._judged(permit, is_whole=False):
-            return await self._streamed(await self._send("POST", body, permit), permit)
+            return await self._streamed(await self._send(COMPLETIONS, body, permit), permit)
 
     async def relay(self, chat: ChatBody, permit: BreakerPermit) -> bytes:
         """Sends a client's own request; returns the answer's bytes as the upstream wrote them.
 
         Raises:
-            UpstreamError: There is no answer, or none that is JSON with choices.
+            UpstreamError: There is no answer, or none of the protocol's.
             UpstreamRefused: The upstream refused the request; its siblings say why.
         """
         body = await self._body_of(chat, permit)
         with self._judged(permit, by_client=True):
-            answer = await self._whole(await self._send("POST", body, permit))
+            answer = await self._whole(await self._send_chat(chat, body, permit))
             # Read only to be sure of it: it is passed on as it is.
-            read_choices(answer)
+            chat.protocol.read_answer(answer)
             return answer
 
     async def relay_stream(self, chat: ChatBody, permit: BreakerPermit) -> AnswerStream:
@@ -126,7 +128,7 @@ class Upstream:
         """
         body = await self._body_of(chat, permit)
         with self._judged(permit, by_client=True, is_whole=False):
-            return await self._streamed(await self._send("POST", body, permit), permit)
+            return await self._streamed(await self._send_chat(chat, body, permit), permit)
 
     async def list_models(self, deadline_s: float) -> bytes:
         """The upstream's list of models, as it writes it: the last one while it is not asked.
@@ -168,22 +170,44 @@ class Upstream:
         return self._model
 
     async def _fetch_list(self, permit: BreakerPermit) -> bytes:
-        answer = await self._whole(await self._send("GET", None, permit))
+        answer = await self._whole(await self._send(MODELS, None, permit))
         json.loads(answer.decode())["data"]
         self._last_list = answer
         return answer
 
-    async def _send(self, method: str, body: bytes | None, permit: BreakerPermit) -> httpx.Response:
-        """Sends a request, again where that is safe; returns when an answer begins."""
+    async def _send_chat(
+        self, chat: ChatBody, body: bytes, permit: BreakerPermit
+    ) -> httpx.Response:
+        protocol, key = chat.protocol, self._settings.upstream_key
+        headers = {**protocol.default_headers, **chat.headers}
+        if protocol.key_header is not None and key is not None:
+            headers[protocol.key_header] = key.get_secret_value()
+        return await self._send(protocol.upstream_path, body, permit, headers)
+
+    async def _send(
+        self,
+        path: str,
+        body: bytes | None,
+        permit: BreakerPermit,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        """Sends a request, again where that is safe; returns when an answer begins.
+
+        Args:
+            path: Below the base URL.
+            body: What is posted; None for a question without one.
+            permit: The request's.
+            headers: More of them.
+        """
         permit.begin()
         waits_s: Iterator[float] | None = None
         while True:
             try:
-                return await self._send_once(method, body)
+                return await self._send_once(path, body, headers or {})
             except UpstreamFailure as failure:
                 waits_s = waits_s or pauses(self._settings.upstream_retries)
                 pause_s = next(waits_s, None)
-                is_safe = may_retry(failure, is_idempotent=method == "GET")
+                is_safe = may_retry(failure, is_idempotent=body is None)
                 is_asked = self.breaker.state is BreakerState.CLOSED
                 if pause_s is None or not (is_safe and is_asked):
                     raise
@@ -193,10 +217,12 @@ class Upstream:
                 self._metrics.upstream_retries.labels(failure.reason).inc()
             await asyncio.sleep(pause_s)
 
-    async def _send_once(self, method: str, body: bytes | None) -> httpx.Response:
+    async def _send_once(
+        self, path: str, body: bytes | None, more: Mapping[str, str]
+    ) -> httpx.Response:
         # Not compressed: chunks come as they were sent, and no answer swells on arrival.
-        headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
-        url = self._urls[method]
+        headers = {"Accept-Encoding": "identity", "Content-Type": "application/json", **more}
+        method, url = "GET" if body is None else "POST", self._urls[path]
         request = self._client.build_request(method, url, content=body, headers=headers)
         patience_s = self._settings.upstream_first_byte_timeout_s
         response = await send_request(self._client, request, patience_s)

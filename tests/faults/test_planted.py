@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from codefend.service.decode import chat, values, walk
-from codefend.service.decode.fields import CHAT, Field, FieldKind, FieldRules, Owner
+from codefend.service.protocols.chat import CHAT
+from codefend.service.protocols.fields import Field, FieldKind, FieldRules, Owner
 from tests.fuzz.planted_run import finds_any, plant_in_function, plant_over_http
 from tests.service.running import make_settings, run_service
 

@@ -12,7 +12,8 @@ import re
 
 from hypothesis import strategies as st
 
-from codefend.service.decode.fields import CHAT, MEDIA_FIELDS, Choice, Place
+from codefend.service.protocols.chat import CHAT
+from codefend.service.protocols.fields import MEDIA_FIELDS, Choice, Place
 from tests.service.pictures import png
 
 PICTURE = base64.b64encode(png(8, 8, seed=77)).decode()

@@ -7,9 +7,10 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import ChatLimits, open_chat
-from codefend.service.decode.fields import FieldRules
 from codefend.service.errors import RequestRefused
 from codefend.service.forward.completion import ChatBody
+from codefend.service.protocols.chat import CHAT_COMPLETIONS
+from codefend.service.protocols.fields import FieldRules
 from tests.fuzz.planted import as_body, complaints, num_plants, planted_chats
 
 PATH = "/v1/chat/completions"
@@ -46,10 +47,14 @@ def plant_in_function(num_bodies, seed_number=0, rules=None, progress=lambda _: 
 
     def send(document):
         try:
-            chat = open_chat(as_body(document), LIMITS, PLAIN, rules or FieldRules())
+            chat = open_chat(
+                as_body(document), CHAT_COMPLETIONS, LIMITS, PLAIN, rules or FieldRules()
+            )
         except RequestRefused as refusal:
             return refusal.code, None
-        body = ChatBody(chat.fragments, [PURIFIED] * len(chat.images), True).body(None)
+        body = ChatBody(
+            CHAT_COMPLETIONS, chat.fragments, [(PURIFIED, False)] * len(chat.images), True
+        ).body(None)
         return "forwarded", json.loads(body)
 
     _run(send, num_bodies, seed_number, outcomes, found, progress)

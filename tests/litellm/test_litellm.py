@@ -9,8 +9,9 @@ import httpx
 import pytest
 
 from benchmarks.rivals import LITELLM_ENVIRONMENT, run_litellm
-from codefend.service.decode.fields import CHAT, MEDIA_FIELDS
 from codefend.service.policy import Mode
+from codefend.service.protocols.chat import CHAT
+from codefend.service.protocols.fields import MEDIA_FIELDS
 from tests.fuzz.planted import DATA_URL, PICTURE_MARK, URL_MARK, complaints
 from tests.service.fake_upstream import run_upstream
 from tests.service.pictures import png

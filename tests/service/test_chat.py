@@ -290,7 +290,7 @@ def test_the_images_of_a_conversation_are_counted_and_measured_together(service,
         "/v1/files",
         "/v1/messages",
         "/v1/chat/completions/x",
-        "/v1/models/first-model",
+        "/v1/model/first-model",
         "/api/chat",
         "/invocations",
         "/update_weights",
@@ -329,6 +329,17 @@ def test_models_are_the_upstreams(service, upstream):
     assert response.json() == {"data": [{"id": "first-model"}]}
     upstream.status = 500
     assert service.client.get("/v1/models").status_code == 502
+
+
+def test_a_model_is_one_of_the_list(service, upstream):
+    assert service.client.get("/v1/models/first-model").json() == {"id": "first-model"}
+    unknown = service.client.get("/v1/models/org/other")
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
+    assert service.client.post("/v1/models/first-model").status_code == 405
+    assert upstream.bodies == []
+    assert service.metric(
+        "codefend_requests_total", endpoint="/v1/models/{model}", outcome="model_not_found"
+    )
 
 
 def test_nothing_of_the_clients_headers_reaches_the_upstream(service, upstream):

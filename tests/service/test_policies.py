@@ -212,6 +212,7 @@ def test_the_audit_says_which_policy_decided(shared, upstream, caplog):
 
 def test_every_endpoint_has_a_name_that_a_policy_may_give(session_upstream):
     paths = set(create_app(make_settings(session_upstream.url)).openapi()["paths"])
+    paths = {path.partition("/{")[0] for path in paths}
     assert paths - PROBES | {"/docs", "/openapi.json"} == ENDPOINTS
 
 

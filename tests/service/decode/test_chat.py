@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import Chat, ChatLimits, open_chat
-from codefend.service.decode.fields import FieldRules
 from codefend.service.errors import RequestRefused
 from codefend.service.forward.completion import ChatBody
+from codefend.service.protocols.chat import CHAT_COMPLETIONS
+from codefend.service.protocols.fields import FieldRules
 
 LIMITS = ChatLimits(max_images=3, max_answer_tokens=100, max_choices=4)
 PLAIN = Template("plain", "1", "{question}")
@@ -26,7 +27,7 @@ def user(*content):
 
 
 def opened(document):
-    return open_chat(json.dumps(document).encode(), LIMITS, PLAIN, RULES)
+    return open_chat(json.dumps(document).encode(), CHAT_COMPLETIONS, LIMITS, PLAIN, RULES)
 
 
 def image_with(**more):
@@ -139,7 +140,7 @@ def test_a_message_that_could_hide_an_image_is_refused(message, code, param):
         ({"stream": "true"}, "invalid_field", "stream"),
         ({"n": 5}, "invalid_field", "n"),
         ({"n": "2"}, "invalid_field", "n"),
-        ({"max_tokens": 101}, "invalid_field", "max_tokens"),
+        ({"max_tokens": 0}, "invalid_field", "max_tokens"),
         ({"max_tokens": 1e9}, "invalid_field", "max_tokens"),
         ({"max_completion_tokens": True}, "invalid_field", "max_completion_tokens"),
         ({"codefend": []}, None, None),
@@ -176,14 +177,14 @@ def test_a_field_that_is_understood_has_to_be_right(fields, code, param):
 )
 def test_what_no_other_parser_would_read_alike_is_refused(body):
     with pytest.raises(RequestRefused) as refusal:
-        open_chat(body, LIMITS, PLAIN, RULES)
+        open_chat(body, CHAT_COMPLETIONS, LIMITS, PLAIN, RULES)
     assert refusal.value.code == "invalid_body"
 
 
 def test_a_key_that_stands_twice_goes_out_once():
     """Servers differ in which of the two they read: the one that was looked at is the only one."""
     body = b'{"messages": [{"role": "user", "content": [{"type": "file"}], "content": "hi"}]}'
-    assert open_chat(body, LIMITS, PLAIN, RULES).fragments == (
+    assert open_chat(body, CHAT_COMPLETIONS, LIMITS, PLAIN, RULES).fragments == (
         b'{"messages":[{"role":"user","content":"hi"}]}',
     )
 
@@ -200,7 +201,9 @@ def test_a_key_that_stands_twice_goes_out_once():
 def test_notes_on_a_part_stay(part):
     document = {"messages": [user(part)]}
     chat = opened(document)
-    body = ChatBody(chat.fragments, [URL] * len(chat.images), True).body(None)
+    body = ChatBody(CHAT_COMPLETIONS, chat.fragments, [(URL, False)] * len(chat.images), True).body(
+        None
+    )
     assert json.loads(body) == document
 
 
@@ -239,9 +242,15 @@ def test_what_is_taken_apart_goes_together_again(messages, fields):
     meta, blob = chat.pack()
     again = Chat.unpack(json.loads(json.dumps(meta)), blob)
     assert again == chat
-    body = ChatBody(again.fragments, [URL] * len(again.images), True).body(None)
+    body = ChatBody(
+        CHAT_COMPLETIONS, again.fragments, [(URL, False)] * len(again.images), True
+    ).body(None)
     assert json.loads(body) == document
-    named = json.loads(ChatBody(again.fragments, [URL] * len(again.images), False).body('m"'))
+    named = json.loads(
+        ChatBody(CHAT_COMPLETIONS, again.fragments, [(URL, False)] * len(again.images), False).body(
+            'm"'
+        )
+    )
     assert named == {"model": 'm"'} | document
 
 
@@ -268,6 +277,19 @@ def test_whatever_comes_is_taken_apart_or_refused_and_nothing_else(fields, messa
 
 def test_nothing_but_a_data_url_fills_a_gap():
     with pytest.raises(ValueError, match="data:"):
-        ChatBody([b'{"a":"', b'"}'], ["https://a.b/c.png"], True).body(None)
+        ChatBody(CHAT_COMPLETIONS, [b'{"a":"', b'"}'], [("https://a.b/c.png", False)], True).body(
+            None
+        )
     with pytest.raises(ValueError, match="zip"):
-        ChatBody([b'{"a":"', b'"}'], [], True).body(None)
+        ChatBody(CHAT_COMPLETIONS, [b'{"a":"', b'"}'], [], True).body(None)
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize(
+    ("sent", "forwarded"),
+    [(99, 99), (100, 100), (101, 100), (16384, 100), (10**30, 100), (-1, None), (None, None)],
+)
+def test_an_answer_is_asked_for_no_longer_than_it_may_be(name, sent, forwarded):
+    document = json.loads(opened({"messages": [user("hi")], name: sent}).fragments[0])
+    assert document.get(name) == forwarded
+    assert (name in document) is (forwarded is not None or sent is None)

@@ -8,10 +8,11 @@ from openai.types.chat import ChatCompletionMessage
 
 from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import Chat, ChatLimits, open_chat
-from codefend.service.decode.fields import FieldRules
 from codefend.service.errors import RequestRefused
 from codefend.service.forward.completion import ChatBody
 from codefend.service.policy import TextImages
+from codefend.service.protocols.chat import CHAT_COMPLETIONS
+from codefend.service.protocols.fields import FieldRules
 
 LIMITS = ChatLimits(max_images=3, max_answer_tokens=100, max_choices=4)
 PLAIN = Template("plain", "1", "{question}")
@@ -24,12 +25,16 @@ HELLO = {"role": "user", "content": "hi"}
 
 def opened(document, body=None, **rules):
     body = json.dumps(document).encode() if body is None else body
-    return open_chat(body, LIMITS, PLAIN, FieldRules(**rules))
+    return open_chat(body, CHAT_COMPLETIONS, LIMITS, PLAIN, FieldRules(**rules))
 
 
 def forwarded(document, **rules):
     chat = opened(document, **rules)
-    return json.loads(ChatBody(chat.fragments, [URL] * len(chat.images), True).body(None))
+    return json.loads(
+        ChatBody(CHAT_COMPLETIONS, chat.fragments, [(URL, False)] * len(chat.images), True).body(
+            None
+        )
+    )
 
 
 def refusal_of(document, **rules):
@@ -240,7 +245,9 @@ def test_unknown_fields_are_taken_out_where_that_is_set_and_nothing_else_is():
         **{URL: "x"},
     )
     opened_chat = opened(document, drops_unknown=True, allowed=("kept",))
-    got = json.loads(ChatBody(opened_chat.fragments, [URL], True).body(None))
+    got = json.loads(
+        ChatBody(CHAT_COMPLETIONS, opened_chat.fragments, [(URL, False)], True).body(None)
+    )
     assert got == chat(
         user({"type": "text", "text": "x"}, IMAGE),
         {"role": "assistant", "content": "y", "tool_calls": [{"id": "1"}]},
@@ -549,7 +556,7 @@ def test_where_nothing_is_refused_it_passes_as_it_is_and_is_found(
 
 
 def test_limits_hold_where_nothing_is_refused_for_its_fields():
-    for fields in ({"n": 5}, {"max_tokens": 101}, {"stream": "true"}, {"codefend": {"seed": 1}}):
+    for fields in ({"n": 5}, {"max_tokens": 0}, {"stream": "true"}, {"codefend": {"seed": 1}}):
         refusal_of(chat() | fields, is_enforced=False)
     assert refusal_of(chat(user(*[IMAGE] * 4)), is_enforced=False).code == "too_many_images"
     assert refusal_of({"model": "m"}, is_enforced=False).code == "missing_field"

@@ -7,8 +7,9 @@ import pytest
 
 from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import ChatLimits, open_chat
-from codefend.service.decode.fields import FieldRules
 from codefend.service.forward.completion import ChatBody
+from codefend.service.protocols.chat import CHAT_COMPLETIONS
+from codefend.service.protocols.fields import FieldRules
 from tests.service.test_chat import PATH
 
 LIMITS = ChatLimits(max_images=32, max_answer_tokens=8192, max_choices=8)
@@ -65,8 +66,15 @@ def test_there_are_enough_of_them_and_of_many_clients():
 
 @pytest.mark.parametrize("body", BODIES)
 def test_it_is_taken_apart_and_goes_together_unchanged(body):
-    chat = open_chat(json.dumps(body).encode(), LIMITS, PLAIN, FieldRules())
-    assert json.loads(ChatBody(chat.fragments, list(image_urls(body)), True).body(None)) == body
+    chat = open_chat(json.dumps(body).encode(), CHAT_COMPLETIONS, LIMITS, PLAIN, FieldRules())
+    assert (
+        json.loads(
+            ChatBody(
+                CHAT_COMPLETIONS, chat.fragments, [(url, False) for url in image_urls(body)], True
+            ).body(None)
+        )
+        == body
+    )
     assert chat.findings.counts == {}
 
 

@@ -12,8 +12,8 @@ import openai.types.chat
 import pytest
 from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming
 
-from codefend.service.decode.fields import (
-    CHAT,
+from codefend.service.protocols.chat import CHAT
+from codefend.service.protocols.fields import (
     MEDIA_FIELDS,
     Choice,
     Field,

@@ -14,6 +14,7 @@ from codefend.service.forward.completion import ChatBody, Completion
 from codefend.service.forward.sse import StreamSplicer
 from codefend.service.forward.upstream import make_upstream
 from codefend.service.metrics import Metrics
+from codefend.service.protocols.chat import CHAT_COMPLETIONS
 from codefend.service.settings import Settings
 from tests.service.raw_upstream import (
     DONE,
@@ -34,7 +35,7 @@ from tests.service.raw_upstream import (
     words,
 )
 
-EMPTY = ChatBody([b"{}"], [], has_model=True)
+EMPTY = ChatBody(CHAT_COMPLETIONS, [b"{}"], [], has_model=True)
 QUESTION = Completion(prompt="what?", image_url="data:image/png;base64,AA")
 # Patient where patience is not what is tested: a loaded machine may take its time.
 PATIENCE = {
@@ -66,7 +67,9 @@ class Scene:
                     return await collect(stream, stream.payloads())
                 case "relay_stream":
                     stream = await self.upstream.relay_stream(EMPTY, permit)
-                    passed = stream.passed_through(StreamSplicer(lambda: b"{}"))
+                    passed = stream.passed_through(
+                        StreamSplicer(CHAT_COMPLETIONS.make_reader(), lambda: b"{}")
+                    )
                     return await collect(stream, passed)
         finally:
             permit.leave()
@@ -292,7 +295,9 @@ def test_an_upstream_that_takes_nothing_in_times_out_while_it_is_sent_to():
         async with scene(GOOD, port, upstream_write_timeout_s=0.5) as alone:
             permit = alone.upstream.breaker.enter("", math.inf)
             with pytest.raises(UpstreamTimeout):
-                await alone.upstream.relay(ChatBody([b"x" * (64 << 20)], [], True), permit)
+                await alone.upstream.relay(
+                    ChatBody(CHAT_COMPLETIONS, [b"x" * (64 << 20)], [], True), permit
+                )
             assert alone.errors() == {"write_timeout": 1}
         server.close()
         connections[0].close()
@@ -395,7 +400,9 @@ def test_a_slow_reader_bounds_what_is_taken_from_the_upstream():
         async with scene(pour) as play:
             permit = play.upstream.breaker.enter("", math.inf)
             stream = await play.upstream.relay_stream(EMPTY, permit)
-            passed = stream.passed_through(StreamSplicer(lambda: b"{}"))
+            passed = stream.passed_through(
+                StreamSplicer(CHAT_COMPLETIONS.make_reader(), lambda: b"{}")
+            )
             assert await anext(passed)
             before = -1
             while num_sent != before:

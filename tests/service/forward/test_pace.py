@@ -11,6 +11,7 @@ import pytest
 from codefend.service.forward.breaker import Breaker
 from codefend.service.forward.exchange import Arrival, send_request
 from codefend.service.forward.sse import AnswerStream, StreamSplicer
+from codefend.service.protocols.chat import CHAT_COMPLETIONS
 from tests.service.raw_upstream import DONE, STREAM_HEAD, chunked, listening, words
 
 LAST = chunked(words("a", reason="stop"))
@@ -58,7 +59,7 @@ def test_no_stream_holds_the_event_loop(middle, no_garbage_collection):
             answer = AnswerStream(arrival, Breaker.aside(60).show_life, nullcontext)
             turns = []
             turning = asyncio.create_task(longest_turn_s(turns))
-            splicer = StreamSplicer(lambda: b"{}")
+            splicer = StreamSplicer(CHAT_COMPLETIONS.make_reader(), lambda: b"{}")
             passed = b"".join([piece async for piece in answer.passed_through(splicer)])
             turning.cancel()
             await answer.close()

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codefend.service.forward.completion import MAX_CHUNK_VALUES
 from codefend.service.forward.failures import UpstreamFailure
 from codefend.service.forward.sse import MAX_LINE_BYTES, PIECE_BYTES, StreamSplicer, splice_answer
+from codefend.service.protocols.base import MAX_EVENT_VALUES
+from codefend.service.protocols.chat import CHAT_COMPLETIONS
 
 TOLD = b'{"images":[]}'
 ADDED = b',"codefend":' + TOLD
@@ -27,7 +28,7 @@ def events(*payloads, done=True, separator="\n\n"):
 
 
 def run(stream, pieces=None):
-    splicer = StreamSplicer(lambda: TOLD)
+    splicer = StreamSplicer(CHAT_COMPLETIONS.make_reader(), lambda: TOLD)
     stream = stream.encode() if isinstance(stream, str) else stream
     passed = [part for piece in pieces or [stream] for part in splicer.feed(piece)]
     return b"".join(passed) + splicer.end()
@@ -88,7 +89,7 @@ def test_without_a_chunk_to_hold_a_chunk_of_its_own_tells():
 
 
 def test_a_chunk_is_passed_on_before_the_next_one_comes():
-    splicer = StreamSplicer(lambda: TOLD)
+    splicer = StreamSplicer(CHAT_COMPLETIONS.make_reader(), lambda: TOLD)
     for word in ("a", "b"):
         event = events(chunk(word), done=False).encode()
         assert b"".join(splicer.feed(event)) == event
@@ -109,7 +110,7 @@ def test_a_chunk_is_passed_on_before_the_next_one_comes():
         events(chunk("a"), done=False),
         "",
         "data: " + "x" * (MAX_LINE_BYTES + 1),
-        events('{"choices": [' + "[]," * MAX_CHUNK_VALUES + "[]]}"),
+        events('{"choices": [' + "[]," * MAX_EVENT_VALUES + "[]]}"),
         events(chunk("a"), '{"choices": [], "usage": {"t": NaN}}'),
         events(chunk("a"), done=False).encode("utf-16"),
         ': ping\rdata: {"error": "secret"}\n\n' + events(chunk(reason="stop")),
@@ -138,7 +139,7 @@ def test_an_answer_keeps_its_bytes():
 @pytest.mark.parametrize("line", [b":\n", b"\n", b"a:b\r\n", b": ping\n\n"])
 @pytest.mark.parametrize("is_held", [True, False])
 def test_a_megabyte_of_lines_between_chunks_holds_the_event_loop_for_a_moment_only(line, is_held):
-    splicer = StreamSplicer(lambda: TOLD)
+    splicer = StreamSplicer(CHAT_COMPLETIONS.make_reader(), lambda: TOLD)
     last = events(chunk(reason="stop" if is_held else None), done=False).encode()
     passed = b"".join(splicer.feed(last))
     lines = line * ((1 << 20) // len(line))
@@ -153,5 +154,5 @@ def test_a_megabyte_of_lines_between_chunks_holds_the_event_loop_for_a_moment_on
 
 
 def test_a_chunk_may_be_long_if_it_holds_few_values():
-    long = events(chunk("," * (MAX_CHUNK_VALUES // 2) + "x" * (3 << 20)), chunk(reason="stop"))
+    long = events(chunk("," * (MAX_EVENT_VALUES // 2) + "x" * (3 << 20)), chunk(reason="stop"))
     assert told_in(run(long)) != []

@@ -21,6 +21,7 @@ from codefend.service.forward.breaker import Breaker, BreakerLimits
 from codefend.service.forward.completion import ChatBody, Completion
 from codefend.service.forward.upstream import Upstream
 from codefend.service.metrics import Metrics
+from codefend.service.protocols.chat import CHAT_COMPLETIONS
 from codefend.service.settings import Settings
 
 QUESTION = Completion(prompt="what?", image_url="data:image/png;base64,AA")
@@ -179,7 +180,9 @@ def relay(handler, method="relay", **settings):
         try:
             if method == "list_models":
                 return await upstream.list_models(math.inf)
-            return await getattr(upstream, method)(ChatBody([b"{}"], [], has_model=True), permit())
+            return await getattr(upstream, method)(
+                ChatBody(CHAT_COMPLETIONS, [b"{}"], [], has_model=True), permit()
+            )
         finally:
             await upstream.close()
 

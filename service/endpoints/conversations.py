@@ -1,8 +1,10 @@
-"""POST /v1/chat/completions: any conversation, with every image in it purified on the way.
+"""Conversations in every protocol, with every image in them purified on the way; and the models.
 
-GET /v1/models: the upstream's list.
+POST /v1/chat/completions, and each other path that `service/protocols/` describes. GET /v1/models:
+the upstream's list, and GET /v1/models/{id}: one of it.
 """
 
+import json
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,36 +13,30 @@ from fastapi.responses import Response
 from codefend.models.prompts.templates import Task, Template
 from codefend.service.context import RequestContext, run_with_deadline
 from codefend.service.decode.chat import Chat
-from codefend.service.errors import UnsupportedMedia
+from codefend.service.errors import UnsupportedMedia, UpstreamNotFound
 from codefend.service.forward.breaker import BreakerPermit
 from codefend.service.forward.completion import ChatBody
 from codefend.service.forward.sse import StreamSplicer, splice_answer
 from codefend.service.pipeline import Pipeline
 from codefend.service.policy import Disclosure
+from codefend.service.protocols.base import Protocol, all_protocols
 from codefend.service.respond import EventResponse, ImageReport, describe_chat, describe_defense
-from codefend.service.schemas import chat_body, chat_responses, upstream_errors
+from codefend.service.schemas import conversation_body, conversation_responses, upstream_errors
 from codefend.service.stages import Shielded
 
-__all__ = ["build_chat", "build_models"]
+__all__ = ["build_conversations", "build_models"]
 
 
-def build_chat(pipeline: Pipeline) -> APIRouter:
-    """Builds /v1/chat/completions."""
-    router = APIRouter(tags=["chat"])
+def build_conversations(pipeline: Pipeline) -> APIRouter:
+    """Builds the path of every protocol."""
+    router = APIRouter(tags=["conversations"])
+    for protocol in all_protocols().values():
+        _add_path(router, pipeline, protocol)
+    return router
 
-    @router.post(
-        "/v1/chat/completions",
-        response_model=None,
-        responses=chat_responses(),
-        openapi_extra=chat_body(),
-    )
-    async def complete(request: Request) -> Response:
-        """OpenAI's chat: every image is purified, text goes to the model as it is.
 
-        What is neither text nor an image that can be purified is refused, and so are fields that
-        are not known. The answer is the
-        upstream's, with a `codefend` object beside its choices: the last chunk's when it streams.
-        """
+def _add_path(router: APIRouter, pipeline: Pipeline, protocol: Protocol) -> None:
+    async def converse(request: Request) -> Response:
         context: RequestContext = request.state.context
         content_type = request.headers.get("content-type", "").partition(";")[0]
         if content_type.strip().lower() != "application/json":
@@ -48,20 +44,38 @@ def build_chat(pipeline: Pipeline) -> APIRouter:
             raise UnsupportedMedia(msg, "content-type")
         body = await pipeline.read(context, request)
         permit = pipeline.take_permit(context)
-        work = _answer(pipeline, context, body, permit)
+        headers = protocol.headers_for_upstream(request.headers)
+        work = _answer(pipeline, context, protocol, body, headers, permit)
         return await run_with_deadline(request, work, context.deadline_s)
 
-    return router
+    router.add_api_route(
+        protocol.path,
+        converse,
+        methods=["POST"],
+        name=protocol.name,
+        description=protocol.description,
+        response_model=None,
+        responses=conversation_responses(protocol),
+        openapi_extra=conversation_body(protocol),
+    )
 
 
 async def _answer(
-    pipeline: Pipeline, context: RequestContext, body: bytes, permit: BreakerPermit
+    pipeline: Pipeline,
+    context: RequestContext,
+    protocol: Protocol,
+    body: bytes,
+    headers: dict[str, str],
+    permit: BreakerPermit,
 ) -> Response:
     template = pipeline.templates[Task.CHAT]
-    chat = await pipeline.open_chat(context, body, template)
+    chat = await pipeline.open_chat(context, protocol, body, template)
     images = await pipeline.shield_chat(context, chat)
     reports = _report(context, chat, images, template)
-    filled = ChatBody(chat.fragments, [image.forwarded for image in images], chat.has_model)
+    forwarded = [
+        (image.forwarded, part.is_source) for image, part in zip(images, chat.images, strict=True)
+    ]
+    filled = ChatBody(protocol, chat.fragments, forwarded, chat.has_model, headers)
 
     def describe() -> bytes:
         context.timings.begin_response()
@@ -69,9 +83,10 @@ async def _answer(
         timings_ms = context.timings.milliseconds() if is_full else None
         return describe_chat(reports, timings_ms, with_images=chat.return_image)
 
-    if chat.stream:
+    if chat.stream and protocol.make_reader is not None:
         stream = await pipeline.forward(context, pipeline.upstream.relay_stream(filled, permit))
-        return EventResponse(context, stream, stream.passed_through(StreamSplicer(describe)))
+        splicer = StreamSplicer(protocol.make_reader(), describe, protocol.report_in)
+        return EventResponse(context, stream, stream.passed_through(splicer))
     answer = await pipeline.forward(context, pipeline.upstream.relay(filled, permit))
     return Response(splice_answer(answer, describe()), media_type="application/json")
 
@@ -96,8 +111,8 @@ def _report(
 
 
 def build_models(pipeline: Pipeline) -> APIRouter:
-    """Builds /v1/models."""
-    router = APIRouter(tags=["chat"])
+    """Builds /v1/models, and the path of each of them."""
+    router = APIRouter(tags=["models"])
 
     @router.get("/v1/models", response_model=dict[str, Any], responses=upstream_errors())
     async def models(request: Request) -> Response:
@@ -105,5 +120,18 @@ def build_models(pipeline: Pipeline) -> APIRouter:
         context: RequestContext = request.state.context
         answer = await run_with_deadline(request, pipeline.list_models(), context.deadline_s)
         return Response(answer, media_type="application/json")
+
+    @router.get(
+        "/v1/models/{model:path}", response_model=dict[str, Any], responses=upstream_errors()
+    )
+    async def one_model(request: Request, model: str) -> Response:
+        """One of these models, as the list has it."""
+        context: RequestContext = request.state.context
+        answer = await run_with_deadline(request, pipeline.list_models(), context.deadline_s)
+        listed = json.loads(answer)["data"]
+        found = next((entry for entry in listed if entry.get("id") == model), None)
+        if found is None:
+            raise UpstreamNotFound(param="model")
+        return Response(json.dumps(found), media_type="application/json")
 
     return router

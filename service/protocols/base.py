@@ -1,0 +1,204 @@
+"""What a protocol is described by, and how its answers and events are read.
+
+A protocol is a module of this package with `PROTOCOLS`: its path, the table of its fields, where
+the user's question stands, what its answers and streams look like, and how it tells an error.
+Whatever leads a request through the stages reads these descriptions and knows no protocol by name.
+"""
+
+import importlib
+import json
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from functools import cache
+from typing import Any, NoReturn
+
+from codefend.service import protocols
+from codefend.service.errors import CodefendError
+from codefend.service.protocols.fields import Place
+
+__all__ = [
+    "EventReader",
+    "EventRole",
+    "Holder",
+    "Protocol",
+    "all_protocols",
+    "find_question",
+    "openai_error_event",
+    "read_event",
+    "read_object",
+]
+
+# JSON costs by its values, not by its bytes: a chunk of 4 MiB may hold a picture, or a million
+# lists that take the event loop for most of a second. So many are read in some 30 ms.
+MAX_EVENT_VALUES = 1 << 17
+
+# Where a text stands: `holder[key]`.
+Holder = tuple[Any, str | int]
+
+
+class EventRole(Enum):
+    """What an event of a stream means for whoever passes it on."""
+
+    PART = auto()  # passed on at once
+    MAY_BE_LAST = auto()  # held until the next one is there
+    LAST = auto()  # held, too; and the answer is whole with it
+    DONE = auto()  # nothing that follows is read
+    LAST_AND_DONE = auto()
+    ERROR = auto()
+
+
+class EventReader:
+    """Reads the events of one stream, in their order; protocols derive theirs."""
+
+    def read(self, payload: bytes) -> EventRole:
+        """Says what an event means.
+
+        Args:
+            payload: Its data.
+
+        Raises:
+            ValueError: It is none of this protocol's; or LookupError, TypeError, RecursionError.
+        """
+        raise NotImplementedError
+
+    def own_event(self) -> dict[str, Any] | None:
+        """An event to tell in what the defence did, where none was held; None where one must be."""
+        return None
+
+
+def openai_error_event(error: CodefendError) -> bytes:
+    """An error within a stream, as OpenAI's clients read it."""
+    return f"data: {json.dumps(error.body())}\n\n".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """One protocol, or one path of it.
+
+    Attributes:
+        name: In settings, logs and metrics.
+        path: Here; the upstream has the same below its base URL.
+        description: For its documentation.
+        table: Its fields.
+        conversation: The field that holds the conversation, and has to be there.
+        conversation_schema: What OpenAPI says of that field.
+        image_part: How an image is sent, for refusals.
+        token_limits: Fields that say how long an answer may be.
+        choice_limits: Fields that say how many answers there may be.
+        question: Finds the last text of the user; None where there is none.
+        answer_fields: Top-level fields that every answer has, and their types.
+        read_answer: Reads a whole answer; raises ValueError and its kin for what is none.
+        make_reader: Makes the reader of a stream's events; None where the protocol has no streams.
+        report_in: The member of a stream's last event that the report stands in; None: the event.
+        error_body: An error as its clients read it.
+        error_event: The same within a stream.
+        key_header: Where else than in `Authorization: Bearer` the upstream reads its key.
+        passed_headers: Headers of a request, in lower case, that go to the upstream, and for each
+            what is kept of its value; where that is nothing, it is left out.
+        default_headers: What the upstream gets where the client sends no such header.
+    """
+
+    name: str
+    path: str
+    description: str
+    table: Place
+    conversation: str
+    conversation_schema: Mapping[str, Any]
+    image_part: str
+    question: Callable[[dict[str, Any]], Holder | None]
+    read_answer: Callable[[bytes], object]
+    make_reader: Callable[[], EventReader] | None
+    answer_fields: Mapping[str, Any] = field(default_factory=dict)
+    token_limits: tuple[str, ...] = ()
+    choice_limits: tuple[str, ...] = ()
+    report_in: str | None = None
+    error_body: Callable[[CodefendError], dict[str, Any]] = CodefendError.body
+    error_event: Callable[[CodefendError], bytes] = openai_error_event
+    key_header: str | None = None
+    passed_headers: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
+    default_headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def upstream_path(self) -> str:
+        """Below the upstream's base URL, which ends with the version."""
+        return self.path.removeprefix("/v1/")
+
+    def headers_for_upstream(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """Those of a request's headers that go to the upstream.
+
+        Args:
+            headers: Of the request; looked up by lower-case names.
+        """
+        kept = {name: keep(headers.get(name, "")) for name, keep in self.passed_headers.items()}
+        return {name: value for name, value in kept.items() if value}
+
+
+@cache
+def all_protocols() -> Mapping[str, Protocol]:
+    """Every protocol that is served, by its path: what the modules of this package describe."""
+    found_in = pkgutil.iter_modules(protocols.__path__, f"{protocols.__name__}.")
+    modules = (importlib.import_module(entry.name) for entry in found_in)
+    found = (protocol for module in modules for protocol in getattr(module, "PROTOCOLS", ()))
+    return {protocol.path: protocol for protocol in found}
+
+
+def find_question(messages: object, text_types: tuple[str, ...]) -> Holder | None:
+    """The last text of the last user who says something, in a list of messages.
+
+    Args:
+        messages: As parsed; anything else than messages is passed over.
+        text_types: Types of the parts that hold a text under the name `text`.
+    """
+    for message in reversed(messages if isinstance(messages, list) else []):
+        if not isinstance(message, dict) or message.get("role") != "user":
+            continue
+        for holder, key in reversed(_texts(message, text_types)):
+            if holder[key].strip():
+                return holder, key
+    return None
+
+
+def _texts(message: dict[str, Any], text_types: tuple[str, ...]) -> list[Holder]:
+    content = message.get("content")
+    if isinstance(content, str):
+        return [(message, "content")]
+    places: list[Holder] = []
+    for index, part in enumerate(content if isinstance(content, list) else []):
+        if isinstance(part, str):
+            places.append((content, index))
+        elif isinstance(part, dict) and part.get("type") in text_types:
+            places += [(part, "text")] if isinstance(part.get("text"), str) else []
+    return places
+
+
+def read_event(payload: bytes) -> dict[str, Any]:
+    """Reads one event of a stream.
+
+    Raises:
+        ValueError: It is no JSON object, or has too many values; or RecursionError, TypeError.
+    """
+    if sum(map(payload.count, (b",", b"[", b"{"))) > MAX_EVENT_VALUES:
+        msg = "an event with too many values"
+        raise ValueError(msg)
+    return read_object(payload)
+
+
+def read_object(content: bytes) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        ValueError: It is none; or RecursionError, TypeError.
+    """
+    # Decoded here, because json would also take UTF-16, into which nothing could be spliced.
+    document = json.loads(content.decode(), parse_constant=_refuse_constant)
+    if not isinstance(document, dict):
+        msg = "no object"
+        raise TypeError(msg)
+    return document
+
+
+def _refuse_constant(_: str) -> NoReturn:
+    msg = "NaN and Infinity are no JSON"
+    raise ValueError(msg)
