@@ -240,6 +240,27 @@ def _check_callers(keys: tuple[Key, ...], file: Path) -> None:
             raise ValueError(msg)
 
 
+def _offered_key(headers: "Headers") -> str:
+    """The one key of a request, where OpenAI's clients send it, or Anthropic's, or both the same.
+
+    Raises:
+        Unauthorized: There is none.
+        AmbiguousKey: There are several: whoever stands in front may have checked another one.
+    """
+    offers = headers.getlist("authorization")
+    plain = [key.strip() for key in headers.getlist("x-api-key") if key.strip()]
+    if len(offers) > 1 or len(plain) > 1:
+        raise AmbiguousKey
+    scheme, _, bearer = (offers[0] if offers else "").partition(" ")
+    if offers and plain and (scheme.lower() != "bearer" or bearer.strip() != plain[0]):
+        raise AmbiguousKey
+    if plain:
+        return plain[0]
+    if scheme.lower() != "bearer":
+        raise Unauthorized
+    return bearer.strip()
+
+
 class KeyRing:
     """The accepted keys; all methods belong to the event loop's thread.
 
@@ -297,14 +318,7 @@ class KeyRing:
             if name.lower() not in LOOPBACK_HOSTS:
                 raise WrongHost
             return ANYONE
-        offers = headers.getlist("authorization")
-        if len(offers) > 1:
-            # Whoever stands in front may have checked the other one.
-            raise AmbiguousKey
-        scheme, _, offered = (offers[0] if offers else "").partition(" ")
-        if scheme.lower() != "bearer":
-            raise Unauthorized
-        digest = hash_key(offered.strip())
+        digest = hash_key(_offered_key(headers))
         # Every key is compared, in constant time: the time taken tells nothing about any of them.
         found = [key for key in keys if hmac.compare_digest(digest, key.sha256)]
         if not found:

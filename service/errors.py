@@ -271,7 +271,7 @@ class Unauthorized(RequestRefused):
     status = 401
     type = "authentication_error"
     code = "invalid_api_key"
-    message = "Send a valid API key: Authorization: Bearer <key>."
+    message = "Send a valid API key: Authorization: Bearer <key>, or x-api-key: <key>."
 
     def headers(self) -> dict[str, str]:
         """Names the scheme, as RFC 9110 asks of a 401."""
@@ -382,10 +382,10 @@ class UnexpectedBody(RequestRefused):
 
 
 class AmbiguousKey(RequestRefused):
-    """There is more than one Authorization header."""
+    """There is more than one key, or header that could hold it."""
 
     code = "ambiguous_key"
-    message = "Send one Authorization header, not several."
+    message = "Send one key: in one Authorization header, in one x-api-key header, or in both."
 
 
 class ClientLeft(RequestRefused):

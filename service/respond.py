@@ -178,4 +178,4 @@ async def _with_error_event(
         context.outcome = error.code
         write = openai_error_event if context.protocol is None else context.protocol.error_event
         # Whatever line was begun before it broke off is over: an event begins after an empty line.
-        yield b"\n\n" + write(error)
+        yield b"\n\n" + write(error, context.request_id)

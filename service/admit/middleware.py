@@ -37,7 +37,7 @@ from codefend.service.errors import (
 from codefend.service.logs import log_request
 from codefend.service.metrics import Metrics
 from codefend.service.policy import PROBES, Policy
-from codefend.service.protocols.base import all_protocols
+from codefend.service.protocols.base import all_protocols, openai_error
 from codefend.service.settings import Settings
 from codefend.service.tracing import Tracer, choose_request_id, passed_on_headers, read_trace
 
@@ -212,7 +212,8 @@ class AdmissionMiddleware:
         if isinstance(error, _REJECTIONS):
             self._parts.metrics.rejected.labels(error.code).inc()
         if reply.status is None:
-            body = error.body() if context.protocol is None else context.protocol.error_body(error)
+            write = openai_error if context.protocol is None else context.protocol.error_body
+            body = write(error, context.request_id)
             response = JSONResponse(body, error.status, error.headers())
             await response(scope, receive, reply.send)
 

@@ -311,6 +311,8 @@ class StreamSplicer:
         role = self._reader.read(value)
         if role is EventRole.ERROR:
             raise UpstreamFailure(Reason.ERROR_EVENT)
+        if role is EventRole.ASIDE:
+            return self._hold_or_pass(line)
         self._is_whole = self._is_whole or role in _WHOLE
         if role is EventRole.DONE:
             return self._finish(self._tell() + line.rstrip(b"\r\n"), line)

@@ -12,11 +12,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import cache
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from codefend.service import protocols
 from codefend.service.errors import CodefendError
 from codefend.service.protocols.fields import Place
+
+if TYPE_CHECKING:
+    from starlette.datastructures import Headers
 
 __all__ = [
     "EventReader",
@@ -25,6 +28,7 @@ __all__ = [
     "Protocol",
     "all_protocols",
     "find_question",
+    "openai_error",
     "openai_error_event",
     "read_event",
     "read_object",
@@ -42,6 +46,7 @@ class EventRole(Enum):
     """What an event of a stream means for whoever passes it on."""
 
     PART = auto()  # passed on at once
+    ASIDE = auto()  # passed on at once, or behind what is held
     MAY_BE_LAST = auto()  # held until the next one is there
     LAST = auto()  # held, too; and the answer is whole with it
     DONE = auto()  # nothing that follows is read
@@ -68,8 +73,13 @@ class EventReader:
         return None
 
 
-def openai_error_event(error: CodefendError) -> bytes:
-    """An error within a stream, as OpenAI's clients read it."""
+def openai_error(error: CodefendError, _: str) -> dict[str, Any]:
+    """An error as OpenAI's clients read it."""
+    return error.body()
+
+
+def openai_error_event(error: CodefendError, _: str) -> bytes:
+    """The same within a stream."""
     return f"data: {json.dumps(error.body())}\n\n".encode()
 
 
@@ -92,7 +102,7 @@ class Protocol:
         read_answer: Reads a whole answer; raises ValueError and its kin for what is none.
         make_reader: Makes the reader of a stream's events; None where the protocol has no streams.
         report_in: The member of a stream's last event that the report stands in; None: the event.
-        error_body: An error as its clients read it.
+        error_body: An error as its clients read it, from it and the request's id.
         error_event: The same within a stream.
         key_header: Where else than in `Authorization: Bearer` the upstream reads its key.
         passed_headers: Headers of a request, in lower case, that go to the upstream, and for each
@@ -114,8 +124,8 @@ class Protocol:
     token_limits: tuple[str, ...] = ()
     choice_limits: tuple[str, ...] = ()
     report_in: str | None = None
-    error_body: Callable[[CodefendError], dict[str, Any]] = CodefendError.body
-    error_event: Callable[[CodefendError], bytes] = openai_error_event
+    error_body: Callable[[CodefendError, str], dict[str, Any]] = openai_error
+    error_event: Callable[[CodefendError, str], bytes] = openai_error_event
     key_header: str | None = None
     passed_headers: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
     default_headers: Mapping[str, str] = field(default_factory=dict)
@@ -125,13 +135,12 @@ class Protocol:
         """Below the upstream's base URL, which ends with the version."""
         return self.path.removeprefix("/v1/")
 
-    def headers_for_upstream(self, headers: Mapping[str, str]) -> dict[str, str]:
-        """Those of a request's headers that go to the upstream.
-
-        Args:
-            headers: Of the request; looked up by lower-case names.
-        """
-        kept = {name: keep(headers.get(name, "")) for name, keep in self.passed_headers.items()}
+    def headers_for_upstream(self, headers: "Headers") -> dict[str, str]:
+        """Those of a request's headers that go to the upstream; what stands apart is joined."""
+        kept = {
+            name: keep(", ".join(headers.getlist(name)))
+            for name, keep in self.passed_headers.items()
+        }
         return {name: value for name, value in kept.items() if value}
 
 

@@ -51,6 +51,45 @@ def test_two_keys_in_one_request_are_refused_even_if_both_are_right():
         RING.find(Headers(raw=raw))
 
 
+def offered(*headers):
+    return RING.find(Headers(raw=[(name.encode(), value.encode()) for name, value in headers]))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("x-api-key", "one")],
+        [("x-api-key", " one ")],
+        [("x-api-key", "one"), ("authorization", "Bearer one")],
+        [("x-api-key", ""), ("authorization", "Bearer one")],
+    ],
+)
+def test_anthropics_header_is_as_good_as_openais(headers):
+    assert offered(*headers) == key_of("Bearer one")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("x-api-key", "one"), ("authorization", "Bearer two")],
+        [("x-api-key", "one"), ("authorization", "Basic one")],
+        [("x-api-key", "one"), ("authorization", "Bearer ")],
+        [("x-api-key", "one"), ("authorization", "")],
+        [("x-api-key", "one"), ("x-api-key", "one")],
+        [("x-api-key", "three"), ("authorization", "Bearer one")],
+    ],
+)
+def test_of_two_keys_none_is_chosen(headers):
+    with pytest.raises(AmbiguousKey):
+        offered(*headers)
+
+
+@pytest.mark.parametrize("key", ["", "three", "Bearer one", "öne", hash_key("one")])
+def test_a_wrong_key_in_anthropics_header_does_not_open(key):
+    with pytest.raises(Unauthorized):
+        offered(("x-api-key", key))
+
+
 BAD_KEYS = {
     "white space": ["a b", " a", "a\t", "a\u00a0b"],
     "no HTTP header can hold": ["schlüssel", "a\x00", "a\x7f"],
