@@ -1,39 +1,33 @@
 """The embedded model's HTTP interface, and the server that runs it.
 
-It speaks OpenAI's chat/completions, streaming included, and models, on a private Unix socket or on
-a loopback port.
+It is asked in the protocols of `dialects/`, streaming included, and for its list of models, on a
+private Unix socket or on a loopback port.
 """
 
 import asyncio
 import contextlib
-import json
 import os
 import socket
 import sys
-import time
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 
 from codefend.service.door.connections import ConnectionRegister, DoorLimits
 from codefend.service.door.protocol import make_config
-from codefend.service.errors import CodefendError, InvalidField
-from codefend.service.mllm.generation import (
-    ChatRequest,
-    Generation,
-    Generator,
-    read_conversation,
-)
+from codefend.service.errors import CodefendError
+from codefend.service.mllm.dialects.base import Dialect, Exchange
+from codefend.service.mllm.dialects.chat import ChatDialect
+from codefend.service.mllm.generation import Generation, Generator, read_conversation
 
 __all__ = ["create_mllm_app", "serve_app"]
 
 SOCKET_MODE = 0o600
+DIALECTS: tuple[type[Dialect], ...] = (ChatDialect,)
 
 
 def create_mllm_app(generator: Generator) -> FastAPI:
@@ -42,18 +36,6 @@ def create_mllm_app(generator: Generator) -> FastAPI:
     # One answer at a time. Waiting here costs nothing; waiting in threads could use them all up,
     # and leave none for the answer that the others wait for.
     turn = asyncio.Lock()
-
-    @app.exception_handler(CodefendError)
-    async def _refuse(_: Request, error: CodefendError) -> JSONResponse:
-        return JSONResponse(error.body(), error.status)
-
-    @app.exception_handler(RequestValidationError)
-    async def _refuse_fields(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        # A union's alternatives are named in the path; the fields are what a client knows.
-        param = ".".join(str(name) for name in first["loc"][1:4])
-        refusal = InvalidField(f"{param}: {first['msg']}.", param)
-        return JSONResponse(refusal.body(), refusal.status)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -64,77 +46,62 @@ def create_mllm_app(generator: Generator) -> FastAPI:
         model = {"id": generator.name, "object": "model", "created": 0, "owned_by": "codefend"}
         return {"object": "list", "data": [model]}
 
-    @app.post("/v1/chat/completions", response_model=None)
-    async def complete(request: ChatRequest) -> Response:
-        conversation = await run_in_threadpool(read_conversation, request, generator.special_tokens)
-        async with turn:
-            generation, pieces = await run_in_threadpool(
-                generator.begin, conversation, request.num_tokens, request.temperature or 0.0
-            )
-        envelope = _Envelope(generator.name)
-        if request.stream:
-            events = _events(envelope, generation, pieces, turn)
-            return StreamingResponse(events, media_type="text/event-stream")
-        async with turn:
-            text = await _join(generation, pieces)
-        return JSONResponse(envelope.completion(text, generation))
-
+    for make_dialect in DIALECTS:
+        _add_path(app, generator, make_dialect(), turn)
     return app
 
 
-class _Envelope:
-    """What an answer is wrapped in."""
+def _add_path(app: FastAPI, generator: Generator, dialect: Dialect, turn: asyncio.Lock) -> None:
+    """Adds the path of a protocol; every path waits for the same turn."""
 
-    def __init__(self, model: str) -> None:
-        self._common = {
-            "id": f"chatcmpl-{uuid.uuid4().hex}",
-            "created": int(time.time()),
-            "model": model,
-        }
+    async def answer(request: Request) -> Response:
+        try:
+            exchange = dialect.open(await request.body(), generator.name)
+            return await _answer(generator, exchange, turn)
+        except CodefendError as error:
+            request_id = request.headers.get("x-request-id", "")
+            return JSONResponse(dialect.protocol.error_body(error, request_id), error.status)
 
-    def completion(self, text: str, generation: Generation) -> dict[str, Any]:
-        choice = {
-            "index": 0,
-            "message": {"role": "assistant", "content": text},
-            "finish_reason": generation.finish_reason,
-        }
-        return {
-            **self._common,
-            "object": "chat.completion",
-            "choices": [choice],
-            "usage": generation.usage,
-        }
+    app.add_api_route(dialect.protocol.path, answer, methods=["POST"], response_model=None)
 
-    def event(self, delta: dict[str, str], finish_reason: str | None = None) -> str:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-        return self._line({"choices": [choice]})
 
-    def last_event(self, generation: Generation) -> str:
-        return self._line({"choices": [], "usage": generation.usage})
-
-    def _line(self, fields: dict[str, Any]) -> str:
-        chunk = {**self._common, "object": "chat.completion.chunk", **fields}
-        return f"data: {json.dumps(chunk)}\n\n"
+async def _answer(generator: Generator, exchange: Exchange, turn: asyncio.Lock) -> Response:
+    request = exchange.request
+    conversation = await run_in_threadpool(
+        read_conversation, request.turns, generator.special_tokens
+    )
+    async with turn:
+        generation, pieces = await run_in_threadpool(
+            generator.begin, conversation, request.max_tokens, request.temperature
+        )
+    if request.is_streamed:
+        events = _events(exchange, generation, pieces, turn)
+        return StreamingResponse(events, media_type="text/event-stream")
+    async with turn:
+        text = await _join(generation, pieces)
+    return JSONResponse(exchange.whole(text, generation))
 
 
 async def _events(
-    envelope: _Envelope, generation: Generation, pieces: Iterator[str], turn: asyncio.Lock
+    exchange: Exchange, generation: Generation, pieces: Iterator[str], turn: asyncio.Lock
 ) -> AsyncIterator[str]:
+    said = []
     try:
-        yield envelope.event({"role": "assistant", "content": ""})
+        for event in exchange.begin():
+            yield event
         async with turn:
             async for piece in iterate_in_threadpool(pieces):
-                yield envelope.event({"content": piece})
-        yield envelope.event({}, generation.finish_reason)
-        yield envelope.last_event(generation)
-        yield "data: [DONE]\n\n"
+                said.append(piece)
+                yield exchange.piece(piece)
+        for event in exchange.end("".join(said), generation):
+            yield event
     finally:
         generation.is_cancelled = True
 
 
 async def _join(generation: Generation, pieces: Iterator[str]) -> str:
     try:
-        return "".join(await asyncio.to_thread(list, pieces)).strip()
+        return "".join(await asyncio.to_thread(list, pieces))
     finally:
         generation.is_cancelled = True
 

@@ -1,20 +1,19 @@
 """Runs the embedded model: one conversation at a time, its answer token by token.
 
-A chat/completions request is read into what the model's processor takes.
+A conversation, in whatever dialect it came, is read into what the model's processor takes.
 """
 
 import binascii
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pybase64
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
 from transformers import (
     AutoModelForImageTextToText,
     StoppingCriteria,
@@ -28,60 +27,33 @@ from codefend.models.packed import unpacked
 from codefend.service.errors import InvalidField
 
 __all__ = [
-    "ChatRequest",
     "Conversation",
     "Generation",
     "Generator",
+    "ImageUrl",
+    "Turn",
     "load_generator",
     "read_conversation",
 ]
 
 STREAM_TIMEOUT_S = 120.0
 WARM_UP_SIDE_PX = 128
-DEFAULT_ANSWER_TOKENS = 64
 # The model was taught three roles; what it was not taught is told to it as one of them.
 _ROLES = {"developer": "system", "tool": "user"}
 
 
-class ImageUrl(BaseModel):
-    """Where an image is: only in the URL itself."""
+class ImageUrl(str):
+    """Where an image is: a `data:` URL, and so in the URL itself."""
 
-    url: str
-
-
-class ContentPart(BaseModel):
-    """One part of a message."""
-
-    type: Literal["text", "image_url", "refusal"]
-    text: str | None = None
-    refusal: str | None = None
-    image_url: ImageUrl | str | None = None
+    __slots__ = ()
 
 
-class ChatMessage(BaseModel):
-    """One message."""
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What somebody said in a conversation: texts and images, in their order."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[ContentPart | str] | None = None
-
-
-class ChatRequest(BaseModel):
-    """The fields of OpenAI's request that the embedded model heeds; it ignores the others."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    messages: list[ChatMessage] = Field(min_length=1)
-    model: str | None = None
-    stream: bool | None = False
-    n: Literal[1] | None = None
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = Field(0.0, ge=0, le=2)
-
-    @property
-    def num_tokens(self) -> int:
-        """Longest answer; the newer of its two names wins."""
-        return self.max_completion_tokens or self.max_tokens or DEFAULT_ANSWER_TOKENS
+    role: str
+    parts: Sequence[str | ImageUrl]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +64,11 @@ class Conversation:
     images: list[Image.Image]
 
 
-def read_conversation(request: ChatRequest, special_tokens: list[str]) -> Conversation:
-    """Takes the images out of the messages.
+def read_conversation(turns: Sequence[Turn], special_tokens: list[str]) -> Conversation:
+    """Reads the images of a conversation.
 
     Args:
-        request: As received.
+        turns: The conversation.
         special_tokens: Taken out of every text: only the template may write them.
 
     Raises:
@@ -104,41 +76,33 @@ def read_conversation(request: ChatRequest, special_tokens: list[str]) -> Conver
     """
     images: list[Image.Image] = []
     messages = []
-    for message in request.messages:
-        parts = message.content or []
-        if isinstance(parts, str):
-            parts = [parts]
-        content = [_template_part(part, images, special_tokens) for part in parts]
-        role = _ROLES.get(message.role, message.role)
-        messages.append({"role": role, "content": content})
+    for turn in turns:
+        content = [_template_part(part, images, special_tokens) for part in turn.parts]
+        messages.append({"role": _ROLES.get(turn.role, turn.role), "content": content})
     return Conversation(messages, images)
 
 
 def _template_part(
-    part: ContentPart | str, images: list[Image.Image], special_tokens: list[str]
+    part: str | ImageUrl, images: list[Image.Image], special_tokens: list[str]
 ) -> dict[str, Any]:
-    if isinstance(part, str):
-        part = ContentPart(type="text", text=part)
-    if part.type == "image_url" and part.image_url is not None:
-        url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
-        images.append(_read_image(url))
+    if isinstance(part, ImageUrl):
+        images.append(_read_image(part))
         return {"type": "image"}
-    text = part.text or part.refusal or ""
     for token in special_tokens:
-        text = text.replace(token, " ")
-    return {"type": "text", "text": text}
+        part = part.replace(token, " ")
+    return {"type": "text", "text": part}
 
 
-def _read_image(url: str) -> Image.Image:
+def _read_image(url: ImageUrl) -> Image.Image:
     header, _, payload = url.partition(",")
     if not header.startswith("data:image/"):
-        msg = "image_url must be a data: URL."
-        raise InvalidField(msg, "image_url")
+        msg = "An image must be a data: URL."
+        raise InvalidField(msg)
     try:
         return Image.open(io.BytesIO(pybase64.b64decode(payload, validate=True))).convert("RGB")
     except (OSError, ValueError, binascii.Error) as error:
-        msg = "image_url holds no readable image."
-        raise InvalidField(msg, "image_url") from error
+        msg = "An image is not readable."
+        raise InvalidField(msg) from error
 
 
 @dataclass(slots=True)
@@ -160,18 +124,9 @@ class Generation:
     failure: BaseException | None = None
 
     @property
-    def finish_reason(self) -> str:
-        """As OpenAI names it."""
-        return "length" if self.completion_tokens >= self.max_tokens else "stop"
-
-    @property
-    def usage(self) -> dict[str, int]:
-        """As OpenAI counts it."""
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": self.prompt_tokens + self.completion_tokens,
-        }
+    def is_cut(self) -> bool:
+        """Whether the answer ended because it may be no longer."""
+        return self.completion_tokens >= self.max_tokens
 
 
 class _Watch(StoppingCriteria):  # type: ignore[misc]
@@ -236,12 +191,12 @@ class Generator:
                 images=conversation.images or None, text=prompt, return_tensors="pt"
             )
         except ValueError as error:
-            msg = "The model cannot take these messages."
-            raise InvalidField(msg, "messages") from error
+            msg = "The model cannot take this conversation: it may have too many images."
+            raise InvalidField(msg) from error
         longest = self._processor.tokenizer.model_max_length
         if inputs["input_ids"].shape[1] > longest:
-            msg = f"The messages are over {longest} tokens long."
-            raise InvalidField(msg, "messages")
+            msg = f"The conversation is over {longest} tokens long."
+            raise InvalidField(msg)
         return inputs.to(self._model.device)
 
     def _pieces(self, generation: Generation, inputs: Any, temperature: float) -> Iterator[str]:
@@ -255,7 +210,7 @@ class Generator:
         thread = threading.Thread(target=self._generate, args=arguments)
         thread.start()
         try:
-            yield from (piece for piece in streamer if piece)
+            yield from _without_margins(streamer)
         finally:
             generation.is_cancelled = True
             thread.join()
@@ -278,6 +233,18 @@ class Generator:
         except Exception as error:  # a thread's boundary: the reader raises it
             generation.failure = error
             streamer.end()
+
+
+def _without_margins(pieces: Iterable[str]) -> Iterator[str]:
+    """A text in pieces without the white space at its beginning and its end."""
+    held, has_begun = "", False
+    for piece in pieces:
+        text = held + piece if has_begun else (held + piece).lstrip()
+        kept = text.rstrip()
+        held = text[len(kept) :]
+        if kept:
+            has_begun = True
+            yield kept
 
 
 def load_generator(model: str, device: str | None = None) -> Generator:

@@ -5,11 +5,13 @@ import json
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from codefend.models.codec import ImageFormat, data_url
 from codefend.models.mllm.tiny import tiny_mllm
 from codefend.service.mllm.app import create_mllm_app
-from codefend.service.mllm.generation import load_generator
+from codefend.service.mllm.generation import _without_margins, load_generator
 from tests.service.pictures import png
 
 
@@ -54,16 +56,34 @@ def test_an_answer_is_openais(generator):
     assert 1 <= usage["completion_tokens"] <= 4
 
 
-def test_a_stream_says_the_same(generator):
-    whole, stream = send(generator, question(), question(stream=True))
-    events = [line.removeprefix("data: ") for line in stream.text.splitlines() if line]
+def chunks_of(response):
+    events = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
     assert events[-1] == "[DONE]"
-    chunks = [json.loads(event) for event in events[:-1]]
+    return [json.loads(event) for event in events[:-1]]
+
+
+def test_a_stream_says_the_same(generator):
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    whole, stream = send(generator, question(), question(**options))
+    chunks = chunks_of(stream)
     text = "".join(
         choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"]
     )
-    assert text.strip() == whole.json()["choices"][0]["message"]["content"]
+    assert text == whole.json()["choices"][0]["message"]["content"]
+    assert chunks[-1]["choices"] == []
     assert chunks[-1]["usage"] == whole.json()["usage"]
+
+
+def test_no_chunk_that_nobody_asked_for_lacks_choices(generator):
+    (stream,) = send(generator, question(stream=True))
+    assert all(len(chunk["choices"]) == 1 for chunk in chunks_of(stream))
+
+
+@given(st.lists(st.text(st.sampled_from(" \nab"), max_size=4)))
+def test_an_answer_has_no_white_space_around_it(pieces):
+    trimmed = list(_without_margins(pieces))
+    assert "".join(trimmed) == "".join(pieces).strip()
+    assert all(trimmed)
 
 
 def test_sampling_and_many_at_once(generator):
@@ -103,12 +123,46 @@ def test_a_question_cannot_write_special_tokens(generator, text):
         question(n=2),
         question(messages=[{"role": "user", "content": IMAGE_PARTS}]),
         question(messages=[{"role": "user", "content": [{"type": "video_url"}]}]),
+        question(n="one"),
+        {"method": "POST", "url": "/v1/chat/completions", "content": b"{"},
     ],
 )
 def test_what_the_model_cannot_take_is_a_400(generator, request_):
     (response,) = send(generator, request_)
     assert response.status_code == 400
     assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("tools", [{"type": "function", "function": {"name": "now"}}]),
+        ("functions", [{"name": "now"}]),
+        ("response_format", {"type": "json_object"}),
+        ("response_format", "json"),
+        ("logprobs", True),
+        ("top_logprobs", 3),
+        ("modalities", ["text", "audio"]),
+    ],
+)
+def test_what_the_model_cannot_do_is_a_400_that_says_so(generator, field, value):
+    (response,) = send(generator, question(**{field: value}))
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, field)
+    assert f"{field}: the embedded model" in error["message"]
+    assert "CODEFEND_UPSTREAM_URL" in error["message"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [], "response_format": {"type": "text"}, "logprobs": False},
+        {"tools": None, "response_format": None, "modalities": ["text"]},
+    ],
+)
+def test_what_asks_for_nothing_more_is_answered(generator, fields):
+    (response,) = send(generator, question(**fields))
+    assert response.status_code == 200
 
 
 def test_models_and_health(generator):

@@ -1,0 +1,1 @@
+"""The protocols that the embedded model is asked in: one module each."""
