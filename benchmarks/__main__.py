@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic_settings import CliPositionalArg
 
+from benchmarks.codec import measure_codec
 from benchmarks.gradients import measure_gradients
 from benchmarks.latency import measure_latency
 from benchmarks.overhead import measure_overhead
@@ -30,6 +31,7 @@ class Benchmark(enum.StrEnum):
     GRADIENTS = "gradients"
     UPLOADS = "uploads"
     OVERHEAD = "overhead"
+    CODEC = "codec"
 
 
 class BenchmarkRun(RunSettings):
@@ -48,7 +50,7 @@ class BenchmarkRun(RunSettings):
     seconds: float = 60.0
     """How long (service, overload, uploads)."""
     requests: int | None = None
-    """Of each size (latency, gradients: 20); by one client (overhead: 2000)."""
+    """Of each size (latency, gradients: 20; codec: 50); by one client (overhead: 2000)."""
     litellm: str | None = os.environ.get("LITELLM")
     """The litellm command, to be beside (overhead); also LITELLM."""
     beside: Path | None = None
@@ -61,6 +63,7 @@ MEASURES: dict[Benchmark, Callable[[BenchmarkRun], tuple[list[Figure], str]]] = 
     Benchmark.OVERLOAD: lambda r: measure_overload(r.purifier, r.device, r.seconds),
     Benchmark.GRADIENTS: lambda r: measure_gradients(r.purifier, r.device, r.requests or 20),
     Benchmark.UPLOADS: lambda r: measure_uploads(r.purifier, r.device, r.uploads, r.seconds),
+    Benchmark.CODEC: lambda r: measure_codec(r.requests or 50),
     Benchmark.OVERHEAD: lambda r: measure_overhead(r.litellm, r.requests or 2000, r.beside),
 }
 """Each gives its figures, and the device that they were measured on."""

@@ -1,11 +1,12 @@
 """Encodes pixels for the wire and wraps them in a data URL, alike in the lab and the service."""
 
 import io
-import zlib
+import struct
 from enum import StrEnum
 
 import numpy as np
 import pybase64
+from isal import isal_zlib
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -25,14 +26,15 @@ class ImageFormat(StrEnum):
         return f"image/{self.value}"
 
 
-# Run-length matching after PNG's own filters: 17 ms for 512x512 instead of 37, and the files are
-# no larger, because filtered photographs hold no repeats that a longer search would find.
 _SAVE_OPTIONS: dict[ImageFormat, dict[str, int | bool]] = {
-    ImageFormat.PNG: {"compress_level": 1, "compress_type": zlib.Z_RLE},
     # No chroma subsampling: it would alter a purified image more than the quantiser does.
     ImageFormat.JPEG: {"quality": 95, "subsampling": 0},
-    ImageFormat.WEBP: {"lossless": True, "method": 0},
+    # Quality is the effort of a lossless WebP: at the least of it files are as small, and a
+    # picture of 1024x1024 takes a fifth of the time.
+    ImageFormat.WEBP: {"lossless": True, "method": 0, "quality": 0},
 }
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_UP_FILTER = 2
 
 
 def encode_image(pixels: NDArray[np.uint8], image_format: ImageFormat = ImageFormat.PNG) -> bytes:
@@ -48,10 +50,35 @@ def encode_image(pixels: NDArray[np.uint8], image_format: ImageFormat = ImageFor
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         msg = f"expected uint8 (H, W, 3), got {pixels.dtype} {pixels.shape}"
         raise ValueError(msg)
+    if image_format is ImageFormat.PNG:
+        return _encode_png(pixels)
     buffer = io.BytesIO()
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     picture.save(buffer, image_format.value, **_SAVE_OPTIONS[image_format])
     return buffer.getvalue()
+
+
+def _encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """Writes a PNG (W3C, third edition) for speed: one filter for all rows, and ISA-L's deflate.
+
+    Pillow tries five filters on every row: its files are a tenth to a sixth smaller, and take seven
+    times as long.
+    """
+    height, width, _ = pixels.shape
+    rows = pixels.reshape(height, -1)
+    filtered = np.empty((height, rows.shape[1] + 1), np.uint8)
+    filtered[:, 0] = _UP_FILTER
+    filtered[:1, 1:] = rows[:1]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB
+    chunks = ((b"IHDR", header), (b"IDAT", isal_zlib.compress(filtered, 1)), (b"IEND", b""))
+    return b"".join((_PNG_SIGNATURE, *(part for chunk in chunks for part in _framed(*chunk))))
+
+
+def _framed(kind: bytes, data: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    """A chunk: its length, its type, its data, and their checksum."""
+    checksum = isal_zlib.crc32(data, isal_zlib.crc32(kind))
+    return struct.pack(">I", len(data)), kind, data, struct.pack(">I", checksum)
 
 
 def data_url(encoded: bytes, image_format: ImageFormat) -> str:

@@ -23,6 +23,27 @@ def test_round_trip(pixels, image_format):
     assert difference.max() <= (8 if image_format is ImageFormat.JPEG else 0)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1), (3, 5), (257, 300)])
+@pytest.mark.parametrize("kind", ["noise", "flat", "rows", "columns"])
+def test_a_png_is_lossless_and_sound(size, kind):
+    """By a decoder that checks every checksum, and without the leniency for cut files."""
+    noise = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
+    made = {
+        "noise": noise,
+        "flat": np.full_like(noise, 200),
+        "rows": np.broadcast_to(noise[:, :1], noise.shape),
+        "columns": np.broadcast_to(noise[:1], noise.shape),
+    }[kind]
+    encoded = encode_image(made)
+    with Image.open(io.BytesIO(encoded)) as checked:
+        checked.verify()
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(encoded))), made)
+
+
+def test_a_flat_png_is_small():
+    assert len(encode_image(np.full((512, 512, 3), 200, np.uint8))) < 8192
+
+
 def test_a_view_of_padded_pixels_is_encoded(pixels):
     assert encode_image(pixels[:20, :20]) == encode_image(pixels[:20, :20].copy())
 
