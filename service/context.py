@@ -205,6 +205,7 @@ class RequestContext:
         outcome: `ok`, or the code of the error.
         facts: What the log says of the request.
         images: What the audit says of each of its images: hash, size, suspicion and the like.
+        upstream_headers: What the upstream's answer had that goes into this one.
         span: Where it stands in its trace; None where traces are off.
         request_id: Given to the client, to the upstream and to the log.
     """
@@ -222,6 +223,7 @@ class RequestContext:
     outcome: str = "ok"
     facts: dict[str, Any] = field(default_factory=dict)
     images: list[dict[str, Any]] = field(default_factory=list)
+    upstream_headers: dict[str, str] = field(default_factory=dict)
     span: RequestSpan | None = None
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 

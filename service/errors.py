@@ -32,10 +32,11 @@ CodefendError
 └── UpstreamError 502 (messages are constant: an upstream's own words may quote a prompt or a path)
     ├── UpstreamTimeout 504
     ├── UpstreamRefused 400 (what the model refuses is the caller's to mend)
-    ├── UpstreamNotFound 404
+    ├── UpstreamNotFound 404, ProtocolNotServed 404
     ├── UpstreamTooLarge 413
     ├── UpstreamUnprocessable 422
     ├── UpstreamBusy 429 (with Retry-After)
+    ├── UpstreamQuotaExceeded 429
     └── UpstreamUnavailable 503, UpstreamDown 503 (with Retry-After)
 
 All that send Retry-After are a TryLater, too.
@@ -73,6 +74,7 @@ __all__ = [
     "OutOfMemory",
     "Overloaded",
     "PoisonousImage",
+    "ProtocolNotServed",
     "PurificationFailed",
     "PurificationOff",
     "RateLimited",
@@ -95,6 +97,7 @@ __all__ = [
     "UpstreamDown",
     "UpstreamError",
     "UpstreamNotFound",
+    "UpstreamQuotaExceeded",
     "UpstreamRefused",
     "UpstreamTimeout",
     "UpstreamTooLarge",
@@ -112,7 +115,7 @@ class CodefendError(Exception):
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
-    code: ClassVar[str] = "internal_error"
+    code: str = "internal_error"
     message: ClassVar[str] = "The service could not answer this request."
 
     def __init__(self, message: str | None = None, param: str | None = None) -> None:
@@ -518,6 +521,10 @@ class UpstreamError(CodefendError):
     code = "upstream_error"
     message = "The model behind this service did not give an answer."
 
+    def explain(self, code: str, message: str, param: str | None) -> None:
+        """Takes a code of the upstream's that clients know, and a sentence of ours about it."""
+        self.code, self.public_message, self.param = code, message, param
+
 
 class UpstreamTimeout(UpstreamError):
     """The model behind the service took too long."""
@@ -545,6 +552,15 @@ class UpstreamNotFound(UpstreamError):
     message = "The model behind this service is not known by that name. See /v1/models."
 
 
+class ProtocolNotServed(UpstreamError):
+    """The upstream has nothing at the path of this protocol."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "protocol_not_served"
+    message = "The model behind this service does not serve this path."
+
+
 class UpstreamTooLarge(UpstreamError):
     """The request is longer than the upstream takes."""
 
@@ -570,6 +586,22 @@ class UpstreamBusy(TryLater, UpstreamError):
     type = "rate_limit_error"
     code = "upstream_busy"
     message = "The model behind this service is at capacity. Retry after the time in Retry-After."
+
+
+class UpstreamQuotaExceeded(UpstreamError):
+    """The upstream serves this service no longer until somebody pays."""
+
+    status = 429
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+    message = (
+        "The account of this service with the provider of its model is used up. Only its operator "
+        "can mend that."
+    )
+
+    def headers(self) -> dict[str, str]:
+        """Tells OpenAI's clients, which send a 429 again by themselves, that this is of no use."""
+        return {"X-Should-Retry": "false"}
 
 
 class UpstreamUnavailable(TryLater, UpstreamError):

@@ -27,6 +27,7 @@ __all__ = [
     "Interval",
     "RequestSpan",
     "Tracer",
+    "answer_headers",
     "choose_request_id",
     "make_tracer",
     "passed_on_headers",
@@ -49,6 +50,9 @@ passed_on_headers: ContextVar[Mapping[str, str]] = ContextVar(
     "passed_on_headers", default=MappingProxyType({})
 )
 """What tells the upstream which request it is asked for: id and trace."""
+
+answer_headers: ContextVar[dict[str, str] | None] = ContextVar("answer_headers", default=None)
+"""What of the upstream's answer goes to the client of the present request, beside its body."""
 
 
 def choose_request_id(headers: "Headers") -> str:

@@ -11,6 +11,7 @@ import typer
 
 from codefend.service import app, errors
 from codefend.service.credentials import read_keys
+from codefend.service.forward.refusals import KNOWN_CODES
 from codefend.service.metrics import Metrics
 from codefend.service.schemas import VqaResponse
 from codefend.service.startup import find_unknown_variables
@@ -107,6 +108,16 @@ def test_the_errors_that_are_documented_are_those_that_exist():
         for code in re.findall(r"`(\w+)`", codes)
     }
     assert documented == {(error.status, error.code) for error in all_errors()}
+
+
+def test_the_codes_of_upstreams_that_are_documented_are_those_that_pass():
+    section = read("docs/upstreams.md").split("\n### Codes that pass\n")[1].split("\n### ")[0]
+    documented = {
+        code: int(status)
+        for status, codes in re.findall(r"^\| (\d+) \| ([^|]+) \|", section, re.MULTILINE)
+        for code in re.findall(r"`(\w+)`", codes)
+    }
+    assert documented == {code: known.error.status for code, known in KNOWN_CODES.items()}
 
 
 def test_the_answer_that_is_documented_is_one_of_the_service():

@@ -39,7 +39,13 @@ from codefend.service.metrics import Metrics
 from codefend.service.policy import PROBES, Policy
 from codefend.service.protocols.base import all_protocols, openai_error
 from codefend.service.settings import Settings
-from codefend.service.tracing import Tracer, choose_request_id, passed_on_headers, read_trace
+from codefend.service.tracing import (
+    Tracer,
+    answer_headers,
+    choose_request_id,
+    passed_on_headers,
+    read_trace,
+)
 
 __all__ = ["AdmissionMiddleware", "AdmissionParts", "announces_body", "read_body"]
 
@@ -162,6 +168,7 @@ class AdmissionMiddleware:
         if trace:
             context.facts["trace_id"] = trace["traceparent"].split("-")[1]
         passed_on_headers.set({"X-Request-ID": context.request_id} | trace)
+        answer_headers.set(context.upstream_headers)
 
     def _find_template(self, path: str) -> str:
         found = (self._templates[p] for p in self._templates if path.startswith(p) and path != p)
@@ -340,7 +347,10 @@ class _Reply:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            MutableHeaders(scope=message)["X-Request-Id"] = self._context.request_id
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self._context.request_id
+            for name, value in self._context.upstream_headers.items():
+                headers.setdefault(name, value)
         num_bytes = len(message.get("body", b""))
         if not num_bytes:
             await self._send(message)

@@ -6,8 +6,9 @@ bytes gains nothing by it.
 """
 
 import asyncio
+import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
@@ -15,10 +16,11 @@ from typing import Any
 import httpx
 
 from codefend.service.forward.failures import Reason, UpstreamFailure, as_failure
+from codefend.service.protocols.base import Protocol
 from codefend.service.settings import Settings
-from codefend.service.tracing import passed_on_headers
+from codefend.service.tracing import answer_headers, passed_on_headers
 
-__all__ = ["Arrival", "make_client", "send_request"]
+__all__ = ["Arrival", "headers_of", "make_client", "send_request"]
 
 EMBEDDED_URL = "http://embedded/v1"
 
@@ -27,6 +29,15 @@ MOST_LEFT_BYTES = 1 << 16
 LEFT_TIMEOUT_S = 0.5
 # After so long the event loop gets its turn.
 MOST_AT_ONCE_S = 0.01
+
+# What goes into our own answer of the upstream's. Retry-After goes with the errors that ask for it.
+_PASSED = re.compile(
+    "(?:x|anthropic)-ratelimit-[a-z0-9-]{1,64}|openai-processing-ms|(?:x-)?request-id"
+)
+_PASSED_VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,:;=+_%/-]{0,127}")
+# The service's own id has that name.
+_RENAMED = dict.fromkeys(("request-id", "x-request-id"), "X-Upstream-Request-Id")
+MOST_PASSED_HEADERS = 40
 
 
 def make_client(settings: Settings, socket_path: str | None) -> httpx.AsyncClient:
@@ -47,7 +58,10 @@ def make_client(settings: Settings, socket_path: str | None) -> httpx.AsyncClien
         max_connections=settings.upstream_max_connections,
         keepalive_expiry=settings.upstream_keepalive_s,
     )
-    hooks = {"request": [_name_request]}
+    hooks: dict[str, list[Callable[..., Any]]] = {
+        "request": [_name_request],
+        "response": [_keep_headers],
+    }
     if settings.upstream_url is None:
         transport = httpx.AsyncHTTPTransport(uds=socket_path, limits=limits)
         return httpx.AsyncClient(
@@ -67,8 +81,37 @@ def make_client(settings: Settings, socket_path: str | None) -> httpx.AsyncClien
     )
 
 
+def headers_of(protocol: Protocol | None, settings: Settings) -> dict[str, str]:
+    """The headers that every request of a protocol has, beside what its client adds.
+
+    Args:
+        protocol: None for a question of no protocol's.
+        settings: They hold the key.
+    """
+    # Not compressed: chunks come as they were sent, and no answer swells on arrival.
+    headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
+    if protocol is None:
+        return headers
+    key = settings.upstream_key
+    if protocol.key_header is not None and key is not None:
+        headers[protocol.key_header] = key.get_secret_value()
+    return headers | dict(protocol.default_headers)
+
+
 async def _name_request(request: httpx.Request) -> None:
     request.headers.update(passed_on_headers.get())
+
+
+async def _keep_headers(response: httpx.Response) -> None:
+    """Keeps what a client may want to know of an answer; of several answers, the last one's."""
+    kept = answer_headers.get()
+    if kept is None:
+        return
+    kept.clear()
+    found = {name: value for name, value in response.headers.items() if _PASSED.fullmatch(name)}
+    for name, value in list(found.items())[:MOST_PASSED_HEADERS]:
+        if _PASSED_VALUE.fullmatch(value):
+            kept[_RENAMED.get(name, name)] = value
 
 
 async def send_request(

@@ -13,17 +13,17 @@ connections are given up before servers close them instead. Asking for the list 
 nothing, and may be repeated.
 """
 
-import json
 import math
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 import httpx
 
 from codefend.service.errors import (
+    ProtocolNotServed,
     TryLater,
     UpstreamBusy,
     UpstreamError,
@@ -35,6 +35,8 @@ from codefend.service.errors import (
     UpstreamUnprocessable,
 )
 from codefend.service.forward.breaker import BreakerPermit, Verdict
+from codefend.service.forward.refusals import KNOWN_CODES, Refusal, lacks_path, read_refusal
+from codefend.service.tracing import passed_on_headers
 
 __all__ = [
     "CONSEQUENCES",
@@ -55,6 +57,7 @@ DEFAULT_RETRY_AFTER_S = 5
 MAX_RETRY_AFTER_S = 600
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
+NOTHING_SAID = Refusal()
 
 
 class Reason(StrEnum):
@@ -88,22 +91,52 @@ class UpstreamFailure(Exception):
         reason: A `Reason`, or `status_` and a number.
         is_unsent: Whether the upstream certainly has no request to answer.
         retry_after: The header of that name, or nothing.
-        said: The body of the answer, as far as it may be repeated.
+        refusal: What the upstream said of it.
+        lacks_path: Whether it has nothing at the path.
     """
 
     def __init__(
-        self, reason: str, *, is_unsent: bool = False, retry_after: str = "", said: bytes = b""
+        self,
+        reason: str,
+        *,
+        is_unsent: bool = False,
+        retry_after: str = "",
+        refusal: Refusal = NOTHING_SAID,
     ) -> None:
         super().__init__(reason)
         self.reason = str(reason)
         self.is_unsent = is_unsent
         self.retry_after = retry_after
-        self.said = said
+        self.refusal = refusal
+        self.lacks_path = False
 
     @classmethod
     def of_status(cls, status: int, retry_after: str, said: bytes) -> "UpstreamFailure":
         """The upstream answered, but not with a success."""
-        return cls(f"status_{status}", retry_after=retry_after, said=said)
+        refusal = read_refusal(status, said)
+        failure = cls(f"status_{status}", retry_after=retry_after, refusal=refusal)
+        failure.lacks_path = lacks_path(status, refusal)
+        return failure
+
+    def fields(self, secret: str) -> dict[str, Any]:
+        """What the operator's log says of it.
+
+        Args:
+            secret: What the upstream may have repeated and the log must not; empty for nothing.
+        """
+        refusal = self.refusal
+        request_id = passed_on_headers.get().get("X-Request-ID")
+        excerpt = refusal.excerpt.replace(secret, "<key>") if secret else refusal.excerpt
+        status = self.reason.removeprefix("status_")
+        fields = {
+            "reason": self.reason,
+            "status": int(status) if status.isdecimal() else None,
+            "code": refusal.code,
+            "param": refusal.param,
+            "said": excerpt or None,
+            "request_id": request_id,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +183,10 @@ CONSEQUENCES: dict[str, Consequence] = {
     "status_422": Consequence(UpstreamError, _ANSWERED, mendable=UpstreamUnprocessable),
     # Who is busy is not broken. A 503 is both, and counts: whoever gets mostly those had better
     # wait, as long as its Retry-After says.
-    "status_429": Consequence(UpstreamBusy, _ANSWERED),
+    **{f"status_{n}": Consequence(UpstreamBusy, _ANSWERED) for n in (429, 529)},
     "status_503": Consequence(UpstreamUnavailable, _FAILED, again=True),
     **{f"status_{n}": Consequence(UpstreamError, _FAILED, again=True) for n in (500, 502, 504)},
-    # Cloudflare's, for an origin that it cannot reach; 529 says the same as 429 at some.
+    # Cloudflare's, for an origin that it cannot reach.
     **{f"status_{n}": Consequence(UpstreamError, _FAILED) for n in range(520, 528)},
 }
 _OTHER_STATUS = Consequence(UpstreamError, _ANSWERED)
@@ -185,22 +218,35 @@ def as_failure(error: httpx.HTTPError, *, is_unsent: bool = False) -> UpstreamFa
 
 
 def _consequence_of(failure: UpstreamFailure) -> Consequence:
-    """Its row of the table; a status that has none is an answer that the client cannot use."""
-    return CONSEQUENCES.get(failure.reason, _OTHER_STATUS)
+    """Its row of the table; a status that has none is an answer that the client cannot use.
+
+    Whoever says why it refuses a request is not broken, whatever the status of the answer.
+    """
+    row = CONSEQUENCES.get(failure.reason, _OTHER_STATUS)
+    return row if failure.refusal.code is None else replace(row, breaker=_ANSWERED, again=False)
 
 
-def error_from(failure: UpstreamFailure, *, by_client: bool) -> UpstreamError:
-    """The error that the client gets: its class, and none of the upstream's words.
+def error_from(
+    failure: UpstreamFailure, *, by_client: bool, is_embedded: bool = False
+) -> UpstreamError:
+    """The error that the client gets: its class, its code if that is known, and none of its words.
 
     Args:
-        failure: What went wrong. The embedded model's words are public; a refusal repeats them.
+        failure: What went wrong.
         by_client: Whether the client wrote the request, and so can mend what is refused.
+        is_embedded: Whether the embedded model said it, whose words are public.
     """
-    row = _consequence_of(failure)
-    if row.mendable is not None and by_client:
-        refusal = _error_object(failure.said)
-        return row.mendable(refusal.get("message"), refusal.get("param"))
+    row, refusal = _consequence_of(failure), failure.refusal
+    words = refusal.message if is_embedded else None
+    known = KNOWN_CODES.get(refusal.code or "")
     error = row.error()
+    if by_client and known is not None and refusal.code is not None:
+        error = known.error()
+        error.explain(refusal.code, words or known.message, refusal.param)
+    elif by_client and failure.lacks_path:
+        error = ProtocolNotServed()
+    elif by_client and row.mendable is not None:
+        error = row.mendable(words, refusal.param)
     if isinstance(error, TryLater) and failure.reason != Reason.POOL_TIMEOUT:
         error.retry_after_s = _asked_pause_s(failure.retry_after) or DEFAULT_RETRY_AFTER_S
     return error
@@ -246,11 +292,3 @@ def _asked_pause_s(header: str) -> int | None:
     if not math.isfinite(seconds):
         return None
     return min(max(1, math.ceil(seconds)), MAX_RETRY_AFTER_S)
-
-
-def _error_object(content: bytes) -> dict[str, Any]:
-    try:
-        error = json.loads(content)["error"]
-    except (ValueError, KeyError, TypeError):
-        return {}
-    return error if isinstance(error, dict) else {}

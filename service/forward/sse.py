@@ -13,6 +13,7 @@ from typing import Protocol
 
 from codefend.service.forward.exchange import Arrival
 from codefend.service.forward.failures import NONSENSE, Reason, UpstreamFailure
+from codefend.service.forward.refusals import read_refusal
 from codefend.service.protocols.base import EventReader, EventRole
 from codefend.service.protocols.chat import read_chunk
 
@@ -174,10 +175,15 @@ class _Payloads:
     def _look_at(self, payload: bytes) -> None:
         chunk = read_chunk(payload)
         if chunk.get("error"):
-            raise UpstreamFailure(Reason.ERROR_EVENT)
+            raise _error_event(payload)
         choices = chunk.get("choices") or []
         if any(choice.get("finish_reason") for choice in choices):
             self._has_reason = True
+
+
+def _error_event(payload: bytes) -> UpstreamFailure:
+    # Told as a refusal is: an error that ends a stream is about the request, or says "busy".
+    return UpstreamFailure(Reason.ERROR_EVENT, refusal=read_refusal(400, payload))
 
 
 async def _in_pieces(arriving: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -266,6 +272,7 @@ class StreamSplicer:
         # Appended in place: an upstream may send a million lines between two chunks.
         self._after_held = bytearray()
         self._is_whole = False
+        self._is_error = False
         self.is_done = False
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
@@ -290,6 +297,8 @@ class StreamSplicer:
         rest = self._pass_unfinished(self._cutter.rest())
         if self.is_done:
             return rest
+        if self._is_error:
+            raise _error_event(b"")
         if not self._is_whole:
             raise UpstreamFailure(Reason.CUT)
         return rest + self._tell()
@@ -304,13 +313,15 @@ class StreamSplicer:
     def _pass(self, line: bytes) -> bytes:
         name, _, value = line.partition(b":")
         value = value.strip()
-        if name == b"event" and value == b"error":
-            raise UpstreamFailure(Reason.ERROR_EVENT)
+        if self._is_error:
+            raise _error_event(value if name == b"data" else b"")
         if name != b"data" or not value:
-            return self._hold_or_pass(line)
+            # The line after the name of an error says which it is.
+            self._is_error = (name, value) == (b"event", b"error")
+            return b"" if self._is_error else self._hold_or_pass(line)
         role = self._reader.read(value)
         if role is EventRole.ERROR:
-            raise UpstreamFailure(Reason.ERROR_EVENT)
+            raise _error_event(value)
         if role is EventRole.ASIDE:
             return self._hold_or_pass(line)
         self._is_whole = self._is_whole or role in _WHOLE

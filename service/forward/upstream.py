@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -28,7 +29,7 @@ from codefend.service.forward.completion import (
     Completion,
     read_answer,
 )
-from codefend.service.forward.exchange import Arrival, make_client, send_request
+from codefend.service.forward.exchange import Arrival, headers_of, make_client, send_request
 from codefend.service.forward.failures import (
     NONSENSE,
     Reason,
@@ -77,6 +78,8 @@ class Upstream:
         self._settings = settings
         self._model = settings.upstream_model
         self._is_embedded = settings.upstream_url is None
+        key = settings.upstream_key
+        self._key = "" if key is None else key.get_secret_value()
         # Joined once: httpx would parse both parts again for every request.
         paths = {MODELS} | {protocol.upstream_path for protocol in all_protocols().values()}
         self._urls = {path: client.base_url.join(path) for path in paths}
@@ -128,7 +131,8 @@ class Upstream:
         """
         body = await self._body_of(chat, permit)
         with self._judged(permit, by_client=True, is_whole=False):
-            return await self._streamed(await self._send_chat(chat, body, permit), permit)
+            response = await self._send_chat(chat, body, permit)
+            return await self._streamed(response, permit, by_client=True)
 
     async def list_models(self, deadline_s: float) -> bytes:
         """The upstream's list of models, as it writes it: the last one while it is not asked.
@@ -178,11 +182,8 @@ class Upstream:
     async def _send_chat(
         self, chat: ChatBody, body: bytes, permit: BreakerPermit
     ) -> httpx.Response:
-        protocol, key = chat.protocol, self._settings.upstream_key
-        headers = {**protocol.default_headers, **chat.headers}
-        if protocol.key_header is not None and key is not None:
-            headers[protocol.key_header] = key.get_secret_value()
-        return await self._send(protocol.upstream_path, body, permit, headers)
+        headers = headers_of(chat.protocol, self._settings) | dict(chat.headers)
+        return await self._send(chat.protocol.upstream_path, body, permit, headers)
 
     async def _send(
         self,
@@ -197,13 +198,14 @@ class Upstream:
             path: Below the base URL.
             body: What is posted; None for a question without one.
             permit: The request's.
-            headers: More of them.
+            headers: None for those of a question of the service's own.
         """
         permit.begin()
         waits_s: Iterator[float] | None = None
+        headers = headers or headers_of(None, self._settings)
         while True:
             try:
-                return await self._send_once(path, body, headers or {})
+                return await self._send_once(path, body, headers)
             except UpstreamFailure as failure:
                 waits_s = waits_s or pauses(self._settings.upstream_retries)
                 pause_s = next(waits_s, None)
@@ -213,15 +215,13 @@ class Upstream:
                     raise
                 if time.monotonic() + pause_s >= permit.deadline_s:
                     raise
-                self._note(failure.reason)
+                self._note(failure)
                 self._metrics.upstream_retries.labels(failure.reason).inc()
             await asyncio.sleep(pause_s)
 
     async def _send_once(
-        self, path: str, body: bytes | None, more: Mapping[str, str]
+        self, path: str, body: bytes | None, headers: Mapping[str, str]
     ) -> httpx.Response:
-        # Not compressed: chunks come as they were sent, and no answer swells on arrival.
-        headers = {"Accept-Encoding": "identity", "Content-Type": "application/json", **more}
         method, url = "GET" if body is None else "POST", self._urls[path]
         request = self._client.build_request(method, url, content=body, headers=headers)
         patience_s = self._settings.upstream_first_byte_timeout_s
@@ -229,9 +229,7 @@ class Upstream:
         if response.is_success:
             return response
         said = await self._arrival(response).finish()
-        # The status alone: the body of an upstream's error may quote the prompt.
         retry_after = response.headers.get("retry-after", "")
-        said = said if self._is_embedded else b""
         raise UpstreamFailure.of_status(response.status_code, retry_after, said)
 
     def _arrival(self, response: httpx.Response) -> Arrival:
@@ -241,7 +239,9 @@ class Upstream:
     async def _whole(self, response: httpx.Response) -> bytes:
         return await self._arrival(response).read()
 
-    async def _streamed(self, response: httpx.Response, permit: BreakerPermit) -> AnswerStream:
+    async def _streamed(
+        self, response: httpx.Response, permit: BreakerPermit, *, by_client: bool = False
+    ) -> AnswerStream:
         settings = self._settings
         arrival = Arrival(
             response,
@@ -254,7 +254,8 @@ class Upstream:
             raise UpstreamFailure(Reason.NONSENSE)
         # An answer that has begun may last longer; its own times bound it from now on.
         permit.deadline_s = inf
-        return AnswerStream(arrival, permit.show_life, lambda: self._judged(permit))
+        judged = partial(self._judged, permit, by_client=by_client)
+        return AnswerStream(arrival, permit.show_life, judged)
 
     @contextmanager
     def _judged(
@@ -275,9 +276,10 @@ class Upstream:
         except (UpstreamFailure, *NONSENSE) as error:
             nonsense = UpstreamFailure(Reason.NONSENSE)
             failure = error if isinstance(error, UpstreamFailure) else nonsense
-            self._note(failure.reason)
+            self._note(failure)
             settle(permit, failure)
-            raise error_from(failure, by_client=by_client) from error
+            is_embedded = self._is_embedded
+            raise error_from(failure, by_client=by_client, is_embedded=is_embedded) from error
         if is_whole:
             permit.settle(Verdict.ANSWERED)
 
@@ -288,15 +290,16 @@ class Upstream:
         """
         if permit.is_settled or time.monotonic() < permit.deadline_s - CLOCK_SLACK_S:
             return
-        self._note(Reason.DEADLINE)
+        self._note(UpstreamFailure(Reason.DEADLINE))
         if permit.asked_for_s() >= FAIR_SHARE * self._settings.deadline_s:
             settle(permit, UpstreamFailure(Reason.DEADLINE))
         else:
             permit.leave()
 
-    def _note(self, reason: str) -> None:
-        logger.warning("the upstream failed", extra={"fields": {"reason": reason}})
-        self._metrics.upstream_errors.labels(reason).inc()
+    def _note(self, failure: UpstreamFailure) -> None:
+        """Counts a failure, and tells the operator what the client does not get to know."""
+        logger.warning("the upstream failed", extra={"fields": failure.fields(self._key)})
+        self._metrics.upstream_errors.labels(failure.reason).inc()
 
 
 def make_upstream(
