@@ -17,7 +17,7 @@ from codefend.service.door.connections import ConnectionRegister, DoorLimits, se
 from codefend.service.door.protocol import make_config, serving
 from codefend.service.endpoints.conversations import build_conversations, build_models
 from codefend.service.endpoints.docs_page import build_docs
-from codefend.service.endpoints.images import build_ask, build_purify
+from codefend.service.endpoints.images import build_ask, build_guardrail, build_purify
 from codefend.service.endpoints.probes import build_probes
 from codefend.service.errors import InvalidBody, MethodNotAllowed, NotFound
 from codefend.service.metrics import Metrics
@@ -67,7 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.runtime = runtime
-    for build in (build_purify, build_ask, build_conversations, build_models):
+    for build in (build_purify, build_guardrail, build_ask, build_conversations, build_models):
         app.include_router(build(runtime.pipeline))
     app.include_router(build_probes(runtime))
     app.include_router(build_docs())

@@ -44,11 +44,10 @@ from codefend.service.admit.limits import MemoryBudget
 from codefend.service.admit.middleware import read_body
 from codefend.service.context import RequestContext, gather_or_cancel
 from codefend.service.decode.chat import Chat, ChatImage, ChatLimits, field_rules
-from codefend.service.decode.stage import DecodeStage
+from codefend.service.decode.stage import DecodeStage, naming_place
 from codefend.service.errors import (
     WARM_UP_S,
     AnimatedImage,
-    ImageFlagged,
     ImageTooLarge,
     InvalidImage,
     NotReady,
@@ -75,7 +74,7 @@ T = TypeVar("T")
 
 # What is received lies in pieces and then as a whole; later as its parts beside that.
 BODY_COPIES = 2
-WITHOUT_MODEL = frozenset({"/v1/purify"})
+WITHOUT_MODEL = frozenset({"/v1/guardrail", "/v1/purify"})
 
 
 class Pipeline:
@@ -164,6 +163,7 @@ class Pipeline:
         timeout_s = min(settings.body_timeout_s, left_s)
         body = await read_body(request, settings.max_body_bytes, timeout_s, take)
         context.timings.record_so_far(Stage.ADMIT)
+        context.facts["body_bytes"] = len(body)
         return body
 
     def take_permit(self, context: RequestContext) -> BreakerPermit:
@@ -189,9 +189,7 @@ class Pipeline:
             Unavailable: There is no purifier, no memory, or no process for it now.
         """
         with context.timings.stage(Stage.DECODE):
-            picture = await self.shield.decode(context, content_type, body)
-        context.facts["body_bytes"] = len(body)
-        return picture
+            return await self.shield.decode(context, content_type, body)
 
     async def open_chat(
         self, context: RequestContext, protocol: Protocol, body: bytes, template: Template
@@ -205,9 +203,17 @@ class Pipeline:
         reading = (protocol, ChatLimits.of(self.settings), template, rules)
         with context.timings.stage(Stage.DECODE):
             chat = await self._decode.open_chat(body, reading, context.caller)
-        context.facts["body_bytes"] = len(body)
         self.note_findings(context, chat.findings)
         return chat
+
+    async def open_images(self, context: RequestContext, body: bytes) -> tuple[ChatImage, ...]:
+        """Takes a list of images apart.
+
+        Raises:
+            RequestRefused: The body is at fault.
+        """
+        with context.timings.stage(Stage.DECODE):
+            return await self._decode.open_images(body, self.settings.max_images, context.caller)
 
     def note_findings(self, context: RequestContext, findings: Findings) -> None:
         """Counts the fields that passed unrefused or were taken out; the log line names them."""
@@ -222,10 +228,7 @@ class Pipeline:
     ) -> None:
         """Decodes all images before any is purified: what is refused costs no purification.
 
-        Args:
-            context: The request.
-            images: A chat's.
-            decoded: Filled, by the images' places; the caller releases them, come what may.
+        `decoded` is filled by the images' places; the caller releases them, come what may.
         """
         # A conversation takes no more decoders than there are: others wait for them too.
         decoders = asyncio.Semaphore(self.settings.decode_workers)
@@ -346,32 +349,28 @@ class Pipeline:
         finally:
             picture.release()
 
-    async def shield_chat(self, context: RequestContext, chat: Chat) -> list[Shielded]:
-        """Decode to encode of all images of a chat, in the order of the conversation.
+    async def shield_images(
+        self, context: RequestContext, images: Sequence[ChatImage], *, are_shown: bool
+    ) -> list[Shielded]:
+        """Decode to encode of all images of a request, in their order.
 
         Raises:
             CodefendError: As in `decode` and `shield_image`; the error names the image's place.
         """
-        if context.slot is not None and not chat.images:
+        if context.slot is not None and not images:
             context.slot.mark_enqueued()
         decoded: dict[str, Any] = {}
+
+        async def shield(param: str) -> Shielded:
+            with naming_place(param):
+                return await self.shield_image(context, decoded[param], is_shown=are_shown)
+
         try:
-            await self._decode_images(context, chat.images, decoded)
-            return await gather_or_cancel(
-                self._shield_part(context, image.param, decoded[image.param], chat.return_image)
-                for image in chat.images
-            )
+            await self._decode_images(context, images, decoded)
+            return await gather_or_cancel(shield(image.param) for image in images)
         finally:
             for picture in decoded.values():
                 picture.release()
-
-    async def _shield_part(
-        self, context: RequestContext, param: str, picture: Incoming, is_shown: bool
-    ) -> Shielded:
-        try:
-            return await self.shield_image(context, picture, is_shown=is_shown)
-        except ImageFlagged as refusal:
-            raise ImageFlagged(param=param) from refusal
 
     # Stage forward
 

@@ -31,6 +31,7 @@ PROBES = frozenset({"/health", "/healthz", "/readyz"})
 ENDPOINTS = frozenset(
     {
         "/v1/purify",
+        "/v1/guardrail",
         "/v1/caption",
         "/v1/vqa",
         "/v1/models",

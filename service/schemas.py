@@ -4,7 +4,7 @@ The endpoints read bodies themselves, to keep them off the event loop: what thos
 described here, too.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
@@ -18,6 +18,8 @@ __all__ = [
     "ConversationResponse",
     "Defense",
     "ErrorResponse",
+    "GuardrailFields",
+    "GuardrailResponse",
     "NamedVersion",
     "PurifyFields",
     "PurifyResponse",
@@ -53,6 +55,12 @@ class PurifyFields(_Fields):
     output_format: ImageFormat = Field(
         ImageFormat.PNG, description="PNG and WebP keep every pixel; JPEG has quality 95."
     )
+
+
+class GuardrailFields(_Fields):
+    """What /v1/guardrail takes."""
+
+    images: list[str] = Field(description="data: URLs or bare base64. Remote URLs are refused.")
 
 
 class AskFields(_Fields):
@@ -112,6 +120,27 @@ class PurifyResponse(BaseModel):
     timings_ms: dict[str, float] | None = Field(
         description="Milliseconds by stage, and total; null under minimal disclosure."
     )
+
+
+class GuardrailResponse(BaseModel):
+    """Answer of /v1/guardrail."""
+
+    verdict: Literal["modify", "deny", "allow"] = Field(
+        description="modify: the model may see images, and not what was sent. allow: it may see "
+        "what was sent. deny: it may see none."
+    )
+    images: list[str] = Field(
+        description="data: URLs of what the model may see, in the order of the request; none "
+        "where the verdict is deny."
+    )
+    suspicion: list[float | None] | None = Field(
+        description="0 to 1 for each image: the share of clean images that looked less attacked. "
+        "null under minimal disclosure, and where the verdict is deny."
+    )
+    flagged: list[bool | None] | None = Field(
+        description="Suspicion above 0.99, for each image. null where suspicion is."
+    )
+    reason: str | None = Field(None, description="Why the verdict is deny.")
 
 
 class _AnswerResponse(BaseModel):

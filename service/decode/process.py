@@ -1,7 +1,7 @@
 """What runs inside a decode process: bytes in, pixels into shared memory, sizes and fields out.
 
-Or a whole chat in, and out come its images' files and what stands around them. Where purification
-is off no pixels are asked for, and the image's file comes out as it is.
+Or a whole chat or a list of images in, and out come the images' files and what stands around them.
+Where purification is off no pixels are asked for, and the image's file comes out as it is.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from typing import Any
 from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import ChatLimits, open_chat
 from codefend.service.decode.picture import PictureLimits, decode_picture, self_test
-from codefend.service.decode.wire import open_envelope
+from codefend.service.decode.wire import open_envelope, read_image_list
 from codefend.service.errors import ClientLeft, RequestRefused
 from codefend.service.processes.child import Ask, Handler, Message
 from codefend.service.processes.pixels import Picture, write_pixels
@@ -58,6 +58,9 @@ def _handle(config: DecodeConfig, meta: dict[str, Any], body: bytes, ask: Ask) -
             limits, template = ChatLimits(**meta["chat"]), Template(**meta["template"])
             protocol, rules = all_protocols()[meta["path"]], FieldRules(**meta["rules"])
             return open_chat(body, protocol, limits, template, rules).pack()
+        if "max_images" in meta:
+            files = read_image_list(body, meta["max_images"])
+            return {"lengths": [len(file) for file in files]}, b"".join(files)
         return _open(config, meta, body, ask)
     except RequestRefused as refusal:
         return report_refusal(refusal), b""

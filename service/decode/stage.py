@@ -1,6 +1,7 @@
 """The service's side of the decode stage: decode processes are asked, and fill leased memory."""
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from codefend.models.prompts.templates import Template
-from codefend.service.decode.chat import Chat, ChatLimits, open_chat
+from codefend.service.decode.chat import Chat, ChatImage, ChatLimits, open_chat
 from codefend.service.decode.picture import PictureLimits
 from codefend.service.decode.process import DecodeConfig, make_decoder
 from codefend.service.errors import (
@@ -159,6 +160,18 @@ class DecodeStage:
             "rules": asdict(rules),
         }
         return Chat.unpack(*await self._ask(meta, body, caller))
+
+    async def open_images(self, body: bytes, max_images: int, caller: str) -> tuple[ChatImage, ...]:
+        """Takes a list of images apart; they are then decoded one by one.
+
+        Raises:
+            RequestRefused: The body is at fault.
+            Unavailable: As in `decode`.
+        """
+        answer, blob = await self._ask({"max_images": max_images}, body, caller)
+        ends = list(itertools.accumulate(answer["lengths"], initial=0))
+        files = (blob[start:end] for start, end in itertools.pairwise(ends))
+        return tuple(ChatImage(file, f"images[{index}]") for index, file in enumerate(files))
 
     async def _ask(
         self, meta: dict[str, Any], body: bytes, caller: str, admission: "_Admission | None" = None

@@ -20,12 +20,20 @@ from codefend.service.errors import (
     InvalidImage,
     MissingField,
     RemoteImage,
+    TooManyImages,
     UnsupportedMedia,
 )
 
-__all__ = ["open_envelope", "read_inline_image", "read_json_object"]
+__all__ = [
+    "check_json",
+    "open_envelope",
+    "read_image_list",
+    "read_inline_image",
+    "read_json_object",
+]
 
 IMAGE_FIELD = "image"
+LIST_FIELD = "images"
 # In multipart forms the image may also come under the name that OpenAI's clients use for files.
 FILE_FIELDS = ("image", "file")
 
@@ -64,6 +72,53 @@ def open_envelope(content_type: str, body: bytes) -> tuple[bytes, dict[str, Any]
     types = ", ".join(row.media_type for row in FORMATS.values())
     msg = f"Send application/json, multipart/form-data, or {types}."
     raise UnsupportedMedia(msg, "content-type")
+
+
+def check_json(content_type: str) -> None:
+    """Lets JSON alone pass.
+
+    Raises:
+        UnsupportedMedia: The Content-Type is another.
+    """
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        msg = "Send application/json."
+        raise UnsupportedMedia(msg, "content-type")
+
+
+def read_image_list(body: bytes, max_images: int) -> list[bytes]:
+    """Parses a list of images: `{"images": ["data:image/png;base64,..."]}`.
+
+    Args:
+        body: JSON, as received.
+        max_images: Most that are taken.
+
+    Returns:
+        Their files.
+
+    Raises:
+        InvalidBody: It is no JSON object.
+        MissingField: There is no list.
+        InvalidField: Something else is there, or an image is not text, or not base64.
+        TooManyImages: There are more than are taken.
+        RemoteImage: One is a URL to somewhere else.
+        InvalidImage: One is empty.
+    """
+    document = read_json_object(body)
+    unknown = next((name for name in document if name != LIST_FIELD), None)
+    if unknown is not None:
+        msg = f"There is no such field. The one that is taken is {LIST_FIELD}."
+        raise InvalidField(msg, unknown[:64])
+    if LIST_FIELD not in document:
+        msg = f"The field {LIST_FIELD} is missing."
+        raise MissingField(msg, LIST_FIELD)
+    urls = document[LIST_FIELD]
+    if not (isinstance(urls, list) and all(isinstance(url, str) for url in urls)):
+        msg = f"{LIST_FIELD} must be a list of strings: data: URLs or bare base64."
+        raise InvalidField(msg, LIST_FIELD)
+    if len(urls) > max_images:
+        msg = f"At most {max_images} images are taken in one request."
+        raise TooManyImages(msg, LIST_FIELD)
+    return [read_inline_image(url, f"{LIST_FIELD}[{index}]") for index, url in enumerate(urls)]
 
 
 def _bounded(image: bytes, fields: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:

@@ -13,7 +13,8 @@ from fastapi.responses import Response
 from codefend.models.prompts.templates import Task, Template
 from codefend.service.context import RequestContext, run_with_deadline
 from codefend.service.decode.chat import Chat
-from codefend.service.errors import UnsupportedMedia, UpstreamNotFound
+from codefend.service.decode.wire import check_json
+from codefend.service.errors import UpstreamNotFound
 from codefend.service.forward.breaker import BreakerPermit
 from codefend.service.forward.completion import ChatBody
 from codefend.service.forward.sse import StreamSplicer, splice_answer
@@ -38,10 +39,7 @@ def build_conversations(pipeline: Pipeline) -> APIRouter:
 def _add_path(router: APIRouter, pipeline: Pipeline, protocol: Protocol) -> None:
     async def converse(request: Request) -> Response:
         context: RequestContext = request.state.context
-        content_type = request.headers.get("content-type", "").partition(";")[0]
-        if content_type.strip().lower() != "application/json":
-            msg = "Send application/json."
-            raise UnsupportedMedia(msg, "content-type")
+        check_json(request.headers.get("content-type", ""))
         body = await pipeline.read(context, request)
         permit = pipeline.take_permit(context)
         headers = protocol.headers_for_upstream(request.headers)
@@ -70,7 +68,7 @@ async def _answer(
 ) -> Response:
     template = pipeline.templates[Task.CHAT]
     chat = await pipeline.open_chat(context, protocol, body, template)
-    images = await pipeline.shield_chat(context, chat)
+    images = await pipeline.shield_images(context, chat.images, are_shown=chat.return_image)
     reports = _report(context, chat, images, template)
     forwarded = [
         (image.forwarded, part.is_source) for image, part in zip(images, chat.images, strict=True)

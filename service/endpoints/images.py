@@ -1,4 +1,7 @@
-"""POST /v1/purify, /v1/caption and /v1/vqa: one image comes in; a model sees it purified only."""
+"""POST /v1/purify, /v1/caption and /v1/vqa: one image comes in; a model sees it purified only.
+
+POST /v1/guardrail: several come in, and the gateway that asks puts what comes out in their places.
+"""
 
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +15,8 @@ from codefend.models.codec import ImageFormat, data_url
 from codefend.models.prompts.templates import Task, Template
 from codefend.service.context import RequestContext, run_with_deadline
 from codefend.service.decode.values import find_text_image
-from codefend.service.errors import ImageInText, InvalidField, MissingField
+from codefend.service.decode.wire import check_json
+from codefend.service.errors import ImageFlagged, ImageInText, InvalidField, MissingField
 from codefend.service.forward.breaker import BreakerPermit
 from codefend.service.forward.completion import Completion
 from codefend.service.pipeline import Pipeline
@@ -23,6 +27,8 @@ from codefend.service.schemas import (
     AskFields,
     CaptionFields,
     CaptionResponse,
+    GuardrailFields,
+    GuardrailResponse,
     PurifyFields,
     PurifyResponse,
     VqaFields,
@@ -32,7 +38,7 @@ from codefend.service.schemas import (
 )
 from codefend.service.stages import Shielded
 
-__all__ = ["build_ask", "build_purify"]
+__all__ = ["build_ask", "build_guardrail", "build_purify"]
 
 FieldsT = TypeVar("FieldsT", bound=BaseModel)
 
@@ -125,6 +131,57 @@ def _raw_format(accept: str, output_format: ImageFormat) -> ImageFormat | None:
         if media_type in {"application/json", "application/*", "*/*"}:
             return None
     return None
+
+
+def build_guardrail(pipeline: Pipeline) -> APIRouter:
+    """Builds /v1/guardrail."""
+    router = APIRouter(tags=["images"])
+    content = {"application/json": {"schema": GuardrailFields.model_json_schema()}}
+
+    @router.post(
+        "/v1/guardrail",
+        response_model=GuardrailResponse,
+        responses=error_responses(),
+        openapi_extra={"requestBody": {"required": True, "content": content}},
+    )
+    async def guardrail(request: Request) -> Response:
+        """Purifies the images of somebody else's request: for gateways that ask a guard.
+
+        The verdict is `modify` where the model may see the purified images alone, `allow` where it
+        may see what was sent (in shadow mode, and where purification is off), and `deny` where an
+        image is refused because it looks attacked. Whatever else than 200 comes: the gateway has
+        to refuse the request.
+        """
+        context: RequestContext = request.state.context
+        check_json(request.headers.get("content-type", ""))
+        body = await pipeline.read(context, request)
+        work = _guard(pipeline, context, body)
+        return await run_with_deadline(request, work, context.deadline_s)
+
+    return router
+
+
+async def _guard(pipeline: Pipeline, context: RequestContext, body: bytes) -> Response:
+    files = await pipeline.open_images(context, body)
+    try:
+        images = await pipeline.shield_images(context, files, are_shown=False)
+    except ImageFlagged as refusal:
+        context.outcome = refusal.code
+        reason = f"{refusal.param}: {refusal.public_message}"
+        answer = GuardrailResponse(
+            verdict="deny", images=[], suspicion=None, flagged=None, reason=reason
+        )
+    else:
+        is_full = context.policy.disclose is Disclosure.FULL
+        found = [image.purification for image in images]
+        answer = GuardrailResponse(
+            verdict="allow" if all(image.bypassed for image in images) else "modify",
+            images=[image.forwarded for image in images],
+            suspicion=[each and each.suspicion for each in found] if is_full else None,
+            flagged=[each and each.flagged for each in found] if is_full else None,
+        )
+    context.timings.begin_response()
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 def build_ask(pipeline: Pipeline) -> APIRouter:
