@@ -213,10 +213,7 @@ class UnsupportedContent(RequestRefused):
     """A part of a conversation is neither text nor an image that can be purified."""
 
     code = "unsupported_content"
-    message = (
-        "Only text and images are taken here. Send a string, or a list of parts of the types text "
-        "and image_url."
-    )
+    message = "Only text and images are taken here."
 
 
 class UnknownField(RequestRefused):

@@ -204,6 +204,9 @@ class ErrorResponse(BaseModel):
     error: _ErrorDetail
 
 
+_OWN_SHAPE = "Every error, in the shape of this protocol, with our code and param."
+
+
 def request_body(fields: type[BaseModel]) -> dict[str, Any]:
     """Describes a body that holds an image beside some fields, in all forms that are taken.
 
@@ -251,12 +254,19 @@ def conversation_responses(protocol: Protocol) -> dict[int | str, dict[str, Any]
     description = "The upstream's answer, and what the defence did."
     # Events have no schema in OpenAPI 3.1.
     streamed: dict[str, Any] = {} if protocol.make_reader is None else {"text/event-stream": {}}
-    answers: dict[int | str, dict[str, Any]] = {
-        200: {"model": model, "description": description, "content": streamed},
-        404: {"model": ErrorResponse, "description": "The upstream has no such model, or path."},
-        422: {"model": ErrorResponse, "description": "The upstream cannot process the request."},
+    errors: dict[int | str, dict[str, Any]] = {
+        404: {"description": "The upstream has no such model, or path."},
+        422: {"description": "The upstream cannot process the request."},
     }
-    return answers | error_responses() | upstream_errors()
+    error = ErrorResponse
+    if protocol.error_fields:
+        more: dict[str, Any] = {key: (kind, ...) for key, kind in protocol.error_fields.items()}
+        error = create_model(f"{name}Error", __base__=ErrorResponse, __doc__=_OWN_SHAPE, **more)
+    errors |= error_responses() | upstream_errors()
+    answers: dict[int | str, dict[str, Any]] = {
+        200: {"model": model, "description": description, "content": streamed}
+    }
+    return answers | {status: told | {"model": error} for status, told in errors.items()}
 
 
 def upstream_errors() -> dict[int | str, dict[str, Any]]:

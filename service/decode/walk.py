@@ -259,7 +259,7 @@ class _Walker:
             self._check_text(value, at)
             return
         if not isinstance(value, list):
-            self._refuse(UnsupportedContent(param=_param(at)), at)
+            self._refuse_part(at)
             return
         for index, part in enumerate(value):
             if isinstance(part, dict):
@@ -267,7 +267,14 @@ class _Walker:
             elif isinstance(part, str):
                 self._check_text(part, (at, index))
             else:
-                self._refuse(UnsupportedContent(param=_param((at, index))), at)
+                self._refuse_part((at, index))
+
+    def _refuse_part(self, at: _At) -> None:
+        msg = (
+            "Only text and images are taken here. Send a string, or a list of parts: texts, and "
+            f"images as {self._image_part}."
+        )
+        self._refuse(UnsupportedContent(msg, _param(at)), at)
 
     def _chosen(self, holder: dict[str, Any], known: Field, at: _At) -> None:
         """Reads an object under its table, which may depend on one of its fields."""
@@ -333,7 +340,10 @@ class _Walker:
             self._refuse(UnknownField(msg, _param(at)), at)
 
     def _lacks(self, holder: dict[str, Any], name: str, known: Field, at: _At) -> None:
-        if known.kind not in _PICTURES:
+        if known.kind is FieldKind.OBJECT:
+            if holder.get(name) is None:
+                self._refuse(MissingField(f"{_param(at)} is missing.", _param(at)), at)
+        elif known.kind not in _PICTURES:
             self._misshapen("a string", at)
         elif known.place is not None:
             if not isinstance(holder.get(name), dict):

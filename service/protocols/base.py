@@ -102,6 +102,7 @@ class Protocol:
         read_answer: Reads a whole answer; raises ValueError and its kin for what is none.
         make_reader: Makes the reader of a stream's events; None where the protocol has no streams.
         report_in: The member of a stream's last event that the report stands in; None: the event.
+        error_fields: What errors have beside `error`, and the types of that.
         error_body: An error as its clients read it, from it and the request's id.
         error_event: The same within a stream.
         key_header: Where else than in `Authorization: Bearer` the upstream reads its key.
@@ -124,6 +125,7 @@ class Protocol:
     token_limits: tuple[str, ...] = ()
     choice_limits: tuple[str, ...] = ()
     report_in: str | None = None
+    error_fields: Mapping[str, Any] = field(default_factory=dict)
     error_body: Callable[[CodefendError, str], dict[str, Any]] = openai_error
     error_event: Callable[[CodefendError, str], bytes] = openai_error_event
     key_header: str | None = None

@@ -53,7 +53,7 @@ def lacking(kind, place, path=""):
     """The fields of a type that a table lacks, and of the types in it that another does."""
     if isinstance(place, Choice):
         for value in literals(hints_of(kind).get(place.key)):
-            chosen = place.places.get(value, place.other)
+            chosen = place.find(value)
             if chosen is not None:
                 yield from lacking(kind, chosen, f"{path}({value})")
             elif value not in REFUSED_TYPES:

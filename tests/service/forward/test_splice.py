@@ -12,6 +12,7 @@ from codefend.service.forward.failures import UpstreamFailure
 from codefend.service.forward.sse import MAX_LINE_BYTES, PIECE_BYTES, StreamSplicer, splice_answer
 from codefend.service.protocols.base import MAX_EVENT_VALUES
 from codefend.service.protocols.chat import CHAT_COMPLETIONS
+from codefend.service.protocols.messages import MESSAGES
 
 TOLD = b'{"images":[]}'
 ADDED = b',"codefend":' + TOLD
@@ -27,8 +28,18 @@ def events(*payloads, done=True, separator="\n\n"):
     return "".join(f"data: {p}{separator}" for p in [*lines, *(["[DONE]"] if done else [])])
 
 
-def run(stream, pieces=None):
-    splicer = StreamSplicer(CHAT_COMPLETIONS.make_reader(), lambda: TOLD)
+def named(*kinds, separator="\n\n"):
+    """Anthropic's events: types, or types and fields."""
+    pairs = [(kind, {}) if isinstance(kind, str) else kind for kind in kinds]
+    return "".join(
+        f"event: {kind}{separator[: len(separator) // 2]}"
+        f"data: {json.dumps({'type': kind} | fields)}{separator}"
+        for kind, fields in pairs
+    )
+
+
+def run(stream, pieces=None, protocol=CHAT_COMPLETIONS):
+    splicer = StreamSplicer(protocol.make_reader(), lambda: TOLD, protocol.report_in)
     stream = stream.encode() if isinstance(stream, str) else stream
     passed = [part for piece in pieces or [stream] for part in splicer.feed(piece)]
     return b"".join(passed) + splicer.end()
@@ -57,6 +68,70 @@ STREAMS = {
     "a first chunk without choices": events({"choices": []}, chunk("a"), chunk(reason="stop")),
     "no space after the colon": 'data:{"choices":[{"finish_reason":"stop"}]}\n\ndata:[DONE]\n\n',
 }
+
+
+START = ("message_start", {"message": {"id": "msg_1", "content": []}})
+SAYS = ("content_block_delta", {"index": 0, "delta": {"type": "text_delta", "text": "}"}})
+ENDS = ("message_delta", {"delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 1}})
+COUNTS = ("message_delta", {"delta": {"stop_reason": None}, "usage": {"output_tokens": 2}})
+EVENTS = {
+    "ends with a reason": named(START, "ping", SAYS, ENDS, "message_stop"),
+    "a ping before the end": named(START, SAYS, ENDS, "ping", "message_stop"),
+    "a block that ends late": named(
+        START, ENDS, ("content_block_stop", {"index": 0}), "message_stop"
+    ),
+    "counts on the way": named(START, COUNTS, SAYS, ENDS, "message_stop"),
+    "counts at the end": named(START, SAYS, ENDS, COUNTS, "message_stop"),
+    "no reason": named(START, SAYS, COUNTS, "ping", "message_stop"),
+    "two reasons": named(START, SAYS, ENDS, ENDS, "message_stop"),
+    "no stop": named(START, SAYS, ENDS),
+    "carriage returns": named(START, SAYS, ENDS, "message_stop", separator="\r\n\r\n"),
+    "an event of tomorrow's": named(START, ("applause", {"volume": 3}), SAYS, ENDS, "message_stop"),
+}
+
+
+@pytest.mark.parametrize("stream", EVENTS.values(), ids=EVENTS.keys())
+def test_the_last_message_delta_tells_and_all_else_is_untouched(stream):
+    passed = run(stream, protocol=MESSAGES)
+    assert passed.replace(ADDED, b"").strip() == stream.encode().strip()
+    (last,) = told_in(passed)
+    assert last["codefend"] == {"images": []}
+    assert {"delta", "usage"} < last.keys()
+    deltas = [line for line in passed.splitlines() if b'"message_delta"' in line]
+    assert b"codefend" in deltas[-1]
+
+
+@pytest.mark.parametrize("stream", EVENTS.values(), ids=EVENTS.keys())
+@given(cuts=st.lists(st.integers(0, 700)))
+def test_nor_does_it_matter_for_messages_how_the_network_cuts_them(stream, cuts):
+    data = stream.encode()
+    edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+    pieces = [data[a:b] for a, b in itertools.pairwise(edges)]
+    assert run(data, pieces, MESSAGES) == run(data, protocol=MESSAGES)
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        "",
+        named(START, SAYS),
+        named(START, SAYS, COUNTS),
+        named(START, SAYS, "message_stop"),
+        named(START, ("error", {"error": {"message": "secret"}})),
+        events(START[1] | {"type": "error", "message": "secret"}, done=False),
+        events({"error": {"message": "secret"}}, done=False),
+        named(START, ("message_delta", {"secret": 1}), "message_stop"),
+        named("message_start", ENDS, "message_stop"),
+        named(START, ("content_block_start", {"content_block": "secret"}), ENDS, "message_stop"),
+        events({"message": {}}, {"type": 7}, done=False),
+        events(chunk("a"), chunk(reason="stop")),
+        named(START, ENDS) + named("ping") * (MAX_LINE_BYTES // 36 + 1) + named("message_stop"),
+    ],
+)
+def test_what_is_no_message_and_what_is_half_of_one_is_an_error(stream):
+    with pytest.raises((UpstreamFailure, ValueError, TypeError, LookupError)) as raised:
+        run(stream, protocol=MESSAGES)
+    assert "secret" not in str(raised.value)
 
 
 @pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS.keys())
