@@ -136,13 +136,13 @@ class Pipeline:
 
         Raises:
             NotReady: There is no model yet.
-            UpstreamDown: The path needs the model, and it is failing.
+            UpstreamDown: The path needs the model, and it is failing; or ProtocolNotServed.
         """
         if path in WITHOUT_MODEL:
             return
         if self._embedded is not None and not self._embedded.is_warm:
             raise NotReady(retry_after_s=ceil(WARM_UP_S))
-        self.upstream.breaker.check()
+        self.upstream.check(path)
 
     async def read(self, context: RequestContext, request: Request) -> bytes:
         """Reads the body within its bounds.

@@ -153,6 +153,7 @@ class Runtime:
             self.workers.start()
         if self.embedded is not None:
             self.embedded.start(self.supervision)
+        self._upstream.probe.start()
         await self._images.decode.start(self.supervision)
         await self._images.encode.start(self.supervision)
         self._waiting_for_warmth = asyncio.create_task(self._say_when_warm())

@@ -28,6 +28,7 @@ from codefend.service.errors import (
     InternalError,
     NotReady,
     Overloaded,
+    ProtocolNotServed,
     RequestRefused,
     ShuttingDown,
     UnexpectedBody,
@@ -60,7 +61,7 @@ METRICS_MESSAGE = (
     'CODEFEND_API_KEYS_FILE says endpoints = ["/metrics"].'
 )
 # What is counted as refused on admission, and not as failed inside.
-_REJECTIONS = (RequestRefused, Overloaded, NotReady, ShuttingDown, UpstreamDown)
+_REJECTIONS = (RequestRefused, Overloaded, NotReady, ShuttingDown, UpstreamDown, ProtocolNotServed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +143,12 @@ class AdmissionMiddleware:
 
     def _open(self, scope: Scope) -> RequestContext:
         path = scope["path"]
-        if path not in self._paths and path.endswith("/") and path[:-1] in self._paths:
+        bare = path.removesuffix("/")
+        if path not in self._paths and (
+            bare in self._paths or self._find_template(bare) != "other"
+        ):
             # The same path to most clients; a redirect would name a host of the client's choice.
-            path = scope["path"] = path[:-1]
+            path = scope["path"] = bare
         settings = self._parts.settings()
         if settings is not self._settings:
             self._settings, self._policy = settings, settings.policy

@@ -30,16 +30,23 @@ def build_probes(runtime: Runtime) -> APIRouter:
 
     @router.get(
         "/readyz",
-        responses={503: {"description": "Still warming up, or draining."}},
+        responses={503: {"description": "Warming up, draining, or set wrongly for its upstream."}},
         response_model=dict[str, str],
     )
     async def readyz() -> JSONResponse:
-        """Ready: models are warm, and the service is not draining."""
+        """Ready: models are warm, the service is not draining, and its upstream is set right.
+
+        An upstream that does not answer is its own concern: it is told, and changes no status.
+        """
         if runtime.limiter.is_draining:
             return JSONResponse({"status": "draining"}, 503)
         if not runtime.pipeline.is_warm:
             return JSONResponse({"status": "warming"}, 503)
-        return JSONResponse({"status": "ready"})
+        state = runtime.pipeline.upstream.probe.state
+        told = {} if state.sentence is None else {"upstream": state.sentence}
+        if state.wrong is not None:
+            return JSONResponse({"status": "misconfigured"} | told, 503)
+        return JSONResponse({"status": "ready"} | told)
 
     if runtime.pipeline.settings.metrics_port is None:
 

@@ -118,6 +118,11 @@ class UpstreamFailure(Exception):
         failure.lacks_path = lacks_path(status, refusal)
         return failure
 
+    @property
+    def is_about_settings(self) -> bool:
+        """Whether it may be the upstream's address or key that is wrong, or has changed."""
+        return self.lacks_path or self.reason in {"status_401", "status_403"}
+
     def fields(self, secret: str) -> dict[str, Any]:
         """What the operator's log says of it.
 

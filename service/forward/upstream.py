@@ -39,6 +39,7 @@ from codefend.service.forward.failures import (
     pauses,
     settle,
 )
+from codefend.service.forward.probe import COMPLETIONS, MODELS, UpstreamProbe
 from codefend.service.forward.sse import EVENT_STREAM, AnswerStream
 from codefend.service.metrics import Metrics
 from codefend.service.protocols.base import all_protocols
@@ -52,8 +53,6 @@ logger = logging.getLogger(__name__)
 FAIR_SHARE = 0.5
 # The loop's timers may fire a little early.
 CLOCK_SLACK_S = 0.05
-MODELS = "models"
-COMPLETIONS = "chat/completions"
 
 
 class Upstream:
@@ -61,6 +60,7 @@ class Upstream:
 
     Attributes:
         breaker: Says whether the model is asked at all, and gives the permits that all need.
+        probe: Says what the upstream serves, and what is set wrongly.
     """
 
     def __init__(
@@ -84,8 +84,22 @@ class Upstream:
         paths = {MODELS} | {protocol.upstream_path for protocol in all_protocols().values()}
         self._urls = {path: client.base_url.join(path) for path in paths}
         self.breaker = breaker
+        self.probe = UpstreamProbe(client, settings)
         self._metrics = metrics
         self._last_list: bytes | None = None
+
+    def check(self, path: str) -> None:
+        """Refuses what it would be of no use to ask, before any work is done for it.
+
+        Args:
+            path: Of ours.
+
+        Raises:
+            ProtocolNotServed: The upstream lacks the protocol of this path.
+            UpstreamDown: The model is failing.
+        """
+        self.probe.check(path)
+        self.breaker.check()
 
     async def complete(self, completion: Completion, permit: BreakerPermit) -> Answer:
         """Asks, and waits for the whole answer.
@@ -155,7 +169,8 @@ class Upstream:
             return await self._fetch_list(asking)
 
     async def close(self) -> None:
-        """Closes all connections."""
+        """Asks no longer, and closes all connections."""
+        await self.probe.stop()
         await self._client.aclose()
 
     async def _body_of(self, chat: ChatBody, permit: BreakerPermit) -> bytes:
@@ -300,6 +315,8 @@ class Upstream:
         """Counts a failure, and tells the operator what the client does not get to know."""
         logger.warning("the upstream failed", extra={"fields": failure.fields(self._key)})
         self._metrics.upstream_errors.labels(failure.reason).inc()
+        if failure.is_about_settings:
+            self.probe.doubt()
 
 
 def make_upstream(

@@ -30,6 +30,8 @@ def record(only=None):
     for group in groups(list(REPLIES)):
         if only is None or group.name == only:
             with run_upstream() as upstream, tempfile.TemporaryDirectory() as folder:
+                # It serves whatever model is set.
+                upstream.probe_reply = lambda handler: sends({"data": []})(handler, None)
                 played[group.name] = play(group, upstream, Path(folder))
     return played
 

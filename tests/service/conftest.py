@@ -29,7 +29,7 @@ def reset(upstream):
     upstream.bodies.clear()
     upstream.headers.clear()
     upstream.status = 200
-    upstream.reply = None
+    upstream.reply = upstream.probe_reply = None
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from codefend.service.forward.probe import PROBE_ID
+
 
 class FakeUpstream:
     def __init__(self, url):
@@ -14,6 +16,9 @@ class FakeUpstream:
         self.status = 200
         self.answer = "a red car"
         self.reply = None  # takes the handler and the request: answers in another way
+        # What the service asks to learn what is served is no question: it is kept apart.
+        self.probes = []
+        self.probe_reply = None  # takes the handler: answers a probe in another way
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -21,6 +26,22 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
+
+    def parse_request(self):
+        is_sound = super().parse_request()
+        if is_sound and self.headers.get("x-request-id") == PROBE_ID:
+            self.command = "PROBE"
+        return is_sound
+
+    def do_PROBE(self):
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.upstream.probes.append((self.path, body, dict(self.headers)))
+        if self.upstream.probe_reply is not None:
+            self.upstream.probe_reply(self)
+        elif body:
+            self.send(b'{"error": {"message": "no messages"}}', "application/json", 400)
+        else:
+            self.send(b'{"data": [{"id": "first-model"}]}', "application/json", 200)
 
     def do_GET(self):
         self.upstream.headers.append(dict(self.headers))

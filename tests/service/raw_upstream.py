@@ -5,6 +5,8 @@ import json
 import threading
 from contextlib import asynccontextmanager, contextmanager, suppress
 
+from codefend.service.forward.probe import PROBE_ID
+
 SECRET = "at /srv/secret"
 
 
@@ -58,6 +60,9 @@ class RawUpstream:
         try:
             while True:
                 request = await _read_request(reader)
+                if request[1].get("x-request-id") == PROBE_ID:
+                    writer.write(whole({"error": {"message": "a probe"}}, 400))
+                    continue
                 self.requests.append(request)
                 if callable(self.script):
                     await self.script(writer, request)

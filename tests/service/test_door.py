@@ -203,6 +203,7 @@ def test_a_body_that_is_said_to_be_as_it_is_is_taken(locked):
 @pytest.mark.parametrize("path", sorted(ROUTES))
 def test_a_slash_at_the_end_of_any_path_leads_to_the_same_route(locked, path):
     method = next(iter(ROUTES[path])).upper()
+    path = path.replace("{model}", "first-model")
     body = {} if method == "GET" else {"content": b""}
     straight, slashed = (
         locked.client.request(method, spelled, headers=bearer(KEY), **body)
