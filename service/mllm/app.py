@@ -22,12 +22,13 @@ from codefend.service.door.protocol import make_config
 from codefend.service.errors import CodefendError
 from codefend.service.mllm.dialects.base import Dialect, Exchange
 from codefend.service.mllm.dialects.chat import ChatDialect
+from codefend.service.mllm.dialects.messages import CountTokensDialect, MessagesDialect
 from codefend.service.mllm.generation import Generation, Generator, read_conversation
 
 __all__ = ["create_mllm_app", "serve_app"]
 
 SOCKET_MODE = 0o600
-DIALECTS: tuple[type[Dialect], ...] = (ChatDialect,)
+DIALECTS: tuple[type[Dialect], ...] = (ChatDialect, MessagesDialect, CountTokensDialect)
 
 
 def create_mllm_app(generator: Generator) -> FastAPI:
@@ -74,6 +75,8 @@ async def _answer(generator: Generator, exchange: Exchange, turn: asyncio.Lock) 
         generation, pieces = await run_in_threadpool(
             generator.begin, conversation, request.max_tokens, request.temperature
         )
+    if request.is_counted_only:
+        return JSONResponse(exchange.whole("", generation))
     if request.is_streamed:
         events = _events(exchange, generation, pieces, turn)
         return StreamingResponse(events, media_type="text/event-stream")

@@ -37,12 +37,14 @@ class GenerationRequest:
         max_tokens: Longest answer.
         temperature: 0 takes the likeliest token each time.
         is_streamed: Whether the answer is told while it is made.
+        is_counted_only: Whether no answer is made, because only the question's length is asked for.
     """
 
     turns: list[Turn]
     max_tokens: int
     temperature: float
     is_streamed: bool
+    is_counted_only: bool = False
 
 
 class Exchange(ABC):
