@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 from urllib.parse import urlsplit
 
+from codefend.service.policy import Mode
 from codefend.service.settings import PREFIX, Settings
 
 __all__ = ["describe_start", "find_unknown_variables", "installed_version"]
@@ -61,14 +62,17 @@ def describe_start(settings: Settings, num_keys: int) -> dict[str, Any]:
             "upstream": _without_credentials(settings.upstream_url),
             "upstream_model": settings.upstream_model,
         }
-    return {
-        "version": installed_version(),
-        "mode": settings.mode,
-        **model,
+    purifier = {
         "purifier": settings.purifier,
         "purifier_adapters": settings.purifier_adapters,
         "detector": settings.detector_source,
         "devices": list(settings.devices),
+    }
+    return {
+        "version": installed_version(),
+        "mode": settings.mode,
+        **model,
+        **({"purifier": None} if settings.mode is Mode.OFF else purifier),
         "address": f"{settings.host}:{settings.port}",
         "keys": num_keys or "none: everybody on this machine may ask",
         "metrics_port": settings.metrics_port,

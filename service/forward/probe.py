@@ -103,7 +103,7 @@ class UpstreamProbe:
         self._client = client
         self._settings = settings
         self._doubt = asyncio.Event()
-        self._was_right = False
+        self._is_known = self._was_right = False
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -141,10 +141,11 @@ class UpstreamProbe:
         pause_s = FIRST_PAUSE_S
         while True:
             state = await self._look()
-            pause_s = FIRST_PAUSE_S if state != self.state else min(2 * pause_s, LONGEST_PAUSE_S)
-            if state != self.state:
+            is_news = state != self.state or not self._is_known
+            pause_s = FIRST_PAUSE_S if is_news else min(2 * pause_s, LONGEST_PAUSE_S)
+            if is_news:
                 self._say(state)
-            self.state = state
+            self.state, self._is_known = state, True
             self._was_right = self._was_right or state.sentence is None
             # However many requests raise doubts meanwhile, and however soon.
             await asyncio.sleep(FIRST_PAUSE_S)

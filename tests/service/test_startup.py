@@ -77,6 +77,7 @@ def test_the_start_says_what_is_open_and_no_secret():
     assert told["cors_origins"] == ["https://app.example"]
     assert not re.search(r"secret|pass-word|name:", json.dumps(told))
     assert "everybody on this machine" in describe_start(make_settings(), 0)["keys"]
+    assert describe_start(make_settings(mode="off"), 0)["purifier"] is None
     embedded = describe_start(make_settings(None), 0)
     assert embedded["embedded_model"].endswith("mllm")
     assert "upstream" not in embedded

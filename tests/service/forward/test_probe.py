@@ -205,6 +205,7 @@ def send(handler, status, said):
 
 @pytest.mark.slow
 def test_a_wrong_setting_is_said_at_the_start_and_until_it_is_right(hurried, caplog):
+    caplog.set_level("INFO")
     refused = [True]
 
     def reply(handler):
@@ -223,8 +224,10 @@ def test_a_wrong_setting_is_said_at_the_start_and_until_it_is_right(hurried, cap
             refused.clear()
             service.wait_until(lambda: service.client.get("/readyz").status_code == 200)
             assert service.client.get("/readyz").json() == {"status": "ready"}
-    told = [r for r in caplog.records if "set wrongly" in r.message]
-    assert len(told) == 1
+    told = [r.message for r in caplog.records if r.name == probe.logger.name]
+    assert len(told) == 2
+    assert "set wrongly" in told[0]
+    assert told[1] == "the upstream answers"
     assert "sk-secret" not in caplog.text
     assert upstream.bodies == []
 
