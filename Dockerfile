@@ -25,7 +25,10 @@ ARG PIP_INDEX_URL
 ARG CPU_TORCH_INDEX_URL
 RUN /opt/codefend/bin/pip install ${CPU_TORCH_INDEX_URL:+--index-url "$CPU_TORCH_INDEX_URL"} \
         --constraint constraints.txt torch \
-    && /opt/codefend/bin/pip install --constraint constraints.txt .
+    && { /opt/codefend/bin/pip install --constraint constraints.txt '.[openvino]' \
+        || /opt/codefend/bin/pip install --constraint constraints.txt .; }
+# Converted here, once: the container's user can write nothing beside the weights.
+RUN /opt/codefend/bin/codefend prepare
 
 FROM build AS build-cuda
 ARG PIP_INDEX_URL

@@ -9,8 +9,10 @@ BIN    := $(VENV)/bin
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
+# OpenVINO halves the purifier's time on a CPU; where it has no wheel, torch does its work.
 $(VENV)/.serve: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[openvino]' || \
+		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python

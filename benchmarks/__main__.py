@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic_settings import CliPositionalArg
 
 from benchmarks.codec import measure_codec
+from benchmarks.engine import measure_engine
 from benchmarks.gradients import measure_gradients
 from benchmarks.latency import measure_latency
 from benchmarks.overhead import measure_overhead
@@ -25,6 +26,7 @@ __all__ = ["main"]
 class Benchmark(enum.StrEnum):
     """What can be measured."""
 
+    ENGINE = "engine"
     LATENCY = "latency"
     SERVICE = "service"
     OVERLOAD = "overload"
@@ -50,7 +52,7 @@ class BenchmarkRun(RunSettings):
     seconds: float = 60.0
     """How long (service, overload, uploads)."""
     requests: int | None = None
-    """Of each size (latency, gradients: 20; codec: 50); by one client (overhead: 2000)."""
+    """Of each size (engine, latency, gradients: 20; codec: 50); by one client (overhead: 2000)."""
     litellm: str | None = os.environ.get("LITELLM")
     """The litellm command, to be beside (overhead); also LITELLM."""
     beside: Path | None = None
@@ -58,6 +60,7 @@ class BenchmarkRun(RunSettings):
 
 
 MEASURES: dict[Benchmark, Callable[[BenchmarkRun], tuple[list[Figure], str]]] = {
+    Benchmark.ENGINE: lambda r: measure_engine(r.purifier, r.device, r.requests or 20),
     Benchmark.LATENCY: lambda r: measure_latency(r.purifier, r.device, r.requests or 20),
     Benchmark.SERVICE: lambda r: measure_load(r.purifier, r.device, r.clients, r.seconds),
     Benchmark.OVERLOAD: lambda r: measure_overload(r.purifier, r.device, r.seconds),

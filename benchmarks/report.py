@@ -9,14 +9,14 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 __all__ = ["Figure", "percentiles_ms", "print_rows", "write_results"]
 
 RESULTS = Path(__file__).with_name("results")
-PACKAGES = ("torch", "diffusers", "numpy", "pillow", "fastapi", "uvicorn")
+PACKAGES = ("torch", "diffusers", "numpy", "pillow", "fastapi", "uvicorn", "openvino")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,8 @@ def write_results(name: str, rows: Sequence[Figure], device: str) -> Path:
     meta = {
         "commit": _commit(),
         "device": f"{_processor()}, {os.cpu_count()} cores" if kind == "cpu" else device,
-        "versions": {package: version(package) for package in PACKAGES}
+        "load": os.getloadavg()[0],
+        "versions": {package: _version(package) for package in PACKAGES}
         | {"python": platform.python_version()},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -95,6 +96,13 @@ def print_rows(rows: Sequence[Figure]) -> None:
             f"{numbers[0]:>9} {numbers[1]:>9} {numbers[2]:>10} {numbers[3]:>6}"
         )
     print("\n".join(lines))  # noqa: T201 - the table is this command's output
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _commit() -> str:

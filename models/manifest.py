@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from codefend.models.packed import unpacked
+from codefend.models.packed import unpacked, visible_files
 
 __all__ = [
     "MANIFEST_NAME",
@@ -126,7 +126,7 @@ def weights_sha256(directory: Path) -> str:
 
 def _files_of(root: Path) -> list[str]:
     # A model card (.md) may gain a sentence without the weights having changed.
-    files = (path for path in root.rglob("*") if path.is_file() and path.suffix != ".md")
+    files = (path for path in visible_files(root) if path.suffix != ".md")
     return sorted(path.relative_to(root).as_posix() for path in files)
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file, save, save_file
 
-__all__ = ["pack", "packed_files", "unpacked"]
+__all__ = ["cache_directory", "folder_digest", "pack", "packed_files", "unpacked", "visible_files"]
 
 _PACKED = ".safetensors.xz"
 _SCALE = ".int8_scale"
@@ -44,7 +44,7 @@ def unpacked(source: str | Path) -> str | Path:
     if not folder.is_dir() or not packed_files(folder):
         return source
     try:
-        return _unpack(folder, _cache() / _digest(folder))
+        return _unpack(folder, cache_directory() / "weights" / folder_digest(folder))
     except PermissionError:
         return _unpack(folder, Path(tempfile.gettempdir()) / f"codefend-{os.getuid()}")
 
@@ -53,6 +53,15 @@ def packed_files(folder: Path) -> list[Path]:
     """The packed files below a folder that no plain one of the same name has taken the place of."""
     packed = sorted(folder.rglob(f"*{_PACKED}"))
     return [file for file in packed if not file.with_suffix("").exists()]
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """All files below a folder, in order, but for what lies in hidden folders: caches."""
+
+    def is_hidden(path: Path) -> bool:
+        return any(part.startswith(".") for part in path.relative_to(folder).parent.parts)
+
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not is_hidden(path))
 
 
 def pack(folder: Path, *, to_int8: bool = False) -> None:
@@ -70,13 +79,15 @@ def pack(folder: Path, *, to_int8: bool = False) -> None:
         file.unlink()
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codefend" / "weights"
+def cache_directory() -> Path:
+    """Where this user keeps what can be made again; it need not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codefend"
 
 
-def _digest(folder: Path) -> str:
+def folder_digest(folder: Path) -> str:
+    """The sha256 of all files below a folder and of their names, in hex; hidden folders apart."""
     digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for file in visible_files(folder):
         digest.update(f"{file.relative_to(folder).as_posix()}\0".encode())
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()

@@ -6,7 +6,7 @@ Every attack is scored, and every purified image is sent, after this rounding.
 import torch
 from torch import Tensor
 
-__all__ = ["dequantise", "quantise"]
+__all__ = ["as_bytes", "dequantise", "quantise", "round_to_levels"]
 
 LEVELS = 255
 
@@ -26,11 +26,21 @@ def quantise(images: Tensor) -> Tensor:
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
         msg = f"expected floating point (B, 3, H, W), got {images.dtype} {tuple(images.shape)}"
         raise ValueError(msg)
-    # In half precision 255 * x has a step of 0.125 near white: rounding there would be biased.
-    levels = (images.float() * LEVELS).round()
+    levels = round_to_levels(images)
     if bool(torch.isnan(levels).any()):
         msg = "images hold NaN"
         raise ValueError(msg)
+    return as_bytes(levels)
+
+
+def round_to_levels(images: Tensor) -> Tensor:
+    """Images to levels of 255 in single precision, half to even; neither checked nor clamped."""
+    # In half precision 255 * x has a step of 0.125 near white: rounding there would be biased.
+    return (images.float() * LEVELS).round()
+
+
+def as_bytes(levels: Tensor) -> Tensor:
+    """Levels (B, 3, H, W), clamped, to (B, H, W, 3) uint8; what NaN becomes is not defined."""
     return levels.clamp(0, LEVELS).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 

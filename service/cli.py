@@ -1,4 +1,4 @@
-"""The `codefend` command: serve, mllm, purify, verify, config.
+"""The `codefend` command: serve, mllm, purify, prepare, verify, config.
 
 Spawned processes import this module again: whatever is heavy is imported where it is used.
 """
@@ -111,6 +111,18 @@ def purify(
     for failure in failures:
         typer.echo(failure, err=True)
     raise typer.Exit(1 if failures else 0)
+
+
+@app.command()
+def prepare() -> None:
+    """Load the purifier once, so that what a first start converts lies ready for all others."""
+    settings = _settings()
+    from codefend.service.purify.engine import EngineOptions, find_engine_loader
+
+    for device in settings.devices:
+        facts = find_engine_loader(settings.engine)(EngineOptions.of(settings, device)).facts
+        how = f" ({facts.backend})" if facts.backend else ""
+        typer.echo(f"{facts.name} {facts.version} is ready on {facts.device}{how}")
 
 
 @app.command()

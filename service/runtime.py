@@ -167,6 +167,7 @@ class Runtime:
             "seconds": round(time.monotonic() - self._began_at_s, 1),
             "purifier": purifier and f"{purifier.name} {purifier.version}",
             "device": purifier and purifier.device,
+            "backend": purifier and purifier.backend,
         }
         logger.info("ready", extra={"fields": fields})
 

@@ -15,6 +15,7 @@ from codefend.service.credentials import (
     is_loopback,
     read_keys,
 )
+from codefend.service.devices import Backend, check_backend
 from codefend.service.policy import (
     Disclosure,
     Mode,
@@ -187,8 +188,13 @@ class Settings(BaseSettings):
     cpu_threads: int | None = Field(
         None, ge=1, description="Threads of a worker on a CPU; none: all cores."
     )
+    backend: Backend = Field(
+        Backend.AUTO,
+        description="What runs the purifier: eager is torch; auto takes OpenVINO on a CPU where it "
+        "is installed and knows the network, else torch.",
+    )
     engine: str = Field(
-        "codefend.service.purify.torch_engine:load_engine",
+        "codefend.service.purify.backends:load_engine",
         description="Import path of the function that loads the purifying engine.",
     )
     worker_start_timeout_s: float = Field(
@@ -385,6 +391,11 @@ class Settings(BaseSettings):
                 "it, or lower CODEFEND_MAX_PIXELS or CODEFEND_MAX_BODY_BYTES"
             )
             raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _the_backend_is_there(self) -> Self:
+        check_backend(self.backend, self.devices)
         return self
 
     @model_validator(mode="after")

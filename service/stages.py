@@ -116,7 +116,7 @@ class DecodedImage:
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What an engine says about itself; responses repeat it, but for the model version."""
+    """What an engine says about itself; responses repeat its name, version, steps and noise."""
 
     name: str
     version: str
@@ -124,6 +124,7 @@ class EngineFacts:
     noise_level: float
     device: str
     model_version: int = 0
+    backend: str = ""
 
 
 # What goes through the stages from decode to encode.

@@ -11,7 +11,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["SuspicionDetector"]
+from codefend.models.quantise import dequantise
+
+__all__ = ["DetectorGraph", "SuspicionDetector"]
 
 _UNSHUFFLE = 2
 _RESIDUAL_SCALE = 16.0  # what a purifier takes out is at most about 1/16 of the range
@@ -90,4 +92,23 @@ class SuspicionDetector(ModelMixin, ConfigMixin):  # type: ignore[misc]
         spread = (features.var(dim=2, unbiased=False) + 1e-6).sqrt()
         pooled = torch.cat([features.mean(dim=2), spread], dim=1)
         scores: Tensor = self.head(pooled).squeeze(1)
+        return scores
+
+
+class DetectorGraph(nn.Module):
+    """A detector as a function of bytes, as engines run and convert it."""
+
+    def __init__(self, detector: SuspicionDetector) -> None:
+        """Takes a detector, on the device where it is to run.
+
+        Args:
+            detector: In single precision.
+        """
+        super().__init__()
+        self.detector = detector
+        self.eval().requires_grad_(False)
+
+    def forward(self, uploads: Tensor, purified: Tensor) -> Tensor:
+        """Scores (B,) of uploads and of the same, purified: both (B, H, W, 3) uint8."""
+        scores: Tensor = self.detector(dequantise(uploads), dequantise(purified))
         return scores

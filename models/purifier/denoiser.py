@@ -32,7 +32,7 @@ def denoise(network: UNet2DModel, noisy: Tensor, noise_level: float | Tensor) ->
     sigma = (
         noise_level.to(noisy.dtype)
         if isinstance(noise_level, Tensor)
-        else full((len(noisy),), noise_level, dtype=noisy.dtype, device=noisy.device)
+        else full((1,), noise_level, dtype=noisy.dtype, device=noisy.device)
     )
     column = sigma.view(-1, 1, 1, 1)
     variance = column**2 + SIGMA_DATA**2

@@ -6,11 +6,12 @@ makes one from a directory of its own or of Stable Diffusion, with or without ad
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
-from torch import Generator, Tensor
+from torch import Tensor
 
 from codefend.models.purifier.empty_prompt import EmptyPrompt
 from codefend.models.purifier.latent_network import (
@@ -23,6 +24,7 @@ from codefend.models.purifier.latent_step import (
     add_noise,
     decode,
     encode,
+    latent_factor,
     latent_padding_multiple,
     predict_clean,
     timesteps_of,
@@ -101,6 +103,11 @@ class LatentPurificationPipeline(Purifier):
         """The autoencoder's factor times the network's own strides."""
         return latent_padding_multiple(self.vae, self.unet)
 
+    @property
+    def noise_layout(self) -> tuple[int, int]:
+        """A value for each value of the latent."""
+        return int(self.vae.config.latent_channels), latent_factor(self.vae)
+
     def reconstruct(self, images: Tensor, *, run: Run = run_directly) -> Tensor:
         """The autoencoder's round trip alone, as a baseline: no noise, no network.
 
@@ -118,15 +125,12 @@ class LatentPurificationPipeline(Purifier):
         return self._cropped(run(decode, self.vae, latents), images)
 
     def _purify_padded(
-        self, images: Tensor, levels: tuple[float, ...], generator: Generator | None, run: Run
+        self, images: Tensor, levels: Sequence[float], noises: Iterable[Tensor], run: Run
     ) -> Tensor:
-        prompt = self.empty_prompt(len(images)).to(images.dtype)
+        prompt = self.empty_prompt(images.shape[0]).to(images.dtype)
         latents = run(encode, self.vae, images).to(images.dtype)
-        for level in levels:
-            timesteps = timesteps_of(self.scheduler, level, len(images))
-            noise = torch.randn(
-                latents.shape, generator=generator, device=latents.device, dtype=latents.dtype
-            )
+        for level, noise in zip(levels, noises, strict=True):
+            timesteps = timesteps_of(self.scheduler, level, 1)
             noisy = add_noise(self.scheduler, latents, timesteps, noise)
             latents = run(predict_clean, self.unet, self.scheduler, noisy, timesteps, prompt)
         return run(decode, self.vae, latents)

@@ -15,6 +15,7 @@ __all__ = [
     "add_noise",
     "decode",
     "encode",
+    "latent_factor",
     "latent_padding_multiple",
     "predict_clean",
     "timesteps_of",
@@ -80,7 +81,7 @@ def predict_clean(
         network: Reads latents, timesteps and a prompt's embedding.
         scheduler: Tells ᾱ, and what the network predicts.
         noisy: (B, C, H, W) latents.
-        timesteps: (B,) int64.
+        timesteps: (B,) int64, or (1,) for all.
         prompt: (B, num_tokens, width).
 
     Returns:
@@ -104,9 +105,14 @@ def predict_clean(
 
 def latent_padding_multiple(autoencoder: Autoencoder, network: UNet2DConditionModel) -> int:
     """Sides of images must be multiples of this: the autoencoder's factor times the network's."""
+    return latent_factor(autoencoder) << (len(network.config.block_out_channels) - 1)
+
+
+def latent_factor(autoencoder: Autoencoder) -> int:
+    """Pixels a side that one value of a latent stands for."""
     config = autoencoder.config
     widths = config.get("encoder_block_out_channels") or config.block_out_channels
-    return 1 << (len(widths) - 1 + len(network.config.block_out_channels) - 1)
+    return 1 << (len(widths) - 1)
 
 
 def _shift(autoencoder: Autoencoder) -> float:

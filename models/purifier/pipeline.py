@@ -5,11 +5,12 @@ Served by ``service/purify``, trained and evaluated by ``lab``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 import torch
 from diffusers import UNet2DModel
-from torch import Generator, Tensor
+from torch import Tensor
 
 from codefend.models.purifier.denoiser import denoise, padding_multiple
 from codefend.models.purifier.network import build_network
@@ -70,13 +71,15 @@ class PurificationPipeline(Purifier):
         """The unshuffle factor times the network's own strides."""
         return padding_multiple(self.unet)
 
+    @property
+    def noise_layout(self) -> tuple[int, int]:
+        """A value for each value of the image."""
+        return 3, 1
+
     def _purify_padded(
-        self, images: Tensor, levels: tuple[float, ...], generator: Generator | None, run: Run
+        self, images: Tensor, levels: Sequence[float], noises: Iterable[Tensor], run: Run
     ) -> Tensor:
         current = images
-        for level in levels:
-            noise = torch.randn(
-                current.shape, generator=generator, device=current.device, dtype=current.dtype
-            )
+        for level, noise in zip(levels, noises, strict=True):
             current = run(denoise, self.unet, current + level * noise, level)
         return current

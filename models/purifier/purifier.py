@@ -7,7 +7,7 @@ A pixel purifier (``codefend.models.purifier.pipeline``) and a latent one
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -37,14 +37,25 @@ class Purifier(DiffusionPipeline):  # type: ignore[misc]
     def padding_multiple(self) -> int:
         """Sides of a padded batch are multiples of this."""
 
+    @property
+    @abstractmethod
+    def noise_layout(self) -> tuple[int, int]:
+        """Channels of the noise, and the pixels a side that one of its values stands for."""
+
     @abstractmethod
     def _purify_padded(
-        self, images: Tensor, levels: tuple[float, ...], generator: Generator | None, run: Run
+        self, images: Tensor, levels: Sequence[float], noises: Iterable[Tensor], run: Run
     ) -> Tensor:
         """(B, 3, H, W) in [0, 1], sides multiples of ``padding_multiple``, to the same shape.
 
-        No noise is drawn inside what ``run`` calls.
+        It draws nothing itself: ``noises`` has one tensor for each level.
         """
+
+    def noise_shape(self, num_images: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Of one level's noise, for a batch of images of one size, padding included."""
+        channels, factor = self.noise_layout
+        rows, columns = (_padded_side(side, self.padding_multiple) for side in (height, width))
+        return num_images, channels, rows // factor, columns // factor
 
     @torch.no_grad()
     def purify(
@@ -92,9 +103,37 @@ class Purifier(DiffusionPipeline):  # type: ignore[misc]
             self.config.noise_level if noise_level is None else noise_level,
             self.config.num_steps if num_steps is None else num_steps,
         )
-        padded = self._padded(images)
-        purified = self._purify_padded(padded, levels, generator, run)
-        return self._cropped(purified, images)
+        shape = self.noise_shape(len(images), *images.shape[-2:])
+        noises = (
+            torch.randn(shape, generator=generator, device=images.device, dtype=self.unet.dtype)
+            for _ in levels
+        )
+        purified = self.purify_given(images, levels, noises, run=run)
+        return purified.clamp(0, 1).to(images.dtype)
+
+    def purify_given(
+        self,
+        images: Tensor,
+        levels: Sequence[float],
+        noises: Iterable[Tensor],
+        *,
+        run: Run = run_directly,
+    ) -> Tensor:
+        """As ``purify_with_gradient``, with the noise given; clamped to no range.
+
+        Args:
+            images: (B, 3, H, W) float in [0, 1], any H and W.
+            levels: Of ``noise_levels``.
+            noises: For each level normal noise of ``noise_shape``, in the network's precision.
+            run: Calls each step of the network.
+
+        Returns:
+            (B, 3, H, W), about [0, 1], in the network's precision.
+
+        Raises:
+            ValueError: Wrong shape or dtype, or not one noise a level.
+        """
+        return _crop(self._purify_padded(self._padded(images), levels, noises, run), images)
 
     def _padded(self, images: Tensor) -> Tensor:
         """Checks a batch, and brings it to the network's precision and to sides it can halve."""
@@ -104,8 +143,7 @@ class Purifier(DiffusionPipeline):  # type: ignore[misc]
     @staticmethod
     def _cropped(purified: Tensor, images: Tensor) -> Tensor:
         """Undoes ``_padded``: size, range and precision of the batch as it came."""
-        height, width = images.shape[-2:]
-        return purified[..., :height, :width].clamp(0, 1).to(images.dtype)
+        return _crop(purified, images).clamp(0, 1).to(images.dtype)
 
     def __call__(self, images: Tensor, **options: Any) -> Tensor:
         """The ``diffusers`` way to call ``purify``."""
@@ -139,5 +177,17 @@ def _pad(images: Tensor, multiple: int) -> Tensor:
     """Reflect (or, for images smaller than the padding, repeat the edge) up to a multiple."""
     height, width = images.shape[-2:]
     bottom, right = -height % multiple, -width % multiple
+    if bottom == right == 0:
+        return images
     mode = "reflect" if bottom < height and right < width else "replicate"
     return functional.pad(images, (0, right, 0, bottom), mode=mode)
+
+
+def _padded_side(side: int, multiple: int) -> int:
+    return side + -side % multiple
+
+
+def _crop(images: Tensor, like: Tensor) -> Tensor:
+    """Undoes ``_pad``."""
+    height, width = like.shape[-2:]
+    return images if images.shape[-2:] == like.shape[-2:] else images[..., :height, :width]

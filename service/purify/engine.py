@@ -1,15 +1,14 @@
 """What a worker needs of a purifier: the seam between the service and torch, or a fake in tests."""
 
 import importlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codefend.service.devices import Backend
 from codefend.service.settings import Settings
 from codefend.service.stages import EngineFacts
 
@@ -18,10 +17,7 @@ __all__ = [
     "Engine",
     "EngineOptions",
     "find_engine_loader",
-    "resolve_devices",
 ]
-
-_GPU_NODE = re.compile(r"nvidia\d+")
 
 
 class DeviceOutOfMemory(Exception):
@@ -38,6 +34,7 @@ class EngineOptions:
         cpu_threads: Threads on a CPU; None for all cores.
         adapters: Directory or hub id of adapters for a latent pipeline.
         detector: Directory or hub id of the detector; None for no suspicion.
+        backend: What runs the networks.
     """
 
     purifier: str
@@ -45,6 +42,7 @@ class EngineOptions:
     cpu_threads: int | None = None
     adapters: str | None = None
     detector: str | None = None
+    backend: Backend = Backend.AUTO
 
     @classmethod
     def of(cls, settings: Settings, device: str) -> Self:
@@ -55,6 +53,7 @@ class EngineOptions:
             settings.cpu_threads,
             settings.purifier_adapters,
             settings.detector_source,
+            settings.backend,
         )
 
 
@@ -106,18 +105,3 @@ def find_engine_loader(import_path: str) -> Callable[[EngineOptions], Engine]:
         msg = f"there is no engine {import_path}"
         raise ValueError(msg) from error
     return cast("Callable[[EngineOptions], Engine]", loader)
-
-
-def resolve_devices(devices: tuple[str, ...], device_directory: Path = Path("/dev")) -> list[str]:
-    """Replaces `auto` by every NVIDIA GPU that the machine shows, or by `auto` itself.
-
-    With one GPU or none the worker decides: only torch knows whether it was built for the GPU.
-
-    Args:
-        devices: As set: `auto`, or explicit names.
-        device_directory: Where the system lists devices.
-    """
-    if devices != ("auto",):
-        return list(devices)
-    nodes = [path for path in device_directory.glob("nvidia*") if _GPU_NODE.fullmatch(path.name)]
-    return ["auto"] if len(nodes) <= 1 else [f"cuda:{index}" for index in range(len(nodes))]

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from codefend.service.devices import resolve_devices
 from codefend.service.errors import PoisonousImage
 from codefend.service.metrics import Metrics
 from codefend.service.processes.child import (
@@ -24,7 +25,6 @@ from codefend.service.processes.child import (
 )
 from codefend.service.processes.pool import SupervisedChild
 from codefend.service.processes.supervision import Backoff, Supervision
-from codefend.service.purify.engine import resolve_devices
 from codefend.service.purify.model_version import ModelVersion
 from codefend.service.purify.worker import WorkerConfig, make_worker
 from codefend.service.settings import Settings
@@ -167,7 +167,7 @@ class WorkerPool:
                 settings.worker_start_timeout_s,
                 settings.worker_silence_s,
             )
-            for index, device in enumerate(resolve_devices(settings.devices))
+            for index, device in enumerate(resolve_devices(settings.devices, settings.backend))
         ]
         self._tasks: list[asyncio.Task[None]] = []
         self._failure: Exception | None = None
@@ -259,7 +259,9 @@ class WorkerPool:
                 continue
             backoff.reset()
             self._learn(description)
-            logger.info("%s is warm", worker.name)
+            facts = self.facts
+            fields = facts and {"device": facts.device, "backend": facts.backend}
+            logger.info("%s is warm", worker.name, extra={"fields": fields or {}})
             await self._until_accepting()
             await self._feed(worker)
             if self._draining.is_set():

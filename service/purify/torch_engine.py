@@ -1,4 +1,4 @@
-"""The engine that runs a diffusers pipeline with torch; imported by workers, never by the service.
+"""The engine that runs a purifier eagerly, with torch; imported by workers, never by the service.
 
 fp16 on CUDA, fp32 on a CPU, channels last on both.
 """
@@ -11,10 +11,10 @@ from diffusers.utils.logging import disable_progress_bar
 from numpy.typing import NDArray
 
 from codefend.models.detector.calibration import suspicions_of
-from codefend.models.detector.network import SuspicionDetector
+from codefend.models.detector.network import DetectorGraph, SuspicionDetector
+from codefend.models.purifier.graph import PurifierGraph
 from codefend.models.purifier.loading import load_purifier
 from codefend.models.purifier.purifier import Purifier
-from codefend.models.quantise import dequantise, quantise
 from codefend.service.purify.engine import DeviceOutOfMemory, EngineOptions
 from codefend.service.stages import EngineFacts
 
@@ -39,13 +39,12 @@ class TorchEngine:
             device: Where it runs.
             detector: A calibrated detector in single precision; None for no suspicion.
         """
-        self._detector = None if detector is None else detector.eval().to(device)
+        self._detector = None if detector is None else DetectorGraph(detector).to(device)
+        self._clean_quantiles = None if detector is None else detector.config.clean_quantiles
         self._device = device
-        self._dtype = pipeline.dtype
         self._pipeline = pipeline.to(device)
-        for component in self._pipeline.components.values():
-            if isinstance(component, torch.nn.Module):
-                component.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._graph = PurifierGraph(self._pipeline)
+        self._graph.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._generator = torch.Generator(device)
 
     @property
@@ -58,6 +57,7 @@ class TorchEngine:
             steps=int(config.num_steps),
             noise_level=float(config.noise_level),
             device=str(self._device),
+            backend="eager",
         )
 
     def purify(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -93,15 +93,14 @@ class TorchEngine:
         Returns:
             Suspicion in [0, 1], by the detector's calibration; None if there is no detector.
         """
-        if self._detector is None:
+        if self._detector is None or self._clean_quantiles is None:
             return None
         # Each image by itself, at its own size: padding and company would shift the calibration.
         pair = [
-            dequantise(torch.tensor(pixels[np.newaxis], device=self._device))
-            for pixels in (upload, purified)
+            torch.tensor(pixels[np.newaxis], device=self._device) for pixels in (upload, purified)
         ]
         scores = self._detector(*pair).cpu().numpy()
-        return float(suspicions_of(scores, self._detector.config.clean_quantiles)[0])
+        return float(suspicions_of(scores, self._clean_quantiles)[0])
 
     @torch.inference_mode()
     def _purify(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -109,12 +108,14 @@ class TorchEngine:
         # protects little, so each batch takes its seed from the system.
         self._generator.manual_seed(secrets.randbits(SEED_BITS))
         pixels = torch.tensor(images, device=self._device)
-        batch = dequantise(pixels, self._dtype)
-        purified = self._pipeline.purify(batch, generator=self._generator)
-        if not torch.isfinite(purified).all():
+        num_images, height, width, _ = images.shape
+        noise = self._graph.draw_noise(num_images, height, width, self._generator)
+        purified, total = self._graph(pixels, noise)
+        if not torch.isfinite(total):
             msg = "the purifier gave values that are no numbers"
             raise ArithmeticError(msg)
-        return quantise(purified).cpu().numpy()
+        picture: NDArray[np.uint8] = purified.cpu().numpy()
+        return picture
 
 
 def load_engine(options: EngineOptions) -> TorchEngine:

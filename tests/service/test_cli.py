@@ -73,6 +73,13 @@ def test_an_interruption_leaves_no_half_file(folder, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+def test_prepare_loads_the_engine_of_every_device(monkeypatch):
+    monkeypatch.setenv("CODEFEND_DEVICES", "cpu,cpu")
+    result = run("prepare")
+    assert result.exit_code == 0
+    assert result.stdout == "fake 1 is ready on cpu\n" * 2
+
+
 def test_nothing_to_purify(tmp_path):
     assert run("purify", tmp_path / "none.png", tmp_path / "out.png").exit_code == 2
 

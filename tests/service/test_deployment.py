@@ -47,6 +47,13 @@ def test_both_targets_run_unprivileged_and_with_a_health_check(stages, target):
     assert runtime["CMD"] == '["codefend", "serve"]'
 
 
+def test_the_cpu_image_holds_what_its_user_could_not_write(stages):
+    """Converted networks lie beside the weights, and those belong to root."""
+    commands = [rest for word, rest in stages["build-cpu"]["lines"] if word == "RUN"]
+    assert "'.[openvino]'" in commands[-2]
+    assert commands[-1] == "/opt/codefend/bin/codefend prepare"
+
+
 def test_only_the_serving_rooms_enter_the_image(stages):
     copied = {rest for stage in stages.values() for word, rest in stage["lines"] if word == "COPY"}
     assert not any("lab" in rest or rest.startswith(". ") for rest in copied)

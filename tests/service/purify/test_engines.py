@@ -1,4 +1,7 @@
-"""The real engine around a tiny random network."""
+"""The real engines around a tiny random network: what holds for one holds for the other."""
+
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,24 +13,38 @@ from codefend.models.purifier.adapters import AdapterSettings, attach_adapters, 
 from codefend.models.purifier.latent import LatentPurificationPipeline
 from codefend.models.purifier.pipeline import PurificationPipeline
 from codefend.models.quantise import dequantise
+from codefend.service.devices import Backend
+from codefend.service.purify.backends import load_engine
 from codefend.service.purify.engine import DeviceOutOfMemory, EngineOptions, find_engine_loader
 from codefend.service.purify.stage import MOST_GREY_DISTANCE
-from codefend.service.purify.torch_engine import load_engine
 from codefend.service.purify.worker import WorkerConfig, make_worker
 from codefend.service.settings import Settings
+from tests.installed import needs_openvino
 from tests.service.pictures import picture
 
 
+@pytest.fixture(
+    scope="module", params=[Backend.EAGER, pytest.param(Backend.OPENVINO, marks=needs_openvino)]
+)
+def backend(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory):
+def purifier(tmp_path_factory):
     directory = tmp_path_factory.mktemp("purifier")
     PurificationPipeline.tiny(0).save_pretrained(directory)
-    return load_engine(EngineOptions(str(directory), "cpu", cpu_threads=1))
+    return directory
 
 
-def test_facts_are_the_pipelines(engine):
+@pytest.fixture(scope="module")
+def engine(purifier, backend):
+    return load_engine(EngineOptions(str(purifier), "cpu", cpu_threads=1, backend=backend))
+
+
+def test_facts_are_the_pipelines(engine, backend):
     facts = engine.facts
-    assert (facts.name, facts.device) == ("tiny", "cpu")
+    assert (facts.name, facts.device, facts.backend) == ("tiny", "cpu", backend)
     assert facts.steps >= 1
     assert facts.noise_level > 0
 
@@ -41,11 +58,13 @@ def test_shapes_and_fresh_noise(engine):
 
 
 def test_a_fresh_process_starts_with_fresh_noise(engine):
-    """Torch seeds every process alike; the engine must not."""
+    """Torch seeds every process alike; the engines must not."""
     images = picture(64, 64)[np.newaxis]
     torch.manual_seed(0)
+    np.random.seed(0)
     first = engine.purify(images)
     torch.manual_seed(0)
+    np.random.seed(0)
     assert not np.array_equal(first, engine.purify(images))
 
 
@@ -54,9 +73,10 @@ def test_without_a_detector_nothing_is_suspected(engine):
     assert engine.suspect(pixels, pixels) is None
 
 
-def test_suspicion_is_what_the_detector_and_its_calibration_say(tmp_path):
+@pytest.mark.parametrize("size", [(41, 50), (64, 33), (1, 1)])
+def test_suspicion_is_what_the_detector_and_its_calibration_say(tmp_path, purifier, backend, size):
     detector = SuspicionDetector.tiny()
-    upload, purified = picture(41, 50), picture(41, 50, seed=1)
+    upload, purified = picture(*size), picture(*size, seed=1)
     scores = [
         detector(*(dequantise(torch.tensor(pixels[np.newaxis])) for pixels in pair)).item()
         for pair in ((upload, purified), (upload, upload))
@@ -64,47 +84,77 @@ def test_suspicion_is_what_the_detector_and_its_calibration_say(tmp_path):
     low, high = min(scores) - 1, max(scores) + 1
     detector.register_to_config(clean_quantiles=clean_quantiles(np.linspace(low, high, 1000)))
     detector.save_pretrained(tmp_path / "detector")
-    PurificationPipeline.tiny(0).save_pretrained(tmp_path / "purifier")
     options = EngineOptions(
-        str(tmp_path / "purifier"), "cpu", 1, detector=str(tmp_path / "detector")
+        str(purifier), "cpu", 1, detector=str(tmp_path / "detector"), backend=backend
     )
     engine = load_engine(options)
     suspicions = [engine.suspect(upload, other) for other in (purified, upload)]
     assert suspicions == pytest.approx([(s - low) / (high - low) for s in scores], abs=1e-3)
 
 
-def test_a_detector_without_calibration_is_no_detector(tmp_path):
+def test_a_detector_without_calibration_is_no_detector(tmp_path, purifier, backend):
     SuspicionDetector.tiny().save_pretrained(tmp_path / "detector")
-    PurificationPipeline.tiny(0).save_pretrained(tmp_path / "purifier")
     options = EngineOptions(
-        str(tmp_path / "purifier"), "cpu", 1, detector=str(tmp_path / "detector")
+        str(purifier), "cpu", 1, detector=str(tmp_path / "detector"), backend=backend
     )
     with pytest.raises(ValueError, match="not calibrated"):
         load_engine(options)
 
 
-def test_what_is_no_picture_is_a_failure(engine, monkeypatch):
-    def spoil(images, **_):
-        images = images.clone()
-        images[-1, 0, 3, 3] = float("nan")
-        return images
-
-    monkeypatch.setattr(engine._pipeline, "purify", spoil)
+def test_what_is_no_picture_is_a_failure(tmp_path, backend):
+    spoiled = PurificationPipeline.tiny(0)
+    with torch.no_grad():
+        spoiled.unet.conv_out.bias[0] = float("nan")
+    spoiled.save_pretrained(tmp_path)
+    engine = load_engine(EngineOptions(str(tmp_path), "cpu", 1, backend=backend))
     with pytest.raises(ArithmeticError):
         engine.purify(np.zeros((2, 64, 64, 3), np.uint8))
 
 
-def test_a_lack_of_memory_is_told_from_other_failures(engine, monkeypatch):
+def test_a_lack_of_memory_is_told_from_other_failures(purifier, monkeypatch):
+    engine = load_engine(EngineOptions(str(purifier), "cpu", 1, backend=Backend.EAGER))
+
     def fail(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
     images = picture(64, 64)[np.newaxis]
     with monkeypatch.context() as patch:
-        patch.setattr(engine._pipeline, "purify", fail)
+        patch.setattr(engine._graph, "forward", fail)
         with pytest.raises(DeviceOutOfMemory, match="Tried to allocate") as caught:
             engine.purify(images)
         assert caught.value.__context__ is None, "nothing holds the batch that did not fit"
     assert engine.purify(images).shape == images.shape
+
+
+@needs_openvino
+def test_a_lack_of_memory_is_told_with_openvino_too(purifier, monkeypatch):
+    engine = load_engine(EngineOptions(str(purifier), "cpu", 1, backend=Backend.OPENVINO))
+
+    def fail(*_):
+        raise MemoryError("Failed to allocate 100663296 bytes of memory")
+
+    images = picture(64, 64)[np.newaxis]
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_purifier", fail)
+        with pytest.raises(DeviceOutOfMemory, match="Failed to allocate"):
+            engine.purify(images)
+    assert engine.purify(images).shape == images.shape
+
+
+@needs_openvino
+@pytest.mark.slow
+def test_a_second_start_with_openvino_needs_no_torch(purifier):
+    code = (
+        "import sys\nimport numpy as np\n"
+        "from codefend.service.purify.backends import load_engine\n"
+        "from codefend.service.purify.engine import EngineOptions\n"
+        "engine = load_engine(EngineOptions(sys.argv[1], 'cpu', 1))\n"
+        "engine.purify(np.zeros((1, 64, 64, 3), np.uint8))\n"
+        "print(engine.facts.backend, sorted({'torch', 'diffusers'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, str(purifier)]
+    told = [subprocess.run(command, capture_output=True, check=True).stdout for _ in range(2)]
+    assert told[1].strip() == b"openvino []"
 
 
 @pytest.mark.parametrize(
@@ -135,9 +185,10 @@ def latent(tmp_path_factory):
     return directory
 
 
-def test_a_latent_base_is_served_with_its_adapters(latent):
-    base = load_engine(EngineOptions(str(latent / "base"), "cpu", 1))
-    tuned = load_engine(EngineOptions(str(latent / "base"), "cpu", 1, str(latent / "adapters")))
+def test_a_latent_base_is_served_with_its_adapters(latent, backend):
+    source, adapters = str(latent / "base"), str(latent / "adapters")
+    base = load_engine(EngineOptions(source, "cpu", 1, backend=backend))
+    tuned = load_engine(EngineOptions(source, "cpu", 1, adapters, backend=backend))
     assert (base.facts.name, base.facts.noise_level) == ("tiny-latent", 0.1)
     facts = tuned.facts
     assert (facts.name, facts.version, facts.steps, facts.noise_level) == ("tuned", "9", 2, 0.2)
@@ -148,10 +199,10 @@ def test_a_latent_base_is_served_with_its_adapters(latent):
     assert not np.array_equal(first, tuned.purify(images)), "noise must be fresh"
 
 
-def test_adapters_for_a_pixel_purifier_are_refused(latent, tmp_path):
-    PurificationPipeline.tiny(0).save_pretrained(tmp_path)
+def test_adapters_for_a_pixel_purifier_are_refused(latent, purifier, backend):
+    adapters = str(latent / "adapters")
     with pytest.raises(ValueError, match="pixel"):
-        load_engine(EngineOptions(str(tmp_path), "cpu", 1, str(latent / "adapters")))
+        load_engine(EngineOptions(str(purifier), "cpu", 1, adapters, backend=backend))
 
 
 def test_settings_reach_the_engine(latent, monkeypatch):
@@ -162,8 +213,9 @@ def test_settings_reach_the_engine(latent, monkeypatch):
     assert load_engine(options).facts.name == "tuned"
 
 
-def test_the_shipped_weights_pass_a_reloads_trial():
-    settings = Settings()
+@pytest.mark.slow
+def test_the_shipped_weights_pass_a_reloads_trial(backend):
+    settings = Settings(backend=backend)
     options = EngineOptions.of(settings, "cpu")
     _, description = make_worker(WorkerConfig(settings.engine, options))
     assert description["grey_distance"] < MOST_GREY_DISTANCE / 8
