@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: serve test test-fast test-litellm check bench docs gallery fuzz clean
+.PHONY: serve test test-fast test-clients test-litellm check bench docs gallery fuzz clean
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/python:
@@ -30,6 +30,13 @@ test: $(VENV)/.dev
 # No processes, no training: two minutes.
 test-fast: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+
+# Real clients, pinned in tests/clients/locks, each in an environment of its own: minutes, and npm.
+# One alone: make test-clients CLIENT=openai-py; newer versions: make test-clients OPTIONS=--relock
+CLIENT  ?=
+OPTIONS ?=
+test-clients: $(VENV)/.dev
+	$(BIN)/python -m tests.clients $(OPTIONS) $(CLIENT)
 
 # LiteLLM is never a dependency: its proxy lives in an environment of its own.
 LITELLM_VENV ?= .venv-litellm

@@ -9,16 +9,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from benchmarks.fixed_upstream import MODEL
 from benchmarks.server import RunningServer, free_port
 
-__all__ = ["read_litellm_version", "run_fixed_upstream", "run_litellm"]
+__all__ = ["UPSTREAM_KEY", "read_litellm_version", "run_fixed_upstream", "run_litellm"]
+
+UPSTREAM_KEY = "upstream-key"  # what LiteLLM says who it is with
 
 START_TIMEOUT_S = 120
 # As LiteLLM's page on production has it: no debugging, errors alone logged. No database, hence
@@ -40,19 +43,23 @@ def run_fixed_upstream() -> Iterator[RunningServer]:
 
 
 @contextmanager
-def run_litellm(executable: str, upstream_url: str, key: str) -> Iterator[RunningServer]:
+def run_litellm(
+    executable: str, upstream_url: str, key: str, models: Sequence[str] = (f"openai/{MODEL}",)
+) -> Iterator[RunningServer]:
     """The LiteLLM proxy with one worker, as the service has one API process.
 
     Args:
         executable: Its command.
         upstream_url: Ends in /v1.
         key: Its master key, so that it checks one for each request, too.
+        models: Providers and names, with a slash between: clients ask for the names alone.
     """
-    parameters = {"model": f"openai/{MODEL}", "api_base": upstream_url, "api_key": "upstream-key"}
     config = {
-        "model_list": [{"model_name": MODEL, "litellm_params": parameters}],
+        "model_list": [_litellm_model(model, upstream_url) for model in models],
         "general_settings": {"master_key": key},
         "litellm_settings": {"set_verbose": False, "telemetry": False},
+        # It would shut out its only model for some of the errors that the model answers with.
+        "router_settings": {"disable_cooldowns": True, "num_retries": 0},
     }
     port = free_port()
     environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
@@ -63,6 +70,14 @@ def run_litellm(executable: str, upstream_url: str, key: str) -> Iterator[Runnin
         command += ["--num_workers", "1"]
         with _run(command, port, "/health/readiness", environment | LITELLM_ENVIRONMENT) as server:
             yield server
+
+
+def _litellm_model(model: str, upstream_url: str) -> dict[str, Any]:
+    provider, _, name = model.partition("/")
+    # Of its providers, Anthropic's adds the /v1 by itself.
+    base = upstream_url.removesuffix("/v1") if provider == "anthropic" else upstream_url
+    parameters = {"model": model, "api_base": base, "api_key": UPSTREAM_KEY}
+    return {"model_name": name, "litellm_params": parameters}
 
 
 def read_litellm_version(executable: str) -> str:
