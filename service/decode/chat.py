@@ -258,10 +258,22 @@ def _check_limits(document: dict[str, Any], protocol: Protocol, limits: ChatLimi
             del document[name]
         elif document.get(name) is not None:
             _check_count(document, name, None)
+            _lower_shares(document, protocol, limits.max_answer_tokens / document[name])
             document[name] = min(document[name], limits.max_answer_tokens)
     for name in protocol.choice_limits:
         if document.get(name) is not None:
             _check_count(document, name, limits.max_choices)
+
+
+def _lower_shares(document: dict[str, Any], protocol: Protocol, factor: float) -> None:
+    """Keeps what may be thought below an answer that is lowered, as upstreams ask."""
+    for name, member in protocol.token_shares:
+        share = document.get(name)
+        if factor >= 1 or not isinstance(share, dict):
+            continue
+        tokens = share.get(member)
+        if isinstance(tokens, int) and not isinstance(tokens, bool):
+            share[member] = int(min(tokens, 1 << 53) * factor)
 
 
 def _check_count(document: dict[str, Any], name: str, maximum: int | None) -> None:

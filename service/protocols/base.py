@@ -96,6 +96,7 @@ class Protocol:
         conversation_schema: What OpenAPI says of that field.
         image_part: How an image is sent, for refusals.
         token_limits: Fields that say how long an answer may be.
+        token_shares: Fields, and members of them, that say how much of an answer may be thought.
         choice_limits: Fields that say how many answers there may be.
         question: Finds the last text of the user; None where there is none.
         answer_fields: Top-level fields that every answer has, and their types.
@@ -123,6 +124,7 @@ class Protocol:
     make_reader: Callable[[], EventReader] | None
     answer_fields: Mapping[str, Any] = field(default_factory=dict)
     token_limits: tuple[str, ...] = ()
+    token_shares: tuple[tuple[str, str], ...] = ()
     choice_limits: tuple[str, ...] = ()
     report_in: str | None = None
     error_fields: Mapping[str, Any] = field(default_factory=dict)

@@ -199,6 +199,7 @@ MESSAGES = Protocol(
     read_answer=read_message,
     make_reader=_Events,
     token_limits=("max_tokens",),
+    token_shares=(("thinking", "budget_tokens"),),
     **_COMMON,
 )
 COUNT_TOKENS = Protocol(

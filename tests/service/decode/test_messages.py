@@ -2,6 +2,7 @@
 
 import base64
 import json
+from pathlib import Path
 
 import anthropic.types
 import anthropic.types.beta
@@ -116,6 +117,11 @@ def test_the_table_has_every_field_of_anthropics_requests_but_what_is_closed(kin
 def test_the_table_has_every_field_of_its_betas_but_what_is_closed(kind):
     expected = {f"tools({name})" for name in CLOSED_BETA_TOOLS} | CLOSED_BLOCKS
     assert set(lacking(kind, MESSAGES_TABLE)) == expected | CLOSED_ADDITIONS | OWN_NAMES
+
+
+def test_the_documentation_names_every_field():
+    text = (Path(__file__).parents[3] / "docs" / "upstreams.md").read_text()
+    assert [name for name in MESSAGES_TABLE.fields if f"`{name}`" not in text] == []
 
 
 def test_every_row_under_the_name_of_a_medium_is_closed_or_has_a_table_of_its_own():
@@ -396,6 +402,16 @@ def test_the_last_question_takes_the_template_and_a_tools_answer_is_none():
 @pytest.mark.parametrize(("sent", "asked"), [(50, 50), (32_000, 100), (-1, None)])
 def test_an_answer_is_asked_for_no_longer_than_it_may_be(sent, asked):
     assert forwarded(ask(user(TEXT), max_tokens=sent)).get("max_tokens") == asked
+
+
+@pytest.mark.parametrize(
+    ("asked", "budget", "lowered"),
+    [(100, 99, 99), (32_000, 31_999, 99), (400, 100, 25), (400, None, None), (400, True, True)],
+)
+def test_what_may_be_thought_is_lowered_with_the_answer(asked, budget, lowered):
+    thinking = {"type": "enabled", "budget_tokens": budget}
+    got = forwarded(ask(user(TEXT), max_tokens=asked, thinking=thinking))
+    assert got["thinking"] == thinking | {"budget_tokens": lowered}
 
 
 def test_where_nothing_is_refused_what_cannot_be_read_stays():
