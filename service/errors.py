@@ -12,7 +12,8 @@ CodefendError
 │   ├── UnsupportedContent 400     ├── UnsupportedMedia 415
 │   ├── UnknownField 400           ├── UnsupportedImage 415
 │   ├── ClosedField 400            ├── EndpointForbidden 403
-│   ├── ImageInText 400            ├── ImageFlagged 400
+│   ├── UnknownState 400           ├── ImageFlagged 400
+│   ├── ImageInText 400
 │   ├── MalformedRequest 400       ├── HeadTimeout 408
 │   ├── UnexpectedBody 400         ├── TargetTooLong 414
 │   ├── AmbiguousKey 400           ├── HeadTooLarge 431
@@ -89,6 +90,7 @@ __all__ = [
     "Unavailable",
     "UnexpectedBody",
     "UnknownField",
+    "UnknownState",
     "UnsupportedContent",
     "UnsupportedEncoding",
     "UnsupportedImage",
@@ -228,6 +230,13 @@ class ClosedField(RequestRefused):
 
     code = "closed_field"
     message = "The request has a field that is closed."
+
+
+class UnknownState(RequestRefused):
+    """An id that this service gave to nobody, to somebody else, or too long ago."""
+
+    code = "unknown_state"
+    message = "The request refers to what this service does not know. Send the conversation itself."
 
 
 class ImageInText(RequestRefused):

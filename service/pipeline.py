@@ -56,6 +56,7 @@ from codefend.service.errors import (
 from codefend.service.forward.breaker import BreakerPermit
 from codefend.service.forward.embedded import EmbeddedModel
 from codefend.service.forward.upstream import ModelList, Upstream
+from codefend.service.ledger import StateLedger
 from codefend.service.metrics import Metrics, Stage
 from codefend.service.policy import Mode
 from codefend.service.processes.pixels import Picture
@@ -86,6 +87,7 @@ class Pipeline:
         shield: What an image meets between decode and forward.
         upstream: The model.
         templates: The prompt of each task; they change when weights are reloaded.
+        ledger: What callers may refer to.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class Pipeline:
         self.metrics = metrics
         self.templates = templates
         self.shield = shield
+        self.ledger = StateLedger(settings.max_state_ids)
         self._memory = memory
         self._decode = decode
         self.upstream, self._embedded = model
@@ -203,6 +206,7 @@ class Pipeline:
         reading = (protocol, ChatLimits.of(self.settings), template, rules)
         with context.timings.stage(Stage.DECODE):
             chat = await self._decode.open_chat(body, reading, context.caller)
+        self.ledger.check(context, chat)
         self.note_findings(context, chat.findings)
         return chat
 
@@ -220,8 +224,7 @@ class Pipeline:
         for verdict, count in findings.counts.items():
             self.metrics.fields.labels(verdict).inc(count)
         if findings.counts:
-            verdicts = {"verdicts": dict(findings.counts), "names": findings.names}
-            context.facts["fields"] = verdicts
+            context.facts["fields"] = {"verdicts": dict(findings.counts), "names": findings.names}
 
     async def _decode_images(
         self, context: RequestContext, images: Sequence[ChatImage], decoded: dict[str, Any]
@@ -232,7 +235,7 @@ class Pipeline:
         """
         # A conversation takes no more decoders than there are: others wait for them too.
         decoders = asyncio.Semaphore(self.settings.decode_workers)
-        num_pixels = 0
+        num_pixels, most = 0, self.settings.max_request_pixels
 
         async def decode(image: ChatImage) -> None:
             nonlocal num_pixels
@@ -242,11 +245,8 @@ class Pipeline:
             decoded[image.param] = picture
             if isinstance(picture, DecodedImage):
                 num_pixels += picture.height * picture.width
-            if num_pixels > self.settings.max_request_pixels:
-                msg = (
-                    f"The images have more than {self.settings.max_request_pixels} pixels "
-                    "together; send fewer, or smaller ones."
-                )
+            if num_pixels > most:
+                msg = f"The images have over {most} pixels together; send fewer, or smaller ones."
                 raise ImageTooLarge(msg, image.param)
 
         await gather_or_cancel(decode(image) for image in images)
@@ -313,9 +313,8 @@ class Pipeline:
         if reason is None:
             return Shielded(forwarded, forwarded, engine, purified, bypassed=False, size=size)
         self._note_bypass(context, picture.facts, reason)
-        shown = None
-        if was_purified and is_shown:
-            shown = await as_url(self.shield, context, picture, Picture.PURIFIED)
+        shows = was_purified and is_shown
+        shown = await as_url(self.shield, context, picture, Picture.PURIFIED) if shows else None
         return Shielded(forwarded, shown, engine, purified, bypassed=True, size=size)
 
     def _note_bypass(self, context: RequestContext, facts: dict[str, Any], reason: str) -> None:

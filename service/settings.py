@@ -257,6 +257,12 @@ class Settings(BaseSettings):
     upstream_breaker_trials: int = Field(
         2, ge=1, description="Trials that must succeed before the breaker closes."
     )
+    max_state_ids: int = Field(
+        50_000,
+        ge=0,
+        description="Ids of answers remembered for each key, so that its requests may refer to "
+        "them (previous_response_id); 0 remembers none.",
+    )
     models_lifetime_s: float = Field(
         5.0, ge=0, description="How long GET /v1/models answers with the same list."
     )

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from codefend.models.prompts.templates import Template
 from codefend.service.decode.formats import sniff_format
-from codefend.service.decode.walk import ImagePlace, walk
+from codefend.service.decode.walk import ImagePlace, StateReference, walk
 from codefend.service.decode.wire import read_inline_image, read_json_object
 from codefend.service.errors import (
     InvalidBody,
@@ -80,6 +80,7 @@ class Chat:
         stream: Whether it asks for server-sent events.
         return_image: Whether the answer is to show the purified images.
         used_template: Whether the prompt template stands around its question.
+        references: Ids in it of what the upstream keeps.
         findings: What its fields would have been refused for, or were taken out for.
     """
 
@@ -89,6 +90,7 @@ class Chat:
     stream: bool
     return_image: bool
     used_template: bool
+    references: tuple[StateReference, ...]
     findings: Findings
 
     def pack(self) -> tuple[dict[str, Any], bytes]:
@@ -99,6 +101,7 @@ class Chat:
             "params": [image.param for image in self.images],
             "sources": [image.is_source for image in self.images],
             "lengths": [len(part) for part in (*self.fragments, *files)],
+            "references": [asdict(reference) for reference in self.references],
             "findings": asdict(self.findings),
         }
         return meta, b"".join((*self.fragments, *files))
@@ -118,9 +121,14 @@ class Chat:
         num_fragments = len(params) + sum(sources) + 1
         files = parts[num_fragments:]
         images = tuple(ChatImage(*image) for image in zip(files, params, sources, strict=True))
-        findings = Findings(**meta["findings"])
-        fragments = tuple(parts[:num_fragments])
-        return Chat(fragments, images, findings=findings, **meta["facts"])
+        references = tuple(StateReference(**reference) for reference in meta["references"])
+        return Chat(
+            tuple(parts[:num_fragments]),
+            images,
+            references=references,
+            findings=Findings(**meta["findings"]),
+            **meta["facts"],
+        )
 
 
 def field_rules(settings: Settings, mode: Mode) -> FieldRules:
@@ -192,7 +200,7 @@ def _open(
     if not document.get("model"):
         document.pop("model", None)
     _check_conversation(document, protocol, rules)
-    places, findings = walk(
+    places, references, findings = walk(
         document, protocol.table, rules, image_part=protocol.image_part, reads_texts=reads_texts
     )
     # Counted before any of them is decoded.
@@ -208,6 +216,7 @@ def _open(
         stream=bool(document.get("stream")),
         return_image=return_image,
         used_template=used_template,
+        references=tuple(references),
         findings=findings,
     )
 

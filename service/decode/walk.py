@@ -35,7 +35,7 @@ from codefend.service.protocols.fields import (
     Place,
 )
 
-__all__ = ["ImagePlace", "walk"]
+__all__ = ["ImagePlace", "StateReference", "walk"]
 
 _SETTING = "CODEFEND_ALLOWED_FIELDS"
 _MEDIUM = Field(Owner(0), FieldKind.CLOSED)
@@ -75,6 +75,21 @@ class ImagePlace:
             self.holder[self.key] = gap
 
 
+@dataclass(frozen=True, slots=True)
+class StateReference:
+    """An id of what the upstream keeps, and where it stands.
+
+    Attributes:
+        id: The id.
+        param: The place, for a refusal.
+        dotted: The place without indices, for the setting.
+    """
+
+    id: str
+    param: str
+    dotted: str
+
+
 # A place: the one it is in, and its name or index there. Written out only where it is needed.
 _At = tuple[Any, str | int]
 _TOP: _At = (None, "")
@@ -107,7 +122,7 @@ def walk(
     *,
     image_part: str = "",
     reads_texts: bool = True,
-) -> tuple[list[ImagePlace], Findings]:
+) -> tuple[list[ImagePlace], list[StateReference], Findings]:
     """Checks every field of a request.
 
     Args:
@@ -118,7 +133,8 @@ def walk(
         reads_texts: Whether texts are searched for images; false where none can be in them.
 
     Returns:
-        The images, in the order of the document, and what was found and not refused.
+        The images, in the order of the document, the ids of what the upstream keeps, and what was
+        found and not refused.
 
     Raises:
         UnknownField: A field stands in no table.
@@ -132,12 +148,18 @@ def walk(
     walker.object(document, place, _TOP)
     for holder, name in walker.unknown:
         del holder[name]
-    return walker.images, walker.findings
+    return walker.images, walker.references, walker.findings
+
+
+def _word(value: Any) -> str:
+    """A value as a table names it: texts, true and false."""
+    return value if isinstance(value, str) else str(value).lower()
 
 
 class _Walker:
     def __init__(self, rules: FieldRules, image_part: str, *, reads_texts: bool) -> None:
         self.images: list[ImagePlace] = []
+        self.references: list[StateReference] = []
         self.findings = Findings()
         self.unknown: list[tuple[dict[str, Any], str]] = []
         self._rules = rules
@@ -150,6 +172,7 @@ class _Walker:
             FieldKind.PICTURE: self._picture,
             FieldKind.PICTURE_SOURCE: self._picture,
             FieldKind.REFERENCE: self._reference,
+            FieldKind.STATE: self._state,
             FieldKind.CLOSED: self._closed,
             FieldKind.OBJECT: self._objects,
             FieldKind.CONTENT: self._content,
@@ -189,7 +212,7 @@ class _Walker:
 
     def _plain(self, holder: dict[str, Any], name: str, known: Field, at: _At) -> None:
         value = holder[name]
-        if known.values is not None and not (isinstance(value, str) and value in known.values):
+        if known.values is not None and _word(value) not in known.values:
             msg = f"{_param(at)} is {' or '.join(sorted(known.values))} here; the rest is closed."
             self._report(ClosedField, msg, at)
         elif not is_plain(value):
@@ -206,6 +229,15 @@ class _Walker:
                 "neither a URL nor base64."
             )
             self._report(UnsupportedContent, msg, at)
+
+    def _state(self, holder: dict[str, Any], name: str, _: Field, at: _At) -> None:
+        value = holder[name]
+        if isinstance(value, dict) and value.keys() == {"id"}:
+            value = value["id"]
+        if not isinstance(value, str):
+            self._misshapen("an id", at)
+        elif value and not self._is_allowed(at):
+            self.references.append(StateReference(value, _param(at), _dotted(at)))
 
     def _text(self, holder: dict[str, Any], name: str, _: Field, at: _At) -> None:
         if self._reads_texts:
@@ -250,6 +282,8 @@ class _Walker:
                     self._chosen(entry, known, (at, index))
                 else:
                     self._misshapen("an object", (at, index))
+        elif known.values is not None and isinstance(value, str):
+            self._plain(holder, name, known, at)
         elif value and not is_number(value):
             self._misshapen("an object, or a list of objects", at)
 
@@ -305,7 +339,8 @@ class _Walker:
                 return
             msg = (
                 f"Parts of the type {value} are refused: only text and images are taken, and "
-                f"whatever could not be purified is not. {setting}"
+                f"whatever could not be purified is not. Send images as {self._image_part}, or "
+                f"have the operator set {_SETTING}={_dotted((at, value))}."
             )
             self._refuse(UnsupportedContent(msg, place), (at, value))
 

@@ -14,7 +14,7 @@ from codefend.models.prompts.templates import Task, Template
 from codefend.service.context import RequestContext, run_with_deadline
 from codefend.service.decode.chat import Chat
 from codefend.service.decode.wire import check_json
-from codefend.service.errors import UpstreamNotFound
+from codefend.service.errors import NotFound, UpstreamNotFound
 from codefend.service.forward.breaker import BreakerPermit
 from codefend.service.forward.completion import ChatBody
 from codefend.service.forward.sse import StreamSplicer, splice_answer
@@ -46,6 +46,14 @@ def _add_path(router: APIRouter, pipeline: Pipeline, protocol: Protocol) -> None
         work = _answer(pipeline, context, protocol, body, headers, permit)
         return await run_with_deadline(request, work, context.deadline_s)
 
+    async def refuse() -> None:
+        raise NotFound(protocol.not_below)
+
+    if protocol.not_below:
+        below = protocol.path + "/{rest:path}"
+        router.add_api_route(
+            below, refuse, methods=["GET", "POST", "DELETE"], include_in_schema=False
+        )
     router.add_api_route(
         protocol.path,
         converse,
@@ -83,9 +91,16 @@ async def _answer(
 
     if chat.stream and protocol.make_reader is not None:
         stream = await pipeline.forward(context, pipeline.upstream.relay_stream(filled, permit))
-        splicer = StreamSplicer(protocol.make_reader(), describe, protocol.report_in)
+        reader = protocol.make_reader()
+
+        def finish() -> bytes:
+            pipeline.ledger.remember(context, reader.ids)
+            return describe()
+
+        splicer = StreamSplicer(reader, finish, protocol.report_in)
         return EventResponse(context, stream, stream.passed_through(splicer))
-    answer = await pipeline.forward(context, pipeline.upstream.relay(filled, permit))
+    answer, ids = await pipeline.forward(context, pipeline.upstream.relay(filled, permit))
+    pipeline.ledger.remember(context, ids)
     return Response(splice_answer(answer, describe()), media_type="application/json")
 
 

@@ -25,6 +25,7 @@ PIECE_BYTES = 1 << 13
 MAX_LINE_BYTES = 1 << 22
 OWN_FIELD = b'"codefend":'
 _DONE = b"[DONE]"
+_HEAD_FIELDS = frozenset({b"event", b"id", b"retry"})
 _HELD = frozenset({EventRole.MAY_BE_LAST, EventRole.LAST, EventRole.LAST_AND_DONE})
 _WHOLE = frozenset({EventRole.LAST, EventRole.LAST_AND_DONE, EventRole.DONE})
 _OVER = frozenset({EventRole.LAST_AND_DONE, EventRole.DONE})
@@ -269,6 +270,8 @@ class StreamSplicer:
         self._report_in = report_in
         self._cutter = LineCutter()
         self._held = b""
+        # What names an event goes with its data: clients would take the name alone for an event.
+        self._head = bytearray()
         # Appended in place: an upstream may send a million lines between two chunks.
         self._after_held = bytearray()
         self._is_whole = False
@@ -318,16 +321,16 @@ class StreamSplicer:
         if name != b"data" or not value:
             # The line after the name of an error says which it is.
             self._is_error = (name, value) == (b"event", b"error")
-            return b"" if self._is_error else self._hold_or_pass(line)
+            return b"" if self._is_error else self._hold_or_pass(name, line)
         role = self._reader.read(value)
         if role is EventRole.ERROR:
             raise _error_event(value)
         if role is EventRole.ASIDE:
-            return self._hold_or_pass(line)
+            return self._hold_or_pass(name, line)
         self._is_whole = self._is_whole or role in _WHOLE
         if role is EventRole.DONE:
-            return self._finish(self._tell() + line.rstrip(b"\r\n"), line)
-        released = self._release()
+            return self._finish(self._tell() + self._take_head() + line.rstrip(b"\r\n"), line)
+        released = self._release() + self._take_head()
         if role not in _HELD:
             return released + line
         self._held = line
@@ -341,15 +344,21 @@ class StreamSplicer:
         ending = b"\r\n" if line.endswith(b"\r\n") else b"\n"
         return passed + ending + ending
 
-    def _hold_or_pass(self, line: bytes) -> bytes:
-        """A line between events follows the one before it."""
-        if not self._held:
-            return line
-        self._after_held += line
-        if len(self._after_held) > MAX_LINE_BYTES:
+    def _hold_or_pass(self, name: bytes, line: bytes) -> bytes:
+        """A line between events follows the one before it; what names the next one waits for it."""
+        if not self._held and name not in _HEAD_FIELDS:
+            return self._take_head() + line if self._head else line
+        waiting = self._after_held if self._held else self._head
+        waiting += line
+        if len(waiting) > MAX_LINE_BYTES:
             msg = "an event without an end"
             raise ValueError(msg)
         return b""
+
+    def _take_head(self) -> bytes:
+        head = bytes(self._head)
+        self._head.clear()
+        return head
 
     def _release(self) -> bytes:
         released = self._held + self._after_held

@@ -123,8 +123,8 @@ class Upstream:
         with self._judged(permit, is_whole=False):
             return await self._streamed(await self._send(COMPLETIONS, body, permit), permit)
 
-    async def relay(self, chat: ChatBody, permit: BreakerPermit) -> bytes:
-        """Sends a client's own request; returns the answer's bytes as the upstream wrote them.
+    async def relay(self, chat: ChatBody, permit: BreakerPermit) -> tuple[bytes, list[str]]:
+        """Sends a client's own request; returns the answer's bytes, and the ids that it hands out.
 
         Raises:
             UpstreamError: There is no answer, or none of the protocol's.
@@ -133,9 +133,8 @@ class Upstream:
         body = await self._body_of(chat, permit)
         with self._judged(permit, by_client=True):
             answer = await self._whole(await self._send_chat(chat, body, permit))
-            # Read only to be sure of it: it is passed on as it is.
-            chat.protocol.read_answer(answer)
-            return answer
+            # Read to be sure of it, and passed on as it is.
+            return answer, chat.protocol.ids_of(chat.protocol.read_answer(answer))
 
     async def relay_stream(self, chat: ChatBody, permit: BreakerPermit) -> AnswerStream:
         """Sends such a request; returns as soon as the answer begins. The caller closes the stream.

@@ -55,7 +55,14 @@ class EventRole(Enum):
 
 
 class EventReader:
-    """Reads the events of one stream, in their order; protocols derive theirs."""
+    """Reads the events of one stream, in their order; protocols derive theirs.
+
+    Attributes:
+        ids: What the answer hands out, for requests to come to refer to.
+    """
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
 
     def read(self, payload: bytes) -> EventRole:
         """Says what an event means.
@@ -83,6 +90,10 @@ def openai_error_event(error: CodefendError, _: str) -> bytes:
     return f"data: {json.dumps(error.body())}\n\n".encode()
 
 
+def _no_ids(_: Any) -> list[str]:
+    return []
+
+
 @dataclass(frozen=True, slots=True)
 class Protocol:
     """One protocol, or one path of it.
@@ -102,6 +113,7 @@ class Protocol:
         answer_fields: Top-level fields that every answer has, and their types.
         read_answer: Reads a whole answer; raises ValueError and its kin for what is none.
         make_reader: Makes the reader of a stream's events; None where the protocol has no streams.
+        ids_of: What an answer, as `read_answer` read it, hands out for requests to refer to.
         report_in: The member of a stream's last event that the report stands in; None: the event.
         error_fields: What errors have beside `error`, and the types of that.
         error_body: An error as its clients read it, from it and the request's id.
@@ -110,6 +122,7 @@ class Protocol:
         passed_headers: Headers of a request, in lower case, that go to the upstream, and for each
             what is kept of its value; where that is nothing, it is left out.
         default_headers: What the upstream gets where the client sends no such header.
+        not_below: Why no path below this one is served; empty where some are, or none is known.
     """
 
     name: str
@@ -126,6 +139,7 @@ class Protocol:
     token_limits: tuple[str, ...] = ()
     token_shares: tuple[tuple[str, str], ...] = ()
     choice_limits: tuple[str, ...] = ()
+    ids_of: Callable[[Any], list[str]] = _no_ids
     report_in: str | None = None
     error_fields: Mapping[str, Any] = field(default_factory=dict)
     error_body: Callable[[CodefendError, str], dict[str, Any]] = openai_error
@@ -133,6 +147,7 @@ class Protocol:
     key_header: str | None = None
     passed_headers: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
     default_headers: Mapping[str, str] = field(default_factory=dict)
+    not_below: str = ""
 
     @property
     def upstream_path(self) -> str:

@@ -247,6 +247,7 @@ class _Chunks(EventReader):
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._identity: dict[str, Any] = {}
 
     def read(self, payload: bytes) -> EventRole:

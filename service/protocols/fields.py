@@ -70,6 +70,7 @@ class FieldKind(StrEnum):
     PICTURE = "picture"  # purified: a URL, or an object with one
     PICTURE_SOURCE = "picture_source"  # purified: base64 or a URL, in a source object of Anthropic
     REFERENCE = "reference"  # names of up to 256 characters, neither URL nor base64; lists and maps
+    STATE = "state"  # an id of what the upstream keeps: one that this service gave to the caller
     CLOSED = "closed"  # nothing but what is empty, unless it is opened
     OBJECT = "object"  # an object, or a list of objects, with a table of its own
     CONTENT = "content"  # a text, or a list of texts and parts
@@ -87,7 +88,8 @@ class Field:
         kind: What it may hold.
         place: The table of the objects in it.
         reason: Why it is closed, as it stands in the refusal; empty where it could hold media.
-        values: The only texts that may stand there; None for any of its kind.
+        values: The only words that may stand there, `true` and `false` among them, beside objects
+            where there are such; None for any of its kind.
     """
 
     owners: Owner

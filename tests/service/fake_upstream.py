@@ -1,11 +1,83 @@
 """An OpenAI-style server on a real port that remembers what it was sent."""
 
+import itertools
 import json
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from codefend.service.forward.probe import PROBE_ID
+
+_NUMBERS = itertools.count(1)
+
+
+def completion(answer):
+    """Whole, and as events."""
+    whole = {
+        "choices": [{"message": {"role": "assistant", "content": answer}}],
+        "usage": {"total_tokens": 7},
+    }
+    chunks = [{"choices": [{"delta": {"content": word}}]} for word in answer.split()]
+    return whole, "".join(f"data: {json.dumps(c)}\n\n" for c in chunks) + "data: [DONE]\n\n"
+
+
+def response(answer):
+    """The same as OpenAI's responses are; each has ids of its own."""
+    number = next(_NUMBERS)
+    text = {"type": "output_text", "text": answer, "annotations": [], "logprobs": []}
+    item = {
+        "type": "message",
+        "id": f"msg_{number}",
+        "role": "assistant",
+        "status": "completed",
+        "content": [text],
+    }
+    whole = {
+        "id": f"resp_{number}",
+        "object": "response",
+        "created_at": 1,
+        "model": "m",
+        "status": "completed",
+        "error": None,
+        "incomplete_details": None,
+        "instructions": None,
+        "metadata": {},
+        "output": [item],
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+        "usage": {
+            "input_tokens": 3,
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": 4,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": 7,
+        },
+    }
+    at = {"output_index": 0, "item_id": item["id"], "content_index": 0}
+    begun = whole | {"status": "in_progress", "output": [], "usage": None}
+    part = {"type": "response.content_part.added", **at, "part": text | {"text": ""}}
+    events = [
+        {"type": "response.created", "response": begun},
+        {"type": "response.output_item.added", "output_index": 0, "item": item | {"content": []}},
+        part,
+        *(
+            {"type": "response.output_text.delta", **at, "delta": word, "logprobs": []}
+            for word in answer.split()
+        ),
+        {"type": "response.output_text.done", **at, "text": answer, "logprobs": []},
+        part | {"type": "response.content_part.done", "part": text},
+        {"type": "response.output_item.done", "output_index": 0, "item": item},
+        {"type": "response.completed", "response": whole},
+    ]
+    return whole, "".join(
+        f"event: {each['type']}\ndata: {json.dumps(each | {'sequence_number': n})}\n\n"
+        for n, each in enumerate(events)
+    )
+
+
+# By path, what makes an answer out of a text.
+ANSWERS = {"/v1/chat/completions": completion, "/v1/responses": response}
 
 
 class FakeUpstream:
@@ -55,15 +127,15 @@ class _Handler(BaseHTTPRequestHandler):
         if self.upstream.reply is not None:
             self.upstream.reply(self, document)
             return
+        self.answer(document, self.upstream.answer)
+
+    def answer(self, document, text):
+        """Says a text in the protocol of the path, whole or streamed as was asked for."""
+        whole, events = ANSWERS[self.path](text)
         if document.get("stream"):
-            words = self.upstream.answer.split()
-            chunks = [{"choices": [{"delta": {"content": word}}]} for word in words]
-            events = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
-            self.send(f"{events}data: [DONE]\n\n".encode(), "text/event-stream")
-            return
-        message = {"role": "assistant", "content": self.upstream.answer}
-        document = {"choices": [{"message": message}], "usage": {"total_tokens": 7}}
-        self.send(json.dumps(document).encode(), "application/json")
+            self.send(events.encode(), "text/event-stream")
+        else:
+            self.send(json.dumps(whole).encode(), "application/json")
 
     def send(self, content, media_type, status=None, headers=()):
         self.send_response(status or self.upstream.status)

@@ -61,7 +61,7 @@ class Scene:
                 case "complete":
                     return [(await self.upstream.complete(QUESTION, permit)).text]
                 case "relay":
-                    return [await self.upstream.relay(EMPTY, permit)]
+                    return [(await self.upstream.relay(EMPTY, permit))[0]]
                 case "stream":
                     stream = await self.upstream.stream(QUESTION, permit)
                     return await collect(stream, stream.payloads())
