@@ -284,7 +284,6 @@ def test_the_images_of_a_conversation_are_counted_and_measured_together(service,
 @pytest.mark.parametrize(
     "path",
     [
-        "/v1/responses",
         "/v1/completions",
         "/v1/embeddings",
         "/v1/files",
