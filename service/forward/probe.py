@@ -36,6 +36,9 @@ LONGEST_PAUSE_S = 60.0
 # They take any name, and list another.
 _TAKE_ANY_NAME = frozenset({"llamacpp", "sglang"})
 
+# LiteLLM's proxy without a database says so of every key but its own, with a 400.
+_UNKNOWN_KEY_OF_LITELLM = "No connected db."
+
 _NO_ANSWER = "The upstream does not answer at present."
 _NO_KEY = "The upstream wants a key: set CODEFEND_UPSTREAM_KEY."
 _WRONG_KEY = "The upstream does not take the key in CODEFEND_UPSTREAM_KEY."
@@ -78,7 +81,8 @@ class _Answer:
 
     @property
     def wants_another_key(self) -> bool:
-        return self.status in {401, 403} and self.refusal.code is None
+        is_refused = self.status in {401, 403} and self.refusal.code is None
+        return is_refused or self.refusal.message == _UNKNOWN_KEY_OF_LITELLM
 
     @property
     def is_elsewhere(self) -> bool:

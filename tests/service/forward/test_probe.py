@@ -101,9 +101,9 @@ def test_a_wrong_path_is_told_with_the_right_one(url, base, hint, others):
 
 
 @pytest.mark.parametrize("is_set", [True, False])
-@pytest.mark.parametrize("status", [401, 403])
-def test_a_wrong_key_is_told(is_set, status):
-    refusal = httpx.Response(status, json={"error": {"message": "no"}})
+@pytest.mark.parametrize(("status", "words"), [(401, "no"), (403, "no"), (400, "No connected db.")])
+def test_a_wrong_key_is_told(is_set, status, words):
+    refusal = httpx.Response(status, json={"error": {"message": words}})
     wrong = dict.fromkeys(ALL, refusal)
     settings = {"upstream_key": "a-secret"} if is_set else {}
     state = look(serving(wrong, others=refusal), **settings).state
