@@ -20,7 +20,7 @@ from codefend.service.purify.engine import Engine, EngineOptions
 __all__ = ["load_warm_engine", "measure_engine", "time_pictures"]
 
 # Images of a batch, and their sides.
-BATCHES = ((1, 512), (8, 128))
+BATCHES = ((1, 512), (8, 128), (1, 128))
 WARM_UP_RUNS = 2
 START_TIMEOUT_S = 600.0
 BATCH_TIMEOUT_S = 120.0
