@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-# OpenVINO halves the purifier's time on a CPU; where it has no wheel, torch does its work.
+# With OpenVINO the purifier loads no torch; where it has no wheel, torch does its work.
 $(VENV)/.serve: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[openvino]' || \
 		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
