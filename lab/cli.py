@@ -13,10 +13,11 @@ from codefend.lab.detection.command import Detect
 from codefend.lab.detection.command import app as detect
 from codefend.lab.errors import LabError
 from codefend.lab.evaluate.command import Evaluate
-from codefend.lab.experiments.settings import Experiment, add_experiments
+from codefend.lab.experiments.settings import Experiment, add_command, add_experiments
 from codefend.lab.fidelity.command import Fidelity
 from codefend.lab.plots.report import plot
 from codefend.lab.recognition.read import Read
+from codefend.lab.schedule import RunParts, run_parts
 from codefend.lab.tradeoff.command import TradeOff
 from codefend.lab.train.command import app as train
 
@@ -32,6 +33,7 @@ app.add_typer(detect, name="detect")
 register_attack(app)
 app.command("plot")(plot)
 add_experiments(app, EXPERIMENTS)
+add_command(app, "parts", RunParts, run_parts)
 
 
 def main() -> None:
@@ -41,3 +43,7 @@ def main() -> None:
     except LabError as error:
         typer.echo(f"codefend-lab: {error}", err=True)
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

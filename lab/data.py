@@ -19,6 +19,7 @@ from codefend.lab.world.assets import build_world_file, fetch_packages
 from codefend.lab.world.collages import build_collages
 from codefend.lab.world.compose import World
 from codefend.models.manifest import WEIGHTS_DIRECTORY
+from codefend.models.mllm.tiny import llava_7b, tiny_mllm
 from codefend.models.purifier.loading import load_purifier
 
 __all__ = ["app"]
@@ -48,6 +49,20 @@ def build(
         photos, sprites = fetch_packages(out.parent / "packages")
     build_world_file(photos, sprites, out)
     typer.echo(f"wrote {out} ({out.stat().st_size / 1e6:.0f} MB)")
+
+
+@app.command("random-mllm")
+def random_mllm(
+    out: Annotated[Path, typer.Option(help="Model directory to write.")],
+    size: Annotated[str, typer.Option(help="7b: LLaVA-1.5's shape, 14 GB; or tiny.")] = "tiny",
+    device: Annotated[str, typer.Option(help="Where its weights are drawn.")] = "cpu",
+) -> None:
+    """Write a LLaVA of random weights: to see what a large model costs before there is one."""
+    sizes = {"tiny": tiny_mllm, "7b": lambda: llava_7b(device)}
+    if size not in sizes:
+        raise LabError(f"--size is one of {', '.join(sizes)}, not {size}")
+    for part in sizes[size]():
+        part.save_pretrained(out)
 
 
 @app.command("gallery")
