@@ -64,6 +64,7 @@ class _Events(EventReader):
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._is_over = False
 
     def read(self, payload: bytes) -> EventRole:

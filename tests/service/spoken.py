@@ -46,6 +46,10 @@ class Owner:
     def block(self):
         return {"type": "image", "source": self.source()}
 
+    def asked(self):
+        """Their name, as OpenAI's responses have texts."""
+        return {"type": "input_text", "text": self.text()["text"]}
+
     def text(self):
         return {"type": "text", "text": f"owner-{self.id}"}
 
@@ -60,6 +64,7 @@ class Spoken:
         refused: Parts of a message that no image may come in with, by what they are.
         conversing: Makes a body of messages.
         answer: Answers such a body, in the upstream's place.
+        field: Of such a body, the one that holds the messages.
         streams: Whether it has streams.
     """
 
@@ -68,6 +73,7 @@ class Spoken:
     refused: Mapping[str, Callable]
     conversing: Callable
     answer: Callable
+    field: str = "messages"
     streams: tuple[bool, ...] = (False, True)
 
     def body(self, messages, *, stream=False):
@@ -78,7 +84,9 @@ def pictures_in(value):
     """The base64 of every image of a document, in their order, wherever a protocol has them."""
     if isinstance(value, dict):
         match value:
-            case {"type": "image_url", "image_url": {"url": url}} | {"image_url": str(url)}:
+            case {"type": "image_url", "image_url": {"url": url}}:
+                yield url.partition(",")[2]
+            case {"image_url": str(url)}:
                 yield url.partition(",")[2]
             case {"type": "base64", "media_type": "image/png", "data": data}:
                 yield data
@@ -303,4 +311,92 @@ COUNT_TOKENS = Spoken(
     answer=_answer_count,
     streams=(False,),
 )
-SPOKEN = {spoken.path: spoken for spoken in (CHAT, MESSAGES, COUNT_TOKENS)}
+
+
+def _shown(o):
+    return {"type": "input_image", "image_url": o.url(), "detail": "low"}
+
+
+def _output(kind, output):
+    return {"type": kind, "call_id": "c", "output": output}
+
+
+_RESPONSE_SHAPES = {
+    "one image": lambda o: [says("user", o.asked(), _shown(o))],
+    "the image first": lambda o: [says("user", _shown(o), o.asked())],
+    "images and texts in turns": lambda o: [
+        says("user", o.asked(), _shown(o), o.asked(), _shown(o), _shown(o), type="message")
+    ],
+    "bare base64": lambda o: [
+        says("user", o.asked(), {"type": "input_image", "image_url": o.picture()[1]})
+    ],
+    "a developer's image": lambda o: [says("developer", _shown(o)), says("user", o.asked())],
+    "a tool's image": lambda o: [
+        says("user", o.asked(), _shown(o)),
+        {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"},
+        _output("function_call_output", [_shown(o), o.asked(), _shown(o)]),
+    ],
+    "a custom tool's image": lambda o: [
+        says("user", o.asked()),
+        _output("custom_tool_call_output", [_shown(o)]),
+    ],
+    "a screenshot": lambda o: [
+        says("user", o.asked()),
+        _output("computer_call_output", {"type": "computer_screenshot", "image_url": o.url()}),
+    ],
+    "a long history": lambda o: [
+        message
+        for _ in range(4)
+        for message in (
+            says("user", o.asked(), _shown(o)),
+            {"role": "assistant", "content": "seen"},
+        )
+    ],
+    "a body that a decode process reads": lambda o: [
+        {"role": "user", "content": "word " * 10_000},
+        says("user", o.asked(), *(_shown(o) for _ in range(6))),
+    ],
+    "no image": lambda o: [{"role": "user", "content": f"owner-{o.id}"}],
+}
+
+
+def _shown_at(url):
+    return lambda _: {"type": "input_image", "image_url": url}
+
+
+_RESPONSE_REFUSED = {
+    "a file": lambda o: {"type": "input_file", "filename": "a.pdf", "file_data": o.url()},
+    "a file's id": lambda _: {"type": "input_image", "file_id": "f"},
+    "audio": lambda o: {"type": "input_audio", "input_audio": {"data": o.url()}},
+    "the chat's image": lambda o: o.image(),
+    "another API's image": lambda o: o.block(),
+    "no type": lambda o: {"image_url": o.url()},
+    "an image in a text": lambda o: o.asked() | {"image_url": o.url()},
+    "a list in a list": lambda o: [_shown(o)],
+} | {name: _shown_at(url) for name, url in REMOTE.items()}
+
+
+def _answer_response(handler, document):
+    said = [{"type": "output_text", "text": "seen", "annotations": []}]
+    item = {"type": "message", "id": "msg_1", "role": "assistant", "content": said}
+    response = {"id": "resp_1", "object": "response", "status": "completed", "output": [item]}
+    if document.get("stream"):
+        begun = {**response, "status": "in_progress", "output": []}
+        events = (
+            _named("response.created", sequence_number=0, response=begun),
+            _named("response.completed", sequence_number=1, response=response),
+        )
+        handler.send("".join(events).encode(), "text/event-stream")
+        return
+    handler.send(json.dumps(response).encode(), "application/json")
+
+
+RESPONSES = Spoken(
+    path="/v1/responses",
+    shapes=_RESPONSE_SHAPES,
+    refused=_RESPONSE_REFUSED,
+    conversing=lambda messages: {"model": "m", "input": messages},
+    answer=_answer_response,
+    field="input",
+)
+SPOKEN = {spoken.path: spoken for spoken in (CHAT, MESSAGES, COUNT_TOKENS, RESPONSES)}

@@ -155,7 +155,7 @@ def test_what_cannot_be_purified_is_refused_and_not_passed(
     messages = [*spoken.shapes["one image"](owner), says(role, spoken.refused[kind](owner))]
     response = canary_service.client.post(spoken.path, json=spoken.body(messages, stream=stream))
     assert response.status_code == 400
-    assert response.json()["error"]["param"].startswith("messages[1].content[0]")
+    assert response.json()["error"]["param"].startswith(f"{spoken.field}[1].content[0]")
     assert witness.num_requests == 0
 
 
