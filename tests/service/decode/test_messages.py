@@ -14,6 +14,7 @@ from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import ChatLimits, open_chat
 from codefend.service.errors import RequestRefused
 from codefend.service.forward.completion import ChatBody
+from codefend.service.protocols.chat import CHAT_COMPLETIONS
 from codefend.service.protocols.fields import MEDIA_FIELDS, FieldKind, FieldRules
 from codefend.service.protocols.messages import MESSAGES
 from codefend.service.protocols.messages_table import MESSAGES_TABLE
@@ -391,6 +392,25 @@ PASSING = {
 @pytest.mark.parametrize("document", PASSING.values(), ids=PASSING.keys())
 def test_what_clients_send_passes_as_it_is(document):
     assert forwarded(document) == document
+
+
+LANGCHAIN = {"type": "text", "text": "x", "id": "lc_1f0e8a3b-7c5d-4e55-a1a4-2f2f2f2f2f2f"}
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        LANGCHAIN,
+        LANGCHAIN | {"annotations": []},
+        LANGCHAIN | {"index": "lc_txt_0", "extras": {}},
+        {"type": "thinking", "thinking": "hm", "signature": "c2ln", "index": 0, "id": "lc_1"},
+    ],
+)
+@pytest.mark.parametrize("protocol", [MESSAGES, CHAT_COMPLETIONS], ids=lambda p: p.name)
+def test_notes_that_langchain_leaves_on_a_part_pass(protocol, block):
+    document = {"model": "m", "messages": [assistant(block)]}
+    opened = open_chat(json.dumps(document).encode(), protocol, LIMITS, PLAIN, FieldRules())
+    assert json.loads(opened.fragments[0]) == document
 
 
 def test_the_last_question_takes_the_template_and_a_tools_answer_is_none():
