@@ -23,12 +23,18 @@ from codefend.service.errors import CodefendError
 from codefend.service.mllm.dialects.base import Dialect, Exchange
 from codefend.service.mllm.dialects.chat import ChatDialect
 from codefend.service.mllm.dialects.messages import CountTokensDialect, MessagesDialect
+from codefend.service.mllm.dialects.responses import ResponsesDialect
 from codefend.service.mllm.generation import Generation, Generator, read_conversation
 
 __all__ = ["create_mllm_app", "serve_app"]
 
 SOCKET_MODE = 0o600
-DIALECTS: tuple[type[Dialect], ...] = (ChatDialect, MessagesDialect, CountTokensDialect)
+DIALECTS: tuple[type[Dialect], ...] = (
+    ChatDialect,
+    ResponsesDialect,
+    MessagesDialect,
+    CountTokensDialect,
+)
 
 
 def create_mllm_app(generator: Generator) -> FastAPI:
