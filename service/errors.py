@@ -184,7 +184,7 @@ class AnimatedImage(RequestRefused):
     """The image has more than one frame."""
 
     code = "animated_image"
-    message = "Animated images are refused. Send a single frame."
+    message = "Images of several frames are refused. Send a single one."
 
 
 class ImageFlagged(RequestRefused):
@@ -267,11 +267,11 @@ class UnsupportedEncoding(RequestRefused):
 
 
 class UnsupportedImage(RequestRefused):
-    """The bytes are no JPEG, PNG or WebP."""
+    """The image is of a format that is not taken, or not read here."""
 
     status = 415
     code = "unsupported_image"
-    message = "The image is not a JPEG, PNG or WebP."
+    message = "The image is of a format that is not taken."
 
 
 class Unauthorized(RequestRefused):

@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from codefend.models.buckets import choose_bucket, crop_from_bucket, pad_to_bucket
 from codefend.models.codec import ImageFormat, encode_image
-from codefend.service.decode.formats import FORMAT_LABELS, FORMATS
 from codefend.service.decode.picture import PictureLimits, decode_picture
 from codefend.service.errors import RequestRefused
+from codefend.service.formats.table import FORMAT_LABELS, FORMATS
 from codefend.service.purify.engine import Engine
 
 __all__ = ["purify_files"]

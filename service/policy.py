@@ -14,6 +14,7 @@ from codefend.service.protocols.base import all_protocols
 
 __all__ = [
     "PROBES",
+    "Animated",
     "Disclosure",
     "Mode",
     "OnFlagged",
@@ -49,6 +50,13 @@ class Mode(StrEnum):
     ENFORCE = "enforce"
     SHADOW = "shadow"
     OFF = "off"
+
+
+class Animated(StrEnum):
+    """What becomes of an image with several frames."""
+
+    REFUSE = "refuse"
+    FIRST = "first"
 
 
 class OnPurifyFailure(StrEnum):

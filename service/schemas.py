@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from codefend.models.codec import ImageFormat
+from codefend.service.formats.table import FORMAT_LABELS, FORMATS
 from codefend.service.protocols.base import Protocol
 
 __all__ = [
@@ -35,10 +36,9 @@ __all__ = [
 MAX_QUESTION_CHARACTERS = 4000
 _IMAGE = {
     "type": "string",
-    "description": "A data: URL or bare base64 of a JPEG, PNG or WebP. Remote URLs are refused.",
+    "description": f"A data: URL or bare base64 of a {FORMAT_LABELS}. Remote URLs are refused.",
 }
-_FILE = {"type": "string", "format": "binary", "description": "A JPEG, PNG or WebP file."}
-_RAW_TYPES = ("image/jpeg", "image/png", "image/webp")
+_FILE = {"type": "string", "format": "binary", "description": f"A {FORMAT_LABELS} file."}
 
 _Question = Annotated[str, Field(min_length=1, max_length=MAX_QUESTION_CHARACTERS)]
 
@@ -222,7 +222,7 @@ def request_body(fields: type[BaseModel]) -> dict[str, Any]:
         "application/json": {"schema": as_json},
         "multipart/form-data": {"schema": as_form},
     }
-    content |= {name: {"schema": _FILE} for name in _RAW_TYPES}
+    content |= {name: {"schema": _FILE} for name in (row.media_type for row in FORMATS.values())}
     return {"requestBody": {"required": True, "content": content}}
 
 
@@ -286,7 +286,7 @@ def error_responses() -> dict[int | str, dict[str, Any]]:
         401: "The API key is missing or wrong.",
         403: "The policy of the API key does not allow this path.",
         413: "The body or the image is too large.",
-        415: "Neither JSON, multipart nor an image; or no JPEG, PNG or WebP.",
+        415: f"Neither JSON, multipart nor an image; or no {FORMAT_LABELS}.",
         429: "At capacity: Retry-After says when to come back.",
         503: (
             "Not ready, shutting down, the image could not be purified, purification is off, "

@@ -17,6 +17,7 @@ from codefend.service.credentials import (
 )
 from codefend.service.devices import Backend, check_backend
 from codefend.service.policy import (
+    Animated,
     Disclosure,
     Mode,
     OnFlagged,
@@ -146,7 +147,11 @@ class Settings(BaseSettings):
     )
     max_jpeg_scans: int = Field(64, ge=1, description="Most scans of a progressive JPEG.")
     max_file_parts: int = Field(
-        65_536, ge=16, description="Most chunks of a PNG, or segments of a JPEG."
+        65_536, ge=16, description="Most parts of an image's file: chunks, segments, blocks, boxes."
+    )
+    animated: Animated = Field(
+        Animated.REFUSE,
+        description="What becomes of an image with several frames: first takes the first of them.",
     )
     decode_timeout_s: float = Field(20.0, gt=0, description="Time to decode one image.")
     decode_memory_bytes: int = Field(

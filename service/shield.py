@@ -22,7 +22,6 @@ from codefend.models.detector.calibration import FLAG_ABOVE
 from codefend.service.admit.limits import RETRY_AFTER_S, MemoryBudget
 from codefend.service.context import RequestContext
 from codefend.service.decode.chat import ChatImage
-from codefend.service.decode.formats import identify
 from codefend.service.decode.stage import DecodeStage, naming_place
 from codefend.service.encode.stage import EncodeStage
 from codefend.service.errors import (
@@ -32,6 +31,7 @@ from codefend.service.errors import (
     PurificationFailed,
     PurificationOff,
 )
+from codefend.service.formats.table import identify
 from codefend.service.metrics import Metrics, Stage
 from codefend.service.policy import Mode, OnFlagged, OnPurifyFailure
 from codefend.service.processes.pixels import (
@@ -179,7 +179,7 @@ async def as_url(shield: Shield, context: RequestContext, picture: Incoming, whi
     """What the model gets of an image, as a `data:` URL: what was sent as it was sent.
 
     Raises:
-        RequestRefused: What was sent is no JPEG, PNG or WebP; the error names its place.
+        RequestRefused: What was sent is of no format that is taken; the error names its place.
         Unavailable: No process could encode it.
     """
     if isinstance(picture, DecodedImage):

@@ -38,7 +38,7 @@ class PictureHeader:
     """What a decode process says of a picture before it decodes it.
 
     Attributes:
-        format: `PNG`, `JPEG` or `WEBP`.
+        format: Its name, as answers and logs have it: `PNG`, `JPEG`, `HEIC` and so on.
         height: Rows, before any turn that its metadata asks for.
         width: Columns.
         sha256: Of its file, in hex.

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from codefend.models.prompts.templates import Template
-from codefend.service.decode.formats import sniff_format
 from codefend.service.decode.walk import ImagePlace, StateReference, walk
 from codefend.service.decode.wire import read_inline_image, read_json_object
 from codefend.service.errors import (
@@ -21,6 +20,7 @@ from codefend.service.errors import (
     RequestRefused,
     TooManyImages,
 )
+from codefend.service.formats.table import sniff_format
 from codefend.service.policy import Mode, UnknownFields
 from codefend.service.protocols.base import Protocol
 from codefend.service.protocols.fields import FieldKind, FieldRules, Findings

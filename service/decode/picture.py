@@ -10,14 +10,19 @@ import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageChops
 
-from codefend.service.decode.formats import FORMATS, count_parts, sniff_format
+from codefend.service.decode.colours import lay_on_white
+from codefend.service.decode.unended import endings, has_all_scans
 from codefend.service.errors import AnimatedImage, ImageTooLarge, InvalidImage
+from codefend.service.formats.containers import FileLayout
+from codefend.service.formats.table import FORMATS, FileFormat, sniff_format
+from codefend.service.policy import Animated
 from codefend.service.settings import Settings
 
 __all__ = ["Inspect", "PictureLimits", "decode_picture", "self_test"]
@@ -25,9 +30,10 @@ __all__ = ["Inspect", "PictureLimits", "decode_picture", "self_test"]
 # Called with format, height and width, as the file's header has them, before any pixel is decoded.
 Inspect = Callable[[str, int, int], None]
 
-# Pillow's own decoders raise these on damaged files; anything else would be a fault of ours.
+# The decoders raise these on damaged files; anything else would be a fault of ours.
 _DAMAGE = (
     OSError,
+    RuntimeError,
     SyntaxError,
     ValueError,
     EOFError,
@@ -47,9 +53,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_INDEXED = frozenset({"P", "PA"})
-_WHITE = (255, 255, 255, 255)
-_SELF_TEST_SIDE_PX = 8
+_WHITE = (255, 255, 255)
+_SAMPLE_SIDE_PX, _LONGEST_SAMPLE_SIDE_PX = 8, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +65,16 @@ class PictureLimits:
         max_pixels: Width times height.
         max_side_px: Width, and height.
         max_jpeg_scans: Passes over the picture that a progressive JPEG may ask for.
-        max_file_parts: Chunks of a PNG, or segments of a JPEG.
+        max_file_parts: Chunks of a PNG, segments of a JPEG, blocks of a GIF, or boxes of an AVIF or
+            HEIC.
+        animated: What becomes of a picture with several frames.
     """
 
     max_pixels: int
     max_side_px: int
     max_jpeg_scans: int = 64
     max_file_parts: int = 65_536
+    animated: Animated = Animated.REFUSE
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -76,6 +84,7 @@ class PictureLimits:
             settings.max_side_px,
             settings.max_jpeg_scans,
             settings.max_file_parts,
+            settings.animated,
         )
 
     def check(self, width: int, height: int) -> None:
@@ -91,20 +100,37 @@ class PictureLimits:
             msg = f"A side of the image is over {self.max_side_px} pixels long."
             raise ImageTooLarge(msg, "image")
 
-    def check_file(self, image: bytes, format_name: str) -> None:
+    def check_file(self, image: bytes, row: FileFormat) -> FileLayout:
         """Refuses, before any decoder sees it, a file that would cost too much to open.
 
+        Args:
+            image: The file.
+            row: Its format.
+
+        Returns:
+            What it is made of.
+
         Raises:
-            ImageTooLarge: It is a WebP too large, or has too many scans, chunks or segments.
+            ImageTooLarge: Its header asks for too much room, or it has too many scans or parts.
         """
-        self.check(*FORMATS[format_name].read_canvas(image))
-        parts = count_parts(image, format_name, self.max_file_parts)
-        if parts.num_scans > self.max_jpeg_scans:
+        layout = row.walk(image, self.max_file_parts)
+        if layout.num_scans > self.max_jpeg_scans:
             msg = f"The JPEG has over {self.max_jpeg_scans} scans."
             raise ImageTooLarge(msg, "image")
-        if parts.num_parts > self.max_file_parts:
-            msg = f"The file has over {self.max_file_parts} chunks or segments."
+        if layout.num_parts > self.max_file_parts:
+            msg = f"The file has over {self.max_file_parts} parts."
             raise ImageTooLarge(msg, "image")
+        self.check(layout.width, layout.height)
+        return layout
+
+    def check_frames(self, num_frames: int) -> None:
+        """Refuses an animation, unless its first frame is to be taken.
+
+        Raises:
+            AnimatedImage: It is one.
+        """
+        if num_frames > 1 and self.animated is Animated.REFUSE:
+            raise AnimatedImage(param="image")
 
 
 def _inspect_nothing(_format: str, _height: int, _width: int) -> None:
@@ -114,10 +140,10 @@ def _inspect_nothing(_format: str, _height: int, _width: int) -> None:
 def decode_picture(
     image: bytes, limits: PictureLimits, inspect: Inspect = _inspect_nothing
 ) -> tuple[NDArray[np.uint8], str]:
-    """Decodes one still image of a format that is taken.
+    """Decodes one picture of a format that is taken, as a viewer would show it.
 
-    The orientation that its metadata asks for is applied; transparency is laid on white; all
-    metadata and any colour profile are dropped.
+    The orientation that its metadata asks for is applied, its colours become sRGB, transparency is
+    laid on white, and all metadata is dropped.
 
     Args:
         image: The file.
@@ -129,16 +155,17 @@ def decode_picture(
 
     Raises:
         InvalidImage: The file is empty, damaged or truncated.
-        UnsupportedImage: It is another format.
-        AnimatedImage: It has more than one frame.
+        UnsupportedImage: It is another format, or nothing is installed that reads it.
+        AnimatedImage: It has more than one frame, and such pictures are refused.
         ImageTooLarge: It is beyond the limits, or memory does not suffice for it.
     """
-    format_name = sniff_format(image)
+    row = FORMATS[sniff_format(image)]
+    row.check_installed()
     try:
         with warnings.catch_warnings():
             # Of Pillow's warnings only the bomb's matters; our limit is lower, and is a refusal.
             warnings.simplefilter("ignore")
-            return _decode(image, format_name, limits, inspect), format_name
+            return _decode(image, row, limits, inspect), row.name
     except Image.DecompressionBombError as error:
         raise ImageTooLarge(param="image") from error
     except MemoryError as error:
@@ -148,58 +175,79 @@ def decode_picture(
 
 
 def _decode(
-    image: bytes, format_name: str, limits: PictureLimits, inspect: Inspect
+    image: bytes, row: FileFormat, limits: PictureLimits, inspect: Inspect
 ) -> NDArray[np.uint8]:
-    limits.check_file(image, format_name)
-    with Image.open(io.BytesIO(image), formats=[format_name]) as picture:
+    layout = limits.check_file(image, row)
+    with row.open(image) as picture:
         limits.check(*picture.size)
-        if getattr(picture, "n_frames", 1) > 1:
-            raise AnimatedImage(param="image")
-        inspect(format_name, picture.height, picture.width)
-        # Read in one piece: Pillow would copy the rest anew for each of its own small blocks.
-        picture.decodermaxblock = len(image)
-        picture.load()
-        return np.asarray(_on_white(_upright(picture)))
+        limits.check_frames(int(layout.num_frames or getattr(picture, "n_frames", 1) or 1))
+        inspect(row.name, picture.height, picture.width)
+        shown = lay_on_white(_upright(_load(picture, image, row)))
+        if layout.box is not None and layout.box != (0, 0, *shown.size):
+            ground = Image.new("RGB", shown.size, _WHITE)
+            ground.paste(shown.crop(layout.box), layout.box)
+            shown = ground
+        return np.asarray(shown)
+
+
+def _load(picture: Image.Image, image: bytes, row: FileFormat) -> Image.Image:
+    """Decodes an opened picture, and a JPEG also if all that it lacks is its end marker."""
+    try:
+        return _load_whole(picture, image)
+    except OSError:
+        if row.name != "JPEG" or not has_all_scans(image):
+            raise
+        ended = (_load_whole(row.open(file), file) for file in endings(image))
+        first = next(ended)
+        if any(ImageChops.difference(first, other).getbbox() for other in ended):
+            raise
+        return first
+
+
+def _load_whole(picture: Image.Image, image: bytes) -> Image.Image:
+    # Read in one piece: Pillow would copy the rest anew for each of its own small blocks.
+    picture.decodermaxblock = len(image)  # type: ignore[attr-defined]
+    picture.load()
+    return picture
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    """Turns a picture as its metadata asks; metadata that cannot be read asks for nothing."""
+    """Turns a picture as its Exif asks; what cannot be read asks for nothing, and XMP is not asked.
+
+    Browsers do the same.
+    """
     with contextlib.suppress(*_DAMAGE):
-        turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+        exif = Image.Exif()
+        exif.load(picture.info.get("exif", b""))
+        turn = _TURNS.get(exif.get(ExifTags.Base.Orientation, 1))
         if turn is not None:
             return picture.transpose(turn)
     return picture
 
 
-def _on_white(picture: Image.Image) -> Image.Image:
-    if picture.mode in _INDEXED and picture.palette is None:
-        msg = "The image has colours by number, and no table of them."
-        raise InvalidImage(msg, "image")
-    if picture.mode == "RGB" and "transparency" not in picture.info:
-        return picture
-    if picture.mode.startswith("I;16") or picture.mode in {"I", "F"}:
-        # Pillow would clip 16 bits at 255: keep the high byte, as every viewer does.
-        levels = np.asarray(picture.convert("I")) >> 8
-        picture = Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8))
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    layer = picture.convert("RGBA")
-    ground = Image.new("RGBA", layer.size, _WHITE)
-    return Image.alpha_composite(ground, layer).convert("RGB")
-
-
 def self_test() -> None:
-    """Decodes a small picture of each format, made here: what decoding loads late is loaded then.
+    """Decodes small pictures of each format: what decoding loads late is loaded then.
 
     Raises:
         RequestRefused: One could not be decoded: the process is of no use.
     """
-    side_px = _SELF_TEST_SIDE_PX
+    side_px = _LONGEST_SAMPLE_SIDE_PX
     limits = PictureLimits(max_pixels=side_px**2, max_side_px=side_px)
+    for sample in _make_samples():
+        decode_picture(sample, limits)
+
+
+@cache
+def _make_samples() -> tuple[bytes, ...]:
+    """A file of each format that is read here, made before there is a sandbox."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 2
+    samples = []
     for row in FORMATS.values():
         for mode in row.sample_modes:
             buffer = io.BytesIO()
-            Image.new(mode, (side_px, side_px)).save(buffer, row.name, exif=exif)
-            decode_picture(buffer.getvalue(), limits)
+            Image.new(mode, (_SAMPLE_SIDE_PX,) * 2).save(buffer, row.name, exif=exif)
+            samples.append(buffer.getvalue())
+        if row.sample and row.is_installed:
+            samples.append(row.sample)
+    return tuple(samples)

@@ -16,6 +16,7 @@ from codefend.service.decode.chat import ChatLimits, open_chat
 from codefend.service.decode.picture import PictureLimits, decode_picture, self_test
 from codefend.service.decode.wire import open_envelope, read_image_list
 from codefend.service.errors import ClientLeft, RequestRefused
+from codefend.service.formats.table import FORMATS
 from codefend.service.processes.child import Ask, Handler, Message
 from codefend.service.processes.pixels import Picture, write_pixels
 from codefend.service.protocols.base import all_protocols
@@ -43,7 +44,9 @@ def make_decoder(config: DecodeConfig) -> tuple[Handler, dict[str, Any]]:
     all_protocols()  # loads them all, while files can still be read
     # The parsers' remarks on strangers' bodies: the service logs what becomes of every request.
     logging.disable(logging.CRITICAL)
-    unconfined = confine(config.memory_bytes, Path(config.pixels_directory), self_test)
+    threads = any(row.starts_threads and row.is_installed for row in FORMATS.values())
+    directory = Path(config.pixels_directory)
+    unconfined = confine(config.memory_bytes, directory, self_test, starts_threads=threads)
     return partial(_handle, config), {"unconfined": unconfined}
 
 

@@ -24,7 +24,8 @@ _MACHINES = ("x86_64", "aarch64")
 # fmt: off
 _NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "access": (21, None), "brk": (12, 214), "clock_gettime": (228, 113),
-    "clock_nanosleep": (230, 115), "close": (3, 57), "dup": (32, 23), "exit": (60, 93),
+    "clock_nanosleep": (230, 115), "clone": (56, 220), "clone3": (435, 435), "close": (3, 57),
+    "dup": (32, 23), "exit": (60, 93),
     "exit_group": (231, 94), "fcntl": (72, 25), "fstat": (5, 80), "futex": (202, 98),
     "getcwd": (79, 17), "getdents64": (217, 61), "getegid": (108, 177), "geteuid": (107, 175),
     "getgid": (104, 176), "getpid": (39, 172), "getppid": (110, 173), "getrandom": (318, 278),

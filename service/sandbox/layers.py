@@ -57,6 +57,9 @@ _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16
 _IS_TERMINAL, _CLOSE_ON_EXEC = 0x5401, 0x5451
 _FILE_COMMANDS = (fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_DUPFD_CLOEXEC)
 
+# All that pthread_create asks of clone(2): it shares everything with its process.
+_CLONE_THREAD = 0x3D0F00
+
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 # Whatever their arguments are; a call that an architecture does not have is passed over.
 _ALLOWED = (
@@ -96,7 +99,11 @@ def single_threaded() -> Iterator[None]:
 
 
 def confine(
-    memory_bytes: int, writable: Path, self_test: Callable[[], None] = lambda: None
+    memory_bytes: int,
+    writable: Path,
+    self_test: Callable[[], None] = lambda: None,
+    *,
+    starts_threads: bool = False,
 ) -> tuple[str, ...]:
     """Gives up, for good, what the work of the present process does not need.
 
@@ -108,12 +115,14 @@ def confine(
         self_test: A small piece of the work. It runs once before, so that every library is loaded,
             and once behind all layers, to prove that the work can be done there. What it raises
             goes through: the process is of no use.
+        starts_threads: Whether a library's decoder cannot do without a thread of its own, started
+            behind all layers: it inherits every one of them. New processes stay forbidden.
 
     Returns:
         What could not be given up, one sentence each; empty where all layers hold.
     """
     self_test()
-    missing = tuple(_build_layers(memory_bytes, writable))
+    missing = tuple(_build_layers(memory_bytes, writable, starts_threads))
     self_test()
     return missing
 
@@ -130,12 +139,12 @@ def allow_cpu_time(seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (spent_s + seconds + 1, hard))
 
 
-def _build_layers(memory_bytes: int, writable: Path) -> Iterator[str]:
+def _build_layers(memory_bytes: int, writable: Path, starts_threads: bool) -> Iterator[str]:
     """Puts up one layer after another, and says which the kernel lacks."""
     if sys.platform != "linux":
         yield "decode processes are confined on Linux alone"
         return
-    _limit_resources(memory_bytes)
+    _limit_resources(memory_bytes, starts_threads)
     num_threads = len(os.listdir("/proc/self/task"))
     if num_threads > 1:
         yield f"{num_threads - 1} threads that ran before are not confined by Landlock"
@@ -143,7 +152,10 @@ def _build_layers(memory_bytes: int, writable: Path) -> Iterator[str]:
         ("the environment is not wiped", _forget_environment),
         ("new privileges are not excluded", _exclude_privileges),
         ("files are not restricted by Landlock", partial(_restrict_files, writable)),
-        ("system calls are not restricted by seccomp", restrict_system_calls),
+        (
+            "system calls are not restricted by seccomp",
+            partial(restrict_system_calls, starts_threads=starts_threads),
+        ),
     ]
     for without_it, build in layers:
         try:
@@ -152,14 +164,15 @@ def _build_layers(memory_bytes: int, writable: Path) -> Iterator[str]:
             yield f"{without_it} ({error.strerror})"
 
 
-def _limit_resources(memory_bytes: int) -> None:
+def _limit_resources(memory_bytes: int, starts_threads: bool) -> None:
     nothing = (0, 0)
     num_files = max(int(name) for name in os.listdir("/proc/self/fd")) + _SPARE_FILES
     # Shared memory is mapped, not written as a file: a limit of zero bytes does not touch it.
     resource.setrlimit(resource.RLIMIT_FSIZE, nothing)
     resource.setrlimit(resource.RLIMIT_CORE, nothing)
-    # The superuser's processes are not counted; for them seccomp alone forbids new ones.
-    resource.setrlimit(resource.RLIMIT_NPROC, nothing)
+    # Threads count too. The superuser's are not counted; for them seccomp alone forbids processes.
+    if not starts_threads:
+        resource.setrlimit(resource.RLIMIT_NPROC, nothing)
     resource.setrlimit(resource.RLIMIT_MEMLOCK, nothing)
     resource.setrlimit(resource.RLIMIT_NOFILE, (num_files, num_files))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
@@ -240,23 +253,26 @@ def _allow(ruleset: int, path: Path, rights: int) -> None:
         os.close(place)
 
 
-def restrict_system_calls() -> None:
+def restrict_system_calls(*, starts_threads: bool = False) -> None:
     """Allows the few system calls that the work needs on all threads of the process, and no other.
 
     What is not allowed fails with EPERM, as if the kernel had no such right to give; nothing is
     killed. The process may not have new privileges, or the kernel takes no filter from it.
 
+    Args:
+        starts_threads: Allows what makes another thread of this process, and no process.
+
     Raises:
         UnknownMachine: The architecture is none of those listed.
         OSError: The kernel refused.
     """
-    program = b"".join(_build_program(platform.machine()))
+    program = b"".join(_build_program(platform.machine(), starts_threads))
     instructions = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(instructions))
     call_kernel("seccomp", _SET_MODE_FILTER, _ALL_THREADS, ctypes.c_char_p(header))
 
 
-def _build_program(machine: str) -> Iterator[bytes]:
+def _build_program(machine: str, starts_threads: bool) -> Iterator[bytes]:
     """The filter, instruction by instruction, in classic BPF."""
     numbers = numbers_of(machine)
     # 1. The numbers below are this architecture's: a call made as another's is refused.
@@ -277,6 +293,11 @@ def _build_program(machine: str) -> Iterator[bytes]:
     yield from _allow_for(numbers["ioctl"], 1, (_IS_TERMINAL, _CLOSE_ON_EXEC))
     yield from _allow_for(numbers["prlimit64"], 0, (0,))
     yield from _allow_for(numbers["tgkill"], 0, (os.getpid(),))
+    if starts_threads:
+        # Its arguments cannot be read here: C's library then makes a thread by the older call.
+        yield _instruction(_IF_EQUAL, numbers["clone3"], if_false=1)
+        yield _instruction(_RETURN, _ERRNO | errno.ENOSYS)
+        yield from _allow_for(numbers["clone"], 0, (_CLONE_THREAD,))
     # 4. Nothing else; a number with x86_64's bit for 32-bit pointers was equal to none above.
     yield _instruction(_RETURN, _ERRNO | errno.EPERM)
 

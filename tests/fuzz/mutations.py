@@ -189,4 +189,59 @@ def mutate_webp(chance, image):
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-_BY_FORMAT = {PNG_SIGNATURE: mutate_png, b"\xff\xd8": mutate_jpeg, b"RIFF": mutate_webp}
+def mutate_gif(chance, image):
+    """Works on blocks: extensions and frames."""
+    colours = 3 << (image[10] & 7) + 1 if image[10] & 0x80 else 0
+    head, where = bytearray(image[: 13 + colours]), 13 + colours
+    blocks = []
+    while where < len(image) and image[where] != 0x3B:
+        start, flags = where, image[where + 9]
+        if image[where] == 0x2C:
+            where += 11 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+        else:
+            where += 2
+        while where < len(image) and image[where]:
+            where += 1 + image[where]
+        where += 1
+        blocks.append(image[start:where])
+    if chance.random() < 0.2:
+        kind = chance.choice((b"\xf9\4", b"\xfe\4", b"\xff\4", b"\x01\4"))
+        block = b"!" + kind + chance.randbytes(4) + b"\0"
+        blocks.insert(chance.randrange(len(blocks) + 1), block)
+    if chance.random() < 0.2:
+        head[chance.randrange(6, 13)] = chance.randrange(256)
+    blocks = _shuffle(chance, blocks, lambda block: chance.choice(_BLIND)(chance, block))
+    return bytes(head) + b"".join(blocks) + b";"
+
+
+def mutate_boxes(chance, image, depth=0):
+    """Works on the boxes of an AVIF or HEIC, and on those within; all sizes are right again."""
+    boxes, where = [], 0
+    while where + 8 <= len(image):
+        (size,) = struct.unpack_from(">I", image, where)
+        size = max(8, size)
+        boxes.append((image[where + 4 : where + 8], image[where + 8 : where + size]))
+        where += size
+    if chance.random() < 0.1:
+        kind = chance.choice(
+            (b"ispe", b"irot", b"clap", b"auxC", b"colr", b"pixi", b"av1C", b"hvcC")
+        )
+        boxes.insert(chance.randrange(len(boxes) + 1), (kind, chance.randbytes(12)))
+    boxes = _shuffle(chance, boxes, lambda box: (box[0], _alter_box(chance, *box, depth)))
+    return b"".join(struct.pack(">I", 8 + len(body)) + kind + body for kind, body in boxes)
+
+
+def _alter_box(chance, kind, body, depth):
+    prefix = {b"meta": 4, b"iprp": 0, b"ipco": 0, b"moov": 0, b"trak": 0}.get(kind)
+    if prefix is None or depth > 3 or len(body) < 16:
+        return chance.choice(_BLIND)(chance, body)
+    return body[:prefix] + mutate_boxes(chance, body[prefix:], depth + 1)
+
+
+_BY_FORMAT = {
+    PNG_SIGNATURE: mutate_png,
+    b"\xff\xd8": mutate_jpeg,
+    b"RIFF": mutate_webp,
+    b"GIF8": mutate_gif,
+    b"\0\0\0": mutate_boxes,
+}

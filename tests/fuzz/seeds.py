@@ -4,6 +4,7 @@ import io
 from functools import cache
 
 import numpy as np
+import pillow_heif
 from PIL import Image, ImageCms, PngImagePlugin
 
 from tests.service.pictures import animated, picture
@@ -14,7 +15,7 @@ SIDES = (24, 40)
 @cache
 def seeds():
     """Name and bytes of each."""
-    return [*_pngs(), *_jpegs(), *_webps()]
+    return [*_pngs(), *_jpegs(), *_webps(), *_gifs(), *_avifs(), *_heics()]
 
 
 def _pngs():
@@ -55,6 +56,38 @@ def _webps():
     yield "webp lossless alpha", _encode(_with_alpha(rgb), "WEBP", lossless=True, exact=True)
     yield "webp metadata", _encode(rgb, "WEBP", exif=_exif(8), icc_profile=_profile())
     yield "webp animated", animated("WEBP")
+
+
+def _gifs():
+    rgb = Image.fromarray(picture(*SIDES))
+    yield "gif", _encode(rgb, "GIF")
+    yield "gif grey", _encode(rgb.convert("L"), "GIF")
+    yield "gif with transparency", _encode(rgb.convert("P"), "GIF", transparency=7, comment=b"c")
+    yield "gif animated", animated("GIF")
+
+
+def _avifs():
+    rgb = Image.fromarray(picture(*SIDES))
+    yield "avif", _encode(rgb, "AVIF")
+    yield "avif 4:4:4", _encode(rgb, "AVIF", subsampling="4:4:4", quality=95)
+    yield "avif alpha", _encode(_with_alpha(rgb), "AVIF")
+    yield "avif metadata", _encode(rgb, "AVIF", exif=_exif(6), icc_profile=_profile())
+    yield "avif animated", animated("AVIF")
+
+
+def _heics():
+    rgb = Image.fromarray(picture(*SIDES))
+    yield "heic", _encode_heic(rgb)
+    yield "heic 4:4:4", _encode_heic(rgb, chroma=444)
+    yield "heic alpha", _encode_heic(_with_alpha(rgb))
+    rgb.info["exif"] = _exif(6).tobytes()
+    yield "heic metadata", _encode_heic(rgb, icc_profile=_profile())
+
+
+def _encode_heic(image, **options):
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(image).save(buffer, **options)
+    return buffer.getvalue()
 
 
 def _encode(image, image_format, **options):

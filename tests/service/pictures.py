@@ -5,6 +5,7 @@ import struct
 import zlib
 
 import numpy as np
+import pillow_heif
 from PIL import Image
 
 
@@ -17,6 +18,12 @@ def picture(height=48, width=64, seed=0):
 def encode(pixels, image_format="PNG", **options):
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def heic(pixels, **options):
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(Image.fromarray(pixels)).save(buffer, **options)
     return buffer.getvalue()
 
 
@@ -57,10 +64,13 @@ def hostile_images():
         ("html", b"<!doctype html><img src=x>", 415, "unsupported_image"),
         ("svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "unsupported_image"),
         ("bmp", encode(picture(), "BMP"), 415, "unsupported_image"),
-        ("still gif", encode(picture(), "GIF"), 415, "unsupported_image"),
+        ("truncated gif", encode(picture(200, 200), "GIF")[:-2000], 400, "invalid_image"),
+        ("truncated avif", encode(picture(200, 200), "AVIF")[:-200], 400, "invalid_image"),
+        ("truncated heic", heic(picture(200, 200))[:-200], 400, "invalid_image"),
         ("animated gif", animated("GIF"), 400, "animated_image"),
         ("animated webp", animated("WEBP"), 400, "animated_image"),
         ("animated png", animated("PNG"), 400, "animated_image"),
+        ("animated avif", animated("AVIF"), 400, "animated_image"),
         ("truncated png", png(200, 200)[:-2000], 400, "invalid_image"),
         ("truncated jpeg", whole_jpeg[: len(whole_jpeg) // 2], 400, "invalid_image"),
         ("truncated webp", whole_webp[: len(whole_webp) // 2], 400, "invalid_image"),

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from tests.fuzz.mutations import PNG_SIGNATURE
-from tests.service.pictures import animated, encode, hundred_megapixel_png, picture, png
+from tests.service.pictures import animated, encode, heic, hundred_megapixel_png, picture, png
+from tests.service.profiles import ADOBE_RGB, rgb_profile
 
 MEBIBYTE = 1 << 20
 DECODED = "decoded"
@@ -19,7 +20,8 @@ RAW, JSON, FORM = "image/png", "application/json", "multipart/form-data; boundar
 
 def bombs():
     """Name, content type, body, and the outcomes that are right: a refusal's code, or `decoded`."""
-    for name, image, *outcomes in (*_pngs(), *_jpegs(), *_webps(), *_other_formats()):
+    files = (*_pngs(), *_jpegs(), *_webps(), *_gifs(), *_avifs(), *_heics(), *_other_formats())
+    for name, image, *outcomes in files:
         yield name, RAW, image, outcomes
     for name, text, *outcomes in _jsons():
         yield name, JSON, text.encode("utf-8", "surrogatepass"), outcomes
@@ -188,9 +190,83 @@ def _webps():
     )
 
 
+def _gifs():
+    plain = encode(picture(), "GIF")
+    header = plain[:6] + b"\xff" * 4 + plain[10:]
+    yield "gif of 65,535 x 65,535", header, "image_too_large"
+    frame = plain.rindex(b",\0\0\0\0\x40\0\x30\0")
+    wide = plain[: frame + 5] + b"\xff" * 4 + plain[frame + 9 :]
+    yield "gif whose frame is larger than it", wide, "image_too_large"
+    aside = plain[: frame + 1] + b"\xff" * 4 + plain[frame + 5 :]
+    yield "gif whose frame stands far aside", aside, "image_too_large"
+    disposed = plain[:frame] + b"!\xf9\4\x0c\0\0\0\0" + wide[frame:]
+    yield "gif that clears a huge frame", disposed, "image_too_large"
+    comments = b"!\xfe" + (b"\xff" + b"c" * 255) * 60_000 + b"\0"
+    yield "15 MiB of comments in a gif", plain[:frame] + comments + plain[frame:], DECODED
+    short = b"!\xfe" + b"\1c" * 4_000_000 + b"\0"
+    yield "a comment in 4,000,000 blocks", plain[:frame] + short + plain[frame:], "image_too_large"
+    many = plain[:frame] + b"!\xfe\0" * 2_000_000 + plain[frame:]
+    yield "2,000,000 comments", many, "image_too_large"
+    yield "filling in a gif", plain[:frame] + bytes(4_000_000) + plain[frame:], "image_too_large"
+    frames = plain[:-1] + plain[frame:-1] * 3000 + b";"
+    yield "3,000 frames", frames, "animated_image"
+    yield "gif without a frame", plain[:frame] + b";", "invalid_image"
+    yield "gif without colours", plain[:10] + b"\0" + plain[11:13] + plain[frame:], DECODED
+    start = frame + 10
+    for bits in (0, 1, 12, 13, 255):
+        altered = plain[:start] + bytes([bits]) + plain[start + 1 :]
+        yield f"codes of {bits} bits", altered, DECODED, "invalid_image"
+    # Whatever the codes would make, there is room for the frame alone.
+    endless = plain[: start + 1] + (b"\xff" + bytes(255)) * 60_000 + b"\0;"
+    yield "codes for more than the frame", endless, DECODED, "invalid_image"
+
+
+def _avifs():
+    plain = encode(picture(), "AVIF")
+    yield from _boxed("avif", plain)
+    yield "animated avif", animated("AVIF"), "animated_image"
+
+
+def _heics():
+    yield from _boxed("heic", heic(picture()))
+    larger = _with_extents(heic(np.zeros((4000, 4000, 3), np.uint8), quality=10), 8, 8)
+    yield "heic larger than it says", larger, "invalid_image"
+
+
+def _boxed(name, plain):
+    yield f"{name} of 65,535 x 65,535", _with_extents(plain, 65_535, 65_535), "image_too_large"
+    most = 2**32 - 1
+    yield f"{name} of all pixels there are", _with_extents(plain, most, most), "image_too_large"
+    yield f"{name} without pixels", _with_extents(plain, 0, 0), "invalid_image"
+    yield f"{name}, a head alone", plain[:64], "invalid_image"
+    boxes = b"\0\0\0\x08free" * 2_000_000
+    yield f"{name} of 2,000,000 boxes", plain + boxes, "image_too_large"
+    # Every item is looked up among all others.
+    where = plain.index(b"iinf")
+    item = b"\0\0\0\x15infe\2\0\0\0\0\1\0\0hvc1\0"
+    body = b"\1\0\0\0" + struct.pack(">I", 400_000) + item * 400_000
+    size = int.from_bytes(plain[where - 4 : where], "big")
+    items = struct.pack(">I", 8 + len(body)) + b"iinf" + body
+    meta = plain.index(b"meta") - 4
+    length = int.from_bytes(plain[meta : meta + 4], "big") + len(items) - size
+    grown = plain[:meta] + struct.pack(">I", length) + plain[meta + 4 : where - 4]
+    yield f"{name} of 400,000 items", grown + items + plain[where - 4 + size :], "image_too_large"
+    loop = plain[:meta] + b"\0\0\0\0" + plain[meta + 4 :]
+    yield f"{name} that ends nowhere", loop, DECODED, "invalid_image"
+
+
+def _with_extents(image, width, height):
+    """The same file; all that says how large its pictures are says something else."""
+    where = image.find(b"ispe")
+    while where >= 0:
+        image = image[: where + 8] + struct.pack(">II", width, height) + image[where + 16 :]
+        where = image.find(b"ispe", where + 4)
+    return image
+
+
 def _other_formats():
     image = Image.fromarray(picture())
-    for name in ("GIF", "TIFF", "BMP", "ICO", "PPM", "TGA", "PCX", "JPEG2000", "PDF", "EPS", "DDS"):
+    for name in ("TIFF", "BMP", "ICO", "PPM", "TGA", "PCX", "JPEG2000", "PDF", "EPS", "DDS"):
         buffer = io.BytesIO()
         image.save(buffer, name)
         yield f"{name} under another name", buffer.getvalue(), "unsupported_image"
@@ -204,7 +280,12 @@ def _other_formats():
         b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>",
         "unsupported_image",
     )
-    yield "gif before a jpeg", b"GIF89a" + encode(picture(), "JPEG"), "unsupported_image"
+    yield (
+        "gif before a jpeg",
+        b"GIF89a" + encode(picture(), "JPEG"),
+        "invalid_image",
+        "image_too_large",
+    )
     yield "pdf around a jpeg", b"%PDF-1.4\n" + encode(picture(), "JPEG"), "unsupported_image"
     yield "gzip", b"\x1f\x8b\x08\0" + bytes(100), "unsupported_image"
     yield "riff, but sound", b"RIFF\x24\0\0\0WAVEfmt " + bytes(30), "unsupported_image"
@@ -325,6 +406,18 @@ def dearest_pictures():
         "25 megapixels, 16 bits, alpha",
         _png(width=side, height=side, depth=16, colour=6, data=data),
     )
+    yield (
+        "25 megapixels, a jpeg that lacks its end",
+        encode(picture(side, side), "JPEG").removesuffix(b"\xff\xd9"),
+    )
+    profile = rgb_profile(ADOBE_RGB)
+    yield "25 megapixels, Adobe RGB", encode(picture(side, side), "JPEG", icc_profile=profile)
+    yield "25 megapixels, GIF", encode(picture(side, side)[..., 0], "GIF")
+    # Its pixels are made before anybody sees that there are too many; then it is scaled.
+    huge = encode(np.zeros((9000, 9000, 3), np.uint8), "AVIF", speed=10)
+    yield "81 megapixels, AVIF that says 64", _with_extents(huge, 8, 8)
+    yield "25 megapixels, AVIF", encode(picture(side, side), "AVIF", speed=10)
+    yield "25 megapixels, HEIC", heic(picture(side, side - 64), quality=10)
     grey = Image.fromarray(np.zeros((side, side), np.uint16))
     buffer = io.BytesIO()
     grey.save(buffer, "PNG", compress_level=1)

@@ -5,16 +5,17 @@ from itertools import chain
 
 import pytest
 
-from codefend.service.decode.formats import count_parts, read_canvas
 from codefend.service.decode.picture import PictureLimits, decode_picture
 from codefend.service.decode.process import DecodeConfig, make_decoder
 from codefend.service.errors import RequestRefused
+from codefend.service.formats.containers import walk_riff
+from codefend.service.formats.table import FORMATS
 from codefend.service.processes.child import Child
 from codefend.service.processes.pixels import PixelStore
 from codefend.service.settings import Settings
 from tests.fuzz.tally import read_rss
 from tests.service.decode.bombs import DECODED, MEBIBYTE, RAW, bombs, dearest_pictures
-from tests.service.pictures import encode, picture, png
+from tests.service.pictures import encode, heic, picture, png
 
 pytestmark = pytest.mark.slow
 
@@ -97,8 +98,13 @@ def test_beyond_its_memory_it_refuses_and_lives():
         ({"max_pixels": 3071}, png(), "64x48"),
         ({"max_side_px": 63}, png(), "63 pixels"),
         ({"max_jpeg_scans": 5}, encode(picture(), "JPEG", progressive=True), "5 scans"),
-        ({"max_file_parts": 2}, png(), "2 chunks"),
-        ({"max_file_parts": 5}, encode(picture(), "JPEG"), "5 chunks"),
+        ({"max_file_parts": 2}, png(), "2 parts"),
+        ({"max_file_parts": 5}, encode(picture(), "JPEG"), "5 parts"),
+        ({"max_file_parts": 1}, encode(picture(), "GIF"), "1 parts"),
+        ({"max_file_parts": 9}, encode(picture(), "AVIF"), "9 parts"),
+        ({"max_pixels": 3071}, encode(picture(), "GIF"), "64x48"),
+        ({"max_pixels": 3071}, encode(picture(), "AVIF"), "64x48"),
+        ({"max_pixels": 4095}, heic(picture(64, 64)), "64x64"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -111,20 +117,26 @@ def test_every_limit_of_a_picture_is_a_setting(limits, image, what):
 
 @pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0"}])
 def test_a_canvas_is_read_as_pillow_reads_it(options):
-    assert read_canvas(encode(picture(30, 70), "WEBP", **options)) == (70, 30)
+    layout = walk_riff(encode(picture(30, 70), "WEBP", **options), 100)
+    assert (layout.width, layout.height) == (70, 30)
 
 
-@pytest.mark.parametrize("image_format", ["PNG", "JPEG"])
-def test_a_walk_through_a_file_ends_wherever_the_file_does(image_format):
-    image = encode(picture(), image_format)
+@pytest.mark.parametrize("row", FORMATS.values(), ids=FORMATS)
+def test_a_walk_through_a_file_ends_wherever_the_file_does(row):
+    image = heic(picture()) if row.name == "HEIC" else encode(picture(), row.name)
     for end in range(len(image)):
-        assert count_parts(image[:end], image_format, 1000).num_parts <= 1000
+        assert row.walk(image[:end], 1000).num_parts <= 1000
 
 
 def test_a_walk_costs_little_however_the_file_is_made():
     started_s = time.process_time()
     for filling in (b"\xff\xe1\0\2", b"\xff", b"\0", b"\xff\0", b"\xff\xd0", b"\xff\xda\0\2"):
-        count_parts(b"\xff\xd8" + filling * 2_000_000, "JPEG", 65_536)
+        FORMATS["JPEG"].walk(b"\xff\xd8" + filling * 2_000_000, 65_536)
+    for filling in (b"\0", b"!\xfe\0", b"\1\0", b",\0\0\0\0\1\0\1\0\0\2", b"\xff"):
+        FORMATS["GIF"].walk(b"GIF89a" + bytes(7) + filling * 2_000_000, 65_536)
+        FORMATS["GIF"].walk(b"GIF89a" + bytes(7) + b",!" + bytes(9) + filling * 2_000_000, 65_536)
+    for filling in (b"\0\0\0\x08free", b"\0\0\0\x08meta", bytes(8), b"\0\0\0\x10meta" * 2):
+        FORMATS["AVIF"].walk(b"\0\0\0\x10ftypavif" + bytes(4) + filling * 2_000_000, 65_536)
     assert time.process_time() - started_s < 20
 
 

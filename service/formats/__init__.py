@@ -1,0 +1,1 @@
+"""The image files that are taken, whoever asks: decode, the contract and the command line."""
