@@ -14,7 +14,7 @@ from tqdm import tqdm
 from tests.fuzz.contract import fuzz_contract
 from tests.fuzz.decode_run import fuzz_decoding
 from tests.fuzz.http_run import fuzz_http
-from tests.fuzz.planted_run import plant_in_function, plant_over_http
+from tests.fuzz.planted_run import GROUNDS, plant_in_function, plant_over_http
 from tests.service.fake_upstream import run_upstream
 from tests.service.running import make_settings, run_service
 
@@ -23,7 +23,7 @@ def main(
     images: Annotated[int, typer.Option(help="Mutated images for the decode process.")] = 20_000,
     requests: Annotated[int, typer.Option(help="Mutated images over HTTP.")] = 1_000,
     examples: Annotated[int, typer.Option(help="Requests per endpoint, from OpenAPI.")] = 50,
-    bodies: Annotated[int, typer.Option(help="Chats with a planted picture or URL.")] = 20_000,
+    bodies: Annotated[int, typer.Option(help="Planted requests of each protocol.")] = 20_000,
     http_bodies: Annotated[int, typer.Option(help="The same over HTTP.")] = 3_000,
     processes: Annotated[int, typer.Option(help="Decode processes side by side.")] = 2,
     seed: Annotated[int, typer.Option(help="The same seed makes the same inputs.")] = 0,
@@ -38,18 +38,22 @@ def main(
             numbers = range(images, images + requests)
             report["http"] = fuzz_http(service, seed, numbers, progress.update).report()
         report["contract"] = fuzz_contract(service, seed, examples)
-        with tqdm(total=http_bodies, unit="chat", desc="planted, HTTP") as progress:
-            run = plant_over_http(service, upstream, http_bodies, seed, _step(progress))
-            report["planted_http"] = {"outcomes": run[0], "faults": run[1]}
-    with tqdm(total=bodies, unit="chat", desc="planted") as progress:
-        run = plant_in_function(bodies, seed, progress=_step(progress))
-        report["planted"] = {"outcomes": run[0], "faults": run[1]}
+        for name, ground in GROUNDS.items():
+            with tqdm(total=http_bodies, unit="body", desc=f"planted, {name}, HTTP") as progress:
+                step = _step(progress)
+                run = plant_over_http(service, upstream, http_bodies, seed, step, ground)
+                report[f"planted_http_{name}"] = {"outcomes": run[0], "faults": run[1]}
+    for name, ground in GROUNDS.items():
+        with tqdm(total=bodies, unit="body", desc=f"planted, {name}") as progress:
+            run = plant_in_function(bodies, seed, progress=_step(progress), ground=ground)
+            report[f"planted_{name}"] = {"outcomes": run[0], "faults": run[1]}
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=2)
     (out / "report.json").write_text(text + "\n", encoding="utf-8")
     typer.echo(text)
-    parts = ("decode", "http", "contract", "planted_http", "planted")
-    found = [fault for part in parts for fault in report[part]["faults"]]
+    found = [
+        fault for part in report.values() if isinstance(part, dict) for fault in part["faults"]
+    ]
     raise typer.Exit(1 if found else 0)
 
 

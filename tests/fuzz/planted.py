@@ -1,7 +1,8 @@
-"""Chats with a picture or a URL planted somewhere, and a judge of what arrives of it.
+"""Conversations with a picture or a URL planted somewhere, and a judge of what arrives of it.
 
-The judge knows nothing of the service's tables: it has its own list, by hand, of the places that
-hold text or what nobody reads. A plant that is found anywhere else went round the guard.
+The judge knows nothing of the service's tables: for each protocol it has its own list, by hand, of
+the places that hold text or what nobody reads. A plant that is found anywhere else went round the
+guard. The judge of chats is here, that of responses in `planted_responses.py`.
 """
 
 import base64
@@ -9,10 +10,14 @@ import copy
 import json
 import random
 import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 from hypothesis import strategies as st
 
-from codefend.service.protocols.chat import CHAT
+from codefend.service.protocols.base import Protocol
+from codefend.service.protocols.chat import CHAT_COMPLETIONS
 from codefend.service.protocols.fields import MEDIA_FIELDS, Choice, Place
 from tests.service.pictures import png
 
@@ -93,9 +98,9 @@ CHATS = (
 def _known_names(place, seen):
     """All names of the tables, so that every row is planted in; the judge does not see them."""
     if isinstance(place, Choice):
-        places = [*place.places.values(), *([place.other] if place.other else [])]
+        places = [*place.places.values(), place.other, place.absent, place.matching]
     else:
-        places = [place] if place is not None else []
+        places = [place]
     for each in places:
         if isinstance(each, Place) and id(each) not in seen:
             seen.add(id(each))
@@ -104,22 +109,41 @@ def _known_names(place, seen):
                 yield from _known_names(field.place, seen)
 
 
-KNOWN = tuple(sorted({*_known_names(CHAT, set()), *MEDIA_FIELDS}))
+@dataclass(frozen=True)
+class Ground:
+    """Where it is planted.
+
+    Attributes:
+        protocol: Whose requests they are.
+        documents: Such requests.
+        may_stand: The judge: whether a text may stand at these names, in these objects.
+    """
+
+    protocol: Protocol
+    documents: Sequence[dict]
+    may_stand: Callable
+
+    @cached_property
+    def known(self):
+        """The names of the protocol's tables."""
+        return tuple(sorted({*_known_names(self.protocol.table, set()), *MEDIA_FIELDS}))
 
 
 @st.composite
-def planted_chats(draw):
-    """A chat with one or two plants in it."""
+def planted_requests(draw, ground):
+    """A request with one or two plants in it."""
     # Hypothesis chooses seeds alone: it favours what it has seen elsewhere, and would plant there.
     chance = random.Random(draw(st.integers(0, 2**64 - 1)))
-    document = copy.deepcopy(chance.choice(CHATS)) | {"model": "m"}
+    document = copy.deepcopy(chance.choice(ground.documents)) | {"model": "m"}
     if chance.random() < 0.5:
         document["stream"] = chance.random() < 0.7
     if chance.random() < 0.05:  # a decode process reads it
-        document["messages"] = [{"role": "system", "content": LONG}, *document["messages"]]
+        field = ground.protocol.conversation
+        said = document[field] if isinstance(document[field], list) else []
+        document[field] = [{"role": "user", "content": LONG}, *said]
     for _ in range(chance.choice((1, 1, 1, 2))):
         holders = [document] if chance.random() < 0.3 else list(_holders(document))
-        _plant(chance, chance.choice(holders))
+        _plant(chance, chance.choice(holders), ground.known)
     return document
 
 
@@ -130,8 +154,8 @@ def _holders(value):
             yield from _holders(entry)
 
 
-def _plant(chance, holder):
-    value = _something(chance)
+def _plant(chance, holder, known):
+    value = _something(chance, known)
     if isinstance(holder, list):
         index = chance.randrange(len(holder) + 1)
         if chance.random() < 0.5 or index == len(holder):
@@ -143,7 +167,7 @@ def _plant(chance, holder):
     if kind < 0.25 and holder:
         holder[chance.choice(list(holder))] = value
     elif kind < 0.5:
-        holder[chance.choice(KNOWN)] = value
+        holder[chance.choice(known)] = value
     elif kind < 0.75:
         holder[chance.choice(GATEWAYS)] = value
     elif kind < 0.85:
@@ -151,10 +175,10 @@ def _plant(chance, holder):
     elif kind < 0.93:
         holder[chance.choice(TEXT_PLANTS)] = chance.choice((value, 1, None, "", True))
     else:
-        holder[chance.choice(KNOWN).title()] = value
+        holder[chance.choice(known).title()] = value
 
 
-def _something(chance, depth=0):
+def _something(chance, known, depth=0):
     """A plant: a text, an object that some API takes for an image, or either deep inside."""
     text = chance.choice(TEXT_PLANTS)
     kind = chance.random()
@@ -167,17 +191,20 @@ def _something(chance, depth=0):
                 {"type": "image_url", "image_url": text},
                 {"type": "input_image", "image_url": text},
                 {"type": "image", "source": {"type": "base64", "data": text}},
-                {"type": "text", "text": "t", chance.choice(KNOWN): text},
-                {"type": "thinking", "thinking": "t", chance.choice(KNOWN): text},
+                {"type": "text", "text": "t", chance.choice(known): text},
+                {"type": "thinking", "thinking": "t", chance.choice(known): text},
+                {"type": "input_text", "text": "t", chance.choice(known): text},
+                {"type": "item_reference", "id": text},
+                {"type": "image_generation_call", "id": "i", "result": text},
                 {"type": "file", "file": {"file_data": text}},
                 {"role": "user", "content": [{"type": "image_url", "image_url": {"url": text}}]},
-                {"role": "assistant", chance.choice(KNOWN): text},
+                {"role": "assistant", chance.choice(known): text},
                 {"inline_data": {"mime_type": "image/png", "data": text}},
                 {"url": text},
             )
         )
-    inner = _something(chance, depth + 1)
-    name = chance.choice((*KNOWN, *INVENTED, *GATEWAYS))
+    inner = _something(chance, known, depth + 1)
+    name = chance.choice((*known, *INVENTED, *GATEWAYS))
     return chance.choice(
         ([inner], {name: inner}, [{name: inner}], {text: inner}, {name: 1, text: 0})
     )
@@ -210,16 +237,18 @@ _OF_ASSISTANTS = _OPAQUE | {
 }  # fmt: skip
 
 
-def complaints(document):
+def complaints(document, may_stand=None):
     """What is wrong with a document that arrived: places of plants where none belongs.
 
     Args:
         document: The body that the upstream got, parsed.
+        may_stand: The judge; that of chats where there is none.
     """
+    may_stand = may_stand or _may_stand
     found = []
     for names, holders, text in _texts(document, [], []):
         is_marked = PICTURE_MARK in text or URL_MARK in text
-        if is_marked and not _may_stand(names, holders):
+        if is_marked and not may_stand(names, holders):
             found.append(f"{'.'.join(name[:40] for name in names)}: {text[:60]!r}")
         elif PICTURE_MARK in text and _IN_MARKDOWN.search(text) and not _is_opaque(names):
             found.append(f"{'.'.join(name[:40] for name in names)}: an image in a text")
@@ -248,7 +277,7 @@ def _texts(value, names, holders):
 def _is_opaque(names):
     return bool(
         {*_OPAQUE, "id", "call_id", "tool_call_id", "reasoning_details", "encrypted_content",
-         "reasoning_items", "data", "extras"} & set(names)
+         "reasoning_items", "data", "extras", "caller_id"} & set(names)
     )  # fmt: skip
 
 
@@ -331,6 +360,9 @@ def _in_tool(names):
         case [name, *_]:
             return name in _OF_FUNCTIONS
     return False
+
+
+CHAT = Ground(CHAT_COMPLETIONS, CHATS, _may_stand)
 
 
 def as_body(document):

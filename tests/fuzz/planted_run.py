@@ -1,4 +1,4 @@
-"""Plants in chats: taken apart by the function itself, and sent to a service by HTTP."""
+"""Plants in conversations: taken apart by the function itself, and sent to a service by HTTP."""
 
 import json
 from collections import Counter
@@ -9,11 +9,11 @@ from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import ChatLimits, open_chat
 from codefend.service.errors import RequestRefused
 from codefend.service.forward.completion import ChatBody
-from codefend.service.protocols.chat import CHAT_COMPLETIONS
 from codefend.service.protocols.fields import FieldRules
-from tests.fuzz.planted import as_body, complaints, num_plants, planted_chats
+from tests.fuzz.planted import CHAT, as_body, complaints, num_plants, planted_requests
+from tests.fuzz.planted_responses import RESPONSES_GROUND
 
-PATH = "/v1/chat/completions"
+GROUNDS = {ground.protocol.name: ground for ground in (CHAT, RESPONSES_GROUND)}
 LIMITS = ChatLimits(max_images=8, max_answer_tokens=8192, max_choices=8)
 PLAIN = Template("plain", "1", "{question}")
 PURIFIED = "data:image/png;base64,cHVyaWZpZWQ="
@@ -23,10 +23,10 @@ class _FirstFound(Exception):
     """Ends a run that only asks whether anything is found."""
 
 
-def finds_any(num_bodies):
-    """Whether that many planted chats find a hole."""
+def finds_any(num_bodies, ground=CHAT):
+    """Whether that many planted requests find a hole."""
     try:
-        plant_in_function(num_bodies, progress=_raise_if_found)
+        plant_in_function(num_bodies, progress=_raise_if_found, ground=ground)
     except _FirstFound:
         return True
     return False
@@ -37,8 +37,8 @@ def _raise_if_found(found):
         raise _FirstFound
 
 
-def plant_in_function(num_bodies, seed_number=0, rules=None, progress=lambda _: None):
-    """Takes planted chats apart, and judges what would be forwarded.
+def plant_in_function(num_bodies, seed_number=0, rules=None, progress=lambda _: None, ground=CHAT):
+    """Takes planted requests apart, and judges what would be forwarded.
 
     Returns:
         Outcomes by name, and the complaints.
@@ -48,38 +48,43 @@ def plant_in_function(num_bodies, seed_number=0, rules=None, progress=lambda _: 
     def send(document):
         try:
             chat = open_chat(
-                as_body(document), CHAT_COMPLETIONS, LIMITS, PLAIN, rules or FieldRules()
+                as_body(document), ground.protocol, LIMITS, PLAIN, rules or FieldRules()
             )
         except RequestRefused as refusal:
             return refusal.code, None
-        body = ChatBody(
-            CHAT_COMPLETIONS, chat.fragments, [(PURIFIED, False)] * len(chat.images), True
-        ).body(None)
+        if chat.references:  # to what nobody was given
+            return "unknown_state", None
+        images = [(PURIFIED, image.is_source) for image in chat.images]
+        body = ChatBody(ground.protocol, chat.fragments, images, True).body(None)
         return "forwarded", json.loads(body)
 
-    _run(send, num_bodies, seed_number, outcomes, found, progress)
+    _run(ground, send, num_bodies, seed_number, outcomes, found, progress)
     return outcomes, found
 
 
-def plant_over_http(service, upstream, num_bodies, seed_number=0, progress=lambda _: None):
+def plant_over_http(
+    service, upstream, num_bodies, seed_number=0, progress=lambda _: None, ground=CHAT
+):
     """The same through a running service, to a recording upstream."""
     outcomes, found = Counter(), []
 
     def send(document):
         upstream.bodies.clear()
         response = service.client.post(
-            PATH, content=as_body(document), headers={"content-type": "application/json"}
+            ground.protocol.path,
+            content=as_body(document),
+            headers={"content-type": "application/json"},
         )
         if response.status_code >= 500:
             found.append(f"{response.status_code} for {str(document)[:2000]}")
         arrived = json.loads(upstream.bodies[-1]) if upstream.bodies else None
         return str(response.status_code) if arrived is None else "forwarded", arrived
 
-    _run(send, num_bodies, seed_number, outcomes, found, progress)
+    _run(ground, send, num_bodies, seed_number, outcomes, found, progress)
     return outcomes, found
 
 
-def _run(send, num_bodies, seed_number, outcomes, found, progress):
+def _run(ground, send, num_bodies, seed_number, outcomes, found, progress):
     @seed(seed_number)
     @settings(
         max_examples=num_bodies,
@@ -89,13 +94,13 @@ def _run(send, num_bodies, seed_number, outcomes, found, progress):
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(planted_chats())
+    @given(planted_requests(ground))
     def play(document):
         outcome, arrived = send(document)
         outcomes[outcome] += 1
         if arrived is not None:
             outcomes["plants forwarded"] += num_plants(arrived)
-            found.extend(complaints(arrived))
+            found.extend(complaints(arrived, ground.may_stand))
         outcomes["plants sent"] += num_plants(document)
         progress(found)
 
