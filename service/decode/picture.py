@@ -216,9 +216,11 @@ def _upright(picture: Image.Image) -> Image.Image:
 
     Browsers do the same.
     """
+    if "exif" not in picture.info:
+        return picture
     with contextlib.suppress(*_DAMAGE):
         exif = Image.Exif()
-        exif.load(picture.info.get("exif", b""))
+        exif.load(picture.info["exif"])
         turn = _TURNS.get(exif.get(ExifTags.Base.Orientation, 1))
         if turn is not None:
             return picture.transpose(turn)

@@ -272,7 +272,7 @@ def restrict_system_calls(*, starts_threads: bool = False) -> None:
     call_kernel("seccomp", _SET_MODE_FILTER, _ALL_THREADS, ctypes.c_char_p(header))
 
 
-def _build_program(machine: str, starts_threads: bool) -> Iterator[bytes]:
+def _build_program(machine: str, starts_threads: bool = False) -> Iterator[bytes]:
     """The filter, instruction by instruction, in classic BPF."""
     numbers = numbers_of(machine)
     # 1. The numbers below are this architecture's: a call made as another's is refused.

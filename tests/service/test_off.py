@@ -1,5 +1,6 @@
 """CODEFEND_MODE=off: images are forwarded as they were sent, and everybody is told."""
 
+import base64
 import json
 import logging
 
@@ -7,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from codefend.service.policy import Mode, OnPurifyFailure
-from tests.service.pictures import encode, picture, png
+from tests.service.pictures import animated, encode, heic, picture, png
 from tests.service.running import make_settings, run_service
 from tests.service.test_api import as_form, from_data_url
 from tests.service.test_chat import PATH, chat, image_part, text_part, user
@@ -61,6 +62,23 @@ def test_a_chats_images_are_forwarded_byte_for_byte_counted_and_marked(
     assert bypasses(off_service) == counted + 2
     assert audits() == ["off", "off"]
     assert sum("unpurified" in record.getMessage() for record in caplog.records) == 2
+
+
+def test_what_the_service_could_not_decode_is_forwarded_as_it_was_sent_too(off_service, upstream):
+    """Whether it reads these is the model's concern; a spelling of base64 is not passed on."""
+    files = {
+        "gif": animated("GIF"),
+        "png": animated("PNG"),
+        "avif": encode(picture(), "AVIF"),
+        "heic": heic(picture()),
+        "jpeg": JPEG.removesuffix(b"\xff\xd9"),
+    }
+    parts = [image_part(file) for file in files.values()]
+    for part, file in zip(parts, files.values(), strict=True):
+        text = base64.urlsafe_b64encode(file).decode().rstrip("=")
+        part["image_url"]["url"] = f" data:image/png;base64,\n{text}"
+    assert off_service.client.post(PATH, json=chat(user(*parts))).status_code == 200
+    assert forwarded_files(upstream) == [(header(name), file) for name, file in files.items()]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,10 @@ import threading
 from multiprocessing import shared_memory
 from pathlib import Path
 
+import pytest
+
 from codefend.service.decode.process import make_decoder
+from codefend.service.formats import table
 
 SECRET = "sk-of-the-guard"
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -24,6 +27,13 @@ def make_plain_handler(_):
 
 
 def make_confined_handler(config):
+    """Where no decoder is installed that needs a thread of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(table, "find_spec", lambda _module: None)
+        return make_handler_with_threads(config)
+
+
+def make_handler_with_threads(config):
     decode, facts = make_decoder(config)
 
     def handle(meta, body, ask):

@@ -23,11 +23,12 @@ NUMBERS = {
 }
 
 
-def verdict(machine, number, *arguments, architecture=None):
+def verdict(machine, number, *arguments, architecture=None, starts_threads=False):
     """What the kernel would make of a system call."""
     padded = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
     data = struct.pack("=iIQ6Q", number, architecture or ARCHITECTURE[machine], 0, *padded)
-    program = list(struct.iter_unpack("HBBI", b"".join(layers._build_program(machine))))
+    instructions = b"".join(layers._build_program(machine, starts_threads))
+    program = list(struct.iter_unpack("HBBI", instructions))
     loaded, where = 0, 0
     while True:
         code, if_true, if_false, value = program[where]
@@ -58,6 +59,19 @@ def test_what_is_allowed_and_what_is_refused(machine):
     assert verdict(machine, tgkill, os.getpid()) == ALLOWED
     assert verdict(machine, tgkill, 1) == REFUSED
     assert {verdict(machine, number) for number in never} == {REFUSED}
+
+
+@pytest.mark.parametrize("machine", ARCHITECTURE)
+def test_where_threads_may_be_started_processes_may_not(machine):
+    *_, clone, trace = NUMBERS[machine]
+    thread = 0x3D0F00  # what C's library asks for: the same memory, files, signals and process
+    assert verdict(machine, clone, thread, starts_threads=True) == ALLOWED
+    for flags in (17, 0x1200011, thread & ~0x10000, thread | 0x10000000, 0):
+        assert verdict(machine, clone, flags, starts_threads=True) == REFUSED
+    # What it would ask cannot be read: it has to ask by the call above.
+    assert verdict(machine, 435, starts_threads=True) == 0x00050000 | errno.ENOSYS
+    assert verdict(machine, 435) == REFUSED
+    assert verdict(machine, trace, starts_threads=True) == REFUSED
 
 
 @pytest.mark.parametrize("machine", ARCHITECTURE)
