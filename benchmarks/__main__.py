@@ -14,6 +14,7 @@ from benchmarks.gradients import measure_gradients
 from benchmarks.latency import measure_latency
 from benchmarks.overhead import measure_overhead
 from benchmarks.overload import measure_overload
+from benchmarks.protocols import measure_protocols
 from benchmarks.report import Figure, print_rows, write_results
 from benchmarks.service_load import measure_load
 from benchmarks.uploads import measure_uploads
@@ -34,6 +35,7 @@ class Benchmark(enum.StrEnum):
     UPLOADS = "uploads"
     OVERHEAD = "overhead"
     CODEC = "codec"
+    PROTOCOLS = "protocols"
 
 
 class BenchmarkRun(RunSettings):
@@ -52,7 +54,8 @@ class BenchmarkRun(RunSettings):
     seconds: float = 60.0
     """How long (service, overload, uploads)."""
     requests: int | None = None
-    """Of each size (engine, latency, gradients: 20; codec: 50); by one client (overhead: 2000)."""
+    """Of each size (engine, latency, gradients: 20; codec: 50); by one client (overhead,
+    protocols: 2000)."""
     litellm: str | None = os.environ.get("LITELLM")
     """The litellm command, to be beside (overhead); also LITELLM."""
     beside: Path | None = None
@@ -67,6 +70,7 @@ MEASURES: dict[Benchmark, Callable[[BenchmarkRun], tuple[list[Figure], str]]] = 
     Benchmark.GRADIENTS: lambda r: measure_gradients(r.purifier, r.device, r.requests or 20),
     Benchmark.UPLOADS: lambda r: measure_uploads(r.purifier, r.device, r.uploads, r.seconds),
     Benchmark.CODEC: lambda r: measure_codec(r.requests or 50),
+    Benchmark.PROTOCOLS: lambda r: measure_protocols(r.requests or 2000),
     Benchmark.OVERHEAD: lambda r: measure_overhead(r.litellm, r.requests or 2000, r.beside),
 }
 """Each gives its figures, and the device that they were measured on."""

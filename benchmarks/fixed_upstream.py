@@ -31,6 +31,38 @@ _COMPLETION = json.dumps(
         "usage": {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30},
     }
 ).encode()
+_SAID = "A red car to the left of a cat."
+_RESPONSE = json.dumps(
+    {
+        "id": "resp_fixed",
+        "object": "response",
+        "created_at": 1_700_000_000,
+        "model": MODEL,
+        "status": "completed",
+        "output": [
+            {
+                "type": "message",
+                "id": "msg_fixed",
+                "role": "assistant",
+                "status": "completed",
+                "content": [{"type": "output_text", "text": _SAID, "annotations": []}],
+            }
+        ],
+        "usage": {"input_tokens": 20, "output_tokens": 10, "total_tokens": 30},
+    }
+).encode()
+_MESSAGE = json.dumps(
+    {
+        "id": "msg_fixed",
+        "type": "message",
+        "role": "assistant",
+        "model": MODEL,
+        "content": [{"type": "text", "text": _SAID}],
+        "stop_reason": "end_turn",
+        "stop_sequence": None,
+        "usage": {"input_tokens": 20, "output_tokens": 10},
+    }
+).encode()
 _MODELS = json.dumps({"object": "list", "data": [{"id": MODEL, "object": "model"}]}).encode()
 
 
@@ -39,7 +71,12 @@ def _write_answer(body: bytes) -> bytes:
     return head.encode() + b"\r\n\r\n" + body
 
 
-_ANSWERS = {b"POST": _write_answer(_COMPLETION), b"GET": _write_answer(_MODELS)}
+_ANSWERS = {
+    b"/v1/models": _write_answer(_MODELS),
+    b"/v1/responses": _write_answer(_RESPONSE),
+    b"/v1/messages": _write_answer(_MESSAGE),
+}
+_OTHERWISE = _write_answer(_COMPLETION)
 
 
 class _Upstream(asyncio.Protocol):
@@ -54,8 +91,11 @@ class _Upstream(asyncio.Protocol):
         except httptools.HttpParserError:
             self._transport.close()
 
+    def on_url(self, url: bytes) -> None:
+        self._path = url
+
     def on_message_complete(self) -> None:
-        self._transport.write(_ANSWERS[self._parser.get_method()])
+        self._transport.write(_ANSWERS.get(self._path, _OTHERWISE))
 
 
 async def _serve(port: int) -> None:
