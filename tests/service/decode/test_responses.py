@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import openai.types.responses
 import pytest
@@ -448,6 +449,11 @@ def test_other_shapes_are_refused_with_their_place(fields, param):
 def test_a_longer_answer_is_asked_for_at_the_longest():
     assert document_of(opened(max_output_tokens=5000))["max_output_tokens"] == 100
     assert "max_output_tokens" not in document_of(opened(max_output_tokens=-1))
+
+
+def test_the_documentation_names_every_field_of_a_request():
+    text = (Path(__file__).parents[3] / "docs" / "upstreams.md").read_text()
+    assert [name for name in RESPONSES.table.fields if f"`{name}`" not in text] == []
 
 
 def test_ids_of_what_the_upstream_keeps_are_found_and_can_be_opened():
