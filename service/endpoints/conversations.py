@@ -22,7 +22,12 @@ from codefend.service.pipeline import Pipeline
 from codefend.service.policy import Disclosure
 from codefend.service.protocols.base import Protocol, all_protocols
 from codefend.service.respond import EventResponse, ImageReport, describe_chat, describe_defense
-from codefend.service.schemas import conversation_body, conversation_responses, upstream_errors
+from codefend.service.schemas import (
+    ErrorResponse,
+    conversation_body,
+    conversation_responses,
+    upstream_errors,
+)
 from codefend.service.stages import Shielded
 
 __all__ = ["build_conversations", "build_models"]
@@ -135,7 +140,9 @@ def build_models(pipeline: Pipeline) -> APIRouter:
         return Response(answer, media_type="application/json")
 
     @router.get(
-        "/v1/models/{model:path}", response_model=dict[str, Any], responses=upstream_errors()
+        "/v1/models/{model:path}",
+        response_model=dict[str, Any],
+        responses=upstream_errors() | {404: {"model": ErrorResponse, "description": "Not listed."}},
     )
     async def one_model(request: Request, model: str) -> Response:
         """One of these models, as the list has it."""

@@ -76,8 +76,32 @@ def response(answer):
     )
 
 
+def message(answer):
+    """The same as Anthropic's messages are."""
+    usage = {"input_tokens": 3, "output_tokens": 4}
+    begun = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": []}
+    end = {"stop_reason": "end_turn", "stop_sequence": None}
+    text = {"type": "text", "text": ""}
+    words = [{"type": "text_delta", "text": word} for word in answer.split()]
+    events = [
+        {"type": "message_start", "message": begun | {"usage": usage}},
+        {"type": "content_block_start", "index": 0, "content_block": text},
+        *({"type": "content_block_delta", "index": 0, "delta": word} for word in words),
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": end, "usage": usage},
+        {"type": "message_stop"},
+    ]
+    whole = begun | end | {"content": [text | {"text": answer}], "usage": usage}
+    return whole, "".join(f"event: {e['type']}\ndata: {json.dumps(e)}\n\n" for e in events)
+
+
 # By path, what makes an answer out of a text.
-ANSWERS = {"/v1/chat/completions": completion, "/v1/responses": response}
+ANSWERS = {
+    "/v1/chat/completions": completion,
+    "/v1/responses": response,
+    "/v1/messages": message,
+    "/v1/messages/count_tokens": lambda _: ({"input_tokens": 7}, ""),
+}
 
 
 class FakeUpstream:
