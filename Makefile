@@ -38,11 +38,13 @@ OPTIONS ?=
 test-clients: $(VENV)/.dev
 	$(BIN)/python -m tests.clients $(OPTIONS) $(CLIENT)
 
-# LiteLLM is never a dependency: its proxy lives in an environment of its own.
+# LiteLLM is never a dependency: its proxy lives in an environment of its own. Its next version may
+# have other routes and fields, which the tests compare with what is documented.
 LITELLM_VENV ?= .venv-litellm
+LITELLM_VERSION ?= 1.108.7
 $(LITELLM_VENV)/bin/litellm:
 	$(PYTHON) -m venv $(LITELLM_VENV)
-	$(LITELLM_VENV)/bin/python -m pip install --quiet 'litellm[proxy]'
+	$(LITELLM_VENV)/bin/python -m pip install --quiet 'litellm[proxy]==$(LITELLM_VERSION)'
 
 test-litellm: $(VENV)/.dev $(LITELLM_VENV)/bin/litellm
 	LITELLM=$(abspath $(LITELLM_VENV))/bin/litellm $(BIN)/python -m pytest tests/litellm

@@ -5,13 +5,15 @@ LiteLLM is never a dependency: it lives in an environment of its own, and its co
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -19,11 +21,17 @@ import httpx
 from benchmarks.fixed_upstream import MODEL
 from benchmarks.server import RunningServer, free_port
 
-__all__ = ["UPSTREAM_KEY", "read_litellm_version", "run_fixed_upstream", "run_litellm"]
+__all__ = [
+    "UPSTREAM_KEY",
+    "read_litellm_version",
+    "run_configured_litellm",
+    "run_fixed_upstream",
+    "run_litellm",
+]
 
 UPSTREAM_KEY = "upstream-key"  # what LiteLLM says who it is with
 
-START_TIMEOUT_S = 120
+START_TIMEOUT_S = 300
 # As LiteLLM's page on production has it: no debugging, errors alone logged. No database, hence
 # no spend log; and its price list from its own package, since it would ask for one at the start.
 LITELLM_ENVIRONMENT = {
@@ -61,14 +69,37 @@ def run_litellm(
         # It would shut out its only model for some of the errors that the model answers with.
         "router_settings": {"disable_cooldowns": True, "num_retries": 0},
     }
+    with run_configured_litellm(executable, config) as server:
+        yield server
+
+
+@contextmanager
+def run_configured_litellm(
+    executable: str,
+    config: dict[str, Any],
+    *,
+    variables: Mapping[str, str] = MappingProxyType({}),
+    modules: Sequence[Path] = (),
+) -> Iterator[RunningServer]:
+    """The LiteLLM proxy with any configuration.
+
+    Args:
+        executable: Its command.
+        config: What its `config.yaml` holds.
+        variables: Environment variables beside the present ones.
+        modules: Python files that stand beside its `config.yaml`.
+    """
     port = free_port()
-    environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+    inherited = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+    environment = inherited | LITELLM_ENVIRONMENT | dict(variables)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
         file.write_text(json.dumps(config), encoding="utf-8")  # which is YAML, too
+        for module in modules:
+            shutil.copy(module, folder)
         command = [executable, "--config", str(file), "--host", "127.0.0.1", "--port", str(port)]
         command += ["--num_workers", "1"]
-        with _run(command, port, "/health/readiness", environment | LITELLM_ENVIRONMENT) as server:
+        with _run(command, port, "/health/readiness", environment) as server:
             yield server
 
 

@@ -16,9 +16,10 @@ __all__ = ["describe_start", "find_unknown_variables", "installed_version"]
 CONTAINER_VARIABLES = frozenset(
     {"CODEFEND_API_KEY_FILE", "CODEFEND_TARGET", "CODEFEND_PUBLISHED_PORT"}
 )
-# The laboratory's own; and what Kubernetes sets in every pod for a service of this name.
+# The laboratory's own, and the plug-in's for LiteLLM; and what Kubernetes sets in every pod for a
+# service of this name.
 _OTHERS = re.compile(
-    rf"{PREFIX}(?:LAB_\w+|(?:\w+_)?SERVICE_(?:HOST|PORT(?:_\w+)?)|(?:\w+_)?PORT_\d+_(?:TCP|UDP)\w*)"
+    rf"{PREFIX}(?:(?:LAB|GUARD)_\w+|(?:\w+_)?SERVICE_(?:HOST|PORT(?:_\w+)?)|(?:\w+_)?PORT_\d+_(?:TCP|UDP)\w*)"
 )
 
 

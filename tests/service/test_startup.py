@@ -32,7 +32,7 @@ def test_a_name_that_is_no_setting_is_found_with_the_nearest(name, nearest):
     "name",
     [
         *(f"CODEFEND_{name.upper()}" for name in Settings.model_fields),
-        "CODEFEND_LAB_SERVICE_KEY",
+        "CODEFEND_LAB_SERVICE_KEY", "CODEFEND_GUARD_URL",
         # What Kubernetes sets in every pod beside a service that is called codefend.
         "CODEFEND_SERVICE_HOST", "CODEFEND_SERVICE_PORT_HTTP", "CODEFEND_PORT_8000_TCP_ADDR",
         "CODEFEND_METRICS_SERVICE_PORT", "CODEFEND_METRICS_PORT_9000_TCP",
