@@ -14,9 +14,11 @@ from unittest import mock
 import pytest
 import yaml
 from hypothesis import given
+from hypothesis import strategies as st
 
 from codefend.service.protocols.fields import MEDIA_FIELDS, MEDIA_TYPES
-from tests.fuzz.planted import DATA_URL, PICTURE, PICTURE_MARK, planted_chats
+from tests.fuzz.planted import DATA_URL, PICTURE, PICTURE_MARK, planted_requests
+from tests.fuzz.planted_run import GROUNDS
 from tests.service.decode.test_honest import RECORDED, image_urls
 
 ROOT = Path(__file__).parents[2]
@@ -214,7 +216,7 @@ def test_json_of_the_caller_s_own_holds_addresses_and_no_images(name):
         assert refusal(in_chat({name: {"a": [part]}})).status_code == 400
 
 
-@given(planted_chats())
+@given(st.one_of(planted_requests(ground) for ground in GROUNDS.values()))
 def test_nothing_that_is_planted_goes_round_it(document):
     # The names of options are LiteLLM's affair; and it writes its own objects over a client's.
     text = json.dumps(document).replace('{"type": "x"}', '{"type": "ephemeral"}')
