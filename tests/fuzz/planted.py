@@ -191,6 +191,7 @@ def _something(chance, known, depth=0):
                 {"type": "image_url", "image_url": text},
                 {"type": "input_image", "image_url": text},
                 {"type": "image", "source": {"type": "base64", "data": text}},
+                {"type": "image", "source": {"type": "url", "url": text}},
                 {"type": "text", "text": "t", chance.choice(known): text},
                 {"type": "thinking", "thinking": "t", chance.choice(known): text},
                 {"type": "input_text", "text": "t", chance.choice(known): text},

@@ -11,9 +11,10 @@ from codefend.service.errors import RequestRefused
 from codefend.service.forward.completion import ChatBody
 from codefend.service.protocols.fields import FieldRules
 from tests.fuzz.planted import CHAT, as_body, complaints, num_plants, planted_requests
+from tests.fuzz.planted_messages import MESSAGES_GROUND
 from tests.fuzz.planted_responses import RESPONSES_GROUND
 
-GROUNDS = {ground.protocol.name: ground for ground in (CHAT, RESPONSES_GROUND)}
+GROUNDS = {ground.protocol.name: ground for ground in (CHAT, RESPONSES_GROUND, MESSAGES_GROUND)}
 LIMITS = ChatLimits(max_images=8, max_answer_tokens=8192, max_choices=8)
 PLAIN = Template("plain", "1", "{question}")
 PURIFIED = "data:image/png;base64,cHVyaWZpZWQ="
