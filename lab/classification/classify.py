@@ -181,8 +181,13 @@ def draw_curves(rows: Sequence[Row], victims: Sequence[str]) -> Any:
                 label=kind,
             )
         show_percent(axes, "clean predictions kept")
-        axes.set_xlim(0.5, 1.02)
-        axes.set_xticks([0.5, 0.6, 0.7, 0.8, 0.9, 1.0], ["50", "60", "70", "80", "90", "100 %"])
+        kept = [share for pairs in spots.values() for share, _ in pairs]
+        first = min(5, *(int(share * 10) for share in kept)) if kept else 5
+        axes.set_xlim(first / 10 - 0.01, 1.02)
+        tenths = range(first, 11)
+        axes.set_xticks(
+            [tenth / 10 for tenth in tenths], [f"{10 * t}{' %' * (t == 10)}" for t in tenths]
+        )
         title = f"{victim}: restored at {round(largest * 255)}/255"
         axes.set_title(title, fontsize=11, color=INK, loc="left")
     panels[0].legend(loc="upper left", frameon=False, fontsize=8)

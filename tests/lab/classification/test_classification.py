@@ -14,7 +14,7 @@ from codefend.lab.baselines.compression import jpeg
 from codefend.lab.baselines.defence import NO_DEFENCE, chained
 from codefend.lab.baselines.filters import gaussian_noise
 from codefend.lab.classification.attacked import ClassifierRun, ClassifyWhiteBox
-from codefend.lab.classification.classify import Classify, best_at, tables_of
+from codefend.lab.classification.classify import Classify, best_at, draw_curves, tables_of
 from codefend.lab.classification.windows import SIDE_PX, Windows, confident_windows
 from codefend.lab.cli import app
 from codefend.lab.errors import LabError
@@ -224,3 +224,13 @@ def test_kinds_are_compared_where_they_keep_as_much():
     }
     assert best_at(rows, "v", 0.75)["jpeg"][1].value == 0.7
     assert set(best_at(rows, "v", 0.6)) == {"jpeg", "blur"}
+
+
+@pytest.mark.parametrize(("kept", "first"), [(0.17, 0.1), (0.72, 0.5)])
+def test_curves_show_every_defence(kept, first):
+    rows = [row("none", 0.0, 1.0), row("none", 4 / 255, 0.0)]
+    rows += [row("jpeg quality=20", 0.0, kept), row("jpeg quality=20", 4 / 255, 0.1)]
+    (axes,) = draw_curves(rows, ["v"]).axes
+    lowest, highest = axes.get_xlim()
+    assert lowest < kept < highest
+    assert axes.get_xticks()[0] == first
