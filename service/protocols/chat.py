@@ -249,6 +249,7 @@ class _Chunks(EventReader):
     def __init__(self) -> None:
         super().__init__()
         self._identity: dict[str, Any] = {}
+        self._has_reason = False
 
     def read(self, payload: bytes) -> EventRole:
         if payload == b"[DONE]":
@@ -260,8 +261,12 @@ class _Chunks(EventReader):
         choices = chunk.get("choices") or []
         if not choices:
             return EventRole.MAY_BE_LAST
-        is_over = all(choice.get("finish_reason") for choice in choices)
-        return EventRole.LAST if is_over else EventRole.PART
+        if all(choice.get("finish_reason") for choice in choices):
+            self._has_reason = True
+            return EventRole.LAST
+        # LiteLLM's proxy puts an empty choice into the chunk that tells the usage.
+        is_usage = self._has_reason and chunk.get("usage")
+        return EventRole.MAY_BE_LAST if is_usage else EventRole.PART
 
     def own_event(self) -> dict[str, Any]:
         return self._identity | {"object": "chat.completion.chunk", "choices": []}

@@ -101,8 +101,8 @@ CLIENTS = {
     "ai-sdk": Client(
         "Vercel AI SDK",
         ("ai-sdk",),
-        f'`createOpenAI`, `createOpenAICompatible` and `createAnthropic({{ baseURL: "{V1}" }})`; '
-        "`createOpenAI(…)(model)` speaks responses",
+        f'`createOpenAI`, `createOpenAICompatible`, `createAnthropic({{ baseURL: "{V1}" }})`; '
+        "the first speaks responses",
         "ai",
     ),
     "langchain": Client(

@@ -70,8 +70,8 @@ def _play_row(row, case):
         outcomes[name] = {"not": scenario} if isinstance(scenario, str) else _attempt(scenario)
     refused = {}
     if case.is_guarded and hasattr(row, "refusals"):
-        for what, ask in row(case).refusals():
-            refused[what] = _refusal(ask, row.sentence)
+        for what in dict(row(case).refusals()):
+            refused[what] = _refusal(dict(row(case).refusals())[what], row.sentence)
     return {"scenarios": outcomes, "refused": refused}
 
 

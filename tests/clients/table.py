@@ -33,7 +33,7 @@ BASE_URLS = """
 REFUSED = """
 ## What is refused
 
-The clients raise what they raise for a 400, with this sentence in it.
+The clients raise what they raise for a 400, with this sentence in it; LiteLLM quotes it.
 [Upstreams](upstreams.md) says what opens a field.
 
 """
@@ -106,6 +106,8 @@ def refusals(rows):
     said = {}
     for row in rows:
         for what, outcome in row.refused.items():
+            if outcome.get("sentence", "").startswith("litellm."):
+                continue  # LiteLLM quotes the sentence in words of its own
             protocols = said.setdefault((what, outcome.get("sentence", "")), [])
             if row.protocol not in protocols:
                 protocols.append(row.protocol)

@@ -7,7 +7,7 @@ import pytest
 from tests.clients import play
 from tests.clients.__main__ import CLIENTS, ENVIRONMENTS, SCRIPTS
 from tests.clients.model import Model, says
-from tests.clients.table import Row, page
+from tests.clients.table import PAGE, Row, page
 from tests.service.canary import SigningEngine, canary
 from tests.service.fake_upstream import run_upstream
 from tests.service.pictures import encode
@@ -137,3 +137,10 @@ def test_nothing_is_left_over():
     assert scripts <= {name for client in CLIENTS.values() for name in client.scripts}
     locks = {path.stem for path in (Path(__file__).parent / "locks").iterdir()}
     assert locks == set(ENVIRONMENTS)
+
+
+def test_the_page_is_of_these_clients_and_versions():
+    text = PAGE.read_text()
+    for client in CLIENTS.values():
+        assert f"| {client.title} | {client.version()} | " in text, "run `make test-clients`"
+    assert "**no**" not in text

@@ -64,6 +64,18 @@ def test_a_stream_is_the_upstreams_and_its_last_chunk_tells(service, upstream):
     assert json.loads(upstream.bodies[-1])["stream_options"] == options
 
 
+def test_the_usage_is_told_in_the_last_chunk_whatever_choices_stand_beside_it(service, upstream):
+    """LiteLLM's proxy writes an empty choice there; readers look for the usage in the last one."""
+    usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+    for last in (chunk(usage=usage), chunk(usage=usage) | {"choices": []}):
+        upstream.reply = write_all(*ANSWER, event(last), DONE)
+        with stream(service, stream_options={"include_usage": True}) as response:
+            *_, told, done = events_of(response)
+        told = json.loads(told)
+        assert told.pop("codefend")["images"]
+        assert (told, done) == (last, "[DONE]")
+
+
 def test_each_chunk_arrives_before_the_next_is_sent(service, upstream):
     arrived = threading.Semaphore(0)
 

@@ -165,7 +165,7 @@ def test_other_endpoints_do_not_exist(client, upstream):
     with pytest.raises(openai.NotFoundError):
         client.embeddings.create(model="m", input="x")
     with pytest.raises(openai.NotFoundError):
-        client.responses.create(model="m", input="x")
+        client.completions.create(model="m", prompt="x")
     assert upstream.bodies == []
 
 

@@ -104,7 +104,7 @@ export const rows = async ({ load, raised, assert }) => {
   return {
     responses: rowOf((c) => openai(c), "gpt-5-mini"),
     chat: rowOf((c) => openai(c).chat, "gpt-5-mini"),
-    compatible: rowOf((c) => own(c), "llava"),
+    "chat, compatible": rowOf((c) => own(c), "llava"),
     messages: rowOf(({ url, key }) => createAnthropic({ baseURL: `${url}/v1`, apiKey: key }), "claude-sonnet-5-5"),
   };
 };

@@ -112,7 +112,10 @@ class Messages:
             assert busy.body["error"]["type"] == "rate_limit_error"
             assert busy.response.headers["retry-after"] == "7"
         stranger = self.client.with_options(api_key="sk-of-nobody")
-        raised(anthropic.AuthenticationError, lambda: self.ask("hi", client=stranger))
+        # LiteLLM's proxy looks for a key that is not its own in a database, and has none here.
+        before = case.gateway == "before"
+        unknown = anthropic.BadRequestError if before else anthropic.AuthenticationError
+        raised(unknown, lambda: self.ask("hi", client=stranger))
         raised(anthropic.NotFoundError, lambda: self.ask(case.missing, stream=True))
         raised(anthropic.APIError, lambda: list(self.ask(case.breaks, stream=True)))
 

@@ -135,9 +135,9 @@ class Messages(Chat):
     def arguments(answer):
         return answer.content[-1].input
 
-    @staticmethod
-    def sentence(error):
-        return cause_of(error, anthropic.APIStatusError).body["error"]["message"]
+    def refusals(self):
+        # Instructor fetches pictures itself for Anthropic.
+        return ()
 
 
 def cause_of(error, kind):

@@ -267,4 +267,4 @@ def test_an_answer_that_lies_is_an_upstream_error(method, content):
 
 def test_an_answer_is_returned_as_it_was_written():
     answer = b'{ "choices":[ {"x": 1.50} ] }\n'
-    assert relay(lambda _: httpx.Response(200, content=answer))[0]() == answer
+    assert relay(lambda _: httpx.Response(200, content=answer))[0]() == (answer, [])
