@@ -75,11 +75,11 @@ def test_shadow_mode_passes_it_as_it_is_and_counts_and_logs_its_name(
 
 def test_shadow_mode_purifies_on_the_side_what_it_can_read_and_passes_the_rest(service, upstream):
     broken = url_of(png(200, 200)[:-2000])
-    gif = url_of(encode(picture(), "GIF"), "image/gif")
+    bitmap = url_of(encode(picture(), "BMP"), "image/bmp")
     parts = [
         image_part(png(seed=1)),
         elsewhere(REMOTE),
-        elsewhere(gif),
+        elsewhere(bitmap),
         elsewhere(broken),
         {"type": "input_audio", "input_audio": {"data": "aGk=", "format": "wav"}},
     ]

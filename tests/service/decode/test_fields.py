@@ -529,7 +529,7 @@ def test_what_an_assistant_has_drawn_is_purified_as_any_image():
          "messages.content.image_url.url"),
         (chat(user({"type": "image_url", "image_url": REMOTE})), "remote_image",
          "messages.content.image_url"),
-        (chat(user({"type": "image_url", "image_url": {"url": "data:image/gif;base64,R0lGODlh"}})),
+        (chat(user({"type": "image_url", "image_url": {"url": "data:image/bmp;base64,Qk1hYmNk"}})),
          "unsupported_image", "messages.content.image_url.url"),
         (chat(user({"type": "image_url"})), "missing_field", "messages.content.image_url"),
         (chat(user({"type": "image_url", "image_url": {"url": 7}})), "invalid_field",
