@@ -27,13 +27,15 @@ _CORPUS = (
 )
 
 
+def _tiny_architecture(tower: Literal["vit", "levit"]) -> Architecture:
+    return Architecture(tower=tower, vision_width=32, vision_depth=1, text_width=32, text_depth=1)
+
+
 def tiny_mllm(
     seed: int = 0, *, tower: Literal["vit", "levit"] = "levit"
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """A model and its processor, in eval mode; answers are noise, the same for the same seed."""
-    architecture = Architecture(
-        tower=tower, vision_width=32, vision_depth=1, text_width=32, text_depth=1
-    )
+    architecture = _tiny_architecture(tower)
     processor = build_processor(_CORPUS, architecture, vocab_size=300)
     config = llava_config(processor, architecture)
     with torch.random.fork_rng(devices=[]):
@@ -52,9 +54,7 @@ def llava_7b(device: str, seed: int = 0) -> tuple[LlavaForConditionalGeneration,
         device: Where its weights are drawn; 14 GB of them.
         seed: Of its weights.
     """
-    processor = build_processor(_CORPUS, Architecture(
-        tower="vit", vision_width=32, vision_depth=1, text_width=32, text_depth=1
-    ), vocab_size=300)  # fmt: skip
+    processor = build_processor(_CORPUS, _tiny_architecture("vit"), vocab_size=300)
     vision = CLIPVisionConfig(
         hidden_size=1024,
         intermediate_size=4096,

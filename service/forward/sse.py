@@ -26,9 +26,8 @@ MAX_LINE_BYTES = 1 << 22
 OWN_FIELD = b'"codefend":'
 _DONE = b"[DONE]"
 _HEAD_FIELDS = frozenset({b"event", b"id", b"retry"})
-_HELD = frozenset({EventRole.MAY_BE_LAST, EventRole.LAST, EventRole.LAST_AND_DONE})
-_WHOLE = frozenset({EventRole.LAST, EventRole.LAST_AND_DONE, EventRole.DONE})
-_OVER = frozenset({EventRole.LAST_AND_DONE, EventRole.DONE})
+_HELD = frozenset({EventRole.MAY_BE_LAST, EventRole.LAST})
+_WHOLE = frozenset({EventRole.LAST, EventRole.DONE})
 
 
 class LineCutter:
@@ -329,20 +328,15 @@ class StreamSplicer:
             return self._hold_or_pass(name, line)
         self._is_whole = self._is_whole or role in _WHOLE
         if role is EventRole.DONE:
-            return self._finish(self._tell() + self._take_head() + line.rstrip(b"\r\n"), line)
+            self.is_done = True
+            # The empty line that ends the event is added, since nothing more is read.
+            ending = b"\r\n" if line.endswith(b"\r\n") else b"\n"
+            return self._tell() + self._take_head() + line.rstrip(b"\r\n") + ending + ending
         released = self._release() + self._take_head()
         if role not in _HELD:
             return released + line
         self._held = line
-        if role in _OVER:
-            return self._finish(released + self._tell().rstrip(b"\r\n"), line)
         return released
-
-    def _finish(self, passed: bytes, line: bytes) -> bytes:
-        """Ends with the empty line that ends the last event, since nothing more is read."""
-        self.is_done = True
-        ending = b"\r\n" if line.endswith(b"\r\n") else b"\n"
-        return passed + ending + ending
 
     def _hold_or_pass(self, name: bytes, line: bytes) -> bytes:
         """A line between events follows the one before it; what names the next one waits for it."""

@@ -50,7 +50,6 @@ class EventRole(Enum):
     MAY_BE_LAST = auto()  # held until the next one is there
     LAST = auto()  # held, too; and the answer is whole with it
     DONE = auto()  # nothing that follows is read
-    LAST_AND_DONE = auto()
     ERROR = auto()
 
 
