@@ -30,6 +30,7 @@ __all__ = [
     "find_question",
     "openai_error",
     "openai_error_event",
+    "question_in_messages",
     "read_event",
     "read_object",
 ]
@@ -185,6 +186,11 @@ def find_question(messages: object, text_types: tuple[str, ...]) -> Holder | Non
             if holder[key].strip():
                 return holder, key
     return None
+
+
+def question_in_messages(document: dict[str, Any]) -> Holder | None:
+    """The same in a request with `messages`, whose texts are parts of the type `text`."""
+    return find_question(document.get("messages"), ("text",))
 
 
 def _texts(message: dict[str, Any], text_types: tuple[str, ...]) -> list[Holder]:

@@ -9,9 +9,8 @@ from typing import Any
 from codefend.service.protocols.base import (
     EventReader,
     EventRole,
-    Holder,
     Protocol,
-    find_question,
+    question_in_messages,
     read_event,
     read_object,
 )
@@ -272,10 +271,6 @@ class _Chunks(EventReader):
         return self._identity | {"object": "chat.completion.chunk", "choices": []}
 
 
-def _question(document: dict[str, Any]) -> Holder | None:
-    return find_question(document.get("messages"), ("text",))
-
-
 _IMAGE_SCHEMA = {"type": "string", "description": "A data: URL or bare base64 of an image."}
 _PART_SCHEMA = {
     "type": "object",
@@ -319,7 +314,7 @@ CHAT_COMPLETIONS = Protocol(
     conversation="messages",
     conversation_schema={"type": "array", "items": _MESSAGE_SCHEMA, "minItems": 1},
     image_part='{"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}',
-    question=_question,
+    question=question_in_messages,
     answer_fields={"choices": list[dict[str, Any]]},
     read_answer=read_choices,
     make_reader=_Chunks,

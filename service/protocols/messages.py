@@ -12,9 +12,8 @@ from codefend.service.errors import CodefendError
 from codefend.service.protocols.base import (
     EventReader,
     EventRole,
-    Holder,
     Protocol,
-    find_question,
+    question_in_messages,
     read_event,
     read_object,
 )
@@ -112,10 +111,6 @@ def _error_event(error: CodefendError, request_id: str) -> bytes:
     return f"event: error\ndata: {json.dumps(_error_body(error, request_id))}\n\n".encode()
 
 
-def _question(document: dict[str, Any]) -> Holder | None:
-    return find_question(document.get("messages"), ("text",))
-
-
 _VERSION = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _BETA = re.compile(r"([a-z0-9-]+?)-([0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{8})")
 # None of them lets the upstream fetch, open or run anything.
@@ -178,7 +173,7 @@ _COMMON: dict[str, Any] = {
     "image_part": (
         '{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "..."}}'
     ),
-    "question": _question,
+    "question": question_in_messages,
     "error_fields": {"type": Literal["error"], "request_id": str},
     "error_body": _error_body,
     "error_event": _error_event,
