@@ -6,6 +6,8 @@ run it gives the same picture.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +36,16 @@ class PurifierGraph(nn.Module):
         components = purifier.components.values()
         self._parts = nn.ModuleList(part for part in components if isinstance(part, nn.Module))
         self.eval().requires_grad_(False)
+
+    def describe(self) -> dict[str, Any]:
+        """What it is: name, version, steps and noise level, as JSON has them."""
+        config = self.purifier.config
+        return {
+            "name": str(config.name),
+            "version": str(config.version),
+            "steps": int(config.num_steps),
+            "noise_level": float(config.noise_level),
+        }
 
     def draw_noise(
         self, num_images: int, height: int, width: int, generator: torch.Generator

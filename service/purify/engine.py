@@ -1,23 +1,34 @@
-"""What a worker needs of a purifier: the seam between the service and torch, or a fake in tests."""
+"""What a worker needs of a purifier: the seam between the service and torch, or a fake in tests.
+
+`NetworkEngine` is what all real engines have in common; a `Runner` is what they differ in.
+"""
 
 import importlib
-from collections.abc import Callable
+import math
+import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codefend.models.detector.calibration import suspicions_of
 from codefend.service.devices import Backend
 from codefend.service.settings import Settings
 from codefend.service.stages import EngineFacts
 
 __all__ = [
+    "CalibratedDetector",
     "DeviceOutOfMemory",
     "Engine",
     "EngineOptions",
+    "NetworkEngine",
+    "Runner",
     "find_engine_loader",
 ]
+
+SEED_BITS = 128
 
 
 class DeviceOutOfMemory(Exception):
@@ -87,6 +98,101 @@ class Engine(Protocol):
         Returns:
             Suspicion in [0, 1]; None if there is no detector.
         """
+
+
+class Runner(Protocol):
+    """Runs a purifier's network on one device."""
+
+    def purify(self, images: NDArray[np.uint8], seed: int) -> tuple[NDArray[np.uint8], float]:
+        """Runs one batch.
+
+        Args:
+            images: (B, H, W, 3) uint8 RGB.
+            seed: Of the noise: 128 bits.
+
+        Returns:
+            The same shape and type; and the sum of all levels, as `PurifierGraph` has it.
+
+        Raises:
+            DeviceOutOfMemory: The device has too little memory for so large a batch.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class CalibratedDetector:
+    """A detector on one device.
+
+    Attributes:
+        score: From an image, (H, W, 3) uint8, and the same, purified, to a score (1,).
+        clean_quantiles: Its calibration.
+    """
+
+    score: Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.floating]]
+    clean_quantiles: Sequence[float]
+
+    def __post_init__(self) -> None:
+        suspicions_of(np.zeros(1), self.clean_quantiles)  # a ValueError if there are none
+
+
+class NetworkEngine:
+    """An engine of real networks: fresh noise for every batch, and what came out of it checked.
+
+    Attributes:
+        runner: What runs the purifier.
+        facts: What it is.
+    """
+
+    def __init__(
+        self, runner: Runner, facts: EngineFacts, detector: CalibratedDetector | None
+    ) -> None:
+        """Takes what runs the networks.
+
+        Args:
+            runner: What runs the purifier.
+            facts: What it is.
+            detector: None for no suspicion.
+        """
+        self.runner = runner
+        self.facts = facts
+        self._detector = detector
+
+    def purify(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Purifies one batch, with fresh noise for every image.
+
+        Args:
+            images: (B, H, W, 3) uint8 RGB; H and W are multiples of 64.
+
+        Returns:
+            The same shape and type.
+
+        Raises:
+            DeviceOutOfMemory: The device has too little memory for so large a batch.
+            ArithmeticError: What came out is no picture.
+        """
+        # Libraries start every process with one and the same seed. Noise that an attacker can
+        # replay protects little, so each batch takes its seed from the system.
+        purified, total = self.runner.purify(images, secrets.randbits(SEED_BITS))
+        if not math.isfinite(total):
+            msg = "the purifier gave values that are no numbers"
+            raise ArithmeticError(msg)
+        return purified
+
+    def suspect(self, upload: NDArray[np.uint8], purified: NDArray[np.uint8]) -> float | None:
+        """How much an upload looks attacked, by what its purification took out.
+
+        Each image by itself, at its own size: padding and company would shift the calibration.
+
+        Args:
+            upload: (H, W, 3) uint8 RGB, at its own size.
+            purified: The same, purified.
+
+        Returns:
+            Suspicion in [0, 1], by the detector's calibration; None if there is no detector.
+        """
+        if self._detector is None:
+            return None
+        scores = self._detector.score(upload, purified)
+        return float(suspicions_of(scores, self._detector.clean_quantiles)[0])
 
 
 def find_engine_loader(import_path: str) -> Callable[[EngineOptions], Engine]:
