@@ -38,7 +38,6 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from codefend.models.codec import ImageFormat
 from codefend.models.prompts.templates import Task, Template
 from codefend.service.admit.limits import MemoryBudget
 from codefend.service.admit.middleware import read_body
@@ -62,6 +61,7 @@ from codefend.service.policy import Mode
 from codefend.service.processes.pixels import Picture
 from codefend.service.protocols.base import Protocol
 from codefend.service.protocols.fields import Findings
+from codefend.service.protocols.prompting import Prompt, PromptSource
 from codefend.service.settings import Settings
 from codefend.service.shield import Shield, as_url, choose_picture
 from codefend.service.stages import DecodedImage, Incoming, Original, Purified, Shielded
@@ -194,8 +194,15 @@ class Pipeline:
         with context.timings.stage(Stage.DECODE):
             return await self.shield.decode(context, content_type, body)
 
+    def template(self, context: RequestContext, task: Task) -> Template | None:
+        """The defensive prompt of a request; none where the model's input is to stay as it is."""
+        is_on = (
+            self.settings.prompt is PromptSource.TEMPLATE and context.policy.mode is Mode.ENFORCE
+        )
+        return self.templates[task] if is_on else None
+
     async def open_chat(
-        self, context: RequestContext, protocol: Protocol, body: bytes, template: Template
+        self, context: RequestContext, protocol: Protocol, body: bytes, template: Template | None
     ) -> Chat:
         """Takes a conversation apart: its images' files, and what is around them.
 
@@ -203,7 +210,8 @@ class Pipeline:
             RequestRefused: The body is at fault.
         """
         rules = field_rules(self.settings, context.policy.mode)
-        reading = (protocol, ChatLimits.of(self.settings), template, rules)
+        prompt = None if template is None else Prompt(template, self.settings.prompt_place)
+        reading = (protocol, ChatLimits.of(self.settings), prompt, rules)
         with context.timings.stage(Stage.DECODE):
             chat = await self._decode.open_chat(body, reading, context.caller)
         self.ledger.check(context, chat)
@@ -275,16 +283,6 @@ class Pipeline:
         if context.slot is not None and not was_queued:
             context.slot.mark_enqueued()
         return purified
-
-    async def encode(
-        self, context: RequestContext, upload: DecodedImage, image_format: ImageFormat
-    ) -> bytes:
-        """Writes the purified image as a file.
-
-        Raises:
-            Unavailable: No process could do it.
-        """
-        return await self.shield.encode(context, upload, Picture.PURIFIED, image_format)
 
     async def shield_image(
         self, context: RequestContext, picture: Incoming, *, is_shown: bool = True

@@ -26,6 +26,7 @@ from codefend.service.policy import (
     TextImages,
     UnknownFields,
 )
+from codefend.service.protocols.prompting import PromptPlace, PromptSource
 
 __all__ = ["Settings", "load_settings"]
 
@@ -176,6 +177,15 @@ class Settings(BaseSettings):
 
     # purify
     prompts: Path = Field(SHIPPED_TEMPLATES, description="JSON file of the prompt templates.")
+    prompt: PromptSource = Field(
+        PromptSource.TEMPLATE,
+        description="Defensive prompt beside questions about images: template, or off for none.",
+    )
+    prompt_place: PromptPlace = Field(
+        PromptPlace.TURN,
+        description="Where it goes in a conversation: turn, around what the user says of an "
+        "image; system, behind the system prompt.",
+    )
     purifier: str = Field(
         str(WEIGHTS / "purifier"),
         description="Directory or hub id of a purifier, or of Stable Diffusion to put adapters on.",

@@ -1,7 +1,7 @@
 """Renders the prompt template around a question; the evaluation and the service render alike."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -57,6 +57,16 @@ class Template:
             msg = f"template {self.name} needs a question"
             raise ValueError(msg)
         return self.text.replace(PLACEHOLDER, asked)
+
+    @property
+    def instructions(self) -> str:
+        """What the text says beside the question."""
+        around = (part.strip() for part in self.text.split(PLACEHOLDER))
+        return " ".join(part for part in around if part)
+
+    def without_prompt(self) -> "Template":
+        """The question alone, and the default one."""
+        return replace(self, text=PLACEHOLDER)
 
 
 def read_templates(path: Path = SHIPPED_TEMPLATES) -> dict[Task, Template]:

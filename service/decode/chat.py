@@ -6,11 +6,11 @@ they came in.
 """
 
 import json
+import re
 import secrets
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from codefend.models.prompts.templates import Template
 from codefend.service.decode.walk import ImagePlace, StateReference, walk
 from codefend.service.decode.wire import read_inline_image, read_json_object
 from codefend.service.errors import (
@@ -24,6 +24,7 @@ from codefend.service.formats.table import sniff_format
 from codefend.service.policy import Mode, UnknownFields
 from codefend.service.protocols.base import Protocol
 from codefend.service.protocols.fields import FieldKind, FieldRules, Findings
+from codefend.service.protocols.prompting import Prompt, place_prompt
 from codefend.service.settings import Settings
 
 __all__ = ["Chat", "ChatImage", "ChatLimits", "field_rules", "open_chat"]
@@ -31,7 +32,7 @@ __all__ = ["Chat", "ChatImage", "ChatLimits", "field_rules", "open_chat"]
 OWN_FIELD = "codefend"
 # What some servers take for "as many as there may be", and their clients send by default.
 UNSET_TOKENS = -1
-_FACTS = ("has_model", "stream", "return_image", "used_template")
+_FACTS = ("has_model", "stream", "return_image", "used_prompt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Chat:
         has_model: Whether the request names a model.
         stream: Whether it asks for server-sent events.
         return_image: Whether the answer is to show the purified images.
-        used_template: Whether the prompt template stands around its question.
+        used_prompt: Whether the defensive prompt stands in it.
         references: Ids in it of what the upstream keeps.
         findings: What its fields would have been refused for, or were taken out for.
     """
@@ -89,7 +90,7 @@ class Chat:
     has_model: bool
     stream: bool
     return_image: bool
-    used_template: bool
+    used_prompt: bool
     references: tuple[StateReference, ...]
     findings: Findings
 
@@ -142,7 +143,7 @@ def field_rules(settings: Settings, mode: Mode) -> FieldRules:
 
 
 def open_chat(
-    body: bytes, protocol: Protocol, limits: ChatLimits, template: Template, rules: FieldRules
+    body: bytes, protocol: Protocol, limits: ChatLimits, prompt: Prompt | None, rules: FieldRules
 ) -> Chat:
     """Takes a request apart.
 
@@ -153,7 +154,7 @@ def open_chat(
         body: JSON, as received.
         protocol: Whose request it is.
         limits: What it may ask for.
-        template: Goes around the last text of the user, if there is an image in the conversation.
+        prompt: What goes beside the user's words, if there is an image in the conversation.
         rules: What is set about its fields.
 
     Raises:
@@ -171,7 +172,7 @@ def open_chat(
     try:
         document = read_json_object(body)
         reads_texts = bool(rules.text_images) or _may_hold_markdown(body)
-        return _open(document, protocol, limits, template, rules, reads_texts=reads_texts)
+        return _open(document, protocol, limits, prompt, rules, reads_texts=reads_texts)
     except (RecursionError, MemoryError) as error:
         raise InvalidBody from error
 
@@ -190,7 +191,7 @@ def _open(
     document: dict[str, Any],
     protocol: Protocol,
     limits: ChatLimits,
-    template: Template,
+    prompt: Prompt | None,
     rules: FieldRules,
     *,
     reads_texts: bool,
@@ -208,14 +209,17 @@ def _open(
         msg = f"At most {limits.max_images} images are taken in one conversation."
         raise TooManyImages(msg, protocol.conversation)
     images = _read_images(places, rules, findings)
-    used_template = bool(images) and _fill_template(document, protocol, template)
+    used_prompt = False
+    if images and prompt is not None:
+        turns = [_turn(image.param, protocol.conversation) for _, image in images]
+        used_prompt = place_prompt(document, protocol, prompt, turns)
     return Chat(
         fragments=_serialise(document, [place for place, _ in images]),
         images=tuple(image for _, image in images),
         has_model="model" in document,
         stream=bool(document.get("stream")),
         return_image=return_image,
-        used_template=used_template,
+        used_prompt=used_prompt,
         references=tuple(references),
         findings=findings,
     )
@@ -311,14 +315,10 @@ def _read_own_field(document: dict[str, Any]) -> bool:
     return return_image
 
 
-def _fill_template(document: dict[str, Any], protocol: Protocol, template: Template) -> bool:
-    """Puts the template around the last text of a user, if there is one."""
-    question = protocol.question(document)
-    if question is None:
-        return False
-    holder, key = question
-    holder[key] = template.fill(holder[key])
-    return True
+def _turn(param: str, conversation: str) -> int | None:
+    """The index of the message that an image stands in."""
+    found = re.match(rf"{conversation}\[(\d+)\]", param)
+    return None if found is None else int(found[1])
 
 
 def _serialise(document: dict[str, Any], places: list[ImagePlace]) -> tuple[bytes, ...]:

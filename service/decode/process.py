@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import ChatLimits, open_chat
 from codefend.service.decode.picture import PictureLimits, decode_picture, self_test
 from codefend.service.decode.wire import open_envelope, read_image_list
@@ -21,6 +20,7 @@ from codefend.service.processes.child import Ask, Handler, Message
 from codefend.service.processes.pixels import Picture, write_pixels
 from codefend.service.protocols.base import all_protocols
 from codefend.service.protocols.fields import FieldRules
+from codefend.service.protocols.prompting import Prompt
 from codefend.service.sandbox.layers import allow_cpu_time, confine
 
 __all__ = ["DecodeConfig", "make_decoder", "report_refusal"]
@@ -58,9 +58,9 @@ def _handle(config: DecodeConfig, meta: dict[str, Any], body: bytes, ask: Ask) -
     allow_cpu_time(config.cpu_s)
     try:
         if "chat" in meta:
-            limits, template = ChatLimits(**meta["chat"]), Template(**meta["template"])
+            limits, prompt = ChatLimits(**meta["chat"]), Prompt.unpack(meta["prompt"])
             protocol, rules = all_protocols()[meta["path"]], FieldRules(**meta["rules"])
-            return open_chat(body, protocol, limits, template, rules).pack()
+            return open_chat(body, protocol, limits, prompt, rules).pack()
         if "max_images" in meta:
             files = read_image_list(body, meta["max_images"])
             return {"lengths": [len(file) for file in files]}, b"".join(files)

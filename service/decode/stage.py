@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import Chat, ChatImage, ChatLimits, open_chat
 from codefend.service.decode.picture import PictureLimits
 from codefend.service.decode.process import DecodeConfig, make_decoder
@@ -26,6 +25,7 @@ from codefend.service.processes.pool import ChildPool, PoolJob
 from codefend.service.processes.supervision import Supervision
 from codefend.service.protocols.base import Protocol
 from codefend.service.protocols.fields import FieldRules
+from codefend.service.protocols.prompting import Prompt
 from codefend.service.settings import Settings
 from codefend.service.stages import Admit, Admitted, DecodedImage, PictureHeader
 
@@ -137,7 +137,10 @@ class DecodeStage:
         return file, dict(answer["fields"])
 
     async def open_chat(
-        self, body: bytes, reading: tuple[Protocol, ChatLimits, Template, FieldRules], caller: str
+        self,
+        body: bytes,
+        reading: tuple[Protocol, ChatLimits, Prompt | None, FieldRules],
+        caller: str,
     ) -> Chat:
         """Takes a chat apart; its images are then decoded one by one.
 
@@ -152,11 +155,11 @@ class DecodeStage:
         """
         if len(body) <= SMALL_CHAT_BYTES:
             return open_chat(body, *reading)
-        protocol, limits, template, rules = reading
+        protocol, limits, prompt, rules = reading
         meta = {
             "path": protocol.path,
             "chat": asdict(limits),
-            "template": asdict(template),
+            "prompt": None if prompt is None else prompt.pack(),
             "rules": asdict(rules),
         }
         return Chat.unpack(*await self._ask(meta, body, caller))

@@ -79,7 +79,7 @@ async def _answer(
     headers: dict[str, str],
     permit: BreakerPermit,
 ) -> Response:
-    template = pipeline.templates[Task.CHAT]
+    template = pipeline.template(context, Task.CHAT)
     chat = await pipeline.open_chat(context, protocol, body, template)
     images = await pipeline.shield_images(context, chat.images, are_shown=chat.return_image)
     reports = _report(context, chat, images, template)
@@ -110,11 +110,11 @@ async def _answer(
 
 
 def _report(
-    context: RequestContext, chat: Chat, images: list[Shielded], template: Template
+    context: RequestContext, chat: Chat, images: list[Shielded], template: Template | None
 ) -> list[ImageReport]:
     """What is said of each image."""
     disclose = context.policy.disclose
-    used = template if chat.used_template else None
+    used = template if chat.used_prompt else None
     return [
         ImageReport(
             part.param,

@@ -21,6 +21,7 @@ from codefend.service.forward.breaker import BreakerPermit
 from codefend.service.forward.completion import Completion
 from codefend.service.pipeline import Pipeline
 from codefend.service.policy import Disclosure, Mode
+from codefend.service.processes.pixels import Picture
 from codefend.service.protocols.fields import Findings
 from codefend.service.respond import describe_defense, stream_answer
 from codefend.service.schemas import (
@@ -97,7 +98,7 @@ async def _purify(
         raw_format = _raw_format(request.headers.get("accept", ""), fields.output_format)
         image_format = raw_format or fields.output_format
         purified = await pipeline.purify(context, upload)
-        encoded = await pipeline.encode(context, upload, image_format)
+        encoded = await pipeline.shield.encode(context, upload, Picture.PURIFIED, image_format)
     finally:
         upload.release()
     context.timings.begin_response()
@@ -229,9 +230,10 @@ async def _answer(
     content_type = request.headers.get("content-type", "")
     read_fields = partial(_read_fields, pipeline, kind, request)
     fields, image = await pipeline.shield_upload(context, content_type, body, read_fields)
-    template = pipeline.templates[kind.task]
+    template = pipeline.template(context, kind.task)
+    asked = template or pipeline.templates[kind.task].without_prompt()
     completion = Completion(
-        prompt=template.fill(kind.question_of(fields)),
+        prompt=asked.fill(kind.question_of(fields)),
         image_url=image.forwarded,
         model=fields.model,
         max_tokens=fields.max_tokens,
@@ -273,7 +275,9 @@ def _read_fields(
     raise ImageInText(msg, kind.question_field)
 
 
-def _describe(template: Template, context: RequestContext, image: Shielded) -> dict[str, Any]:
+def _describe(
+    template: Template | None, context: RequestContext, image: Shielded
+) -> dict[str, Any]:
     """What goes beside the answer, once that is there."""
     disclose = context.policy.disclose
     defense = describe_defense(

@@ -24,13 +24,11 @@ if TYPE_CHECKING:
 __all__ = [
     "EventReader",
     "EventRole",
-    "Holder",
     "Protocol",
+    "add_text",
     "all_protocols",
-    "find_question",
     "openai_error",
     "openai_error_event",
-    "question_in_messages",
     "read_event",
     "read_object",
 ]
@@ -38,9 +36,6 @@ __all__ = [
 # JSON costs by its values, not by its bytes: a chunk of 4 MiB may hold a picture, or a million
 # lists that take the event loop for most of a second. So many are read in some 30 ms.
 MAX_EVENT_VALUES = 1 << 17
-
-# Where a text stands: `holder[key]`.
-Holder = tuple[Any, str | int]
 
 
 class EventRole(Enum):
@@ -109,7 +104,8 @@ class Protocol:
         token_limits: Fields that say how long an answer may be.
         token_shares: Fields, and members of them, that say how much of an answer may be thought.
         choice_limits: Fields that say how many answers there may be.
-        question: Finds the last text of the user; None where there is none.
+        instruct: Puts a text behind the request's own system prompt, or makes one of it.
+        text_types: Types of the parts that hold what a user says, under the name `text`.
         answer_fields: Top-level fields that every answer has, and their types.
         read_answer: Reads a whole answer; raises ValueError and its kin for what is none.
         make_reader: Makes the reader of a stream's events; None where the protocol has no streams.
@@ -132,9 +128,10 @@ class Protocol:
     conversation: str
     conversation_schema: Mapping[str, Any]
     image_part: str
-    question: Callable[[dict[str, Any]], Holder | None]
+    instruct: Callable[[dict[str, Any], str], None]
     read_answer: Callable[[bytes], object]
     make_reader: Callable[[], EventReader] | None
+    text_types: tuple[str, ...] = ("text",)
     answer_fields: Mapping[str, Any] = field(default_factory=dict)
     token_limits: tuple[str, ...] = ()
     token_shares: tuple[tuple[str, str], ...] = ()
@@ -172,38 +169,20 @@ def all_protocols() -> Mapping[str, Protocol]:
     return {protocol.path: protocol for protocol in found}
 
 
-def find_question(messages: object, text_types: tuple[str, ...]) -> Holder | None:
-    """The last text of the last user who says something, in a list of messages.
+def add_text(holder: dict[str, Any], key: str, text: str, part: dict[str, Any]) -> None:
+    """Puts a text behind what stands in a field: behind a text, a list of parts, or nothing.
 
     Args:
-        messages: As parsed; anything else than messages is passed over.
-        text_types: Types of the parts that hold a text under the name `text`.
+        holder: What has the field.
+        key: Its name.
+        text: The text.
+        part: The same as a part of such a list.
     """
-    for message in reversed(messages if isinstance(messages, list) else []):
-        if not isinstance(message, dict) or message.get("role") != "user":
-            continue
-        for holder, key in reversed(_texts(message, text_types)):
-            if holder[key].strip():
-                return holder, key
-    return None
-
-
-def question_in_messages(document: dict[str, Any]) -> Holder | None:
-    """The same in a request with `messages`, whose texts are parts of the type `text`."""
-    return find_question(document.get("messages"), ("text",))
-
-
-def _texts(message: dict[str, Any], text_types: tuple[str, ...]) -> list[Holder]:
-    content = message.get("content")
-    if isinstance(content, str):
-        return [(message, "content")]
-    places: list[Holder] = []
-    for index, part in enumerate(content if isinstance(content, list) else []):
-        if isinstance(part, str):
-            places.append((content, index))
-        elif isinstance(part, dict) and part.get("type") in text_types:
-            places += [(part, "text")] if isinstance(part.get("text"), str) else []
-    return places
+    own = holder.get(key)
+    if isinstance(own, list):
+        own.append(part)
+    else:
+        holder[key] = f"{own}\n\n{text}" if isinstance(own, str) and own.strip() else text
 
 
 def read_event(payload: bytes) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from codefend.service.protocols.base import (
     EventReader,
     EventRole,
     Protocol,
-    question_in_messages,
+    add_text,
     read_event,
     read_object,
 )
@@ -271,6 +271,16 @@ class _Chunks(EventReader):
         return self._identity | {"object": "chat.completion.chunk", "choices": []}
 
 
+def _instruct(document: dict[str, Any], text: str) -> None:
+    """Many models' own templates take one system message, and take it first alone."""
+    messages = document["messages"]
+    first = messages[0] if messages and isinstance(messages[0], dict) else {}
+    if first.get("role") in {"system", "developer"}:
+        add_text(first, "content", text, {"type": "text", "text": text})
+    else:
+        messages.insert(0, {"role": "system", "content": text})
+
+
 _IMAGE_SCHEMA = {"type": "string", "description": "A data: URL or bare base64 of an image."}
 _PART_SCHEMA = {
     "type": "object",
@@ -314,7 +324,7 @@ CHAT_COMPLETIONS = Protocol(
     conversation="messages",
     conversation_schema={"type": "array", "items": _MESSAGE_SCHEMA, "minItems": 1},
     image_part='{"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}',
-    question=question_in_messages,
+    instruct=_instruct,
     answer_fields={"choices": list[dict[str, Any]]},
     read_answer=read_choices,
     make_reader=_Chunks,

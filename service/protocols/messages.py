@@ -13,7 +13,7 @@ from codefend.service.protocols.base import (
     EventReader,
     EventRole,
     Protocol,
-    question_in_messages,
+    add_text,
     read_event,
     read_object,
 )
@@ -166,6 +166,12 @@ _MESSAGE_SCHEMA = {
     },
     "additionalProperties": True,
 }
+
+
+def _instruct(document: dict[str, Any], text: str) -> None:
+    add_text(document, "system", text, {"type": "text", "text": text})
+
+
 _COMMON: dict[str, Any] = {
     "table": MESSAGES_TABLE,
     "conversation": "messages",
@@ -173,7 +179,7 @@ _COMMON: dict[str, Any] = {
     "image_part": (
         '{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "..."}}'
     ),
-    "question": question_in_messages,
+    "instruct": _instruct,
     "error_fields": {"type": Literal["error"], "request_id": str},
     "error_body": _error_body,
     "error_event": _error_event,

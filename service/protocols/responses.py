@@ -7,9 +7,8 @@ from codefend.service.errors import CodefendError
 from codefend.service.protocols.base import (
     EventReader,
     EventRole,
-    Holder,
     Protocol,
-    find_question,
+    add_text,
     read_event,
     read_object,
 )
@@ -72,10 +71,8 @@ class _Events(EventReader):
         return EventRole.PART
 
 
-def _question(document: dict[str, Any]) -> Holder | None:
-    if isinstance(document.get("input"), str):
-        return document, "input"
-    return find_question(document.get("input"), ("input_text", "text"))
+def _instruct(document: dict[str, Any], text: str) -> None:
+    add_text(document, "instructions", text, {"role": "developer", "content": text})
 
 
 def _error_event(error: CodefendError, _: str) -> bytes:
@@ -124,7 +121,8 @@ RESPONSES = Protocol(
         "anyOf": [{"type": "string"}, {"type": "array", "items": _ITEM_SCHEMA, "minItems": 1}]
     },
     image_part='{"type": "input_image", "image_url": "data:image/png;base64,..."}',
-    question=_question,
+    instruct=_instruct,
+    text_types=("input_text", "text"),
     answer_fields={"output": list[dict[str, Any]]},
     read_answer=_read_answer,
     make_reader=_Events,

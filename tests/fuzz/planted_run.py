@@ -10,13 +10,14 @@ from codefend.service.decode.chat import ChatLimits, open_chat
 from codefend.service.errors import RequestRefused
 from codefend.service.forward.completion import ChatBody
 from codefend.service.protocols.fields import FieldRules
+from codefend.service.protocols.prompting import Prompt, PromptPlace
 from tests.fuzz.planted import CHAT, as_body, complaints, num_plants, planted_requests
 from tests.fuzz.planted_messages import MESSAGES_GROUND
 from tests.fuzz.planted_responses import RESPONSES_GROUND
 
 GROUNDS = {ground.protocol.name: ground for ground in (CHAT, RESPONSES_GROUND, MESSAGES_GROUND)}
 LIMITS = ChatLimits(max_images=8, max_answer_tokens=8192, max_choices=8)
-PLAIN = Template("plain", "1", "{question}")
+PROMPT = Prompt(Template("calm", "1", "Look twice. {question} Be sure."), PromptPlace.SYSTEM)
 PURIFIED = "data:image/png;base64,cHVyaWZpZWQ="
 
 
@@ -49,7 +50,7 @@ def plant_in_function(num_bodies, seed_number=0, rules=None, progress=lambda _: 
     def send(document):
         try:
             chat = open_chat(
-                as_body(document), ground.protocol, LIMITS, PLAIN, rules or FieldRules()
+                as_body(document), ground.protocol, LIMITS, PROMPT, rules or FieldRules()
             )
         except RequestRefused as refusal:
             return refusal.code, None

@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 
-from codefend.models.prompts.templates import Task, Template
 from codefend.service.policy import Disclosure, Mode, OnPurifyFailure
 from tests.service.fake_engine import FAIL, marked
 from tests.service.pictures import encode, hostile_images, picture, pixels_of, png
@@ -166,32 +165,6 @@ def test_a_model_is_named_where_the_client_names_none(service, upstream, model):
     assert service.client.post(PATH, json=body).status_code == 200
     assert forwarded(upstream) == body | {"model": "first-model"}
     assert upstream.bodies[-1].count(b'"model"') == 1
-
-
-def test_the_prompt_template_goes_around_the_last_question_about_an_image(service, upstream):
-    told = Template("calm", "2", "Look twice. {question} Be sure.")
-    before = service.runtime.pipeline.templates
-    service.runtime.pipeline.templates = before | {Task.CHAT: told}
-    try:
-        body = chat(
-            user(text_part("first"), image_part(png())),
-            {"role": "assistant", "content": "a car"},
-            {"role": "user", "content": "and {now}?"},
-        )
-        response = service.client.post(PATH, json=body)
-        silent = service.client.post(PATH, json=chat(user(image_part(png()), text_part("  "))))
-        unasked = forwarded(upstream)
-        service.client.post(PATH, json=chat({"role": "user", "content": "no image"}))
-    finally:
-        service.runtime.pipeline.templates = before
-    contents = [m["content"] for m in json.loads(upstream.bodies[0])["messages"]]
-    assert contents[0][0]["text"] == "first"
-    assert contents[2] == "Look twice. and {now}? Be sure."
-    assert unasked["messages"][0]["content"][1]["text"] == "  "
-    assert forwarded(upstream)["messages"][0]["content"] == "no image"
-    name = {"name": "calm", "version": "2"}
-    assert response.json()["codefend"]["images"][0]["defense"]["prompt_template"] == name
-    assert silent.json()["codefend"]["images"][0]["defense"]["prompt_template"] is None
 
 
 def test_shadow_mode_forwards_the_originals_and_shows_what_would_have_been(service, upstream):

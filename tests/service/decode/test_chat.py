@@ -14,9 +14,10 @@ from codefend.service.errors import RequestRefused
 from codefend.service.forward.completion import ChatBody
 from codefend.service.protocols.chat import CHAT_COMPLETIONS
 from codefend.service.protocols.fields import FieldRules
+from codefend.service.protocols.prompting import Prompt
 
 LIMITS = ChatLimits(max_images=3, max_answer_tokens=100, max_choices=4)
-PLAIN = Template("plain", "1", "{question}")
+PLAIN = Prompt(Template("plain", "1", "{question}"))
 RULES = FieldRules()
 URL = "data:image/png;base64," + base64.b64encode(b"image").decode()
 IMAGE = {"type": "image_url", "image_url": {"url": URL}}

@@ -13,9 +13,10 @@ from codefend.service.forward.completion import ChatBody
 from codefend.service.policy import TextImages
 from codefend.service.protocols.chat import CHAT_COMPLETIONS
 from codefend.service.protocols.fields import FieldRules
+from codefend.service.protocols.prompting import Prompt
 
 LIMITS = ChatLimits(max_images=3, max_answer_tokens=100, max_choices=4)
-PLAIN = Template("plain", "1", "{question}")
+PLAIN = Prompt(Template("plain", "1", "{question}"))
 PIC = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(range(120))).decode()
 URL = f"data:image/png;base64,{PIC}"
 REMOTE = "https://pictures.example/a.png"

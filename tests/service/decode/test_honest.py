@@ -10,10 +10,11 @@ from codefend.service.decode.chat import ChatLimits, open_chat
 from codefend.service.forward.completion import ChatBody
 from codefend.service.protocols.chat import CHAT_COMPLETIONS
 from codefend.service.protocols.fields import FieldRules
+from codefend.service.protocols.prompting import Prompt
 from tests.service.test_chat import PATH
 
 LIMITS = ChatLimits(max_images=32, max_answer_tokens=8192, max_choices=8)
-PLAIN = Template("plain", "1", "{question}")
+PLAIN = Prompt(Template("plain", "1", "{question}"))
 RECORDED = {
     path.stem: json.loads(path.read_text())
     for path in sorted(Path(__file__).with_name("honest_bodies").glob("*.json"))

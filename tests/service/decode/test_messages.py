@@ -18,11 +18,11 @@ from codefend.service.protocols.chat import CHAT_COMPLETIONS
 from codefend.service.protocols.fields import MEDIA_FIELDS, FieldKind, FieldRules
 from codefend.service.protocols.messages import MESSAGES
 from codefend.service.protocols.messages_table import MESSAGES_TABLE
+from codefend.service.protocols.prompting import Prompt
 from tests.service.decode.test_table import all_places, lacking
 
 LIMITS = ChatLimits(max_images=4, max_answer_tokens=100, max_choices=1)
-PLAIN = Template("plain", "1", "{question}")
-ASKING = Template("asking", "1", "<{question}>")
+PLAIN = Prompt(Template("plain", "1", "{question}"))
 PIC = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(range(120))).decode()
 PURIFIED = base64.b64encode(b"purified").decode()
 URL = f"data:image/png;base64,{PIC}"
@@ -411,12 +411,6 @@ def test_notes_that_langchain_leaves_on_a_part_pass(protocol, block):
     document = {"model": "m", "messages": [assistant(block)]}
     opened = open_chat(json.dumps(document).encode(), protocol, LIMITS, PLAIN, FieldRules())
     assert json.loads(opened.fragments[0]) == document
-
-
-def test_the_last_question_takes_the_template_and_a_tools_answer_is_none():
-    messages = [user(TEXT), assistant(TEXT), user(TEXT, IMAGE), assistant(TEXT), user(result(TEXT))]
-    got = forwarded(ask(*messages), ASKING)
-    assert [m["content"][0].get("text") for m in got["messages"]] == ["x", "x", "<x>", "x", None]
 
 
 @pytest.mark.parametrize(("sent", "asked"), [(50, 50), (32_000, 100), (-1, None)])

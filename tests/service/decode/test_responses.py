@@ -13,6 +13,7 @@ from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import Chat, ChatLimits, open_chat
 from codefend.service.errors import CodefendError
 from codefend.service.protocols.fields import Choice, FieldKind, FieldRules
+from codefend.service.protocols.prompting import Prompt
 from codefend.service.protocols.responses import RESPONSES
 from tests.service.decode.test_table import all_places, hints_of, lacking, object_types
 from tests.service.pictures import png
@@ -54,7 +55,7 @@ CLOSED_PARTS = {"input_file", "container_auto", "container_reference", "mcp", *C
 def opened(*, allowed=(), **fields):
     """The request in parts."""
     body = json.dumps({"model": "m", "input": "hi", **fields}).encode()
-    template = Template("plain", "1", "T: {question}")
+    template = Prompt(Template("plain", "1", "T: {question}"))
     return open_chat(body, RESPONSES, LIMITS, template, FieldRules(allowed=allowed))
 
 
@@ -152,12 +153,6 @@ def test_an_image_is_taken_out_of_every_place(place):
 def test_instructions_may_be_items_with_images():
     chat = opened(instructions=[{"role": "system", "content": [IMAGE]}])
     assert [image.param for image in chat.images] == ["instructions[0].content[0].image_url"]
-
-
-def test_the_template_goes_around_the_last_text_of_the_user():
-    items = [{"role": "user", "content": [TEXT, IMAGE]}, {"type": "reasoning", "summary": []}]
-    assert document_of(opened(input=items))["input"][0]["content"][0]["text"] == "T: what is it?"
-    assert document_of(opened())["input"] == "hi"
 
 
 PASSING = {
