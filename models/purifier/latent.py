@@ -130,7 +130,7 @@ class LatentPurificationPipeline(Purifier):
         prompt = self.empty_prompt(images.shape[0]).to(images.dtype)
         latents = run(encode, self.vae, images).to(images.dtype)
         for level, noise in zip(levels, noises, strict=True):
-            timesteps = timesteps_of(self.scheduler, level, 1)
+            timesteps = timesteps_of(self.scheduler, level, 1, latents.device)
             noisy = add_noise(self.scheduler, latents, timesteps, noise)
             latents = run(predict_clean, self.unet, self.scheduler, noisy, timesteps, prompt)
         return run(decode, self.vae, latents)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
-from torch import Tensor, full, long
+from torch import Tensor
 
 __all__ = [
     "Autoencoder",
@@ -42,17 +43,22 @@ def decode(autoencoder: Autoencoder, latents: Tensor) -> Tensor:
     return images
 
 
-def timesteps_of(scheduler: DDPMScheduler, noise_level: float | Tensor, num_images: int) -> Tensor:
+def timesteps_of(
+    scheduler: DDPMScheduler,
+    noise_level: float | Tensor,
+    num_images: int,
+    device: torch.device | None = None,
+) -> Tensor:
     """(B,) int64: the timesteps at ``noise_level``, a share of the schedule in (0, 1].
 
     It is t* as DiffPure counts it (Nie et al. 2022, section 3.1): OSCP's t* = 200 of Stable
-    Diffusion's 1,000 is 0.2.
+    Diffusion's 1,000 is 0.2. Those of a tensor lie where it does, those of a number on ``device``.
     """
     num_timesteps = int(scheduler.config.num_train_timesteps)
     if isinstance(noise_level, Tensor):
         return (noise_level * num_timesteps).round().long().sub(1).clamp(0, num_timesteps - 1)
     index = min(max(round(noise_level * num_timesteps) - 1, 0), num_timesteps - 1)
-    return full((num_images,), index, dtype=long)
+    return torch.full((num_images,), index, dtype=torch.long, device=device)
 
 
 def add_noise(
@@ -125,5 +131,7 @@ def _rates(scheduler: DDPMScheduler, timesteps: Tensor, like: Tensor) -> tuple[T
     The difference is taken in single precision: in half, it is wrong by 7 % where there is
     little noise.
     """
-    kept = scheduler.alphas_cumprod.to(like.device)[timesteps.to(like.device)].view(-1, 1, 1, 1)
+    # Kept where it is needed, as diffusers' own schedulers do: nothing waits for a copy again.
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(like.device)
+    kept = scheduler.alphas_cumprod[timesteps.to(like.device)].view(-1, 1, 1, 1)
     return kept.sqrt().to(like.dtype), (1 - kept).sqrt().to(like.dtype)

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from codefend.models.converted import Compiled, converted
 from codefend.models.purifier.denoiser import denoise
 from codefend.models.purifier.graph import PurifierGraph
 from codefend.models.purifier.latent import LatentPurificationPipeline
+from codefend.models.purifier.latent_network import build_tiny_autoencoder
 from codefend.models.purifier.loading import load_purifier
 from codefend.models.purifier.pipeline import PurificationPipeline
 from codefend.service.settings import Settings
@@ -139,3 +142,67 @@ def test_one_level_for_all_is_one_level_an_image():
     noisy = torch.rand(3, 3, 64, 64)
     each = denoise(network, noisy, torch.full((3,), 0.05))
     assert torch.allclose(denoise(network, noisy, 0.05), each, atol=1e-6)
+
+
+class OnTheDeviceAlone(TorchDispatchMode):
+    """Refuses what a captured graph cannot do: draw, wait for the device, or touch the host.
+
+    The device `meta` stands for a GPU: a tensor on any other is the host's.
+    """
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if torch.is_tensor(leaf)]
+        assert {tensor.device.type for tensor in tensors} <= {"meta"}, func
+        assert torch.Tag.nondeterministic_seeded not in func.tags, func
+        assert torch.Tag.data_dependent_output not in func.tags, func
+        return out
+
+
+def tiny_latent_with_a_tiny_autoencoder():
+    pipeline = tiny_latent()
+    pipeline.register_modules(vae=build_tiny_autoencoder(latent_channels=4, num_halvings=1))
+    return pipeline
+
+
+def latent_that_predicts_velocity():
+    pipeline = tiny_latent()
+    pipeline.scheduler.register_to_config(prediction_type="v_prediction")
+    return pipeline
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        tiny_pixel,
+        tiny_pixel_in_three_steps,
+        tiny_latent,
+        tiny_latent_with_a_tiny_autoencoder,
+        latent_that_predicts_velocity,
+        shipped,
+    ],
+)
+def test_a_graph_can_be_captured(make):
+    graph = PurifierGraph(make()).to("meta")
+    pixels = torch.zeros((2, 64, 128, 3), dtype=torch.uint8, device="meta")
+    noise = torch.zeros((len(graph._levels), *graph.purifier.noise_shape(2, 64, 128))).to("meta")
+    with torch.no_grad():
+        graph(pixels, noise)  # warms up: what the schedule needs comes to the device
+        with OnTheDeviceAlone():
+            purified, total = graph(pixels, noise)
+    assert purified.shape == pixels.shape
+    assert total.device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    "forbidden",
+    [
+        lambda x: x + torch.zeros(2).to("meta"),
+        torch.randn_like,
+        lambda x: torch.nn.functional.dropout(x, 0.5),
+        lambda x: bool(torch.isfinite(x).all()),
+    ],
+)
+def test_what_cannot_be_captured_is_noticed(forbidden):
+    with pytest.raises((AssertionError, RuntimeError)), torch.no_grad(), OnTheDeviceAlone():
+        forbidden(torch.zeros(2, device="meta"))
