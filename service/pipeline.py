@@ -17,7 +17,7 @@
 3. **queue** (`queueing/`). Images wait for a batch, each caller in turn: 429 Overloaded.
 4. **purify** (`purify/`). A worker per device purifies a batch: 503 PurificationFailed or
    PoisonousImage, and 400 ImageFlagged where the policy refuses what looks attacked.
-5. **encode** (`encode/`). The image that the model gets becomes a PNG: 503 Unavailable.
+5. **encode** (`encode/`). The image that the model gets becomes a file: 503 Unavailable.
 6. **forward** (`forward/`). The model is asked: UpstreamError and its kind (502, 503, 504; what it
    refuses of a chat: 400, 404, 413, 422; 429 UpstreamBusy).
 7. **respond** (`respond.py`). The answer, and what the defence did, go to the client. A request
@@ -305,14 +305,16 @@ class Pipeline:
         which, reason = choose_picture(
             policy.mode, policy.on_purify_failure, was_purified=was_purified
         )
-        forwarded = await as_url(self.shield, context, picture, which)
+        image_format = self.settings.forward_format
+        write = partial(as_url, self.shield, context, picture, image_format=image_format)
+        forwarded = await write(which)
         size = (picture.width, picture.height) if isinstance(picture, DecodedImage) else None
         engine = self.shield.facts if purified is None else purified.engine
         if reason is None:
             return Shielded(forwarded, forwarded, engine, purified, bypassed=False, size=size)
         self._note_bypass(context, picture.facts, reason)
         shows = was_purified and is_shown
-        shown = await as_url(self.shield, context, picture, Picture.PURIFIED) if shows else None
+        shown = await write(Picture.PURIFIED) if shows else None
         return Shielded(forwarded, shown, engine, purified, bypassed=True, size=size)
 
     def _note_bypass(self, context: RequestContext, facts: dict[str, Any], reason: str) -> None:

@@ -127,12 +127,16 @@ class Runtime:
 
     def _make_stages(self, settings: Settings) -> ImageStages:
         restarts, pixels = self.metrics.worker_restarts, PixelStore()
-        decode_restarts = restarts.labels("decode").inc
+        decode_restarts, encode_restarts = (
+            restarts.labels(stage).inc for stage in ("decode", "encode")
+        )
         return ImageStages(
             DecodeStage(settings, str(pixels.directory), decode_restarts, self._is_shared),
             self.queue,
             self.workers,
-            EncodeStage(settings.encode_workers, restarts.labels("encode").inc, self._is_shared),
+            EncodeStage(
+                settings.encode_workers, settings.jpeg_quality, encode_restarts, self._is_shared
+            ),
             PurifiedCache(settings.cache_bytes, settings.cache_lifetime_s),
             pixels,
             self.memory,

@@ -52,8 +52,9 @@ class _Fields(BaseModel):
 class PurifyFields(_Fields):
     """What /v1/purify takes beside the image."""
 
-    output_format: ImageFormat = Field(
-        ImageFormat.PNG, description="PNG and WebP keep every pixel; JPEG has quality 95."
+    output_format: ImageFormat | None = Field(
+        None,
+        description="As the model gets it, where none is named; PNG and WebP keep every pixel.",
     )
 
 

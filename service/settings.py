@@ -7,6 +7,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from codefend.models.codec import JPEG_QUALITY, ImageFormat
 from codefend.models.prompts.templates import SHIPPED_TEMPLATES, read_templates
 from codefend.service.credentials import (
     check_key,
@@ -159,6 +160,19 @@ class Settings(BaseSettings):
         1536 * MEBIBYTE, ge=256 * MEBIBYTE, description="Address space of a process that decodes."
     )
     decode_cpu_s: int = Field(20, ge=1, description="Processor time to decode one image.")
+
+    forward_format: ImageFormat = Field(
+        ImageFormat.PNG,
+        description="File that the model gets of a purified image, and clients who name none: png "
+        "and webp keep every pixel, jpeg is smaller.",
+    )
+    jpeg_quality: int = Field(
+        JPEG_QUALITY,
+        ge=1,
+        le=100,
+        description="Quality of JPEGs that are written, on libjpeg's scale; from 90 on colours "
+        "keep their resolution.",
+    )
 
     # queue
     max_queue: int = Field(64, ge=1, description="Images that wait for the purifier; more get 429.")

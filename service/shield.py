@@ -175,17 +175,24 @@ class PassThrough:
         raise PurificationOff
 
 
-async def as_url(shield: Shield, context: RequestContext, picture: Incoming, which: Picture) -> str:
+async def as_url(
+    shield: Shield,
+    context: RequestContext,
+    picture: Incoming,
+    which: Picture,
+    image_format: ImageFormat,
+) -> str:
     """What the model gets of an image, as a `data:` URL: what was sent as it was sent.
+
+    Purified pictures are written in `image_format`; of others every pixel is kept.
 
     Raises:
         RequestRefused: What was sent is of no format that is taken; the error names its place.
         Unavailable: No process could encode it.
     """
     if isinstance(picture, DecodedImage):
-        # Lossless: a lossy codec would add an alteration that no evaluation has scored.
-        encoded = await shield.encode(context, picture, which, ImageFormat.PNG)
-        return data_url(encoded, ImageFormat.PNG)
+        written = image_format if which is Picture.PURIFIED else ImageFormat.PNG
+        return data_url(await shield.encode(context, picture, which, written), written)
     with context.timings.stage(Stage.DECODE), naming_place(picture.param):
         sent = await identify(picture.file)
     picture.facts.update(sent.facts)

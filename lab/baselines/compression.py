@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from codefend.lab.baselines.defence import Defence, straight_through, with_gradient_of
+from codefend.models.codec import ImageFormat, chroma_subsampling, encode_image
 from codefend.models.quantise import dequantise, quantise
 
 __all__ = [
@@ -28,7 +29,7 @@ __all__ = [
 
 
 def jpeg(quality: int) -> Defence:
-    """Encodes as JPEG and decodes again.
+    """Encodes as the service does where it forwards JPEGs, and decodes again.
 
     Args:
         quality: Pillow's scale, 1 to 95.
@@ -71,9 +72,8 @@ def bit_depth(bits: int) -> Defence:
 
 
 def _jpeg(quality: int, pixels: np.ndarray) -> np.ndarray:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="JPEG", quality=quality)
-    with Image.open(buffer) as image:
+    encoded = encode_image(pixels, ImageFormat.JPEG, quality)
+    with Image.open(io.BytesIO(encoded)) as image:
         return np.asarray(image)
 
 
@@ -96,7 +96,7 @@ _TO_YCBCR = torch.tensor(
 
 
 def smooth_jpeg(images: Tensor, quality: int) -> Tensor:
-    """Encodes and decodes approximately, differentiably: 4:2:0, as Pillow does by default.
+    """Encodes and decodes approximately, differentiably, with the colours that `jpeg` keeps.
 
     Rounding is x -> round(x) + (x - round(x))^3 (their equation 2), whose slope is that of neither
     the identity nor the staircase: small where a coefficient sits on a level, largest between two.
@@ -109,14 +109,16 @@ def smooth_jpeg(images: Tensor, quality: int) -> Tensor:
         The same shape, in [0, 1].
     """
     height, width = images.shape[-2:]
-    padding = (0, -width % (2 * _BLOCK), 0, -height % (2 * _BLOCK))
+    # Pixels a sample of colour, in each direction.
+    apart = 1 if chroma_subsampling(quality) == "4:4:4" else 2
+    padding = (0, -width % (apart * _BLOCK), 0, -height % (apart * _BLOCK))
     padded = F.pad(images * 255.0, padding, mode="replicate")
     to_ycbcr = _TO_YCBCR.to(padded)
     planes = torch.einsum("ij,bjhw->bihw", to_ycbcr, padded)
     luminance, chrominance = _tables(quality)
     bright = _quantise_plane(planes[:, :1] - 128.0, luminance) + 128.0
-    colour = _quantise_plane(F.avg_pool2d(planes[:, 1:], 2), chrominance)
-    colour = F.interpolate(colour, scale_factor=2, mode="bilinear", align_corners=False)
+    colour = _quantise_plane(F.avg_pool2d(planes[:, 1:], apart), chrominance)
+    colour = F.interpolate(colour, scale_factor=apart, mode="bilinear", align_corners=False)
     decoded = torch.einsum(
         "ij,bjhw->bihw", torch.linalg.inv(to_ycbcr), torch.cat([bright, colour], dim=1)
     )

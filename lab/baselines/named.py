@@ -28,7 +28,8 @@ def defence_named(text: str, networks: Mapping[str, tuple[Purifier, str]]) -> De
 
     Args:
         text: ``none``, or parts joined by ``+``: a baseline and its setting (``jpeg:30``), or a
-            network and its noise level (``purifier:0.05``; as served without one).
+            network, its noise level and its steps (``purifier:0.05``, ``base:0.1x4``; as served
+            where they are left out).
         networks: purifiers and the hashes of their weights, by name.
 
     Raises:
@@ -45,8 +46,14 @@ def _part(word: str, networks: Mapping[str, tuple[Purifier, str]]) -> Defence:
     try:
         if name in networks:
             pipeline, sha256 = networks[name]
-            level = float(setting) if setting else None
-            return purifying(name, pipeline, sha256, noise_level=level)
+            level, _, steps = setting.partition("x")
+            return purifying(
+                name,
+                pipeline,
+                sha256,
+                noise_level=float(level) if level else None,
+                num_steps=int(steps) if steps else None,
+            )
         if name in _MAKERS and setting:
             return _MAKERS[name](float(setting))
     except ValueError as error:

@@ -160,9 +160,11 @@ def _curve_rows(uploader: Uploader, assessor: Assessor) -> list[Row]:
 
 
 def _gradients(condition: Condition, settings: TierSettings) -> list[str]:
-    """The settings' that the defence has; all that it has where a step costs a single draw."""
-    wanted = settings.gradients if condition.defence.is_random else NEAREST_FIRST
-    return [gradient for gradient in wanted if gradient in condition.defence.gradient_paths]
+    """The settings' that the defence has; all where it has none of them, or draws no noise."""
+    own = [gradient for gradient in NEAREST_FIRST if gradient in condition.defence.gradient_paths]
+    if not condition.defence.is_random:
+        return own
+    return [gradient for gradient in settings.gradients if gradient in own] or own
 
 
 def _focused_gradients(condition: Condition, settings: TierSettings) -> list[str]:

@@ -1,25 +1,21 @@
-"""`codefend-lab trade-off`: what noise, steps and parts of the training cost and buy.
+"""`codefend-lab trade-off`: what noise, steps, codecs and parts of the training cost and buy.
 
-The points of the curve are purifiers, each at several noise levels and numbers of steps.
+The points of the curve are purifiers, each at several noise levels and numbers of steps, with a
+codec or filter behind it or none.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import numpy as np
-import torch
 import typer
 from pydantic import Field
 
 from codefend.lab.attacks.interface import Tier
-from codefend.lab.baselines.defence import NO_DEFENCE, Defence
-from codefend.lab.baselines.grid import settings_named
-from codefend.lab.baselines.purifiers import load_purifier, purifying
+from codefend.lab.baselines.defence import NO_DEFENCE
+from codefend.lab.baselines.purifiers import load_purifier
 from codefend.lab.errors import LabError
 from codefend.lab.evaluate.assess import Assessor
 from codefend.lab.evaluate.context import (
@@ -35,22 +31,29 @@ from codefend.lab.evaluate.outcomes import Condition
 from codefend.lab.evaluate.scores import worst
 from codefend.lab.evaluate.tiers import white_box_rows
 from codefend.lab.evaluate.uploads import Uploader, union_threat
-from codefend.lab.experiments.report import Row, Threat, cell, rows_under, write_report
-from codefend.lab.experiments.statistics import Estimate
+from codefend.lab.experiments.report import Row, cell, write_report
 from codefend.lab.experiments.table import Table
-from codefend.lab.labels import OURS, UNION
+from codefend.lab.fidelity.samples import photo_samples
+from codefend.lab.plots.pareto import draw_pareto
 from codefend.lab.plots.style import save_small
 from codefend.lab.plots.tradeoff import Curve, Spot, draw_tradeoff
 from codefend.lab.progress import progress
+from codefend.lab.tradeoff.costs import (
+    PHOTO,
+    TIME_METRIC,
+    cost_panels,
+    find_row,
+    front_notes,
+    photo_rows,
+    timing_rows,
+)
+from codefend.lab.tradeoff.points import SERVED, Point, points_of
 from codefend.lab.world.compose import World
 from codefend.models.manifest import WEIGHTS_DIRECTORY
 from codefend.models.purifier.purifier import Purifier
 
-__all__ = ["Point", "TradeOff", "points_of"]
+__all__ = ["TradeOff"]
 
-SIDE_PX = 512
-TIME_METRIC = f"milliseconds_{SIDE_PX}px"
-NUM_WARM_UP = 2
 _TIERS = (Tier.CLEAN, Tier.OBLIVIOUS, Tier.WHITE_BOX)
 
 _HEADS = (
@@ -58,15 +61,15 @@ _HEADS = (
     "noise level",
     "steps",
     "clean, dB",
+    "photos, dB",
     "clean VQA",
     "T0 VQA",
+    "T0, first minus this",
     "T2 VQA",
     "T2, of clean",
     "T2, first minus this",
     "512×512, ms",
 )
-SERVED = OURS[-1]
-"""The first purifier at its own setting; all others are compared with it."""
 
 
 class TradeOff(VictimExperiment):
@@ -93,13 +96,15 @@ class TradeOff(VictimExperiment):
     purifiers: tuple[str, ...] = (f"served={WEIGHTS_DIRECTORY / 'purifier'}",)
     """NAME=DIRECTORY; others are compared with the first."""
     settings: tuple[str, ...] = ()
-    """LEVELxSTEPS of every purifier, beside its own."""
+    """LEVELxSTEPS of every purifier beside its own, or NAME:LEVELxSTEPS; +jpeg:75 stands behind."""
     surrogate: Path = WEIGHTS_DIRECTORY / "base"
     """The purifier of T1's attacker."""
     num_scenes: int = Field(64, ge=1)
     """Scenes, clean and under T0."""
-    white_box_scenes: int = Field(16, ge=1)
-    """Scenes of T2, the first of them."""
+    white_box_scenes: int = Field(16, ge=0)
+    """Scenes of T2, the first of them; 0 leaves T2 out."""
+    with_photos: bool = False
+    """Whether the test photos, which nobody attacks, are purified, too."""
     split: Literal["validation", "test"] = "validation"
     """Which scenes: test ones for reports, validation ones for decisions."""
     adaptive: TierSettings = TierSettings()
@@ -109,27 +114,33 @@ class TradeOff(VictimExperiment):
     def run(self) -> None:
         """Makes whatever the folder lacks, and writes the report."""
         pipelines = self._pipelines()
-        points = points_of(pipelines, settings_named(",".join(self.settings), "--settings"))
+        points = points_of(pipelines, self.settings)
         asked, attacker = self.load(self.victim)
         seed = self.oblivious.seed
-        num = {Tier.TRANSFER: self.white_box_scenes, Tier.WHITE_BOX: self.white_box_scenes}
+        num = self.white_box_scenes or 1
+        world = World(self.world)
         context = EvalContext(
             victim=asked,
             attacker=attacker,
             # Those that settings are chosen on in an evaluation of the same seed.
-            scenes=world_scenes(World(self.world), self.split, self.num_scenes, seed=seed + 1),
+            scenes=world_scenes(world, self.split, self.num_scenes, seed=seed + 1),
             conditions=[Condition("none", NO_DEFENCE), *(point.condition for point in points)],
             oblivious=self.oblivious,
-            tiers=self.adaptive.replace(num_scenes=num),
+            tiers=self.adaptive.replace(num_scenes={Tier.TRANSFER: num, Tier.WHITE_BOX: num}),
             surrogate=Surrogate.load(self.surrogate, self.device)[0],
             out=self.out,
         )
         times = timing_rows(points, num_rounds=self.rounds, device=self.device)
-        rows = [*times, *tradeoff_rows(context)]
+        rows = [*times, *tradeoff_rows(context, with_white_box=self.white_box_scenes > 0)]
+        if self.with_photos:
+            rows += photo_rows(points, photo_samples(world), seed=seed)
         weights = {name: sha256 for name, (_, sha256) in pipelines.items()}
         meta = self.meta({asked.name: asked.sha256, **weights}, self.split)
-        sections = [tradeoff_table(rows, points), _notes(context)]
+        notes = _notes(context, with_white_box=self.white_box_scenes > 0)
+        sections = [tradeoff_table(rows, points), front_notes(rows, points), notes]
         typer.echo(write_report(self.out, meta, rows, sections))
+        if self.with_photos:
+            save_small(draw_pareto(cost_panels(rows, points)), self.out / "pareto.png")
         save_small(draw_tradeoff(curves_of(rows, points)), self.out / "trade-off.png")
 
     def _pipelines(self) -> dict[str, tuple[Purifier, str]]:
@@ -142,68 +153,33 @@ class TradeOff(VictimExperiment):
         return found
 
 
-def _notes(context: EvalContext) -> str:
+def _notes(context: EvalContext, *, with_white_box: bool) -> str:
     plan, oblivious = context.tiers, context.oblivious
-    num = plan.num_scenes[Tier.WHITE_BOX]
-    return (
-        f"{len(context.scenes)} scenes, {num} of them in T2; radius {oblivious.epsilon}/255; "
-        f"{oblivious.seeds} seeds of noise. T0 is the worst of {oblivious.attack} on "
-        f"{' and '.join(oblivious.goals)}, {oblivious.steps} steps, answer by answer. T2 is the "
-        f"worst of T0, of T1 and of {oblivious.attack} on {' and '.join(plan.goals)} through the "
-        f"point itself, {plan.steps} steps, {plan.num_draws_network} draws, by every gradient of "
-        f"{', '.join(plan.gradients)}, and of {plan.num_focused} rounds at the answers left. The "
-        "lead is in points, paired by scene; where it is positive the first point withstands "
-        "more. Brackets are 95 % intervals, of times the 5 % and 95 % quantiles."
+    notes = (
+        f"{len(context.scenes)} scenes; radius {oblivious.epsilon}/255; {oblivious.seeds} seeds of "
+        f"noise. T0 is the worst of {oblivious.attack} on {' and '.join(oblivious.goals)}, "
+        f"{oblivious.steps} steps, answer by answer. A lead is in points, paired by scene; where "
+        "it is positive the first point withstands more. Brackets are 95 % intervals, of times "
+        "the 5 % and 95 % quantiles."
+    )
+    if not with_white_box:
+        return notes
+    return notes + (
+        f" T2, on {plan.num_scenes[Tier.WHITE_BOX]} of the scenes, is the worst of T0, of T1 and "
+        f"of {oblivious.attack} on {' and '.join(plan.goals)} through the point itself, "
+        f"{plan.steps} steps, {plan.num_draws_network} draws, by every gradient of "
+        f"{', '.join(plan.gradients)}, and of {plan.num_focused} rounds at the answers left."
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One purifier at one setting.
-
-    Attributes:
-        condition: the defence, under the name that rows carry.
-        purifier: whose weights.
-        noise_level: how much noise, on the scale of its kind.
-        num_steps: denoising steps.
-    """
-
-    condition: Condition
-    purifier: str
-    noise_level: float
-    num_steps: int
-
-
-def points_of(
-    purifiers: Mapping[str, tuple[Purifier, str]],
-    settings: Sequence[tuple[float, int]],
-) -> list[Point]:
-    """Every purifier at its own setting, then at every other, none twice.
-
-    Args:
-        purifiers: name to pipeline and hash of its weights.
-        settings: noise level in (0, 1] and number of steps, at least 1.
-
-    Returns:
-        The points; the first is named ``purifier``, the others by purifier, level and steps.
-    """
-    points: list[Point] = []
-    for name, (pipeline, sha256) in purifiers.items():
-        own = (float(pipeline.config.noise_level), int(pipeline.config.num_steps))
-        for level, steps in dict.fromkeys([own, *settings]):
-            label = f"{name}@{level:g}x{steps}" if points else SERVED
-            defence = purifying(label, pipeline, sha256, noise_level=level, num_steps=steps)
-            points.append(Point(Condition(label, defence), name, level, steps))
-    return points
-
-
-def tradeoff_rows(context: EvalContext) -> list[Row]:
+def tradeoff_rows(context: EvalContext, *, with_white_box: bool) -> list[Row]:
     """Every point clean and under T0 on all scenes, then under T2 on as many as its settings say.
 
     The first point is named as ours, so that its rows hold its lead over every other.
 
     Args:
         context: its conditions are the points, after `none`.
+        with_white_box: whether T2 is tried at all.
     """
     uploader, assessor = Uploader(context), Assessor.of(context)
     clean = uploader.clean(len(context.scenes))
@@ -214,71 +190,41 @@ def tradeoff_rows(context: EvalContext) -> list[Row]:
         rows += assessor.rows(condition, clean.threat, assessor.scores(condition, clean))
         unions[condition.name] = worst([assessor.scores(condition, each) for each in attacked])
     rows += assessor.all_rows(union_threat(attacked, Tier.OBLIVIOUS), unions)
-    return rows + white_box_rows(uploader, assessor)
-
-
-def timing_rows(points: Sequence[Point], *, num_rounds: int, device: str) -> list[Row]:
-    """The median of each point, between its 5 % and 95 % quantiles.
-
-    The points take turns in every round, so that what else the machine does falls on all alike.
-
-    Args:
-        points: what is timed.
-        num_rounds: how often each of them, after the warm-up.
-        device: torch device of the image.
-    """
-    noise = torch.Generator().manual_seed(0)
-    image = torch.rand((1, 3, SIDE_PX, SIDE_PX), generator=noise).to(device)
-    times = np.array(
-        [
-            [_milliseconds(point.condition.defence, image, noise) for point in points]
-            for _ in range(NUM_WARM_UP + num_rounds)
-        ]
-    )[NUM_WARM_UP:]
-    low, middle, high = np.quantile(times, [0.05, 0.5, 0.95], axis=0)
-    rows: list[Row] = []
-    for index, point in enumerate(points):
-        figure = Estimate(float(middle[index]), float(low[index]), float(high[index]), num_rounds)
-        rows += rows_under(
-            Threat(tier=Tier.CLEAN, attack="none"),
-            [(None, TIME_METRIC, figure)],
-            defence=point.condition.name,
-            victim="none",
-            seeds=1,
-        )
-    return rows
-
-
-def _milliseconds(defence: Defence, image: torch.Tensor, noise: torch.Generator) -> float:
-    started_s = time.perf_counter()
-    with torch.no_grad():
-        defence.apply(image, noise).cpu()
-    return 1000 * (time.perf_counter() - started_s)
+    return rows + (white_box_rows(uploader, assessor) if with_white_box else [])
 
 
 def tradeoff_table(rows: Sequence[Row], points: Sequence[Point]) -> str:
-    """Markdown; the first point, in bold, is what the others are compared with."""
+    """Markdown; the first point, in bold, is what the others are compared with.
+
+    Columns that nothing was measured for are left out.
+    """
     lines = []
     for point in points:
-        cells = [*_setting(point), *_figures(rows, point.condition.name)]
+        cells = [_named(point), f"{point.noise_level:g}", str(point.num_steps)]
         if point is points[0]:
-            cells[:3] = [f"**{text}**" for text in cells[:3]]
-        lines.append(cells)
-    return Table(_HEADS, lines).markdown()
+            cells = [f"**{text}**" for text in cells]
+        lines.append([*cells, *_figures(rows, point.condition.name)])
+    kept = [n for n in range(len(_HEADS)) if any(line[n] for line in lines)]
+    return Table([_HEADS[n] for n in kept], [[line[n] for n in kept] for line in lines]).markdown()
 
 
-def _setting(point: Point) -> list[str]:
-    return [point.purifier, f"{point.noise_level:g}", str(point.num_steps)]
+def _named(point: Point) -> str:
+    return f"{point.purifier}, then {point.behind}" if point.behind else point.purifier
 
 
 def _figures(rows: Sequence[Row], name: str) -> list[str]:
-    time = _find(rows, name, Tier.CLEAN, TIME_METRIC)
-    lead = _find(rows, SERVED, Tier.WHITE_BOX, f"accuracy_lead:{name}")
+    time = find_row(rows, name, Tier.CLEAN, TIME_METRIC)
+    clean, t0, t2 = (find_row(rows, name, tier, "accuracy") for tier in _TIERS)
+    leads = [find_row(rows, SERVED, tier, f"accuracy_lead:{name}") for tier in _TIERS[1:]]
     return [
-        cell(_find(rows, name, Tier.CLEAN, "psnr_db")),
-        *(cell(_find(rows, name, tier, "accuracy")) for tier in _TIERS),
-        cell(_find(rows, name, Tier.WHITE_BOX, "accuracy_of_clean")),
-        cell(lead),
+        cell(find_row(rows, name, Tier.CLEAN, "psnr_db")),
+        cell(find_row(rows, name, Tier.CLEAN, "psnr_db", task=PHOTO)),
+        cell(clean),
+        cell(t0),
+        cell(leads[0]),
+        cell(t2),
+        cell(find_row(rows, name, Tier.WHITE_BOX, "accuracy_of_clean")),
+        cell(leads[1]),
         f"{time.value:.0f} [{time.low:.0f}, {time.high:.0f}]" if time else "",
     ]
 
@@ -287,24 +233,16 @@ def curves_of(rows: Sequence[Row], points: Sequence[Point]) -> list[Curve]:
     """Accuracy against the fidelity of clean images, a curve for each tier, purifier and steps."""
     curves: list[Curve] = []
     for tier in _TIERS[1:]:
-        for purifier, num_steps in dict.fromkeys((p.purifier, p.num_steps) for p in points):
+        for family, num_steps in dict.fromkeys((p.family, p.num_steps) for p in points):
             found = []
             for point in points:
                 name = point.condition.name
-                decibels = _find(rows, name, Tier.CLEAN, "psnr_db")
-                accuracy = _find(rows, name, tier, "accuracy")
-                if (point.purifier, point.num_steps) == (purifier, num_steps) and (
+                decibels = find_row(rows, name, Tier.CLEAN, "psnr_db")
+                accuracy = find_row(rows, name, tier, "accuracy")
+                if (point.family, point.num_steps) == (family, num_steps) and (
                     decibels and accuracy
                 ):
                     spread = (accuracy.value, accuracy.low, accuracy.high)
                     found.append(Spot(f"{point.noise_level:g}", decibels.value, *spread))
-            curves.append(Curve(tier, purifier, num_steps, found))
+            curves.append(Curve(tier, family, num_steps, found))
     return curves
-
-
-def _find(rows: Sequence[Row], defence: str, tier: Tier, metric: str) -> Row | None:
-    attack = "none" if tier is Tier.CLEAN else UNION
-    wanted = (defence, tier, attack, metric)
-    return next(
-        (row for row in rows if (row.defence, row.tier, row.attack, row.metric) == wanted), None
-    )

@@ -23,6 +23,7 @@ class EncodeStage:
     def __init__(
         self,
         num_processes: int,
+        jpeg_quality: int,
         on_restart: Callable[[], None],
         is_shared: Callable[[], bool],
     ) -> None:
@@ -30,11 +31,12 @@ class EncodeStage:
 
         Args:
             num_processes: It.
+            jpeg_quality: Of JPEGs, 1 to 100.
             on_restart: Called whenever a process is replaced.
             is_shared: Says whether there is more than one caller who could come.
         """
         self._pool = ChildPool(
-            lambda index: Child(f"encode-{index}", make_encoder, None),
+            lambda index: Child(f"encode-{index}", make_encoder, jpeg_quality),
             num_processes,
             START_TIMEOUT_S,
             on_restart,
@@ -77,16 +79,16 @@ class EncodeStage:
             raise Unavailable from error
 
 
-def make_encoder(_: None) -> tuple[Handler, dict[str, Any]]:
+def make_encoder(jpeg_quality: int) -> tuple[Handler, dict[str, Any]]:
     """Returns the message handler of an encode process: pixels in, an encoded picture out."""
-    return _encode, {}
 
+    def encode(meta: dict[str, Any], _: bytes, __: Ask) -> Message:
+        try:
+            picture = Picture(meta["picture"])
+            pixels = read_pixels(meta["pixels"], picture, meta["height"], meta["width"])
+        except FileNotFoundError:
+            # The client left, and its memory was freed: nobody reads this.
+            return {}, b""
+        return {}, encode_image(pixels, ImageFormat(meta["format"]), jpeg_quality)
 
-def _encode(meta: dict[str, Any], _: bytes, __: Ask) -> Message:
-    try:
-        picture = Picture(meta["picture"])
-        pixels = read_pixels(meta["pixels"], picture, meta["height"], meta["width"])
-    except FileNotFoundError:
-        # The client left, and its memory was freed: nobody reads this.
-        return {}, b""
-    return {}, encode_image(pixels, ImageFormat(meta["format"]))
+    return encode, {}

@@ -95,8 +95,9 @@ async def _purify(
     upload = await pipeline.decode(context, request.headers.get("content-type", ""), body)
     try:
         fields = _parse_fields(PurifyFields, {**request.query_params, **upload.fields})
-        raw_format = _raw_format(request.headers.get("accept", ""), fields.output_format)
-        image_format = raw_format or fields.output_format
+        image_format = fields.output_format or pipeline.settings.forward_format
+        raw_format = _raw_format(request.headers.get("accept", ""), image_format)
+        image_format = raw_format or image_format
         purified = await pipeline.purify(context, upload)
         encoded = await pipeline.shield.encode(context, upload, Picture.PURIFIED, image_format)
     finally:

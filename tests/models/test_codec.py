@@ -3,9 +3,9 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
-from codefend.models.codec import ImageFormat, data_url, encode_image
+from codefend.models.codec import ImageFormat, chroma_subsampling, data_url, encode_image
 
 
 @pytest.fixture
@@ -21,6 +21,21 @@ def test_round_trip(pixels, image_format):
     assert picture.format == image_format.name
     difference = np.abs(np.asarray(picture.convert("RGB")).astype(int) - pixels)
     assert difference.max() <= (8 if image_format is ImageFormat.JPEG else 0)
+
+
+@pytest.mark.parametrize(
+    ("quality", "sampling"), [(60, "4:2:0"), (89, "4:2:0"), (90, "4:4:4"), (95, "4:4:4")]
+)
+def test_a_jpeg_keeps_colours_as_its_quality_says(pixels, quality, sampling):
+    picture = Image.open(io.BytesIO(encode_image(pixels, ImageFormat.JPEG, quality)))
+    assert chroma_subsampling(quality) == sampling
+    assert JpegImagePlugin.get_sampling(picture) == {"4:4:4": 0, "4:2:0": 2}[sampling]
+
+
+def test_a_lower_quality_is_a_smaller_file(pixels):
+    sizes = [len(encode_image(pixels, ImageFormat.JPEG, quality)) for quality in (60, 75, 95)]
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) == 3
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1), (3, 5), (257, 300)])

@@ -68,6 +68,8 @@ def test_words_name_defences():
     chain = defence_named("purifier:0.05+jpeg:40", networks)
     assert chain.name == "purifier+jpeg"
     assert chain.setting == f"noise_level=0.05 num_steps=1 weights={'a' * 12} quality=40"
+    steps = defence_named("purifier:0.1x4", networks)
+    assert steps.setting == f"noise_level=0.1 num_steps=4 weights={'a' * 12}"
     assert defence_named("none", {}) is NO_DEFENCE
     assert defence_named("bit_depth:4", {}).setting == "bits=4"
 

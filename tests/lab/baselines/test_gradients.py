@@ -75,6 +75,17 @@ def test_smooth_jpeg_is_nearly_jpeg():
     assert near < 2 / 255
 
 
+@pytest.mark.parametrize(("quality", "is_kept"), [(80, False), (95, True)])
+def test_smooth_jpeg_keeps_the_colours_that_jpeg_keeps(quality, is_kept):
+    """Columns that differ in colour alone: halved, they are one grey."""
+    images = torch.full((1, 3, 32, 32), 0.5)
+    images[:, 0, :, ::2] += 0.299
+    images[:, 1, :, ::2] -= 0.1523
+    for seen in (jpeg(quality).apply(images, seeded()), smooth_jpeg(images, quality)):
+        contrast = (seen[:, 0, :, ::2] - seen[:, 0, :, 1::2]).mean()
+        assert (contrast > 0.2) == is_kept
+
+
 def test_smooth_jpeg_gradient_knows_what_survives():
     """A chequerboard is lost at low quality, a slow ramp is not: so are their slopes."""
     images = torch.rand(1, 3, 32, 32, generator=seeded()) * 0.02 + 0.5
