@@ -45,17 +45,18 @@ def _part(word: str, networks: Mapping[str, tuple[Purifier, str]]) -> Defence:
     known = ", ".join(["none", *networks, *_MAKERS])
     try:
         if name in networks:
-            pipeline, sha256 = networks[name]
-            level, _, steps = setting.partition("x")
-            return purifying(
-                name,
-                pipeline,
-                sha256,
-                noise_level=float(level) if level else None,
-                num_steps=int(steps) if steps else None,
-            )
+            return _network(name, *networks[name], setting)
         if name in _MAKERS and setting:
             return _MAKERS[name](float(setting))
     except ValueError as error:
         raise LabError(f"{word} is no defence: {error}") from error
     raise LabError(f"{word} is no defence; known: {known}; a baseline takes a number, as jpeg:30")
+
+
+def _network(name: str, pipeline: Purifier, sha256: str, setting: str) -> Defence:
+    """A purifier at ``LEVEL`` or ``LEVELxSTEPS``; what is left out is as served."""
+    level, _, steps = setting.partition("x")
+    noise_level, num_steps = float(level) if level else None, int(steps) if steps else None
+    if not 0 < (1.0 if noise_level is None else noise_level) <= 1 or int(steps or 1) < 1:
+        raise ValueError("levels are in (0, 1], steps at least 1")
+    return purifying(name, pipeline, sha256, noise_level=noise_level, num_steps=num_steps)

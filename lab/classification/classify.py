@@ -17,8 +17,9 @@ from codefend.lab.attacks.interface import Tier
 from codefend.lab.classification.attacked import ATTACK, GAIN, ClassifierRun, ClassifyWhiteBox
 from codefend.lab.classification.windows import LEAST_CONFIDENCE, SIDE_PX, confident_windows
 from codefend.lab.encoders.encoder import CLASSIFIERS, load_any_classifier
+from codefend.lab.errors import LabError
 from codefend.lab.experiments.pretrained import PretrainedExperiment, defence_table, named
-from codefend.lab.experiments.report import Row, provenance, radius, write_report
+from codefend.lab.experiments.report import Row, provenance, radius, read_report, write_report
 from codefend.lab.experiments.table import Table, pivot
 from codefend.lab.fidelity.samples import folder_samples, photo_samples
 from codefend.lab.labels import UNION
@@ -28,6 +29,10 @@ from codefend.lab.world.compose import World
 __all__ = ["Classify", "best_at", "draw_curves", "tables_of"]
 
 CLEAN_TARGETS = (0.9, 0.8, 0.7, 0.6, 0.5)
+_SHARED = ("photos", "world", "per_photo", "seed", "seeds", "steps", "white_box")
+"""Settings in which reports agree whose rows stand in one table."""
+_ITSELF = ("tier", "attack", "epsilon", "victim", "defence", "metric")
+"""What tells one row of a report from another."""
 _MARKERS = "osD^vPX*<>"
 
 
@@ -47,8 +52,12 @@ class Classify(PretrainedExperiment):
     """World file, for its test photos."""
     photos: Path | None = None
     """Folder of photos or collages, instead of the world's."""
+    parts: tuple[Path, ...] = ()
+    """Reports of earlier runs on the same windows, packed or not, whose rows stand here too: other
+    radii, classifiers or defences."""
     against: str = ""
-    """One of the defences: gains of all others over it, window by window."""
+    """One of the defences, or of those in the parts: gains of all others over it, window by
+    window."""
     per_photo: PositiveInt = 32
     """Windows looked at in each photo."""
     most: PositiveInt = 320
@@ -60,7 +69,8 @@ class Classify(PretrainedExperiment):
     @field_validator("against")
     @classmethod
     def _is_asked_about(cls, against: str, info: ValidationInfo) -> str:
-        if against and against not in info.data.get("defences", ()):
+        known = info.data.get("defences", ())
+        if against and against not in known and not info.data.get("parts"):
             raise ValueError("it must be one of the defences")
         return against
 
@@ -71,7 +81,8 @@ class Classify(PretrainedExperiment):
         networks = self.load_networks(device=device)
         asked, adaptive = named(self.defences, networks), named(self.through, networks)
         against = dict(zip(self.defences, asked, strict=True)).get(self.against)
-        rows: list[Row] = []
+        weights = {name: sha256 for name, (_, sha256) in networks.items()}
+        rows = self.rows_of_parts(weights)
         notes = [self._notes()]
         for name in self.victims:
             victim = load_any_classifier(name, device=device, folder=self.encoders)
@@ -81,11 +92,31 @@ class Classify(PretrainedExperiment):
             notes.append(f"- {name}: sure of {windows.coverage}.")
             run = ClassifierRun(victim, windows, self, self.white_box)
             rows += [*run.unaware_rows(asked, against), *run.white_box_rows(adaptive)]
-        weights = {name: sha256 for name, (_, sha256) in networks.items()}
         meta = provenance(seed=self.seed, weights=weights, device=device, settings=self)
         tables = [table.markdown() for table in tables_of(rows, self.victims)]
         typer.echo(write_report(self.out, meta, rows, [*tables, "\n".join(notes)]))
         save_small(draw_curves(rows, self.victims), self.out / "trade-off.png")
+
+    def rows_of_parts(self, weights: Mapping[str, str]) -> list[Row]:
+        """What earlier runs found; a figure that several hold stands once.
+
+        Raises:
+            LabError: A part is no report, or was measured otherwise.
+        """
+        own = self.model_dump(mode="json")
+        found: dict[Any, Row] = {}
+        for part in self.parts:
+            meta, rows = read_report(part, Row)
+            theirs = {**meta.get("settings", {}), "weights": meta.get("weights")}
+            wanted = {**{name: own[name] for name in _SHARED}, "weights": dict(weights)}
+            other = [name for name, value in wanted.items() if theirs.get(name) != value]
+            if other:
+                raise LabError(
+                    f"{part} differs in {', '.join(other)}: run it anew, or leave it out"
+                )
+            for row in rows:
+                found.setdefault(tuple(getattr(row, name) for name in _ITSELF), row)
+        return list(found.values())
 
     def _notes(self) -> str:
         """What a reader of the tables must know."""
@@ -103,7 +134,7 @@ class Classify(PretrainedExperiment):
         )
         if self.against:
             notes += f"\n\nGains, in points, are over {self.against} on the same windows."
-        if not self.through:
+        if not (self.through or self.parts):
             return notes
         how = self.white_box
         return (
@@ -156,43 +187,50 @@ def best_at(rows: Sequence[Row], victim: str, least_clean: float) -> dict[str, t
 
 
 def draw_curves(rows: Sequence[Row], victims: Sequence[str]) -> Any:
-    """What each defence keeps of clean windows against what it restores at the largest ε.
+    """What each defence keeps of clean windows against what it restores.
 
     Returns:
-        A matplotlib figure, one panel a victim: up and to the right is better.
+        A matplotlib figure, a row of panels for each ε and one panel a victim: up and to the right
+        is better.
     """
-    figure = new_figure(4.2 * len(victims), 4.6)
-    panels = figure.subplots(1, len(victims), squeeze=False)[0]
-    for axes, victim in zip(panels, victims, strict=True):
-        found = _by_defence(rows, victim)
-        largest = max((epsilon for each in found.values() for epsilon in each), default=0.0)
-        spots: dict[str, list[tuple[float, float]]] = {}
-        for name, each in found.items():
-            if largest in each:
-                pair = (each[0.0].value, each[largest].value)
-                spots.setdefault(name.split(" ")[0], []).append(pair)
-        for number, (kind, pairs) in enumerate(spots.items()):
-            axes.plot(
-                *zip(*sorted(pairs), strict=True),
-                color=color_of(kind),
-                marker=_MARKERS[number % len(_MARKERS)],
-                markersize=5,
-                linewidth=1.4,
-                label=kind,
-            )
-        show_percent(axes, "clean predictions kept")
-        kept = [share for pairs in spots.values() for share, _ in pairs]
-        first = min(5, *(int(share * 10) for share in kept)) if kept else 5
-        axes.set_xlim(first / 10 - 0.01, 1.02)
-        tenths = range(first, 11)
-        axes.set_xticks(
-            [tenth / 10 for tenth in tenths], [f"{10 * t}{' %' * (t == 10)}" for t in tenths]
-        )
-        title = f"{victim}: restored at {round(largest * 255)}/255"
-        axes.set_title(title, fontsize=11, color=INK, loc="left")
-    panels[0].legend(loc="upper left", frameon=False, fontsize=8)
+    found = {victim: _by_defence(rows, victim) for victim in victims}
+    attacked = sorted({row.epsilon for row in rows if _is_counted(row) and row.epsilon})
+    figure = new_figure(4.2 * len(victims), 4.6 * max(1, len(attacked)))
+    panels = figure.subplots(max(1, len(attacked)), len(victims), squeeze=False)
+    for line, epsilon in zip(panels, attacked, strict=False):
+        for axes, victim in zip(line, victims, strict=True):
+            _draw_panel(axes, found[victim], epsilon)
+            title = f"{victim}: restored at {radius(epsilon)}"
+            axes.set_title(title, fontsize=11, color=INK, loc="left")
+    panels[0][0].legend(loc="upper left", frameon=False, fontsize=8)
     figure.tight_layout()
     return figure
+
+
+def _draw_panel(axes: Any, found: Mapping[str, Mapping[float, Row]], epsilon: float) -> None:
+    """A line for each kind of defence, a mark for each of its settings."""
+    spots: dict[str, list[tuple[float, float]]] = {}
+    for name, each in found.items():
+        if epsilon in each:
+            pair = (each[0.0].value, each[epsilon].value)
+            spots.setdefault(name.split(" ")[0], []).append(pair)
+    for number, (kind, pairs) in enumerate(spots.items()):
+        axes.plot(
+            *zip(*sorted(pairs), strict=True),
+            color=color_of(kind),
+            marker=_MARKERS[number % len(_MARKERS)],
+            markersize=5,
+            linewidth=1.4,
+            label=kind,
+        )
+    show_percent(axes, "clean predictions kept")
+    kept = [share for pairs in spots.values() for share, _ in pairs]
+    first = min(5, *(int(share * 10) for share in kept)) if kept else 5
+    axes.set_xlim(first / 10 - 0.01, 1.02)
+    tenths = range(first, 11)
+    axes.set_xticks(
+        [tenth / 10 for tenth in tenths], [f"{10 * t}{' %' * (t == 10)}" for t in tenths]
+    )
 
 
 def _is_counted(row: Row) -> bool:

@@ -144,10 +144,12 @@ def defence_table(
         rows: one for each defence and column.
         columns: heads of the others by what `column_of` says.
         column_of: what tells a row's column.
-        has_n: whether a last column says how many items the figures rest on.
+        has_n: whether a last column says how many items the figures rest on; several numbers
+            where columns differ.
     """
     lines = []
     for defence, found in pivot(rows, lambda row: row.defence, column_of).items():
-        num = [str(next(iter(found.values())).n)] if has_n else []
-        lines.append([defence, *(cell(found.get(column)) for column in columns), *num])
+        num = " / ".join(dict.fromkeys(str(row.n) for row in found.values()))
+        cells = [cell(found.get(column)) for column in columns]
+        lines.append([defence, *cells, *([num] if has_n else [])])
     return Table([title, *columns.values(), *(["n"] if has_n else [])], lines)

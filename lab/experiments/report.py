@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import datetime
 import json
+import lzma
 import platform
 import re
 import subprocess
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from codefend.lab.attacks.registry import AttackConfig
+from codefend.lab.errors import LabError
 from codefend.lab.experiments.settings import RunSettings
 from codefend.lab.experiments.statistics import Measure
 from codefend.lab.experiments.store import write_atomically
@@ -32,6 +34,7 @@ __all__ = [
     "fit_page",
     "provenance",
     "radius",
+    "read_report",
     "rows_under",
     "write_report",
 ]
@@ -156,6 +159,32 @@ def write_report(
     markdown = fit_page("\n\n".join(section for section in sections if section)) + "\n"
     write_atomically(folder / f"{stem}.md", markdown.encode())
     return markdown
+
+
+RowT = TypeVar("RowT", bound=Row)
+
+
+def read_report(report: Path, row_type: type[RowT]) -> tuple[dict[str, Any], list[RowT]]:
+    """The `meta` and the rows of a `report.json`, packed by xz or not.
+
+    Args:
+        report: the file.
+        row_type: of the rows; keys that it does not know are passed over.
+
+    Raises:
+        LabError: There is no such file, or it is no report.
+    """
+    known = {field.name for field in fields(row_type)}
+    try:
+        content = report.read_bytes()
+        is_packed = report.suffix == ".xz"
+        document = json.loads(lzma.decompress(content) if is_packed else content)
+        own = [{name: row[name] for name in known & row.keys()} for row in document["rows"]]
+        return document.get("meta", {}), [row_type(**{"seeds": 1, **row}) for row in own]
+    except OSError as error:
+        raise LabError(f"{report} cannot be read: {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError, lzma.LZMAError) as error:
+        raise LabError(f"{report} is not a report of the evaluation: {error!r}") from error
 
 
 def fit_page(markdown: str) -> str:

@@ -6,11 +6,9 @@ evaluates anything. ``codefend-lab plot`` calls it.
 
 from __future__ import annotations
 
-import json
-import lzma
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +17,7 @@ import typer
 from scipy.optimize import isotonic_regression
 
 from codefend.lab.errors import LabError
-from codefend.lab.experiments.report import Row
+from codefend.lab.experiments.report import Row, read_report
 from codefend.lab.labels import UNION
 from codefend.lab.plots.style import (
     FAINT,
@@ -116,17 +114,7 @@ def read_rows(report: Path) -> list[PlotRow]:
     Raises:
         LabError: There is no such file, or it is no report.
     """
-    known = {field.name for field in fields(PlotRow)}
-    try:
-        content = report.read_bytes()
-        is_packed = report.suffix == ".xz"
-        rows = json.loads(lzma.decompress(content) if is_packed else content)["rows"]
-        own = [{name: row[name] for name in known & row.keys()} for row in rows]
-        return [PlotRow(**{"seeds": 1, **row}) for row in own]
-    except OSError as error:
-        raise LabError(f"{report} cannot be read: {error}") from error
-    except (KeyError, TypeError, ValueError, lzma.LZMAError) as error:
-        raise LabError(f"{report} is not a report of the evaluation: {error!r}") from error
+    return read_report(report, PlotRow)[1]
 
 
 def _select(rows: Iterable[PlotRow], **wanted: object) -> list[PlotRow]:

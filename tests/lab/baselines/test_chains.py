@@ -74,7 +74,10 @@ def test_words_name_defences():
     assert defence_named("bit_depth:4", {}).setting == "bits=4"
 
 
-@pytest.mark.parametrize("word", ["jpeg", "jpeg:0", "jpg:30", "noise:x", "purifier:0.05", ""])
+@pytest.mark.parametrize(
+    "word",
+    ["jpeg", "jpeg:0", "jpg:30", "noise:x", "purifier:0.05", "", "net:2", "net:0.1x0"],
+)
 def test_other_words_are_refused(word):
     with pytest.raises(LabError, match="is no defence"):
-        defence_named(word, {})
+        defence_named(word, {"net": (PurificationPipeline.tiny(), "a" * 64)})

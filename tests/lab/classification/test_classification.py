@@ -1,8 +1,10 @@
 """A classifier is attacked on windows that it is sure of; what comes back is counted by photo."""
 
 import json
+import lzma
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from codefend.lab.classification.windows import SIDE_PX, Windows, confident_wind
 from codefend.lab.cli import app
 from codefend.lab.errors import LabError
 from codefend.lab.evaluate.command import CONTROL_NOISE
-from codefend.lab.experiments.report import Row, Threat
+from codefend.lab.experiments.report import Row, Threat, write_report
 from codefend.lab.fidelity.samples import Sample
 from codefend.lab.victims.classifier import ClassifierVictim
 from codefend.lab.victims.preprocess import Preprocess
@@ -234,3 +236,48 @@ def test_curves_show_every_defence(kept, first):
     lowest, highest = axes.get_xlim()
     assert lowest < kept < highest
     assert axes.get_xticks()[0] == first
+
+
+def test_curves_have_a_panel_for_every_radius():
+    rows = [row("jpeg quality=20", epsilon, 0.5) for epsilon in (0.0, 4 / 255, 8 / 255)]
+    titles = [axes.get_title("left") for axes in draw_curves(rows, ["v"]).axes]
+    assert titles == ["v: restored at 4/255", "v: restored at 8/255"]
+
+
+WEIGHTS = {"purifier": "a" * 64}
+
+
+def part(path, rows, **changes):
+    settings = Classify(out=path.parent, photos=Path("collages"), seeds=1).replace(**changes)
+    meta = {"weights": WEIGHTS, "settings": settings.model_dump(mode="json")}
+    write_report(path.parent, meta, rows, [], stem=path.stem)
+    return path
+
+
+def test_reports_on_the_same_windows_stand_in_one_table(tmp_path):
+    clean, near, far = (row("jpeg quality=20", e, 0.5) for e in (0.0, 4 / 255, 8 / 255))
+    first = part(tmp_path / "first.json", [clean, near], most=300)
+    second = part(tmp_path / "second.json", [replace(clean, n=7), replace(far, n=7)], levels=(8,))
+    packed = tmp_path / "second.json.xz"
+    packed.write_bytes(lzma.compress(second.read_bytes()))
+    whole = Classify(
+        out=tmp_path, photos="collages", seeds=1, parts=(first, packed), against="jpeg:30"
+    )
+    rows = whole.rows_of_parts(WEIGHTS)
+    assert rows == [clean, near, replace(far, n=7)]
+    (table, *_) = tables_of(rows, ["v"])
+    assert table.heads == ["v", "clean", "4/255", "8/255", "n"]
+    assert table.lines[0][-1] == "1 / 7"
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [({"per_photo": 3}, "per_photo"), ({"steps": 9}, "steps"), ({"photos": None}, "photos")],
+)
+def test_reports_on_other_windows_do_not(changes, names, tmp_path):
+    other = part(tmp_path / "other.json", [], **changes)
+    whole = Classify(out=tmp_path, photos="collages", seeds=1, parts=(other,))
+    with pytest.raises(LabError, match=rf"other.json differs in {names}: run it anew"):
+        whole.rows_of_parts(WEIGHTS)
+    with pytest.raises(LabError, match=r"differs in .*weights"):
+        whole.rows_of_parts({"purifier": "b" * 64})
