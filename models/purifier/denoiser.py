@@ -8,7 +8,7 @@ from diffusers import UNet2DModel
 from torch import Tensor, full
 from torch.nn import functional
 
-__all__ = ["denoise", "padding_multiple"]
+__all__ = ["denoise", "padding_multiple", "time_of"]
 
 SIGMA_DATA = 0.25
 """Standard deviation of natural images in [0, 1]."""
@@ -41,12 +41,17 @@ def denoise(network: UNet2DModel, noisy: Tensor, noise_level: float | Tensor) ->
     factor = _unshuffle_factor(network)
     centered = noisy - 0.5
     inputs = functional.pixel_unshuffle(centered / variance.sqrt(), factor)
-    outputs = network(inputs, sigma.clamp_min(1e-4).log() / 4, return_dict=False)[0]
+    outputs = network(inputs, time_of(sigma), return_dict=False)[0]
     return skip * centered + out * functional.pixel_shuffle(outputs, factor) + 0.5
 
 
 ATTACK_SCALE = 0.03
 """About the size of an attack, 8/255: the floor of c_out."""
+
+
+def time_of(sigma: Tensor) -> Tensor:
+    """What the network is told of levels (B,): a quarter of their logarithms (EDM, table 1)."""
+    return sigma.clamp_min(1e-4).log() / 4
 
 
 def padding_multiple(network: UNet2DModel) -> int:

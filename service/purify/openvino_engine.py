@@ -98,6 +98,7 @@ def _convert_purifier(options: EngineOptions) -> Converted:
     import torch
     from diffusers.utils.logging import disable_progress_bar
 
+    from codefend.models.purifier.folded import folded
     from codefend.models.purifier.graph import PurifierGraph
     from codefend.models.purifier.loading import load_purifier
 
@@ -106,7 +107,7 @@ def _convert_purifier(options: EngineOptions) -> Converted:
     if BUCKET_STEP_PX % purifier.padding_multiple:
         msg = f"{options.purifier} needs sides of multiples of {purifier.padding_multiple} pixels"
         raise ValueError(msg)
-    graph = PurifierGraph(purifier)
+    graph = PurifierGraph(folded(purifier))
     example = (
         torch.zeros((*EXAMPLE_SIZE, 3), dtype=torch.uint8),
         graph.draw_noise(*EXAMPLE_SIZE, torch.Generator()),
