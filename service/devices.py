@@ -7,6 +7,7 @@ from pathlib import Path
 
 __all__ = [
     "Backend",
+    "GpuDtype",
     "check_backend",
     "has_accelerator",
     "has_openvino",
@@ -24,7 +25,15 @@ class Backend(StrEnum):
 
     AUTO = "auto"
     EAGER = "eager"
+    GRAPHS = "graphs"
     OPENVINO = "openvino"
+
+
+class GpuDtype(StrEnum):
+    """In what precision a GPU runs the purifier."""
+
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
 
 
 def has_openvino() -> bool:
@@ -32,23 +41,36 @@ def has_openvino() -> bool:
     return importlib.util.find_spec("openvino") is not None
 
 
-def check_backend(backend: Backend, devices: tuple[str, ...]) -> None:
+def check_backend(
+    backend: Backend, devices: tuple[str, ...], device_directory: Path = _DEVICES
+) -> None:
     """Checks that what is asked for by name is there.
+
+    Args:
+        backend: As set.
+        devices: As set: `auto`, or explicit names.
+        device_directory: Where the system lists devices.
 
     Raises:
         ValueError: It is not installed, or does not run on these devices.
     """
-    if backend is not Backend.OPENVINO:
-        return
-    if not has_openvino():
-        msg = (
-            "CODEFEND_BACKEND=openvino needs a package that is not installed: "
-            "pip install 'codefend[openvino]', or set auto"
-        )
-        raise ValueError(msg)
-    if not set(devices) <= {"auto", "cpu"}:
-        msg = "CODEFEND_BACKEND=openvino runs on CPUs: set CODEFEND_DEVICES=cpu"
-        raise ValueError(msg)
+    if backend is Backend.OPENVINO:
+        if not has_openvino():
+            msg = (
+                "CODEFEND_BACKEND=openvino needs a package that is not installed: "
+                "pip install 'codefend[openvino]', or set auto"
+            )
+            raise ValueError(msg)
+        if not set(devices) <= {"auto", "cpu"}:
+            msg = "CODEFEND_BACKEND=openvino runs on CPUs: set CODEFEND_DEVICES=cpu"
+            raise ValueError(msg)
+    if backend is Backend.GRAPHS:
+        if not all(device == "auto" or device.startswith("cuda") for device in devices):
+            msg = "CODEFEND_BACKEND=graphs runs on GPUs: set CODEFEND_DEVICES=auto, or cuda:0"
+            raise ValueError(msg)
+        if not _shows_accelerator(device_directory):
+            msg = "CODEFEND_BACKEND=graphs needs a GPU, and this machine shows none: set auto"
+            raise ValueError(msg)
 
 
 def resolve_devices(
@@ -75,8 +97,12 @@ def resolve_devices(
 
 def has_accelerator(device_directory: Path = _DEVICES) -> bool:
     """Whether torch finds one; it is asked only where there may be, as it takes seconds to load."""
-    if not any(True for pattern in _ACCELERATORS for _ in device_directory.glob(pattern)):
+    if not _shows_accelerator(device_directory):
         return False
     import torch
 
     return torch.cuda.is_available()
+
+
+def _shows_accelerator(device_directory: Path) -> bool:
+    return any(True for pattern in _ACCELERATORS for _ in device_directory.glob(pattern))

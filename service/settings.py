@@ -16,7 +16,7 @@ from codefend.service.credentials import (
     is_loopback,
     read_keys,
 )
-from codefend.service.devices import Backend, check_backend
+from codefend.service.devices import Backend, GpuDtype, check_backend
 from codefend.service.policy import (
     Animated,
     Disclosure,
@@ -219,8 +219,21 @@ class Settings(BaseSettings):
     )
     backend: Backend = Field(
         Backend.AUTO,
-        description="What runs the purifier: eager is torch; auto takes OpenVINO on a CPU where it "
-        "is installed and knows the network, else torch.",
+        description="What runs the purifier: eager is torch; graphs is torch with captured CUDA "
+        "graphs; auto takes those on an NVIDIA GPU and OpenVINO on a CPU, where it is installed "
+        "and knows the network, else torch.",
+    )
+    gpu_dtype: GpuDtype = Field(
+        GpuDtype.FLOAT16,
+        description="Precision of the purifier on a GPU; bfloat16 for weights whose values are too "
+        "large for float16. A CPU computes in single precision.",
+    )
+    gpu_graph_memory: float = Field(
+        0.25,
+        ge=0,
+        le=0.9,
+        description="Share of a GPU's memory that captured graphs may take. Shapes that do not fit "
+        "run eagerly; 0 captures none.",
     )
     engine: str = Field(
         "codefend.service.purify.backends:load_engine",

@@ -116,7 +116,10 @@ class DecodedImage:
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What an engine says about itself; responses repeat its name, version, steps and noise."""
+    """What an engine says about itself; responses repeat its name, version, steps and noise.
+
+    Its `details` are for the log: precision, memory, and whatever else its backend has to say.
+    """
 
     name: str
     version: str
@@ -125,6 +128,7 @@ class EngineFacts:
     device: str
     model_version: int = 0
     backend: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 # What goes through the stages from decode to encode.

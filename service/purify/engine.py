@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codefend.models.detector.calibration import suspicions_of
-from codefend.service.devices import Backend
+from codefend.service.devices import Backend, GpuDtype
 from codefend.service.settings import Settings
 from codefend.service.stages import EngineFacts
 
@@ -23,6 +23,7 @@ __all__ = [
     "DeviceOutOfMemory",
     "Engine",
     "EngineOptions",
+    "GraphLimits",
     "NetworkEngine",
     "Runner",
     "find_engine_loader",
@@ -36,6 +37,21 @@ class DeviceOutOfMemory(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class GraphLimits:
+    """What may be captured as CUDA graphs.
+
+    Attributes:
+        max_images: Most images of a batch.
+        max_pixels: Most pixels of a batch.
+        memory_share: Of the device's memory, for all graphs together.
+    """
+
+    max_images: int = 8
+    max_pixels: int = 4_194_304
+    memory_share: float = 0.25
+
+
+@dataclass(frozen=True, slots=True)
 class EngineOptions:
     """What an engine is loaded with.
 
@@ -46,6 +62,8 @@ class EngineOptions:
         adapters: Directory or hub id of adapters for a latent pipeline.
         detector: Directory or hub id of the detector; None for no suspicion.
         backend: What runs the networks.
+        gpu_dtype: Precision of the purifier on a GPU.
+        graphs: What is captured there.
     """
 
     purifier: str
@@ -54,6 +72,8 @@ class EngineOptions:
     adapters: str | None = None
     detector: str | None = None
     backend: Backend = Backend.AUTO
+    gpu_dtype: GpuDtype = GpuDtype.FLOAT16
+    graphs: GraphLimits = GraphLimits()
 
     @classmethod
     def of(cls, settings: Settings, device: str) -> Self:
@@ -65,6 +85,8 @@ class EngineOptions:
             settings.purifier_adapters,
             settings.detector_source,
             settings.backend,
+            settings.gpu_dtype,
+            GraphLimits(settings.max_batch, settings.max_batch_pixels, settings.gpu_graph_memory),
         )
 
 

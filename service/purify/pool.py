@@ -260,7 +260,11 @@ class WorkerPool:
             backoff.reset()
             self._learn(description)
             facts = self.facts
-            fields = facts and {"device": facts.device, "backend": facts.backend}
+            fields = facts and {
+                "device": facts.device,
+                "backend": facts.backend,
+                **facts.details,
+            }
             logger.info("%s is warm", worker.name, extra={"fields": fields or {}})
             await self._until_accepting()
             await self._feed(worker)

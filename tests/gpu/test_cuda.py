@@ -18,8 +18,6 @@ from codefend.models.purifier.latent import LatentPurificationPipeline
 from codefend.models.purifier.loading import load_purifier
 from codefend.models.purifier.pipeline import PurificationPipeline
 from codefend.models.quantise import dequantise
-from codefend.service.purify.engine import EngineOptions
-from codefend.service.purify.torch_engine import load_engine
 
 pytestmark = [
     pytest.mark.gpu,
@@ -46,20 +44,11 @@ def test_half_precision_purifies_as_single_precision(pixels: np.ndarray) -> None
     assert (purified[0] - purified[1]).abs().max() < 2 / 255
 
 
-def test_the_engine_draws_fresh_noise_in_half_precision(pixels: np.ndarray) -> None:
-    engine = load_engine(EngineOptions(purifier=PURIFIER, device="cuda:0"))
-    first, second = engine.purify(pixels).astype(int), engine.purify(pixels).astype(int)
-    assert engine.facts.device == "cuda:0"
-    assert first.shape == pixels.shape
-    assert (first != second).any()
-    assert abs(first - pixels).mean() < 8
-
-
-def test_a_latent_purifier_runs_in_half_precision(pixels: np.ndarray, tmp_path: Path) -> None:
+def test_a_latent_purifier_reconstructs_in_half_precision(
+    pixels: np.ndarray, tmp_path: Path
+) -> None:
     LatentPurificationPipeline.tiny().save_pretrained(tmp_path)
     images = dequantise(torch.from_numpy(pixels))
-    engine = load_engine(EngineOptions(purifier=str(tmp_path), device="cuda:0"))
-    assert engine.purify(pixels).shape == pixels.shape
     kept = []
     for device, dtype in (("cpu", torch.float32), ("cuda", torch.float16)):
         pipeline = load_purifier(tmp_path, dtype=dtype).to(device)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from codefend.service.devices import Backend, has_accelerator, resolve_devices
+from codefend.service.devices import Backend, check_backend, has_accelerator, resolve_devices
 from codefend.service.settings import Settings
 from tests.installed import needs_openvino
 
@@ -76,3 +76,24 @@ def test_openvino_leaves_the_gpus_of_a_machine_alone(tmp_path):
         (tmp_path / f"nvidia{index}").touch()
     assert resolve_devices(("auto",), Backend.OPENVINO, tmp_path) == ["cpu"]
     assert resolve_devices(("auto",), Backend.AUTO, tmp_path) == ["cuda:0", "cuda:1"]
+
+
+def test_graphs_are_for_gpus(tmp_path):
+    with pytest.raises(ValueError, match="runs on GPUs: set CODEFEND_DEVICES"):
+        check_backend(Backend.GRAPHS, ("cuda:0", "cpu"), tmp_path)
+    with pytest.raises(ValueError, match="shows none: set auto"):
+        check_backend(Backend.GRAPHS, ("auto",), tmp_path)
+    (tmp_path / "nvidia0").touch()
+    check_backend(Backend.GRAPHS, ("auto",), tmp_path)
+    check_backend(Backend.GRAPHS, ("cuda:0", "cuda:1"), tmp_path)
+
+
+@pytest.mark.parametrize("share", ["-0.1", "0.95"])
+def test_graphs_take_a_share_of_a_gpus_memory(share):
+    with pytest.raises(ValidationError, match="gpu_graph_memory"):
+        Settings(gpu_graph_memory=share)
+
+
+def test_no_precision_is_invented():
+    with pytest.raises(ValidationError, match="gpu_dtype"):
+        Settings(gpu_dtype="float8")

@@ -4,13 +4,15 @@ import logging
 
 import numpy as np
 import pytest
+import torch
 
 from codefend.models.purifier.network import build_network
 from codefend.models.purifier.pipeline import PurificationPipeline
 from codefend.service.devices import Backend
-from codefend.service.purify import backends
+from codefend.service.purify import backends, torch_engine
 from codefend.service.purify.backends import load_engine
-from codefend.service.purify.engine import EngineOptions
+from codefend.service.purify.engine import EngineOptions, GraphLimits
+from codefend.service.settings import Settings
 from tests.installed import needs_openvino
 
 
@@ -71,3 +73,34 @@ def test_auto_leaves_gpus_to_torch(monkeypatch, accelerated):
     assert backends._suits_openvino(EngineOptions("x", "auto")) is not accelerated
     assert not backends._suits_openvino(EngineOptions("x", "cuda:0"))
     assert backends._suits_openvino(EngineOptions("x", "cpu"))
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "expected"),
+    [
+        (Backend.AUTO, "cuda:0", Backend.GRAPHS),
+        (Backend.GRAPHS, "cuda:0", Backend.GRAPHS),
+        (Backend.EAGER, "cuda:0", Backend.EAGER),
+        (Backend.AUTO, "cpu", Backend.EAGER),
+        (Backend.EAGER, "cpu", Backend.EAGER),
+    ],
+)
+def test_torch_captures_graphs_on_gpus_unless_told_otherwise(backend, device, expected):
+    options = EngineOptions("x", device, backend=backend)
+    assert torch_engine._backend(options, torch.device(device)) is expected
+
+
+def test_graphs_need_a_gpu(purifier):
+    with pytest.raises(RuntimeError, match="needs a GPU that torch can use, not cpu"):
+        load_engine(EngineOptions(purifier, "cpu", 1, backend=Backend.GRAPHS))
+
+
+def test_the_settings_say_what_is_captured():
+    settings = Settings(max_batch=3, max_batch_pixels=10_000, gpu_graph_memory=0.5)
+    assert EngineOptions.of(settings, "auto").graphs == GraphLimits(3, 10_000, 0.5)
+
+
+def test_the_facts_say_the_precision(purifier):
+    """Half precision is for GPUs: a CPU computes in single precision."""
+    options = EngineOptions(purifier, "cpu", 1, backend=Backend.EAGER)
+    assert load_engine(options).facts.details == {"dtype": "float32"}

@@ -119,7 +119,7 @@ def test_a_lack_of_memory_is_told_from_other_failures(purifier, monkeypatch):
 
     images = picture(64, 64)[np.newaxis]
     with monkeypatch.context() as patch:
-        patch.setattr(engine.runner._graph, "forward", fail)
+        patch.setattr(engine.runner.graph, "forward", fail)
         with pytest.raises(DeviceOutOfMemory, match="Tried to allocate") as caught:
             engine.purify(images)
         assert caught.value.__context__ is None, "nothing holds the batch that did not fit"
