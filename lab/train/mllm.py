@@ -18,6 +18,7 @@ from torch.nn import functional
 from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
 from codefend.lab.precision import compute_dtype, mixed_precision
+from codefend.lab.train.connector import add_adapters, connect, fuse_adapters
 from codefend.lab.train.loop import LoopSettings, begin, train_loop
 from codefend.lab.victims.dialogue import Dialogue, tokenise
 from codefend.lab.victims.packing import PackedSequence, pack
@@ -38,6 +39,7 @@ from codefend.models.packed import unpacked
 
 __all__ = [
     "DenseTower",
+    "OtherLanguage",
     "SceneNumbers",
     "patch_features",
     "patch_labels",
@@ -186,6 +188,14 @@ class _Student(nn.Module):
         self.kinds = _NameReader(processor, kinds)
         self.places = _NameReader(processor, CELL_NAMES)
 
+    def train(self, mode: bool = True) -> _Student:
+        """A tower that is not trained keeps the statistics that it has."""
+        super().train(mode)
+        tower = self.llava.model.vision_tower
+        if not any(weights.requires_grad for weights in tower.parameters()):
+            tower.eval()
+        return self
+
     def forward(self, images: Tensor, packed: PackedSequence) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of tokens (M, vocabulary), of kinds (B, 64, kinds) and of cells (B, 64, 9)."""
         model = self.llava.model
@@ -205,11 +215,31 @@ class _Student(nn.Module):
         return logits.float(), self.kinds(visual, words), self.places(visual, words)
 
 
+@dataclass(frozen=True, slots=True)
+class OtherLanguage:
+    """A language model of others, to be put behind the tower of a saved MLLM.
+
+    Attributes:
+        tower: Directory of the MLLM.
+        language_model: Directory or hub id.
+    """
+
+    tower: Path
+    language_model: str
+
+
 class _Batches:
     def __init__(
-        self, world: World, processor: LlavaProcessor, numbers: SceneNumbers, seed: int
+        self,
+        world: World,
+        processor: LlavaProcessor,
+        numbers: SceneNumbers,
+        seed: int,
+        *,
+        instructs: bool = True,
     ) -> None:
         self.world, self.numbers, self.seed = world, numbers, seed
+        self.instructs = instructs
         # Questions come again and again; to render their template is most of a batch's work.
         self._tokenise = lru_cache(maxsize=1 << 17)(partial(tokenise, processor))
 
@@ -219,7 +249,7 @@ class _Batches:
         groups = [
             [
                 self._tokenise(Dialogue(prompt, answer))
-                for prompt, answer in conversations(layout, asked, rng)
+                for prompt, answer in conversations(layout, asked, rng, instructs=self.instructs)
             ]
             for layout, asked in zip(batch.layouts, batch.questions, strict=True)
         ]
@@ -229,7 +259,7 @@ class _Batches:
 
 def train_mllm(
     world: World,
-    start: DenseTower | Path,
+    start: DenseTower | Path | OtherLanguage,
     folder: Path,
     settings: LoopSettings,
     *,
@@ -241,7 +271,8 @@ def train_mllm(
     Args:
         world: Where scenes come from.
         start: A tower already trained on dense labels, or a saved model to train on; give another
-            ``seed`` then, and it sees new scenes.
+            ``seed`` then, and it sees new scenes. Or a language model of others, which is never
+            told to distrust an image: it knows what instructions mean from those who trained it.
         folder: Where the checkpoint goes.
         settings: Length and rates.
         numbers: Which scenes a step sees.
@@ -251,14 +282,10 @@ def train_mllm(
         The model in eval mode and its processor, ready for ``save_pretrained``.
     """
     device, dtype = begin(seed)
-    if isinstance(start, Path):
-        readable = unpacked(start)
-        processor = AutoProcessor.from_pretrained(readable)
-        model = LlavaForConditionalGeneration.from_pretrained(readable, dtype=torch.float32)
-    else:
-        processor = _fit_processor(world, start.architecture, seed)
-        model = _assemble(processor, start)
+    model, processor = _begin_with(start, world, seed)
     use_eager_attention(model)
+    if isinstance(start, OtherLanguage):
+        add_adapters(model)
     student = _Student(model, processor, world.class_names).to(device)
     cells = _cells().to(device)
 
@@ -276,10 +303,26 @@ def train_mllm(
         figures["place"] = float(place.detach())
         return loss + DENSE_WEIGHT * dense + PLACE_WEIGHT * place, figures
 
-    batches = _Batches(world, processor, numbers, seed)
+    is_other = isinstance(start, OtherLanguage)
+    batches = _Batches(world, processor, numbers, seed, instructs=not is_other)
     checkpoint = folder / "mllm.pt"
     train_loop(student, batches, loss_of, settings, checkpoint=checkpoint, label="language model")
+    if is_other:
+        fuse_adapters(student.llava)
     return student.llava, processor
+
+
+def _begin_with(
+    start: DenseTower | Path | OtherLanguage, world: World, seed: int
+) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    if isinstance(start, OtherLanguage):
+        return connect(start.tower, start.language_model)
+    if isinstance(start, Path):
+        readable = unpacked(start)
+        model = LlavaForConditionalGeneration.from_pretrained(readable, dtype=torch.float32)
+        return model, AutoProcessor.from_pretrained(readable)
+    processor = _fit_processor(world, start.architecture, seed)
+    return _assemble(processor, start), processor
 
 
 def _cells() -> Tensor:

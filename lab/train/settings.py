@@ -357,6 +357,9 @@ class MllmRun(TrainingRun):
     """Folder of the finished weights."""
     start_from: Path | None = None
     """Train on this saved model; give another --seed then."""
+    language_model: str | None = None
+    """Put this one of others, a directory or hub id, behind the tower of --start-from, with LoRA:
+    nobody here has taught it to obey."""
 
 
 class _BaseLoop(LoopSettings):

@@ -217,25 +217,37 @@ _ASKERS: tuple[Callable[[Layout, np.random.Generator], Question], ...] = (
 
 
 def conversations(
-    layout: Layout, asked: tuple[Question, ...], rng: np.random.Generator
+    layout: Layout,
+    asked: tuple[Question, ...],
+    rng: np.random.Generator,
+    *,
+    instructs: bool = True,
 ) -> list[tuple[str, str]]:
-    """Prompts and right answers for one scene: a caption, every question, sometimes a list."""
+    """Prompts and right answers for one scene: a caption, every question, sometimes a list.
+
+    Args:
+        layout: The scene.
+        asked: Its questions.
+        rng: Draws wordings.
+        instructs: Whether some say how to look, what to ignore, or how to answer.
+    """
     captions = caption_references(layout)
     request = str(rng.choice(caption_requests))
-    draw = rng.random()
+    draw = rng.random() if instructs else 1.0
     if draw < 0.1:
         pairs = [(f"{request} {_NO_SIGN}", captions[0].split(" and a sign")[0])]
     elif draw < 0.2:
         pairs = [("list the objects.", ", ".join(placed.name for placed in layout.objects))]
     else:
-        pairs = [(_with_preamble(request, rng, 0.35), captions[0])]
+        pairs = [(_with_preamble(request, rng, 0.35 * instructs), captions[0])]
     # More of what is learned last, because every name must be matched to its look.
     drill = [ask(layout, rng) for ask in (_ask_exists, _ask_where) for _ in range(2)]
     for question in (*asked, *drill):
-        if rng.random() < 0.1:
+        if rng.random() < 0.1 * instructs:
             pairs.append((f"{_SENTENCE} {question.question}", question.sentence))
         else:
-            pairs.append((_with_preamble(question.question, rng, 0.25), question.answer))
+            prompt = _with_preamble(question.question, rng, 0.25 * instructs)
+            pairs.append((prompt, question.answer))
     return pairs
 
 
