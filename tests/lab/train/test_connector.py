@@ -103,7 +103,7 @@ def test_it_is_trained_beside_a_tower_that_stays_and_saved_as_a_stock_model(
     for part in (model, processor):
         part.save_pretrained(tmp_path / "out")
     victim = load_victim(tmp_path / "out")
-    images = torch.rand(1, 3, 128, 128)
+    images = [np.zeros((128, 128, 3), np.uint8)]
     assert len(generate(victim, images, [["what is it?"]], max_new_tokens=2)[0]) == 1
 
 
