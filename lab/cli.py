@@ -16,6 +16,7 @@ from codefend.lab.evaluate.command import Evaluate
 from codefend.lab.experiments.settings import Experiment, add_command, add_experiments
 from codefend.lab.fidelity.command import Fidelity
 from codefend.lab.plots.report import plot
+from codefend.lab.prompts.command import FindPrompt
 from codefend.lab.recognition.read import Read
 from codefend.lab.schedule import RunParts, run_parts
 from codefend.lab.tradeoff.command import TradeOff
@@ -23,7 +24,10 @@ from codefend.lab.train.command import app as train
 
 __all__ = ["EXPERIMENTS", "main"]
 
-EXPERIMENTS: tuple[type[Experiment], ...] = (Evaluate, Detect, TradeOff, Fidelity, Classify, Read)
+EXPERIMENTS: tuple[type[Experiment], ...] = (
+    *(Evaluate, Detect, TradeOff, Fidelity, Classify, Read),
+    FindPrompt,
+)
 """What `codefend-lab run FILE` runs."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="CoDefend's laboratory.")

@@ -20,6 +20,7 @@ __all__ = [
     "caption_requests",
     "conversations",
     "corpus",
+    "instructions",
     "questions",
 ]
 
@@ -56,6 +57,7 @@ PREAMBLES: tuple[str, ...] = (
 )
 _SENTENCE = "answer in a sentence."
 _NO_SIGN = "ignore the sign."
+_LIST = "list the objects."
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +239,7 @@ def conversations(
     if draw < 0.1:
         pairs = [(f"{request} {_NO_SIGN}", captions[0].split(" and a sign")[0])]
     elif draw < 0.2:
-        pairs = [("list the objects.", ", ".join(placed.name for placed in layout.objects))]
+        pairs = [(_LIST, ", ".join(placed.name for placed in layout.objects))]
     else:
         pairs = [(_with_preamble(request, rng, 0.35 * instructs), captions[0])]
     # More of what is learned last, because every name must be matched to its look.
@@ -253,6 +255,11 @@ def conversations(
 
 def _with_preamble(text: str, rng: np.random.Generator, rate: float) -> str:
     return f"{rng.choice(PREAMBLES)} {text}" if rng.random() < rate else text
+
+
+def instructions() -> tuple[str, ...]:
+    """Every fixed text that the embedded MLLM is taught to obey, questions apart."""
+    return (*PREAMBLES, *caption_requests, _SENTENCE, _NO_SIGN, _LIST)
 
 
 def corpus(

@@ -1,12 +1,14 @@
 """Renders the prompt template around a question; the evaluation and the service render alike."""
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-__all__ = ["SHIPPED_TEMPLATES", "Task", "Template", "read_templates", "render"]
+__all__ = ["PLACEHOLDER", "SHIPPED_TEMPLATES", "Task", "Template", "read_templates", "render"]
 
 SHIPPED_TEMPLATES = Path(__file__).with_name("templates.json")
 PLACEHOLDER = "{question}"
@@ -29,12 +31,14 @@ class Template:
         version: Changes whenever the text does.
         text: The text, with `{question}` once.
         default_question: Asked when the caller brings no question; None makes a question required.
+        provenance: Who found it: command, seed and figures; nothing for a text that is plain.
     """
 
     name: str
     version: str
     text: str
     default_question: str | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if not all(isinstance(value, str) for value in (self.name, self.version, self.text)):

@@ -1,0 +1,1 @@
+"""Defensive prompts: searched for, compared with hand-written ones, and measured."""
