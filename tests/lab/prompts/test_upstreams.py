@@ -1,6 +1,13 @@
 """Upstreams over HTTP and in batches: what is sent, what is counted, and after a kill."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import numpy as np
@@ -10,6 +17,9 @@ from codefend.lab.errors import LabError
 from codefend.lab.prompts.upstreams import HttpUpstream, LocalUpstream, Meter, Request
 from codefend.lab.service_client import ServiceClient
 from codefend.lab.victims.generate import generate
+from codefend.models.mllm.tiny import tiny_mllm
+from codefend.models.purifier.pipeline import PurificationPipeline
+from tests.lab.prompts.conftest import answer_of
 
 IMAGE = np.full((8, 8, 3), 7, np.uint8)
 
@@ -63,3 +73,117 @@ def test_a_call_is_a_chat_completion_and_is_counted():
 def test_what_is_no_completion_is_said_so():
     with pytest.raises(LabError, match="no chat completion"):
         list(over(lambda _: httpx.Response(200, json={"choices": []})).answers(requests(), Meter()))
+
+
+class Recorder(ThreadingHTTPServer):
+    """An upstream by rule that counts its calls, and says when there were so many."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), RecordedHandler)
+        self.calls, self.stop_at, self.reached = 0, None, threading.Event()
+        self.lock = threading.Lock()
+
+
+class RecordedHandler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        with self.server.lock:
+            self.server.calls += 1
+            if self.server.calls == self.server.stop_at:
+                self.server.reached.set()
+        if self.server.reached.is_set():
+            time.sleep(0.05)
+        prompt = body["messages"][0]["content"][-1]["text"]
+        answer = json.dumps(completion(answer_of(prompt))).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *arguments):
+        """Nothing."""
+
+
+@pytest.fixture
+def recorder():
+    server = Recorder()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def command(world_file, tmp_path, recorder):
+    for part in tiny_mllm():
+        part.save_pretrained(tmp_path / "victim")
+    PurificationPipeline.tiny().save_pretrained(tmp_path / "purifier")
+    words = {
+        "--world": world_file,
+        "--victim": tmp_path / "victim",
+        "--purifier": tmp_path / "purifier",
+        "--families": "clean,typographic",
+        "--num-train": 2,
+        "--num-validation": 2,
+        "--num-scenes": 2,
+        "--minibatch": 4,
+        "--calls": 120,
+        "--upstream-url": f"http://127.0.0.1:{recorder.server_port}",
+        "--upstream.model": "ruled",
+    }
+
+    def start(out):
+        told = [str(word) for pair in words.items() for word in pair]
+        program = [sys.executable, "-m", "codefend.lab.cli", "prompt", "--out", str(out), *told]
+        return subprocess.Popen(
+            program,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    return start
+
+
+def announced(said):
+    line = next(line for line in said.splitlines() if line.startswith("at most "))
+    return int(line.split()[2].replace(",", ""))
+
+
+@pytest.mark.slow
+def test_killed_at_half_and_run_again_it_ends_as_if_nothing_had_been(command, recorder, tmp_path):
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    process = command(whole)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    needed = recorder.calls
+    assert needed <= announced(said)
+
+    recorder.calls, recorder.stop_at = 0, needed // 2
+    process = command(halved)
+    assert recorder.reached.wait(300)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (halved / "report.json").exists()
+    recorder.stop_at = None
+    recorder.reached.clear()
+    process = command(halved)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    in_flight = 4  # answered, but not yet written down
+    assert needed <= recorder.calls <= needed + in_flight
+    assert recorder.calls <= announced(said)
+    for name in ("report.md", "templates.json"):
+        one, other = ((folder / name).read_text() for folder in (whole, halved))
+        assert one.replace(str(whole), "") == other.replace(str(halved), "")
+    texts, again = (
+        json.loads((folder / "report.json").read_text())["meta"]["texts"]
+        for folder in (whole, halved)
+    )
+    assert texts == again
