@@ -65,6 +65,7 @@ gpu:
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m tests.documentation
+	$(BIN)/python -m benchmarks.page
 
 # Longer: make fuzz IMAGES=100000 REQUESTS=2000 EXAMPLES=500 BODIES=200000 SEED=1. What it finds becomes a test.
 IMAGES   ?= 20000

@@ -1,9 +1,15 @@
-"""`python -m benchmarks [NAME ...]`: runs benchmarks, prints their tables, writes their results."""
+"""`python -m benchmarks [NAME ...]`: runs benchmarks, prints their tables, writes their results.
+
+All of them take a quarter of an hour on two quiet processors; each says what it will take. Nothing
+else should run meanwhile: what does is measured, too, and stands in the results as a warning.
+"""
 
 import enum
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic_settings import CliPositionalArg
@@ -15,7 +21,8 @@ from benchmarks.latency import measure_latency
 from benchmarks.overhead import measure_overhead
 from benchmarks.overload import measure_overload
 from benchmarks.protocols import measure_protocols
-from benchmarks.report import Figure, print_rows, write_results
+from benchmarks.rates import measure_rates
+from benchmarks.report import Circumstances, Figure, print_rows, write_results
 from benchmarks.service_load import measure_load
 from benchmarks.uploads import measure_uploads
 from codefend.lab.experiments.settings import RunSettings, read_settings
@@ -29,6 +36,7 @@ class Benchmark(enum.StrEnum):
 
     ENGINE = "engine"
     LATENCY = "latency"
+    RATES = "rates"
     SERVICE = "service"
     OVERLOAD = "overload"
     GRADIENTS = "gradients"
@@ -51,8 +59,8 @@ class BenchmarkRun(RunSettings):
     """Clients at once (service)."""
     uploads: int = 50
     """Uploads in flight at once (uploads)."""
-    seconds: float = 60.0
-    """How long (service, overload, uploads)."""
+    seconds: float = 30.0
+    """How long (service, overload, uploads); a third of it each rate (rates)."""
     requests: int | None = None
     """Of each size (engine, latency, gradients: 20; codec: 50); by one client (overhead,
     protocols: 2000)."""
@@ -60,30 +68,64 @@ class BenchmarkRun(RunSettings):
     """The litellm command, to be beside (overhead); also LITELLM."""
     beside: Path | None = None
     """Another checkout, measured in the same run (overhead)."""
+    strict: bool = False
+    """Refuse to measure where files differ from the commit, or other work runs."""
 
 
-MEASURES: dict[Benchmark, Callable[[BenchmarkRun], tuple[list[Figure], str]]] = {
-    Benchmark.ENGINE: lambda r: measure_engine(r.purifier, r.device, r.requests or 20),
-    Benchmark.LATENCY: lambda r: measure_latency(r.purifier, r.device, r.requests or 20),
-    Benchmark.SERVICE: lambda r: measure_load(r.purifier, r.device, r.clients, r.seconds),
-    Benchmark.OVERLOAD: lambda r: measure_overload(r.purifier, r.device, r.seconds),
-    Benchmark.GRADIENTS: lambda r: measure_gradients(r.purifier, r.device, r.requests or 20),
-    Benchmark.UPLOADS: lambda r: measure_uploads(r.purifier, r.device, r.uploads, r.seconds),
-    Benchmark.CODEC: lambda r: measure_codec(r.requests or 50),
-    Benchmark.PROTOCOLS: lambda r: measure_protocols(r.requests or 2000),
-    Benchmark.OVERHEAD: lambda r: measure_overhead(r.litellm, r.requests or 2000, r.beside),
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One benchmark: what gives its figures and their device, and the seconds that it takes.
+
+    On two quiet processors, with the amounts that hold where none are named.
+    """
+
+    measure: Callable[[BenchmarkRun], tuple[list[Figure], str]]
+    seconds: int
+
+
+PARTS: dict[Benchmark, _Part] = {
+    Benchmark.ENGINE: _Part(lambda r: measure_engine(r.purifier, r.device, r.requests or 20), 120),
+    Benchmark.LATENCY: _Part(lambda r: measure_latency(r.purifier, r.device, r.requests or 20), 35),
+    Benchmark.RATES: _Part(lambda r: measure_rates(r.purifier, r.device, r.seconds / 3), 105),
+    Benchmark.SERVICE: _Part(
+        lambda r: measure_load(r.purifier, r.device, r.clients, r.seconds), 70
+    ),
+    Benchmark.OVERLOAD: _Part(lambda r: measure_overload(r.purifier, r.device, r.seconds), 75),
+    Benchmark.GRADIENTS: _Part(
+        lambda r: measure_gradients(r.purifier, r.device, r.requests or 20), 45
+    ),
+    Benchmark.UPLOADS: _Part(
+        lambda r: measure_uploads(r.purifier, r.device, r.uploads, r.seconds), 120
+    ),
+    Benchmark.OVERHEAD: _Part(
+        lambda r: measure_overhead(r.litellm, r.requests or 2000, r.beside), 120
+    ),
+    Benchmark.CODEC: _Part(lambda r: measure_codec(r.requests or 50), 30),
+    Benchmark.PROTOCOLS: _Part(lambda r: measure_protocols(r.requests or 2000), 40),
 }
-"""Each gives its figures, and the device that they were measured on."""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Measures what the command line names."""
     run = read_settings(BenchmarkRun, arguments, program="python -m benchmarks")
-    for name in run.names or Benchmark:
-        figures, measured_on = MEASURES[name](run)
-        sys.stdout.write(f"\n{name.value} on {measured_on}\n")
+    names = run.names or tuple(Benchmark)
+    left_s = sum(PARTS[name].seconds for name in names)
+    for number, name in enumerate(names, start=1):
+        about = f"about {PARTS[name].seconds} s, {left_s} s for all that is left"
+        sys.stdout.write(f"\n{name.value} ({number} of {len(names)}): {about}\n")
+        sys.stdout.flush()
+        seen = Circumstances.look()
+        if run.strict and seen.warnings:
+            raise SystemExit(f"{name.value} was not measured: {', '.join(seen.warnings)}")
+        for warning in seen.warnings:
+            sys.stdout.write(f"warning: {warning}\n")
+        started_s = time.monotonic()
+        figures, measured_on = PARTS[name].measure(run)
+        took_s = time.monotonic() - started_s
         print_rows(figures)
-        sys.stdout.write(f"written to {write_results(name.value, figures, measured_on)}\n")
+        path = write_results(name.value, figures, measured_on, seen, took_s)
+        sys.stdout.write(f"on {measured_on}, {took_s:.0f} s: {path}\n")
+        left_s -= PARTS[name].seconds
 
 
 if __name__ == "__main__":

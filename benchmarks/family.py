@@ -1,12 +1,15 @@
-"""A process and all its descendants, and the processor time that they have taken."""
+"""A process and all its descendants: the processor time that they have taken, and their memory."""
 
 import os
 from pathlib import Path
 
-__all__ = ["find_family", "measure_family_cpu_s"]
+__all__ = ["find_family", "measure_family_cpu_s", "measure_tree_mib"]
 
 # Fields of /proc/PID/stat after the name: see proc(5).
 _PARENT, _USER_TICKS, _SYSTEM_TICKS, _DEAD_USER_TICKS, _DEAD_SYSTEM_TICKS = 1, 11, 12, 13, 14
+
+
+KIBIBYTES_PER_MEBIBYTE = 1024
 
 
 def find_family(pid: int) -> set[int]:
@@ -38,3 +41,16 @@ def _read_stat(path: Path) -> list[str]:
         return path.read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:  # it has just ended
         return []
+
+
+def measure_tree_mib(pid: int) -> float:
+    """Sums the proportional set sizes: memory that is shared among the processes counts once."""
+    return sum(_proportional_kib(member) for member in find_family(pid)) / KIBIBYTES_PER_MEBIBYTE
+
+
+def _proportional_kib(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)

@@ -1,4 +1,8 @@
-"""The format of benchmark results: rows with a value, percentiles and a baseline, as JSON."""
+"""The format of benchmark results: rows with a value, percentiles and a baseline, as JSON.
+
+Beside them stands under which circumstances they were measured: a figure that another program's
+work, or code that no commit holds, had a part in is marked.
+"""
 
 import json
 import os
@@ -6,6 +10,7 @@ import platform
 import re
 import statistics
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -13,10 +18,51 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Figure", "percentiles_ms", "print_rows", "write_results"]
+__all__ = ["Circumstances", "Figure", "percentiles_ms", "print_rows", "write_results"]
 
 RESULTS = Path(__file__).with_name("results")
+_OWN_WORK = (":!benchmarks/results", ":!docs")
+IDLE_S = 1.0
+"""How long is looked on before a benchmark begins."""
+QUIET_PROCESSORS = 0.1
+"""Up to here others are no disturbance: what a machine does by itself."""
 PACKAGES = ("torch", "diffusers", "numpy", "pillow", "fastapi", "uvicorn", "openvino")
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What a benchmark ran under.
+
+    Attributes:
+        commit: Of the tree; with -dirty where tracked files differ.
+        load: The load average when it began.
+        busy_processors: How many processors others kept busy in the second before.
+        date: When it began.
+    """
+
+    commit: str
+    load: float
+    busy_processors: float
+    date: str
+
+    @classmethod
+    def look(cls) -> "Circumstances":
+        """Looks at the tree, and for a second at the machine, while this process does nothing."""
+        before_s = _busy_s()
+        time.sleep(IDLE_S)
+        busy = max(0.0, _busy_s() - before_s) / IDLE_S
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return cls(_commit(), os.getloadavg()[0], round(busy, 2), now)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What whoever reads the figures must know."""
+        found = []
+        if self.commit.endswith("-dirty"):
+            found.append("files differ from the commit")
+        if self.busy_processors > QUIET_PROCESSORS:
+            found.append(f"other work kept {self.busy_processors:.1f} processors busy at the start")
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,22 +104,26 @@ def percentiles_ms(seconds: Sequence[float]) -> dict[str, float]:
     return {f"p{rank}_ms": 1000 * cuts[rank - 1] for rank in (50, 95, 99)}
 
 
-def write_results(name: str, rows: Sequence[Figure], device: str) -> Path:
+def write_results(
+    name: str, rows: Sequence[Figure], device: str, seen: Circumstances, seconds: float
+) -> Path:
     """Writes `results/<name>-<device>.json`.
 
     Args:
         name: Of the benchmark.
         rows: Its figures.
         device: As the engine names it: `cpu`, or the name of a GPU.
+        seen: Before it began.
+        seconds: What it took.
     """
     kind = "cpu" if device == "cpu" else re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
     meta = {
-        "commit": _commit(),
+        **asdict(seen),
+        "warnings": seen.warnings,
         "device": f"{_processor()}, {os.cpu_count()} cores" if kind == "cpu" else device,
-        "load": os.getloadavg()[0],
         "versions": {package: _version(package) for package in PACKAGES}
         | {"python": platform.python_version()},
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds),
     }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}-{kind}.json"
@@ -98,6 +148,16 @@ def print_rows(rows: Sequence[Figure]) -> None:
     print("\n".join(lines))  # noqa: T201 - the table is this command's output
 
 
+def _busy_s() -> float:
+    """Processor seconds that anybody has taken since the machine started (proc(5), /proc/stat)."""
+    user, nice, system, _, _, *others = (
+        int(field)
+        for field in Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0].split()[1:]
+    )
+    ticks = user + nice + system + sum(others[:3])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)
@@ -106,9 +166,21 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    return done.stdout.strip() or "unknown"
+    """The commit, with -dirty where tracked files differ; what benchmarks write themselves may."""
+    commit = _git("rev-parse", "HEAD")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *_OWN_WORK)
+    return f"{commit or 'unknown'}{'-dirty' if changed else ''}"
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(  # noqa: S603 - our own words
+        ["git", *words],  # noqa: S607 - wherever git is
+        cwd=RESULTS.parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip()
 
 
 def _processor() -> str:

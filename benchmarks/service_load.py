@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import httpx
-from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.engine import load_warm_engine, time_pictures
 from benchmarks.report import Figure, percentiles_ms
+from benchmarks.scrape import scrape
 from benchmarks.server import run_server
 from benchmarks.trace import SIZES, SyntheticPicture, make_picture, mixed_trace
 
@@ -133,15 +133,11 @@ async def _probe(client: httpx.AsyncClient, tally: _Tally) -> None:
 
 def _read_batches(url: str) -> dict[str, float]:
     """Reads from the service's own metrics how its batches were made."""
-    samples = {
-        (sample.name, sample.labels.get("le")): sample.value
-        for family in text_string_to_metric_families(httpx.get(f"{url}/metrics").text)
-        for sample in family.samples
-    }
-    num_batches = max(1.0, samples["codefend_batch_size_count", None])
-    of_one_size = samples["codefend_batch_distinct_sizes_bucket", "1.0"]
+    seen = scrape(url)
+    num_batches = max(1.0, seen.value("codefend_batch_size_count"))
+    of_one_size = seen.value("codefend_batch_distinct_sizes_bucket", le="1.0")
     return {
-        "mean_batch": samples["codefend_batch_size_sum", None] / num_batches,
+        "mean_batch": seen.mean("codefend_batch_size"),
         "across_sizes": 1 - of_one_size / num_batches,
-        "padding": samples["codefend_batch_padding_ratio_sum", None] / num_batches,
+        "padding": seen.mean("codefend_batch_padding_ratio"),
     }

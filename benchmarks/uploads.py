@@ -17,9 +17,9 @@ from multiprocessing.connection import Connection
 
 import httpx
 import torch
-from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.report import Figure, percentiles_ms
+from benchmarks.scrape import scrape
 from benchmarks.server import run_server
 from benchmarks.trace import make_picture
 
@@ -117,16 +117,10 @@ def _probe(url: str, duration_s: float) -> tuple[list[float], list[float]]:
             client.get("/healthz").raise_for_status()
             seconds.append(time.perf_counter() - started_s)
             if started_s > next_meter_s:
-                in_flight.append(_read_in_flight(client.get("/metrics").text))
+                in_flight.append(scrape(url).value("codefend_requests_in_flight"))
                 next_meter_s = started_s + METER_PAUSE_S
             time.sleep(PROBE_PAUSE_S)
     return seconds, in_flight
-
-
-def _read_in_flight(metrics: str) -> float:
-    families = text_string_to_metric_families(metrics)
-    samples = {sample.name: sample.value for family in families for sample in family.samples}
-    return samples["codefend_requests_in_flight"]
 
 
 def _send_uploads(connection: Connection, url: str, num_uploads: int, duration_s: float) -> None:

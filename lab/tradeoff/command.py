@@ -34,9 +34,8 @@ from codefend.lab.evaluate.uploads import Uploader, union_threat
 from codefend.lab.experiments.report import Row, cell, write_report
 from codefend.lab.experiments.table import Table
 from codefend.lab.fidelity.samples import photo_samples
-from codefend.lab.plots.pareto import draw_pareto
 from codefend.lab.plots.style import save_small
-from codefend.lab.plots.tradeoff import Curve, Spot, draw_tradeoff
+from codefend.lab.plots.tradeoff import Curve, Spot, draw_pareto, draw_tradeoff
 from codefend.lab.progress import progress
 from codefend.lab.tradeoff.costs import (
     PHOTO,
@@ -130,10 +129,11 @@ class TradeOff(VictimExperiment):
             surrogate=Surrogate.load(self.surrogate, self.device)[0],
             out=self.out,
         )
-        times = timing_rows(points, num_rounds=self.rounds, device=self.device)
-        rows = [*times, *tradeoff_rows(context, with_white_box=self.white_box_scenes > 0)]
+        rows = tradeoff_rows(context, with_white_box=self.white_box_scenes > 0)
         if self.with_photos:
             rows += photo_rows(points, photo_samples(world), seed=seed)
+        # Last, and anew in every run: what is above is kept.
+        rows += timing_rows(points, num_rounds=self.rounds, device=self.device)
         weights = {name: sha256 for name, (_, sha256) in pipelines.items()}
         meta = self.meta({asked.name: asked.sha256, **weights}, self.split)
         notes = _notes(context, with_white_box=self.white_box_scenes > 0)

@@ -15,7 +15,7 @@ from codefend.lab.experiments.report import Row, Threat, rows_under
 from codefend.lab.experiments.statistics import Estimate, ratio
 from codefend.lab.fidelity.samples import Sample
 from codefend.lab.labels import UNION
-from codefend.lab.plots.pareto import CostCurve, CostSpot, Panel
+from codefend.lab.plots.tradeoff import CostCurve, CostSpot, Panel
 from codefend.lab.progress import progress
 from codefend.lab.tradeoff.points import SERVED, Point
 
