@@ -17,6 +17,7 @@ from codefend.lab.baselines.defence import Defence, recomputed, straight_through
 from codefend.lab.errors import LabError
 from codefend.models.manifest import weights_sha256
 from codefend.models.purifier.adapters import find_adapters, is_adapters
+from codefend.models.purifier.eight_bit import eight_bit, read_ranges
 from codefend.models.purifier.latent import LatentPurificationPipeline
 from codefend.models.purifier.loading import load_purifier as load_pipeline
 from codefend.models.purifier.purifier import Purifier, run_directly
@@ -28,17 +29,22 @@ __all__ = [
     "round_trip",
 ]
 
+_INT8 = ":int8"
+
 
 def load_purifier(directory: Path, *, device: str = "cpu") -> tuple[Purifier, str]:
     """A pipeline of any kind in single precision, and the hash of its weights.
 
     Args:
         directory: of a pipeline, or of adapters, whose base is loaded with them; or a hub id.
+            With `:int8` behind it, as a CPU runs it in 8-bit integers.
         device: torch device.
 
     Raises:
         LabError: where the directory holds no pipeline.
     """
+    if directory.name.endswith(_INT8):
+        return _in_eight_bits(directory.with_name(directory.name.removesuffix(_INT8)), device)
     is_local = (directory / "model_index.json").exists() or is_adapters(directory)
     if not is_local and (directory.exists() or not _is_hub_id(directory)):
         raise LabError(f"{directory} holds no purifier; make it with: codefend-lab train")
@@ -53,6 +59,20 @@ def load_purifier(directory: Path, *, device: str = "cpu") -> tuple[Purifier, st
     pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline, _weights_of(directory)
+
+
+def _in_eight_bits(directory: Path, device: str) -> tuple[Purifier, str]:
+    pipeline, sha256 = load_purifier(directory, device=device)
+    try:
+        ranges = read_ranges(directory)
+        if ranges is None:
+            raise LabError(f"{directory} has no ranges: codefend-lab train ranges {directory}")
+        rounded = eight_bit(pipeline, ranges)
+    except ValueError as error:
+        raise LabError(f"{directory}{_INT8}: {error}") from error
+    rounded.to(device)
+    told = f"{sha256}\n{sorted(ranges.items())}"
+    return rounded, hashlib.sha256(told.encode()).hexdigest()
 
 
 def _is_hub_id(source: Path) -> bool:

@@ -40,6 +40,7 @@ from codefend.lab.train.publish import (
     publish_purifier,
 )
 from codefend.lab.train.purifier import PurifierTrainer
+from codefend.lab.train.ranges import measure_ranges
 from codefend.lab.train.settings import (
     VARIANTS,
     AblationsRun,
@@ -275,6 +276,8 @@ def detector(run: DetectorRun) -> None:
     publish_detector(network, weights=run.weights)
 
 
+_WORLD, _PURIFIER = Path("work/world.npz"), WEIGHTS_DIRECTORY / "purifier"
+
 app = typer.Typer(no_args_is_help=True, help="Train what ships; every command resumes.")
 
 
@@ -303,6 +306,24 @@ add_command(app, "purifier", PurifierRun, purifier)
 
 
 add_command(app, "recipe", RecipeRun, recipe)
+
+
+@app.command("ranges")
+def ranges(
+    purifier: Annotated[Path, typer.Argument(help="Its directory.")] = WEIGHTS_DIRECTORY
+    / "purifier",
+    *,
+    world: Annotated[Path, typer.Option(help="World file from `data build`.")] = Path(
+        "work/world.npz"
+    ),
+    num: Annotated[int, typer.Option(min=12, help="Pictures.")] = 384,
+    seed: Annotated[int, typer.Option(help="Of pictures and noise.")] = 0,
+) -> None:
+    """Measure what a purifier's convolutions read, for CPUs that run them in 8-bit integers."""
+    try:
+        measure_ranges(purifier, World(world), num, seed)
+    except (OSError, ValueError) as error:
+        raise LabError(f"{purifier}: {error}") from error
 
 
 @app.command("pack")

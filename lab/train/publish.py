@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from codefend.models.manifest import (
 )
 from codefend.models.packed import pack, packed_files
 from codefend.models.purifier.adapters import AdapterSettings, save_adapters
+from codefend.models.purifier.eight_bit import RANGES_NAME
 from codefend.models.purifier.latent import LatentPurificationPipeline
 from codefend.models.purifier.pipeline import PurificationPipeline
 
@@ -36,6 +38,7 @@ __all__ = [
     "publish_latent",
     "publish_mllm",
     "publish_purifier",
+    "publish_ranges",
 ]
 
 LICENCE = "Apache-2.0"
@@ -72,7 +75,16 @@ def publish_purifier(
         version=version,
     )
     pipeline.save_pretrained(weights / name)
+    (weights / name / RANGES_NAME).unlink(missing_ok=True)  # of the weights before these
     _list(name, weights)
+
+
+def publish_ranges(folder: Path) -> None:
+    """List the ranges that were measured of a purifier's weights, if the weights are listed."""
+    with contextlib.suppress(OSError):
+        listed = [entry for entry in read_manifest(folder.parent) if entry.name == folder.name]
+        for entry in listed:
+            _list(entry.name, folder.parent, command=entry.command, figures=entry.figures)
 
 
 def publish_detector(detector: SuspicionDetector, weights: Path = WEIGHTS_DIRECTORY) -> None:
