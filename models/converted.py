@@ -56,7 +56,9 @@ class Converted:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def load_converted(source: str | Path | None, convert: Callable[[], Converted]) -> Converted:
+def load_converted(
+    source: str | Path | None, convert: Callable[[], Converted], variant: str = "float32"
+) -> Converted:
     """What `convert` made of these weights, at this start or an earlier one.
 
     It is kept in `.openvino` beside the weights or, where that cannot be written, in the cache
@@ -68,11 +70,12 @@ def load_converted(source: str | Path | None, convert: Callable[[], Converted]) 
         source: The directory that holds all that `convert` reads; nothing is kept of a hub id, nor
             where there is None.
         convert: Reads the weights and converts them.
+        variant: Which of several networks that are made of the same weights; each is kept.
     """
     if source is None or not os.path.isdir(source):
         return convert()
     folder = Path(source)
-    key = _key_of(folder)
+    key = f"{variant}-{_key_of(folder)}"
     homes = list(_homes_of(folder))
     for home in homes:
         kept = _read(home / key)
@@ -236,14 +239,10 @@ def _keep(made: Converted, home: Path, key: str) -> None:
             raise OSError(str(error)) from error
         described = {"sha256": _digests(entry), "facts": made.facts}
         (entry / _DESCRIPTION).write_text(json.dumps(described), encoding="utf-8")
-        for old in _entries(home):
+        for old in home.glob(f"{key.partition('-')[0]}-*"):
             shutil.rmtree(old, ignore_errors=True)
         try:
             entry.rename(home / key)
         except OSError:
             if not (home / key).is_dir():  # else another process was at it, too
                 raise
-
-
-def _entries(home: Path) -> Iterator[Path]:
-    return (path for path in home.iterdir() if not path.name.startswith("."))

@@ -7,9 +7,12 @@ from pathlib import Path
 
 __all__ = [
     "Backend",
+    "CpuDtype",
     "GpuDtype",
     "check_backend",
+    "check_cpu_dtype",
     "has_accelerator",
+    "has_int8_products",
     "has_openvino",
     "resolve_devices",
 ]
@@ -18,6 +21,7 @@ __all__ = [
 _ACCELERATORS = ("nvidia[0-9]*", "kfd", "dxg")
 _NVIDIA_NODE = re.compile(r"nvidia\d+")
 _DEVICES = Path("/dev")
+_INT8_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8"}
 
 
 class Backend(StrEnum):
@@ -34,6 +38,27 @@ class GpuDtype(StrEnum):
 
     FLOAT16 = "float16"
     BFLOAT16 = "bfloat16"
+
+
+class CpuDtype(StrEnum):
+    """In what precision a CPU runs the purifier."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    INT8 = "int8"
+
+
+def has_int8_products(cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor multiplies 8-bit integers four at a time: VNNI, or AMX.
+
+    Args:
+        cpu_info: Where Linux lists what processors can do; what is not listed is not there.
+    """
+    try:
+        listed = re.findall(r"^flags\s*:(.*)$", cpu_info.read_text(), re.MULTILINE)
+    except OSError:
+        return False
+    return bool(listed) and all(_INT8_PRODUCTS & set(flags.split()) for flags in listed)
 
 
 def has_openvino() -> bool:
@@ -71,6 +96,20 @@ def check_backend(
         if not _shows_accelerator(device_directory):
             msg = "CODEFEND_BACKEND=graphs needs a GPU, and this machine shows none: set auto"
             raise ValueError(msg)
+
+
+def check_cpu_dtype(cpu_dtype: CpuDtype, backend: Backend) -> None:
+    """Checks that the backend computes in what is asked for by name.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if cpu_dtype is CpuDtype.INT8 and (backend is Backend.EAGER or not has_openvino()):
+        msg = (
+            "CODEFEND_CPU_DTYPE=int8 needs OpenVINO: pip install 'codefend[openvino]' with "
+            "CODEFEND_BACKEND=openvino, or set float32"
+        )
+        raise ValueError(msg)
 
 
 def resolve_devices(

@@ -16,7 +16,7 @@ from codefend.service.credentials import (
     is_loopback,
     read_keys,
 )
-from codefend.service.devices import Backend, GpuDtype, check_backend
+from codefend.service.devices import Backend, CpuDtype, GpuDtype, check_backend, check_cpu_dtype
 from codefend.service.policy import (
     Animated,
     Disclosure,
@@ -223,10 +223,15 @@ class Settings(BaseSettings):
         "graphs; auto takes those on an NVIDIA GPU and OpenVINO on a CPU, where it is installed "
         "and knows the network, else torch.",
     )
+    cpu_dtype: CpuDtype = Field(
+        CpuDtype.FLOAT32,
+        description="Precision of the purifier on a CPU: int8 needs OpenVINO and measured ranges "
+        "beside the weights; auto takes it where the processor has VNNI, else float32.",
+    )
     gpu_dtype: GpuDtype = Field(
         GpuDtype.FLOAT16,
         description="Precision of the purifier on a GPU; bfloat16 for weights whose values are too "
-        "large for float16. A CPU computes in single precision.",
+        "large for float16.",
     )
     gpu_graph_memory: float = Field(
         0.25,
@@ -444,6 +449,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _the_backend_is_there(self) -> Self:
         check_backend(self.backend, self.devices)
+        check_cpu_dtype(self.cpu_dtype, self.backend)
         return self
 
     @model_validator(mode="after")

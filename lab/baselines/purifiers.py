@@ -17,10 +17,11 @@ from codefend.lab.baselines.defence import Defence, recomputed, straight_through
 from codefend.lab.errors import LabError
 from codefend.models.manifest import weights_sha256
 from codefend.models.purifier.adapters import find_adapters, is_adapters
-from codefend.models.purifier.eight_bit import eight_bit, read_ranges
+from codefend.models.purifier.eight_bit import eight_bit
 from codefend.models.purifier.latent import LatentPurificationPipeline
 from codefend.models.purifier.loading import load_purifier as load_pipeline
 from codefend.models.purifier.purifier import Purifier, run_directly
+from codefend.models.purifier.ranges import read_ranges
 
 __all__ = [
     "load_purifier",

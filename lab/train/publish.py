@@ -24,9 +24,9 @@ from codefend.models.manifest import (
 )
 from codefend.models.packed import pack, packed_files
 from codefend.models.purifier.adapters import AdapterSettings, save_adapters
-from codefend.models.purifier.eight_bit import RANGES_NAME
 from codefend.models.purifier.latent import LatentPurificationPipeline
 from codefend.models.purifier.pipeline import PurificationPipeline
+from codefend.models.purifier.ranges import RANGES_NAME
 
 if TYPE_CHECKING:
     from peft import PeftModel

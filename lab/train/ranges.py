@@ -13,8 +13,9 @@ from codefend.lab.progress import progress
 from codefend.lab.train.detector import calibration_images
 from codefend.lab.train.publish import publish_ranges
 from codefend.lab.world.compose import World
-from codefend.models.purifier.eight_bit import measured_ranges, write_ranges
+from codefend.models.purifier.eight_bit import measured_ranges
 from codefend.models.purifier.loading import load_purifier
+from codefend.models.purifier.ranges import write_ranges
 from codefend.models.quantise import dequantise
 
 __all__ = ["measure_ranges"]

@@ -20,7 +20,7 @@ from codefend.models.purifier.denoiser import time_of
 from codefend.models.purifier.pipeline import PurificationPipeline
 from codefend.models.purifier.purifier import Purifier
 
-__all__ = ["UpsamplingConv", "folded"]
+__all__ = ["UpsamplingConv", "can_be_folded", "folded"]
 
 
 def folded(purifier: Purifier) -> Purifier:
@@ -37,11 +37,16 @@ def folded(purifier: Purifier) -> Purifier:
         A copy; the purifier itself where it is no pixel purifier of one step, whose level would not
         be a constant.
     """
-    if not isinstance(purifier, PurificationPipeline) or purifier.config.num_steps != 1:
+    if not can_be_folded(purifier):
         return purifier
     folding = copy.copy(purifier)
     folding.unet = _folded(purifier.unet, float(purifier.config.noise_level))
     return folding
+
+
+def can_be_folded(purifier: Purifier) -> bool:
+    """Whether it is a pixel purifier of one step."""
+    return isinstance(purifier, PurificationPipeline) and purifier.config.num_steps == 1
 
 
 class UpsamplingConv(nn.Module):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codefend.models.detector.calibration import suspicions_of
-from codefend.service.devices import Backend, GpuDtype
+from codefend.service.devices import Backend, CpuDtype, GpuDtype
 from codefend.service.settings import Settings
 from codefend.service.stages import EngineFacts
 
@@ -64,6 +64,7 @@ class EngineOptions:
         backend: What runs the networks.
         gpu_dtype: Precision of the purifier on a GPU.
         graphs: What is captured there.
+        cpu_dtype: Precision of the purifier on a CPU.
     """
 
     purifier: str
@@ -74,6 +75,7 @@ class EngineOptions:
     backend: Backend = Backend.AUTO
     gpu_dtype: GpuDtype = GpuDtype.FLOAT16
     graphs: GraphLimits = GraphLimits()
+    cpu_dtype: CpuDtype = CpuDtype.FLOAT32
 
     @classmethod
     def of(cls, settings: Settings, device: str) -> Self:
@@ -87,6 +89,7 @@ class EngineOptions:
             settings.backend,
             settings.gpu_dtype,
             GraphLimits(settings.max_batch, settings.max_batch_pixels, settings.gpu_graph_memory),
+            settings.cpu_dtype,
         )
 
 

@@ -6,6 +6,7 @@ within a second, in a fraction of the memory.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from codefend.models.buckets import BUCKET_STEP_PX
 from codefend.models.converted import Compiled, Converted, converted, load_converted
 from codefend.models.packed import unpacked
+from codefend.models.purifier.ranges import Ranges, read_ranges
+from codefend.service.devices import CpuDtype, has_int8_products
 from codefend.service.purify.engine import (
     CalibratedDetector,
     DeviceOutOfMemory,
@@ -23,6 +26,8 @@ from codefend.service.purify.engine import (
 from codefend.service.stages import EngineFacts
 
 __all__ = ["OpenVinoRunner", "load_engine"]
+
+logger = logging.getLogger(__name__)
 
 # Images, height, width: no two alike, and none that could be taken for a constant.
 EXAMPLE_SIZE = (2, 2 * BUCKET_STEP_PX, BUCKET_STEP_PX)
@@ -63,17 +68,41 @@ def load_engine(options: EngineOptions) -> NetworkEngine:
 
     Raises:
         OSError: There is no such pipeline.
-        ValueError: It is of no known kind, its adapters do not fit, or the detector is not
-            calibrated.
+        ValueError: It is of no known kind, its adapters do not fit, the detector is not
+            calibrated, or 8-bit integers are asked for and no ranges were measured.
         RuntimeError: OpenVINO cannot run it.
     """
-    purifier = load_converted(_whole_folder(options), lambda: _convert_purifier(options))
+    folder = _whole_folder(options)
+    ranges = _ranges(options.cpu_dtype, folder)
+    dtype = CpuDtype.FLOAT32 if ranges is None else CpuDtype.INT8
+    purifier = load_converted(folder, lambda: _convert_purifier(options, ranges), dtype)
     described = {name: fact for name, fact in purifier.facts.items() if name != "noise_layout"}
     return NetworkEngine(
         OpenVinoRunner(purifier, options.cpu_threads),
-        EngineFacts(**described, device="cpu", backend="openvino"),
+        EngineFacts(**described, device="cpu", backend="openvino", details={"dtype": dtype.value}),
         None if options.detector is None else _load_detector(options.detector, options.cpu_threads),
     )
+
+
+def _ranges(dtype: CpuDtype, folder: Path | None) -> Ranges | None:
+    """What convolutions read, where they are to run in 8-bit integers; else None."""
+    is_asked = dtype is CpuDtype.INT8
+    if not is_asked and (dtype is CpuDtype.FLOAT32 or not has_int8_products()):
+        return None
+    try:
+        ranges = None if folder is None else read_ranges(folder)
+    except ValueError as error:
+        if is_asked:
+            raise
+        logger.warning("the purifier runs in single precision: %s", error)
+        return None
+    if ranges is None and is_asked:
+        msg = (
+            "CODEFEND_CPU_DTYPE=int8 needs the ranges of a pixel purifier: measure them with "
+            "codefend-lab train ranges DIRECTORY, or set float32"
+        )
+        raise ValueError(msg)
+    return ranges
 
 
 def _load_detector(source: str, num_threads: int | None) -> CalibratedDetector:
@@ -94,10 +123,11 @@ def _whole_folder(options: EngineOptions) -> Path | None:
     return folder if is_whole else None
 
 
-def _convert_purifier(options: EngineOptions) -> Converted:
+def _convert_purifier(options: EngineOptions, ranges: Ranges | None) -> Converted:
     import torch
     from diffusers.utils.logging import disable_progress_bar
 
+    from codefend.models.purifier.eight_bit import eight_bit
     from codefend.models.purifier.folded import folded
     from codefend.models.purifier.graph import PurifierGraph
     from codefend.models.purifier.loading import load_purifier
@@ -107,7 +137,7 @@ def _convert_purifier(options: EngineOptions) -> Converted:
     if BUCKET_STEP_PX % purifier.padding_multiple:
         msg = f"{options.purifier} needs sides of multiples of {purifier.padding_multiple} pixels"
         raise ValueError(msg)
-    graph = PurifierGraph(folded(purifier))
+    graph = PurifierGraph(folded(purifier) if ranges is None else eight_bit(purifier, ranges))
     example = (
         torch.zeros((*EXAMPLE_SIZE, 3), dtype=torch.uint8),
         graph.draw_noise(*EXAMPLE_SIZE, torch.Generator()),

@@ -268,3 +268,15 @@ def test_facts_are_json(weights):
     with pytest.raises(TypeError):
         load_converted(weights, lambda: Converted(network, {"x": object()}))
     assert not list((weights / ".openvino").iterdir())
+
+
+def test_several_networks_of_the_same_weights_are_kept_side_by_side(weights):
+    doubling, tripling = Factory(2.0), Factory(3.0)
+    for _ in range(2):
+        assert (result(load_converted(weights, doubling)) == 6).all()
+        assert (result(load_converted(weights, tripling, "int8")) == 9).all()
+    assert (doubling.num_calls, tripling.num_calls) == (1, 1)
+    (weights / "net.safetensors").write_bytes(b"5678")
+    load_converted(weights, tripling, "int8")
+    assert [entry.name.split("-")[0] for entry in entries(weights)] == ["float32", "int8"]
+    assert tripling.num_calls == 2

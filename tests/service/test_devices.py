@@ -7,7 +7,14 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from codefend.service.devices import Backend, check_backend, has_accelerator, resolve_devices
+from codefend.service.devices import (
+    Backend,
+    CpuDtype,
+    check_backend,
+    has_accelerator,
+    has_int8_products,
+    resolve_devices,
+)
 from codefend.service.settings import Settings
 from tests.installed import needs_openvino
 
@@ -97,3 +104,33 @@ def test_graphs_take_a_share_of_a_gpus_memory(share):
 def test_no_precision_is_invented():
     with pytest.raises(ValidationError, match="gpu_dtype"):
         Settings(gpu_dtype="float8")
+
+
+def test_int8_is_openvinos(without_openvino):
+    with pytest.raises(ValidationError, match="CODEFEND_CPU_DTYPE=int8 needs OpenVINO"):
+        Settings(cpu_dtype="int8")
+    assert Settings(cpu_dtype="auto").cpu_dtype is CpuDtype.AUTO
+
+
+@needs_openvino
+def test_int8_is_not_torchs():
+    with pytest.raises(ValidationError, match="CODEFEND_CPU_DTYPE=int8 needs OpenVINO"):
+        Settings(cpu_dtype="int8", backend="eager")
+    assert Settings(cpu_dtype="int8").cpu_dtype is CpuDtype.INT8
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["fpu avx512_vnni", "fpu avx512_vnni"], True),
+        (["fpu avx_vnni"], True),
+        (["fpu avx512_vnni", "fpu avx2"], False),
+        (["fpu avx2 avx512f"], False),
+        ([], False),
+    ],
+)
+def test_int8_is_worth_it_where_every_processor_multiplies_it(tmp_path, flags, expected):
+    listed = "".join(f"processor\t: 0\nflags\t\t: {each}\n\n" for each in flags)
+    (tmp_path / "cpuinfo").write_text(listed)
+    assert has_int8_products(tmp_path / "cpuinfo") is expected
+    assert not has_int8_products(tmp_path / "absent")

@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from codefend.models.purifier.eight_bit import eight_bit, measured_ranges
+from codefend.models.purifier.graph import PurifierGraph
+from codefend.models.purifier.loading import load_purifier
 from codefend.models.purifier.network import build_network
 from codefend.models.purifier.pipeline import PurificationPipeline
-from codefend.service.devices import Backend
-from codefend.service.purify import backends, torch_engine
+from codefend.models.purifier.ranges import read_ranges, write_ranges
+from codefend.service.devices import Backend, CpuDtype
+from codefend.service.purify import backends, openvino_engine, torch_engine
 from codefend.service.purify.backends import load_engine
 from codefend.service.purify.engine import EngineOptions, GraphLimits
 from codefend.service.settings import Settings
@@ -104,3 +108,62 @@ def test_the_facts_say_the_precision(purifier):
     """Half precision is for GPUs: a CPU computes in single precision."""
     options = EngineOptions(purifier, "cpu", 1, backend=Backend.EAGER)
     assert load_engine(options).facts.details == {"dtype": "float32"}
+
+
+def with_ranges(directory):
+    pipeline = PurificationPipeline.tiny(0)
+    pipeline.save_pretrained(directory)
+    picture = torch.rand((1, 3, 64, 64), generator=torch.Generator().manual_seed(0))
+    write_ranges(directory, measured_ranges(pipeline, [picture], torch.Generator()))
+    return str(directory)
+
+
+def dtype_of(source, dtype=CpuDtype.AUTO):
+    return load_engine(EngineOptions(source, "cpu", 1, cpu_dtype=dtype)).facts.details["dtype"]
+
+
+@needs_openvino
+@pytest.mark.parametrize("has_products", [False, True])
+def test_auto_is_int8_where_the_processor_multiplies_it_and_ranges_were_measured(
+    tmp_path, purifier, monkeypatch, has_products
+):
+    monkeypatch.setattr(openvino_engine, "has_int8_products", lambda: has_products)
+    source = with_ranges(tmp_path)
+    assert dtype_of(source) == ("int8" if has_products else "float32")
+    assert dtype_of(source, CpuDtype.FLOAT32) == "float32"
+    assert dtype_of(source, CpuDtype.INT8) == "int8"
+    assert dtype_of(purifier) == "float32"
+
+
+@needs_openvino
+def test_int8_without_ranges_is_refused_with_what_to_do(purifier):
+    with pytest.raises(ValueError, match="codefend-lab train ranges"):
+        dtype_of(purifier, CpuDtype.INT8)
+
+
+@needs_openvino
+def test_ranges_of_other_weights_are_left_aside_unless_they_are_asked_for(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(openvino_engine, "has_int8_products", lambda: True)
+    source = with_ranges(tmp_path)
+    PurificationPipeline.tiny(1).save_pretrained(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert dtype_of(source) == "float32"
+    assert "of other weights" in caplog.text
+    with pytest.raises(ValueError, match="of other weights"):
+        dtype_of(source, CpuDtype.INT8)
+
+
+@needs_openvino
+def test_in_whole_numbers_it_purifies_as_torch_emulates_it(tmp_path):
+    source = with_ranges(tmp_path)
+    engine = load_engine(EngineOptions(source, "cpu", 1, cpu_dtype=CpuDtype.INT8))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    found, _ = engine.runner.purify(pixels, 5)
+    noise = np.random.Generator(np.random.SFC64(5)).standard_normal((1, 2, 3, 64, 64), np.float32)
+    graph = PurifierGraph(eight_bit(load_purifier(source), read_ranges(tmp_path)))
+    emulated, _ = graph(torch.from_numpy(pixels), torch.from_numpy(noise))
+    distance = np.abs(found.astype(int) - emulated.numpy())
+    assert distance.mean() < 0.1
+    assert distance.max() <= 2
