@@ -17,6 +17,7 @@ from codefend.lab.experiments.settings import Experiment, add_command, add_exper
 from codefend.lab.fidelity.command import Fidelity
 from codefend.lab.plots.report import plot
 from codefend.lab.prompts.command import FindPrompt
+from codefend.lab.prompts.effect import PromptEffect
 from codefend.lab.recognition.read import Read
 from codefend.lab.schedule import RunParts, run_parts
 from codefend.lab.tradeoff.command import TradeOff
@@ -26,7 +27,7 @@ __all__ = ["EXPERIMENTS", "main"]
 
 EXPERIMENTS: tuple[type[Experiment], ...] = (
     *(Evaluate, Detect, TradeOff, Fidelity, Classify, Read),
-    FindPrompt,
+    *(FindPrompt, PromptEffect),
 )
 """What `codefend-lab run FILE` runs."""
 

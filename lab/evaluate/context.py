@@ -266,8 +266,8 @@ class EvalContext:
         conditions: `none` first.
         oblivious: T0, whose radius, search, restarts and seeds hold for all tiers.
         tiers: everything else.
-        surrogate: what T1 attacks through.
         out: folder of attacked images and outcomes.
+        surrogate: what T1 attacks through; nobody does where None.
         others: further models of the ensemble's attacker.
     """
 
@@ -277,8 +277,8 @@ class EvalContext:
     conditions: Sequence[Condition]
     oblivious: ObliviousSettings
     tiers: TierSettings
-    surrogate: Surrogate
     out: Path
+    surrogate: Surrogate | None = None
     others: Sequence[Victim] = ()
 
     def __post_init__(self) -> None:

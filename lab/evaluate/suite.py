@@ -19,7 +19,16 @@ from codefend.lab.evaluate.uploads import Attacker, Uploader, Uploads
 from codefend.lab.experiments.report import Row, Threat
 from codefend.lab.experiments.statistics import Measure, wilson
 
-__all__ = ["VARIANTS", "Variant", "family_rows", "labels_of", "suite_uploads", "variants_named"]
+__all__ = [
+    "VARIANTS",
+    "Variant",
+    "family_rows",
+    "labels_of",
+    "reworded",
+    "suite_uploads",
+    "variants_named",
+    "without_sign",
+]
 
 WORDS_SUFFIX = "-words"
 """Marks the joint attack's control: its wordings on clean images."""
@@ -125,14 +134,14 @@ def family_rows(context: EvalContext, variants: Sequence[Variant]) -> list[Row]:
     attacker = Uploader(context).attacker
     num = min(context.tiers.num_scenes_families, len(context.scenes))
     plain = Assessor.of(context)
-    signless = Assessor.of(replace(context, scenes=[_without_sign(s) for s in context.scenes]))
+    signless = Assessor.of(replace(context, scenes=[without_sign(s) for s in context.scenes]))
     rows: list[Row] = []
     own = context.scenes[:num]
     for variant, uploads in suite_uploads(attacker, context.oblivious, variants, own):
         assessor, asked, sets = (signless if variant.is_written else plain), None, [uploads]
         if variant.name == "joint":
             wordings = attacker.wordings(variant.config(context.oblivious), own)
-            scenes = [_reworded(s, w) for s, w in zip(own, wordings, strict=True)]
+            scenes = [reworded(s, w) for s, w in zip(own, wordings, strict=True)]
             asked = Assessor.of(replace(context, scenes=[*scenes, *context.scenes[num:]]))
             words = replace(uploads.threat, attack=uploads.threat.attack + WORDS_SUFFIX)
             sets.append(Uploads(words, uploads.clean))
@@ -179,11 +188,12 @@ class _Reworded:
     kind: str
 
 
-def _without_sign(scene: TrueScene) -> TrueScene:
+def without_sign(scene: TrueScene) -> TrueScene:
+    """The scene, not asked what its sign says: a word that was written on it makes that unclear."""
     return _Scene.of(scene, [question for question in scene.questions if question.kind != "sign"])
 
 
-def _reworded(scene: TrueScene, wording: Sequence[str]) -> TrueScene:
+def reworded(scene: TrueScene, wording: Sequence[str]) -> TrueScene:
     """The scene's questions in the attacker's words; the caption is asked for as ever."""
     questions = zip(scene.questions, wording[1:], strict=True)
     return _Scene.of(

@@ -221,8 +221,9 @@ def tier_notes(context: EvalContext, tiers: Collection[Tier], *, num_services: i
     plan, oblivious = context.tiers, context.oblivious
     goals = " and ".join(plan.goals)
     search = f"{oblivious.attack} on {goals}, {plan.steps} steps"
+    surrogate = context.surrogate.setting if context.surrogate else "none"
     notes = {
-        Tier.TRANSFER: f"T1: {search}, through a surrogate purifier ({context.surrogate.setting}), "
+        Tier.TRANSFER: f"T1: {search}, through a surrogate purifier ({surrogate}), "
         f"its noise level drawn anew, {plan.num_draws_transfer} draws averaged at every step; the "
         "same images for every defence. A defence with the surrogate's own weights is no stranger "
         "to it.",

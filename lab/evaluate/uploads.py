@@ -241,6 +241,8 @@ class Uploader:
     def transferred(self, num: int) -> list[Uploads]:
         """T1's images, one set for each goal; the same for every defence."""
         settings, surrogate = self.context.tiers, self.context.surrogate
+        if surrogate is None:
+            raise ValueError("T1 needs a surrogate to attack through")
         asked = self._asked(self.context.conditions[0], num)
         return [
             self._through(

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import typer
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from codefend.lab.baselines.defence import Defence
 from codefend.lab.baselines.purifiers import load_purifier, purifying
 from codefend.lab.errors import LabError
-from codefend.lab.evaluate.context import ObliviousSettings, VictimExperiment
+from codefend.lab.evaluate.context import Goals, ObliviousSettings, VictimExperiment
 from codefend.lab.evaluate.data import TrueScene, world_scenes
 from codefend.lab.evaluate.uploads import Attacker
 from codefend.lab.experiments.report import write_report
@@ -67,6 +67,17 @@ exactly once, must not make the model decline what it can answer, and must not c
 Write the template alone, between three backticks."""
 
 
+class SearchAttack(ObliviousSettings):
+    """How items are attacked: shortly, because a search needs many."""
+
+    attack: str = "pgd"
+    """Name of the attack."""
+    goals: Annotated[Goals, Field(max_length=1)] = ("margin",)
+    """What it moves."""
+    steps: NonNegativeInt = 20
+    """Attack steps."""
+
+
 class FindPrompt(VictimExperiment):
     """Search for a defensive prompt: right under attack, right on clean images, not over-refusing.
 
@@ -76,7 +87,7 @@ class FindPrompt(VictimExperiment):
     name: ClassVar[str] = "prompt"
     shortcuts: ClassVar = {"upstream.url": "upstream-url", "oblivious.steps": "steps"}
 
-    oblivious: ObliviousSettings = ObliviousSettings(attack="pgd", goals=("margin",), steps=20)
+    oblivious: SearchAttack = SearchAttack()
     task: Task = Task.CAPTION
     """Whose template is searched: caption or vqa."""
     victims: tuple[str, ...] = ()

@@ -14,8 +14,10 @@ from codefend.lab.evaluate.data import TrueScene, truths
 from codefend.lab.evaluate.scores import names_all
 from codefend.lab.evaluate.suite import Variant
 from codefend.lab.evaluate.uploads import Attacker
+from codefend.lab.experiments.store import digest_of
 from codefend.lab.victims.answers import is_match, normalise
 from codefend.lab.world.language import CANNOT_TELL
+from codefend.models.codec import encode_image
 from codefend.models.prompts.templates import Task
 
 __all__ = ["CLEAN", "FAMILIES", "Item", "ItemMaker", "Judgement"]
@@ -127,7 +129,7 @@ class ItemMaker:
         made: list[Item] = []
         for family in families:
             images, wordings = self._attacked(family, scenes)
-            purified = defend(self.purifier, images, seed=self.oblivious.seed)
+            purified = self._purified(images)
             for is_purified, shown in ((True, purified), (False, images)):
                 for number, (scene, image) in enumerate(zip(scenes, shown, strict=True)):
                     asked = self._question(task, family, scene, wordings[number], number)
@@ -138,6 +140,13 @@ class ItemMaker:
                         )
                     )
         return made
+
+    def _purified(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        defence, seed = self.purifier, self.oblivious.seed
+        key = f"purified/{digest_of(defence.name, defence.setting, seed, list(images))}"
+        return self.attacker.store.images(
+            key, len(images), lambda: [encode_image(i) for i in defend(defence, images, seed=seed)]
+        )
 
     def _attacked(
         self, family: str, scenes: Sequence[TrueScene]
