@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codefend.service.errors import AmbiguousKey, Unauthorized, WrongHost
-from codefend.service.policy import PolicyChange, read_policy_change
+from codefend.service.policy_change import PolicyChange, read_policy_change
 
 if TYPE_CHECKING:
     from starlette.datastructures import Headers

@@ -9,7 +9,7 @@ import json
 import re
 import secrets
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from codefend.service.decode.walk import ImagePlace, StateReference, walk
 from codefend.service.decode.wire import read_inline_image, read_json_object
@@ -25,7 +25,9 @@ from codefend.service.policy import Mode, UnknownFields
 from codefend.service.protocols.base import Protocol
 from codefend.service.protocols.fields import FieldKind, FieldRules, Findings
 from codefend.service.protocols.prompting import Prompt, place_prompt
-from codefend.service.settings import Settings
+
+if TYPE_CHECKING:
+    from codefend.service.settings import Settings
 
 __all__ = ["Chat", "ChatImage", "ChatLimits", "field_rules", "open_chat"]
 
@@ -50,7 +52,7 @@ class ChatLimits:
     max_choices: int
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
+    def of(cls, settings: "Settings") -> Self:
         """Takes the limits out of the settings."""
         return cls(settings.max_images, settings.max_answer_tokens, settings.max_choices)
 
@@ -132,7 +134,7 @@ class Chat:
         )
 
 
-def field_rules(settings: Settings, mode: Mode) -> FieldRules:
+def field_rules(settings: "Settings", mode: Mode) -> FieldRules:
     """Takes the rules out of the settings; only a policy that enforces refuses anything."""
     return FieldRules(
         is_enforced=mode is Mode.ENFORCE,

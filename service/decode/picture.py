@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,9 @@ from codefend.service.errors import AnimatedImage, ImageTooLarge, InvalidImage
 from codefend.service.formats.containers import FileLayout
 from codefend.service.formats.table import FORMATS, FileFormat, sniff_format
 from codefend.service.policy import Animated
-from codefend.service.settings import Settings
+
+if TYPE_CHECKING:
+    from codefend.service.settings import Settings
 
 __all__ = ["Inspect", "PictureLimits", "decode_picture", "self_test"]
 
@@ -77,7 +79,7 @@ class PictureLimits:
     animated: Animated = Animated.REFUSE
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
+    def of(cls, settings: "Settings") -> Self:
         """Takes what concerns pictures out of the settings."""
         return cls(
             settings.max_pixels,

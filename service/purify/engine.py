@@ -8,15 +8,17 @@ import math
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self, cast
+from typing import TYPE_CHECKING, Protocol, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codefend.models.detector.calibration import suspicions_of
 from codefend.service.devices import Backend, CpuDtype, GpuDtype
-from codefend.service.settings import Settings
 from codefend.service.stages import EngineFacts
+
+if TYPE_CHECKING:
+    from codefend.service.settings import Settings
 
 __all__ = [
     "CalibratedDetector",
@@ -78,7 +80,7 @@ class EngineOptions:
     cpu_dtype: CpuDtype = CpuDtype.FLOAT32
 
     @classmethod
-    def of(cls, settings: Settings, device: str) -> Self:
+    def of(cls, settings: "Settings", device: str) -> Self:
         """The settings' engine on one of their devices."""
         return cls(
             settings.purifier,
