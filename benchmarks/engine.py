@@ -1,29 +1,93 @@
-"""The engine alone, without a service around it: every backend, and the baseline of the others."""
+"""The engine alone, without a service around it: every way to run it, beside a baseline.
 
-import resource
+On a CPU the baseline is the eager engine; on a GPU it is diffusers in half precision, as it comes,
+and the time is also told as a share of what the device could do (`benchmarks.roofline`).
+"""
+
 import statistics
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
+from benchmarks.modes import RANDOM_LATENT, Mode, Subject, load_network, make_timer
 from benchmarks.report import Figure, percentiles_ms
-from benchmarks.trace import SyntheticPicture, make_picture
+from benchmarks.roofline import DeviceLimits, roofline_s, walk_layers
+from benchmarks.trace import SyntheticPicture
 from codefend.models.buckets import choose_bucket, pad_to_bucket
-from codefend.service.devices import Backend
-from codefend.service.processes.child import Ask, Child, Handler, Message, bound_spinning
+from codefend.models.purifier.graph import PurifierGraph
+from codefend.service.devices import has_accelerator, has_openvino
+from codefend.service.processes.child import Child
 from codefend.service.purify.backends import load_engine
 from codefend.service.purify.engine import Engine, EngineOptions
 
 __all__ = ["load_warm_engine", "measure_engine", "time_pictures"]
 
-# Images of a batch, and their sides.
-BATCHES = ((1, 512), (8, 128), (1, 128))
-WARM_UP_RUNS = 2
+WARM_UP_RUNS = 3  # a graph is captured when its shape is met again
 START_TIMEOUT_S = 600.0
-BATCH_TIMEOUT_S = 120.0
+BATCH_TIMEOUT_S = 400.0
+
+Batch = tuple[int, int]
+"""Images, and their sides in pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """Modes that are timed turn by turn on the same batches.
+
+    Attributes:
+        label: Begins the rows' names.
+        network: As in `Subject`.
+        modes: All of them.
+        batches: In order.
+        baseline: One of the modes.
+        rarely: Modes that are timed on some of the batches alone, as they take long to begin.
+        bars: By batch, the least speed-up of graphs that is asked for.
+    """
+
+    label: str
+    network: str
+    modes: tuple[Mode, ...]
+    batches: tuple[Batch, ...]
+    baseline: Mode
+    rarely: dict[Mode, tuple[Batch, ...]] = field(default_factory=dict)
+    bars: dict[Batch, float] = field(default_factory=dict)
+
+    def modes_on(self, batch: Batch) -> list[Mode]:
+        """The modes that are timed on a batch."""
+        return [mode for mode in self.modes if batch in self.rarely.get(mode, self.batches)]
+
+
+GPU_MODES = (Mode.STOCK_FLOAT32, Mode.STOCK_FLOAT16, Mode.EAGER, Mode.GRAPHS, Mode.COMPILED)
+
+
+def _rounds(purifier: str, device: str) -> list[_Round]:
+    if device.startswith("cuda") or (device == "auto" and has_accelerator()):
+        pixel = _Round(
+            "",
+            purifier,
+            GPU_MODES,
+            ((1, 256), (4, 256), (8, 256), (32, 256), (1, 512), (8, 512)),
+            Mode.STOCK_FLOAT16,
+            rarely={Mode.COMPILED: ((1, 256), (32, 256))},
+            bars={(1, 256): 3.0, (32, 256): 1.3},
+        )
+        latent = _Round(
+            "latent_",
+            RANDOM_LATENT,
+            GPU_MODES,
+            ((1, 512), (4, 512)),
+            Mode.STOCK_FLOAT16,
+            rarely={Mode.COMPILED: ((1, 512),)},
+            bars={(1, 512): 1.8},
+        )
+        return [pixel, latent]
+    modes = (Mode.EAGER, Mode.OPENVINO) if has_openvino() else (Mode.EAGER,)
+    return [_Round("", purifier, modes, ((1, 512), (8, 128), (1, 128)), Mode.EAGER)]
 
 
 def load_warm_engine(purifier: str, device: str, pictures: Iterable[SyntheticPicture]) -> Engine:
@@ -49,86 +113,130 @@ def time_pictures(engine: Engine, pictures: Iterable[SyntheticPicture]) -> list[
 
 
 def measure_engine(purifier: str, device: str, num_runs: int) -> tuple[list[Figure], str]:
-    """Measures every backend that runs on the device, beside the eager one, turn by turn.
+    """Measures every mode that runs on the device, turn by turn, each in a process of its own.
 
-    Each is in a process of its own, as the service's worker is.
+    On a GPU also those of a latent purifier in the size of Stable Diffusion 1.5.
 
     Args:
         purifier: Directory or hub id.
         device: As in CODEFEND_DEVICES.
-        num_runs: Of each batch and backend.
+        num_runs: Of each batch and mode.
 
     Returns:
-        The rows, and the device as the engine names it.
+        The rows, and the device by its name.
     """
-    backends = [Backend.EAGER, Backend.OPENVINO] if device in {"auto", "cpu"} else [Backend.EAGER]
+    rows: list[Figure] = []
+    described = device
+    for turns in _rounds(purifier, device):
+        found, described = _measure_round(turns, device, num_runs)
+        rows += found
+    return rows, described
+
+
+def _measure_round(turns: _Round, device: str, num_runs: int) -> tuple[list[Figure], str]:
     with ExitStack() as ending:
-        workers = {}
-        facts = {}
-        for backend in backends:
-            child = Child(backend, _make_timer, EngineOptions(purifier, device, backend=backend))
+        workers: dict[Mode, Child] = {}
+        facts: dict[Mode, dict[str, Any]] = {}
+        for mode in turns.modes:
+            child = Child(mode, make_timer, Subject(mode, turns.network, device))
             child.launch()
             ending.callback(child.stop)
-            facts[backend] = child.wait_until_ready(START_TIMEOUT_S)
-            workers[backend] = child
-        rows = [row for batch in BATCHES for row in _compare(workers, batch, num_runs)]
-        for backend, child in workers.items():
-            rows += _describe(backend, facts, child.call({}, b"", BATCH_TIMEOUT_S)[0])
-    return rows, facts[Backend.EAGER]["device"]
+            facts[mode] = child.wait_until_ready(START_TIMEOUT_S)
+            workers[mode] = child
+        dtype = "float32" if facts[turns.baseline]["device"] == "cpu" else "float16"
+        told = workers[turns.baseline].call({"limits_of": dtype}, b"", BATCH_TIMEOUT_S)[0]
+        limits = DeviceLimits(**told)
+        rows = list(_describe_limits(turns.label, limits, dtype))
+        for batch in turns.batches:
+            rows += _compare(turns, workers, batch, num_runs, limits)
+        for mode, child in workers.items():
+            rows += _describe(turns, mode, facts, child.call({}, b"", BATCH_TIMEOUT_S)[0])
+    return rows, str(facts[turns.baseline]["device"])
 
 
 def _compare(
-    workers: dict[Backend, Child], batch: tuple[int, int], num_runs: int
+    turns: _Round, workers: dict[Mode, Child], batch: Batch, num_runs: int, limits: DeviceLimits
 ) -> Iterator[Figure]:
     num_images, side_px = batch
-    wall: dict[Backend, list[float]] = {backend: [] for backend in workers}
-    cpu: dict[Backend, list[float]] = {backend: [] for backend in workers}
+    modes = turns.modes_on(batch)
+    wall: dict[Mode, list[float]] = {mode: [] for mode in modes}
+    cpu: dict[Mode, list[float]] = {mode: [] for mode in modes}
+    asked = {"images": num_images, "side_px": side_px}
     for run in range(WARM_UP_RUNS + num_runs):
-        for backend, child in workers.items():
-            told = child.call({"images": num_images, "side_px": side_px}, b"", BATCH_TIMEOUT_S)[0]
+        for mode in modes:
+            told = workers[mode].call(asked, b"", BATCH_TIMEOUT_S)[0]
             if run >= WARM_UP_RUNS:
-                wall[backend].append(told["wall_s"])
-                cpu[backend].append(told["cpu_s"])
-    config = {"images": num_images, "side_px": side_px, "runs": num_runs, "baseline": "eager"}
+                wall[mode].append(told["wall_s"])
+                cpu[mode].append(told["cpu_s"])
+    config = {**asked, "runs": num_runs, "baseline": turns.baseline.value}
+    size = f"{num_images}x{side_px}x{side_px}"
     for kind, times in (("processor_seconds", cpu), ("seconds", wall)):
-        for backend, seconds in times.items():
+        for mode, seconds in times.items():
             yield Figure(
-                f"{backend}_{num_images}x{side_px}x{side_px}_{kind}",
+                f"{turns.label}{mode}_{size}_{kind}",
                 config,
                 statistics.median(seconds),
                 "s",
-                baseline=statistics.median(times[Backend.EAGER]),
+                baseline=statistics.median(times[turns.baseline]),
                 **percentiles_ms(seconds),
             )
+    medians = {mode: statistics.median(seconds) for mode, seconds in wall.items()}
+    for mode, median_s in medians.items():
+        per_s = num_images / median_s
+        baseline = num_images / medians[turns.baseline]
+        name = f"{turns.label}{mode}_{size}_images_per_second"
+        yield Figure(name, config, per_s, "images/s", baseline=baseline)
+    yield from _beside_the_roofline(turns, batch, medians, limits)
+    if batch in turns.bars and Mode.GRAPHS in medians:
+        yield Figure(
+            f"{turns.label}speed_up_{size}",
+            config | {"at_least": turns.bars[batch]},
+            medians[turns.baseline] / medians[Mode.GRAPHS],
+            "times",
+        )
+
+
+def _beside_the_roofline(
+    turns: _Round, batch: Batch, medians: dict[Mode, float], limits: DeviceLimits
+) -> Iterator[Figure]:
+    """The bound of the batch, and the share of it that each mode in its precision reaches."""
+    num_images, side_px = batch
+    meta = torch.device("meta")
+    on_gpu = turns.baseline is not Mode.EAGER
+    dtype = torch.float16 if on_gpu else torch.float32
+    graph = PurifierGraph(load_network(turns.network, meta, dtype)).to(meta)
+    pixels = torch.zeros((num_images, side_px, side_px, 3), dtype=torch.uint8, device=meta)
+    noise = torch.zeros(graph.noise_shape(num_images, side_px, side_px), dtype=dtype, device=meta)
+    layers = walk_layers(graph, pixels, noise)
+    bounds = {fused: roofline_s(layers, limits, fused=fused) for fused in (True, False)}
+    size = f"{num_images}x{side_px}x{side_px}"
+    config = {
+        "images": num_images,
+        "side_px": side_px,
+        "flops": sum(layer.flops for layer in layers),
+        "op_by_op_s": bounds[False],
+    }
+    yield Figure(f"{turns.label}roofline_{size}_seconds", config, bounds[True], "s")
+    for mode, median_s in medians.items():
+        if mode is not Mode.STOCK_FLOAT32:
+            share = bounds[True] / median_s
+            yield Figure(f"{turns.label}{mode}_{size}_of_roofline", config, share, "fraction")
+
+
+def _describe_limits(label: str, limits: DeviceLimits, dtype: str) -> Iterator[Figure]:
+    config = {"dtype": dtype, "flops": "a product of square matrices", "bytes": "a copy"}
+    yield Figure(f"{label}peak", config, limits.flops_per_s / 1e12, "TFLOP/s")
+    yield Figure(f"{label}bandwidth", config, limits.bytes_per_s / 1e9, "GB/s")
 
 
 def _describe(
-    backend: Backend, facts: dict[Backend, dict[str, Any]], told: dict[str, Any]
+    turns: _Round, mode: Mode, facts: dict[Mode, dict[str, Any]], told: dict[str, Any]
 ) -> Iterator[Figure]:
-    beside = {"baseline": "eager"}
-    started = facts[backend]["load_s"]
-    yield Figure(
-        f"{backend}_load_seconds", beside, started, "s", baseline=facts[Backend.EAGER]["load_s"]
-    )
-    yield Figure(f"{backend}_peak_memory", {}, told["peak_mib"], "MiB")
-
-
-def _make_timer(options: EngineOptions) -> tuple[Handler, dict[str, Any]]:
-    bound_spinning()
-    started_s = time.perf_counter()
-    engine = load_engine(options)
-    load_s = time.perf_counter() - started_s
-
-    def run(meta: dict[str, Any], _: bytes, __: Ask) -> Message:
-        if not meta:
-            return {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}, b""
-        pixels = make_picture(meta["side_px"], meta["side_px"]).pixels
-        batch = np.stack([pixels] * meta["images"])
-        wall_s, cpu_s = time.perf_counter(), time.process_time()
-        engine.purify(batch)
-        return {
-            "wall_s": time.perf_counter() - wall_s,
-            "cpu_s": time.process_time() - cpu_s,
-        }, b""
-
-    return run, {"device": engine.facts.device, "load_s": load_s}
+    beside = {"baseline": turns.baseline.value}
+    label = f"{turns.label}{mode}"
+    load_s = facts[mode]["load_s"]
+    baseline_s = facts[turns.baseline]["load_s"]
+    yield Figure(f"{label}_load_seconds", beside, load_s, "s", baseline=baseline_s)
+    yield Figure(f"{label}_peak_memory", {}, told["peak_mib"], "MiB")
+    if "gpu_mib" in told:
+        yield Figure(f"{label}_gpu_memory", {}, told["gpu_mib"], "MiB")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 __all__ = ["DeviceLimits", "LayerCost", "measure_limits", "roofline_s", "walk_layers"]
 
@@ -22,6 +22,8 @@ _NORMS = {
     torch.ops.aten.native_layer_norm,
     torch.ops.aten.native_batch_norm,
 }
+# Whole, as kernels run it: what lies between its two products need never be written.
+_ATTENTION = torch.ops.aten.scaled_dot_product_attention
 # Sides of the square matrices and bytes of the copied memory: so large that nothing else counts,
 # and that no cache holds them.
 _MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
@@ -67,7 +69,7 @@ def walk_layers(network: nn.Module, *inputs: Tensor) -> list[LayerCost]:
         inputs: Its arguments, on its device.
     """
     walk = _Walk()
-    with torch.no_grad(), walk:
+    with torch.inference_mode(), walk:
         network(*inputs)
     return walk.layers
 
@@ -130,18 +132,31 @@ class _Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
         operation = func.overloadpacket
+        if operation is torch.ops.aten.dropout:
+            return args[0]  # decomposed it would be a copy; at inference nothing drops out
+        if operation not in {*flop_registry, *_NORMS, _ATTENTION}:
+            with self:
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        out = func(*args, **kwargs)
         if func.is_view or operation is torch.ops.aten._unsafe_view:
             return out
         tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)]
-        flops = flop_registry.get(operation, lambda *_, **__: 0)(*args, **kwargs, out_val=out)
         self.layers.append(
             LayerCost(
                 name=str(operation).removeprefix("aten."),
-                flops=flops,
+                flops=_flops_of(operation, args, kwargs, out),
                 num_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
-                is_fusible=operation not in flop_registry and operation not in _NORMS,
+                is_fusible=operation not in {*flop_registry, *_NORMS, _ATTENTION},
             )
         )
         return out
+
+
+def _flops_of(operation: Any, args: Any, kwargs: Any, out: Any) -> int:
+    if operation is _ATTENTION:
+        return int(sdpa_flop_count(*(tensor.shape for tensor in args[:3])))  # type: ignore[no-untyped-call]
+    count = flop_registry.get(operation)
+    return 0 if count is None else int(count(*args, **kwargs, out_val=out))

@@ -47,13 +47,16 @@ class PurifierGraph(nn.Module):
             "noise_level": float(config.noise_level),
         }
 
+    def noise_shape(self, num_images: int, height: int, width: int) -> tuple[int, ...]:
+        """Of one batch's noise, (S, B, C, h, w)."""
+        return len(self._levels), *self.purifier.noise_shape(num_images, height, width)
+
     def draw_noise(
         self, num_images: int, height: int, width: int, generator: torch.Generator
     ) -> Tensor:
         """Fresh noise of one batch, (S, B, C, h, w) in the purifier's precision."""
-        shape = self.purifier.noise_shape(num_images, height, width)
         return torch.randn(
-            (len(self._levels), *shape),
+            self.noise_shape(num_images, height, width),
             generator=generator,
             device=generator.device,
             dtype=self.purifier.dtype,

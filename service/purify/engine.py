@@ -46,11 +46,14 @@ class GraphLimits:
         max_images: Most images of a batch.
         max_pixels: Most pixels of a batch.
         memory_share: Of the device's memory, for all graphs together.
+        start_sides_px: Of the square buckets that are captured at the start, in every batch size;
+            others are when they are met again.
     """
 
     max_images: int = 8
     max_pixels: int = 4_194_304
     memory_share: float = 0.25
+    start_sides_px: tuple[int, ...] = (256, 512)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,7 @@ __all__ = ["Captured", "GraphDevice", "GraphRunner", "GraphShape", "batch_sizes"
 
 logger = logging.getLogger(__name__)
 
-# Captured at the start, in every batch size; other buckets once they have been met so often.
-START_SIDES_PX = (256, 512)
+# What is not captured at the start is when it has been met so often.
 MEETINGS_BEFORE_CAPTURE = 2
 # So that whoever sends pictures of ever new sizes does not keep the device busy with captures.
 MOST_GRAPHS = 64
@@ -114,13 +113,13 @@ class _StaticBuffers:
     """Memory that all graphs share: one batch runs at a time, and each begins where it does."""
 
     def __init__(self, eager: TorchRunner, device: GraphDevice, max_pixels: int) -> None:
-        self._purifier = eager.graph.purifier
-        self._num_steps = int(self._purifier.config.num_steps)
-        channels, factor = self._purifier.noise_layout
-        num_noise = self._num_steps * channels * -(-max_pixels // factor**2)
+        self._graph = eager.graph
+        purifier = eager.graph.purifier
+        channels, factor = purifier.noise_layout
+        num_noise = int(purifier.config.num_steps) * channels * -(-max_pixels // factor**2)
         self._pixels = torch.zeros(3 * max_pixels, dtype=torch.uint8, device=eager.device)
         self._purified = torch.zeros_like(self._pixels)
-        self._noise = torch.zeros(num_noise, dtype=self._purifier.dtype, device=eager.device)
+        self._noise = torch.zeros(num_noise, dtype=purifier.dtype, device=eager.device)
         self._host_pixels = device.pinned(3 * max_pixels, torch.uint8)
         self._host_purified = device.pinned(3 * max_pixels, torch.uint8)
         self.total = torch.zeros(1, device=eager.device)
@@ -128,7 +127,7 @@ class _StaticBuffers:
 
     def views(self, shape: GraphShape) -> _Views:
         """Their parts for one shape."""
-        noise = (self._num_steps, *self._purifier.noise_shape(*shape))
+        noise = self._graph.noise_shape(*shape)
 
         def images(buffer: Tensor) -> Tensor:
             return buffer[: 3 * shape.num_pixels].view(*shape, 3)
@@ -226,7 +225,7 @@ class GraphRunner:
         started_s = time.monotonic()
         shapes = [
             GraphShape(size, side_px, side_px)
-            for side_px in START_SIDES_PX
+            for side_px in self._limits.start_sides_px
             for size in self._sizes_of(side_px, side_px)
         ]
         for shape in sorted(shapes, key=lambda shape: shape.num_pixels, reverse=True):

@@ -36,8 +36,6 @@ def load_engine(options: EngineOptions) -> NetworkEngine:
     """
     if options.cpu_threads is not None:
         torch.set_num_threads(options.cpu_threads)
-    # Convolution shapes repeat: let cuDNN choose its algorithms once per bucket.
-    torch.backends.cudnn.benchmark = True
     # Workers have no terminal: a progress bar would only litter the log.
     disable_progress_bar()
     device = _device(options)

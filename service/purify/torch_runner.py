@@ -30,6 +30,8 @@ class TorchRunner:
             graph: Of a purifier of any kind and floating point type.
             device: Where it runs.
         """
+        # Shapes repeat: let cuDNN choose its algorithms once for each.
+        torch.backends.cudnn.benchmark = True
         self.device = device
         self.graph = graph.to(device)
         self.graph.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -33,6 +33,19 @@ def test_halves_move_half_the_bytes_and_views_move_none():
     assert walk_layers(nn.Flatten(), torch.zeros(5, 4, 3)) == []
 
 
+class Attention(nn.Module):
+    def forward(self, query, key, value):
+        return nn.functional.scaled_dot_product_attention(query, key, value)
+
+
+def test_attention_writes_no_matrix_of_weights():
+    tensors = torch.zeros(3, 2, 4, 100, 8).unbind()
+    flops = 2 * 2 * (2 * 4) * 100 * 100 * 8
+    layers = walk_layers(Attention(), *tensors)
+    assert [(cost.flops, cost.num_bytes) for cost in layers] == [(flops, 4 * 4 * 2 * 4 * 100 * 8)]
+    assert not layers[0].is_fusible
+
+
 def test_without_computing_it_costs_the_same():
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(4, 8), nn.SiLU())
     image = torch.zeros(1, 3, 16, 16)

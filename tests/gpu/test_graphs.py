@@ -1,5 +1,6 @@
 """The engine on a GPU: captured graphs beside eager runs of the same network."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ from codefend.models.purifier.latent import LatentPurificationPipeline
 from codefend.models.purifier.loading import load_purifier
 from codefend.models.purifier.pipeline import PurificationPipeline
 from codefend.service.devices import Backend, GpuDtype
-from codefend.service.purify import graph_runner
 from codefend.service.purify.cuda import CudaDevice
 from codefend.service.purify.engine import DeviceOutOfMemory, EngineOptions, GraphLimits
 from codefend.service.purify.graph_runner import GraphRunner, GraphShape
@@ -24,12 +24,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
 ]
 DEVICE = torch.device("cuda:0")
-LIMITS = GraphLimits(max_images=8, max_pixels=8 * 256 * 256)
-
-
-@pytest.fixture(autouse=True)
-def small_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph_runner, "START_SIDES_PX", (128, 256))
+LIMITS = GraphLimits(8, 8 * 256 * 256, start_sides_px=(128, 256))
 
 
 def pictures(num_images: int, height: int = 128, width: int = 128) -> np.ndarray:
@@ -145,7 +140,7 @@ def test_the_shapes_of_others_change_no_replay() -> None:
 
 
 def test_what_is_not_captured_runs_eagerly() -> None:
-    runner = runner_of(limits=GraphLimits(8, LIMITS.max_pixels, memory_share=0))
+    runner = runner_of(limits=replace(LIMITS, memory_share=0))
     assert not any(runner._graphs.values())
     images = pictures(3)
     assert np.array_equal(runner.purify(images, 4)[0], runner._eager.purify(images, 4)[0])
@@ -160,7 +155,9 @@ def test_a_lack_of_memory_while_capturing_is_no_failure() -> None:
         # What is left holds the weights and an eager run, and no batch of 64.
         allowed = torch.cuda.memory_allocated(DEVICE) + (192 << 20)
         torch.cuda.set_per_process_memory_fraction(allowed / total, DEVICE)
-        runner = runner_of(limits=GraphLimits(64, 64 * 256 * 256, memory_share=0.9))
+        runner = runner_of(
+            limits=replace(LIMITS, max_images=64, max_pixels=64 * 256 * 256, memory_share=0.9)
+        )
         assert None in runner._graphs.values()
         images = pictures(1)
         assert runner.purify(images, seed=0)[0].shape == images.shape

@@ -185,7 +185,7 @@ def latent_that_predicts_velocity():
 def test_a_graph_can_be_captured(make):
     graph = PurifierGraph(make()).to("meta")
     pixels = torch.zeros((2, 64, 128, 3), dtype=torch.uint8, device="meta")
-    noise = torch.zeros((len(graph._levels), *graph.purifier.noise_shape(2, 64, 128))).to("meta")
+    noise = torch.zeros(graph.noise_shape(2, 64, 128)).to("meta")
     with torch.no_grad():
         graph(pixels, noise)  # warms up: what the schedule needs comes to the device
         with OnTheDeviceAlone():

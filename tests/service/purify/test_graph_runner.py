@@ -1,6 +1,7 @@
 """Graphs on a host: what is captured, and when; that padding and reused buffers change nothing."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,12 +18,8 @@ from codefend.service.purify.torch_runner import TorchRunner
 from tests.service.pictures import picture
 from tests.service.purify.host_device import HostDevice
 
-LIMITS = GraphLimits(max_images=4, max_pixels=4 * 64 * 128, memory_share=0.5)
-
-
-@pytest.fixture(autouse=True)
-def small_start(monkeypatch):
-    monkeypatch.setattr(graph_runner, "START_SIDES_PX", (64, 128))
+LIMITS = GraphLimits(4, 4 * 64 * 128, memory_share=0.5, start_sides_px=(64, 128))
+WIDER = GraphLimits(8, 8 * 64 * 64, memory_share=0.5, start_sides_px=(64,))
 
 
 def two_steps(kind):
@@ -97,8 +94,7 @@ def test_noise_is_the_seeds_in_each_replay():
 
 def test_padding_never_alters_real_images(monkeypatch):
     """Whatever lies in the rows beyond: those of the batch before, or anything else."""
-    limits = GraphLimits(max_images=8, max_pixels=8 * 64 * 64, memory_share=0.5)
-    runner = runner_of(limits=limits)
+    runner = runner_of(limits=WIDER)
     images = pictures(5)
     runner.purify(pictures(8)[::-1], seed=3)
     after_others, total = runner.purify(images, seed=9)
@@ -110,8 +106,7 @@ def test_padding_never_alters_real_images(monkeypatch):
 
 def test_a_batch_is_padded_to_the_next_size_that_is_captured():
     device = HostDevice()
-    limits = GraphLimits(max_images=8, max_pixels=8 * 64 * 64, memory_share=0.5)
-    runner = runner_of(device=device, limits=limits)
+    runner = runner_of(device=device, limits=WIDER)
     device.told.clear()
     purified, _ = runner.purify(pictures(5), seed=0)
     assert purified.shape == (5, 64, 64, 3)
@@ -192,7 +187,7 @@ def test_no_graph_is_captured_once_the_memory_is_taken():
 
 
 def test_no_share_is_no_graph():
-    assert captured_shapes(runner_of(limits=GraphLimits(4, LIMITS.max_pixels, 0))) == []
+    assert captured_shapes(runner_of(limits=replace(LIMITS, memory_share=0))) == []
 
 
 @pytest.mark.parametrize(
