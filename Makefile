@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: serve test test-fast test-clients test-litellm check bench gpu docs gallery fuzz clean
+.PHONY: serve test test-fast test-clients test-litellm check bench bench-gpu gpu docs gallery fuzz clean
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/python:
@@ -58,8 +58,12 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 
+# On a machine with an NVIDIA GPU and the packages installed: the parts of `make gpu` that measure.
+bench-gpu:
+	$(PYTHON) -m codefend.lab.cli parts --only tests,bench-engine,bench-service $(PARTS)
+
 # On a machine with an NVIDIA GPU and the packages installed: what a day there is for, part by part.
-# PARTS='--plan' prints it; '--only tests,bench', '--skip llava', '--minutes 28', '--tiny --device cpu'.
+# PARTS='--plan' prints it; '--only tests', '--skip llava', '--minutes 28', '--tiny --device cpu'.
 gpu:
 	$(PYTHON) -m codefend.lab.cli parts $(PARTS)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic_settings import CliPositionalArg
 
+from benchmarks.bottleneck import measure_bottleneck
 from benchmarks.codec import measure_codec
 from benchmarks.engine import measure_engine
 from benchmarks.gradients import measure_gradients
@@ -44,6 +45,7 @@ class Benchmark(enum.StrEnum):
     OVERHEAD = "overhead"
     CODEC = "codec"
     PROTOCOLS = "protocols"
+    BOTTLENECK = "bottleneck"
 
 
 class BenchmarkRun(RunSettings):
@@ -56,7 +58,7 @@ class BenchmarkRun(RunSettings):
     device: str = "auto"
     """auto, cpu, cuda:0"""
     clients: int = 32
-    """Clients at once (service)."""
+    """Clients at once (service, bottleneck)."""
     uploads: int = 50
     """Uploads in flight at once (uploads)."""
     seconds: float = 30.0
@@ -102,6 +104,9 @@ PARTS: dict[Benchmark, _Part] = {
     ),
     Benchmark.CODEC: _Part(lambda r: measure_codec(r.requests or 50), 30),
     Benchmark.PROTOCOLS: _Part(lambda r: measure_protocols(r.requests or 2000), 40),
+    Benchmark.BOTTLENECK: _Part(
+        lambda r: measure_bottleneck(r.purifier, r.device, r.clients, r.seconds / 3), 60
+    ),
 }
 
 

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-__all__ = ["find_family", "measure_family_cpu_s", "measure_tree_mib"]
+__all__ = ["find_family", "measure_family_cpu_s", "measure_own_cpu_s", "measure_tree_mib"]
 
 # Fields of /proc/PID/stat after the name: see proc(5).
 _PARENT, _USER_TICKS, _SYSTEM_TICKS, _DEAD_USER_TICKS, _DEAD_SYSTEM_TICKS = 1, 11, 12, 13, 14
@@ -32,6 +32,13 @@ def measure_family_cpu_s(pid: int) -> float:
     stats = (_read_stat(Path(f"/proc/{member}/stat")) for member in find_family(pid))
     counted = (_USER_TICKS, _SYSTEM_TICKS, _DEAD_USER_TICKS, _DEAD_SYSTEM_TICKS)
     ticks = sum(int(fields[index]) for fields in stats if fields for index in counted)
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def measure_own_cpu_s(pid: int) -> float:
+    """Processor seconds that the process took so far, its descendants' not among them."""
+    fields = _read_stat(Path(f"/proc/{pid}/stat"))
+    ticks = sum(int(fields[index]) for index in (_USER_TICKS, _SYSTEM_TICKS)) if fields else 0
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
