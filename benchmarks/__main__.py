@@ -23,7 +23,7 @@ from benchmarks.overhead import measure_overhead
 from benchmarks.overload import measure_overload
 from benchmarks.protocols import measure_protocols
 from benchmarks.rates import measure_rates
-from benchmarks.report import Circumstances, Figure, print_rows, write_results
+from benchmarks.report import RESULTS, Circumstances, Figure, print_rows, write_results
 from benchmarks.service_load import measure_load
 from benchmarks.uploads import measure_uploads
 from codefend.lab.experiments.settings import RunSettings, read_settings
@@ -70,6 +70,8 @@ class BenchmarkRun(RunSettings):
     """The litellm command, to be beside (overhead); also LITELLM."""
     beside: Path | None = None
     """Another checkout, measured in the same run (overhead)."""
+    results: Path = RESULTS
+    """Folder that the figures are written to."""
     strict: bool = False
     """Refuse to measure where files differ from the commit, or other work runs."""
 
@@ -128,7 +130,7 @@ def main(arguments: Sequence[str]) -> None:
         figures, measured_on = PARTS[name].measure(run)
         took_s = time.monotonic() - started_s
         print_rows(figures)
-        path = write_results(name.value, figures, measured_on, seen, took_s)
+        path = write_results(name.value, figures, measured_on, seen, took_s, run.results)
         sys.stdout.write(f"on {measured_on}, {took_s:.0f} s: {path}\n")
         left_s -= PARTS[name].seconds
 

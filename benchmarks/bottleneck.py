@@ -10,9 +10,11 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import uvloop
+from numpy.typing import NDArray
 
 from benchmarks.family import measure_family_cpu_s, measure_own_cpu_s
 from benchmarks.identity_engine import IMPORT_PATH
@@ -21,7 +23,7 @@ from benchmarks.report import Figure, percentiles_ms
 from benchmarks.server import RunningServer, run_server
 from benchmarks.trace import SyntheticPicture, make_picture
 from codefend.service.purify.backends import load_engine
-from codefend.service.purify.engine import EngineOptions
+from codefend.service.purify.engine import Engine, EngineOptions
 from codefend.service.settings import Settings
 
 __all__ = ["Busy", "measure_bottleneck", "name_bottleneck"]
@@ -71,23 +73,34 @@ def measure_bottleneck(
         The rows, and the device as the engine names it.
     """
     picture = make_picture(SIDE_PX, SIDE_PX)
-    with run_server(purifier=purifier, devices=device) as server:
-        whole = uvloop.run(_load(server, picture, num_clients, duration_s))
+    # Two workers of one GPU: one copies while the other computes.
+    whole = {}
+    for num_workers in (1, 2) if device.startswith("cuda") else (1,):
+        devices = ",".join([device] * num_workers)
+        with run_server(purifier=purifier, devices=devices) as server:
+            whole[num_workers] = uvloop.run(_load(server, picture, num_clients, duration_s))
     with run_server(engine=IMPORT_PATH, detector="none") as server:
         without_engine = uvloop.run(_load(server, picture, num_clients, duration_s))
     engine_per_s, batch_s, described = _measure_alone(purifier, device, picture, duration_s)
-    config = {"clients": num_clients, "seconds": duration_s, "side_px": SIDE_PX}
+    config: dict[str, Any] = {"clients": num_clients, "seconds": duration_s, "side_px": SIDE_PX}
     found = name_bottleneck(engine_per_s, without_engine.images_per_s, without_engine.busy)
     least = min(engine_per_s, without_engine.images_per_s)
-    rows = [
-        Figure(
-            "service_images_per_second",
-            config | {"baseline": "the lower of its parts", "at_least": AT_LEAST, "limit": found},
-            whole.images_per_s,
-            "images/s",
-            baseline=least,
-            **percentiles_ms(whole.seconds),
-        ),
+    rows = []
+    for num_workers, seen in whole.items():
+        name = "service" if num_workers == 1 else f"service_{num_workers}_workers"
+        limited = config | {"baseline": "the lower of its parts", "at_least": AT_LEAST}
+        rows.append(
+            Figure(
+                f"{name}_images_per_second",
+                limited | {"workers": num_workers, "limit": found},
+                seen.images_per_s,
+                "images/s",
+                baseline=least,
+                **percentiles_ms(seen.seconds),
+            )
+        )
+        rows += _busy_rows(name, config, seen)
+    rows += [
         Figure("engine_alone", config, engine_per_s, "images/s", **percentiles_ms(batch_s)),
         Figure(
             "without_engine",
@@ -96,7 +109,6 @@ def measure_bottleneck(
             "images/s",
             **percentiles_ms(without_engine.seconds),
         ),
-        *_busy_rows("service", config, whole),
         *_busy_rows("without_engine", config, without_engine),
     ]
     return rows, described
@@ -116,7 +128,7 @@ def name_bottleneck(engine_per_s: float, without_engine_per_s: float, busy: Busy
     return max(shares, key=lambda part: shares[part])
 
 
-def _busy_rows(name: str, config: dict[str, object], seen: _Seen) -> Iterator[Figure]:
+def _busy_rows(name: str, config: dict[str, Any], seen: _Seen) -> Iterator[Figure]:
     yield Figure(f"{name}_api_process_busy", config, seen.busy.api, "fraction")
     yield Figure(f"{name}_clients_busy", config, seen.busy.clients, "fraction")
     yield Figure(f"{name}_others_busy", config, seen.busy.codecs, "fraction")
@@ -174,17 +186,17 @@ def _measure_alone(
     settings = Settings(purifier=purifier)
     engine = load_engine(EngineOptions.of(settings, device))
     batch = np.stack([picture.pixels] * settings.max_batch)
+    for _ in range(WARM_UP_BATCHES):
+        _run_batch(engine, batch)
     seconds: list[float] = []
-    ends_s = 0.0
-    for run in range(10**9):
-        if run == WARM_UP_BATCHES:
-            seconds.clear()
-            ends_s = time.perf_counter() + duration_s
-        started_s = time.perf_counter()
-        purified = engine.purify(batch)
-        for upload, pixels in zip(batch, purified, strict=True):
-            engine.suspect(upload, pixels)
-        seconds.append(time.perf_counter() - started_s)
-        if run >= WARM_UP_BATCHES and time.perf_counter() > ends_s:
-            break
+    ends_s = time.perf_counter() + duration_s
+    while not seconds or time.perf_counter() < ends_s:
+        seconds.append(_run_batch(engine, batch))
     return len(batch) / statistics.fmean(seconds), seconds, engine.facts.device
+
+
+def _run_batch(engine: Engine, batch: NDArray[np.uint8]) -> float:
+    started_s = time.perf_counter()
+    for upload, pixels in zip(batch, engine.purify(batch), strict=True):
+        engine.suspect(upload, pixels)
+    return time.perf_counter() - started_s

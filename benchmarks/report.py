@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Circumstances", "Figure", "percentiles_ms", "print_rows", "write_results"]
+__all__ = ["RESULTS", "Circumstances", "Figure", "percentiles_ms", "print_rows", "write_results"]
 
 RESULTS = Path(__file__).with_name("results")
 _OWN_WORK = (":!benchmarks/results", ":!docs")
@@ -105,9 +105,14 @@ def percentiles_ms(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def write_results(
-    name: str, rows: Sequence[Figure], device: str, seen: Circumstances, seconds: float
+    name: str,
+    rows: Sequence[Figure],
+    device: str,
+    seen: Circumstances,
+    seconds: float,
+    folder: Path | None = None,
 ) -> Path:
-    """Writes `results/<name>-<device>.json`.
+    """Writes `<name>-<device>.json`.
 
     Args:
         name: Of the benchmark.
@@ -115,6 +120,7 @@ def write_results(
         device: As the engine names it: `cpu`, or the name of a GPU.
         seen: Before it began.
         seconds: What it took.
+        folder: Where; None for the results that are published.
     """
     kind = "cpu" if device == "cpu" else re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
     meta = {
@@ -125,8 +131,9 @@ def write_results(
         | {"python": platform.python_version()},
         "seconds": round(seconds),
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}-{kind}.json"
+    folder = folder or RESULTS
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-{kind}.json"
     document = {"meta": meta, "rows": [asdict(row) for row in rows]}
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return path

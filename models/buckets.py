@@ -80,7 +80,7 @@ def pad_to_bucket(pixels: NDArray[np.uint8], bucket: Bucket) -> NDArray[np.uint8
         bucket: The shape to fill.
 
     Returns:
-        (bucket.height, bucket.width, 3) uint8.
+        (bucket.height, bucket.width, 3) uint8; the image itself where it fills the bucket.
 
     Raises:
         ValueError: The image is larger than the bucket.
@@ -90,6 +90,8 @@ def pad_to_bucket(pixels: NDArray[np.uint8], bucket: Bucket) -> NDArray[np.uint8
     if below_px < 0 or right_px < 0:
         msg = f"an image of {height}x{width} does not fit {bucket}"
         raise ValueError(msg)
+    if below_px == right_px == 0:
+        return pixels
     return np.pad(pixels, ((0, below_px), (0, right_px), (0, 0)), mode="reflect")
 
 

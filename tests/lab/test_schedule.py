@@ -113,6 +113,11 @@ def test_what_is_no_schedule_is_refused(tmp_path, text):
         read_parts(file)
 
 
+def test_the_day_begins_with_tests_and_benchmarks():
+    names = [part.name for part in read_parts(GPU_FILE)]
+    assert names[:4] == ["tests", "bench-engine", "bench-service", "photographs"]
+
+
 def test_every_part_of_the_day_with_a_gpu_takes_nine_minutes_at_most():
     assert max(part.minutes for part in read_parts(GPU_FILE)) <= 9
 
@@ -129,7 +134,8 @@ def test_the_day_with_a_gpu_runs_at_tiny_size(tmp_path, world_file):
         picture = Image.fromarray(coarse).resize((800, 600), Image.Resampling.BICUBIC)
         picture.save(photos / f"photo{chr(97 + number)}.png")
     run = RunParts(work=tmp_path / "work", world=world_file, tiny=True)
-    order = ("llava", "llava-pairs", "llava-t2", "llava-train", "evaluate", "bench", "photographs")
+    llava = ("llava", "llava-pairs", "llava-t2", "llava-train")
+    order = (*llava, "evaluate", "bench-engine", "bench-service", "photographs")
     for name in order:
         run_parts(run.replace(only=(name,)))
     assert {part["outcome"] for part in state(tmp_path).values()} == {"done"}

@@ -53,3 +53,8 @@ def test_images_without_pixels_are_refused(size):
 def test_holds():
     assert Bucket(128, 64).holds(Bucket(64, 64))
     assert not Bucket(128, 64).holds(Bucket(64, 128))
+
+
+def test_an_image_that_fills_its_bucket_is_not_copied():
+    pixels = np.zeros((64, 128, 3), np.uint8)
+    assert pad_to_bucket(pixels, Bucket(64, 128)) is pixels
