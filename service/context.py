@@ -219,7 +219,7 @@ class RequestContext:
     policy: Policy = field(default_factory=Policy)
     slot: Slot | None = None
     held_bytes: int = 0
-    on_finish: list[Callable[[], None]] = field(default_factory=list)
+    on_finish: list[Callable[[], object]] = field(default_factory=list)
     outcome: str = "ok"
     facts: dict[str, Any] = field(default_factory=dict)
     images: list[dict[str, Any]] = field(default_factory=list)

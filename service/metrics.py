@@ -56,6 +56,9 @@ class Metrics:
             registry=self.registry,
         )
         self.cached = self._counter("cached", "Images answered from the cache of purified images.")
+        self.prompts = self._counter(
+            "prompts", "Prompts that a generator was asked for: written, late or unfit.", "outcome"
+        )
         self.connections = self._gauge("connections", "Open client connections.")
         self.door_refusals = self._counter(
             "door_refusals", "Connections refused, or closed unserved.", "reason"

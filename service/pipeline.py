@@ -31,14 +31,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from math import ceil
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from codefend.models.prompts.templates import Task, Template
+from codefend.models.prompts.templates import Template
 from codefend.service.admit.limits import MemoryBudget
 from codefend.service.admit.middleware import read_body
 from codefend.service.context import RequestContext, gather_or_cancel
@@ -59,9 +59,9 @@ from codefend.service.ledger import StateLedger
 from codefend.service.metrics import Metrics, Stage
 from codefend.service.policy import Mode
 from codefend.service.processes.pixels import Picture
+from codefend.service.prompts import Prompts
 from codefend.service.protocols.base import Protocol
 from codefend.service.protocols.fields import Findings
-from codefend.service.protocols.prompting import Prompt, PromptSource
 from codefend.service.settings import Settings
 from codefend.service.shield import Shield, as_url, choose_picture
 from codefend.service.stages import DecodedImage, Incoming, Original, Purified, Shielded
@@ -86,7 +86,7 @@ class Pipeline:
         metrics: Where bypasses and findings are counted.
         shield: What an image meets between decode and forward.
         upstream: The model.
-        templates: The prompt of each task; they change when weights are reloaded.
+        prompts: What goes to the model beside questions; it changes when weights are reloaded.
         ledger: What callers may refer to.
     """
 
@@ -94,7 +94,7 @@ class Pipeline:
         self,
         settings: Settings,
         metrics: Metrics,
-        templates: Mapping[Task, Template],
+        prompts: Prompts,
         memory: MemoryBudget,
         decode: DecodeStage,
         shield: Shield,
@@ -105,7 +105,7 @@ class Pipeline:
         Args:
             settings: Limits of a request.
             metrics: Where bypasses and findings are counted.
-            templates: The prompt of each task.
+            prompts: What goes to the model beside questions.
             memory: How many bytes there may be.
             decode: Takes chats apart.
             shield: What an image meets.
@@ -113,7 +113,7 @@ class Pipeline:
         """
         self.settings = settings
         self.metrics = metrics
-        self.templates = templates
+        self.prompts = prompts
         self.shield = shield
         self.ledger = StateLedger(settings.max_state_ids)
         self._memory = memory
@@ -194,13 +194,6 @@ class Pipeline:
         with context.timings.stage(Stage.DECODE):
             return await self.shield.decode(context, content_type, body)
 
-    def template(self, context: RequestContext, task: Task) -> Template | None:
-        """The defensive prompt of a request; none where the model's input is to stay as it is."""
-        is_on = (
-            self.settings.prompt is PromptSource.TEMPLATE and context.policy.mode is Mode.ENFORCE
-        )
-        return self.templates[task] if is_on else None
-
     async def open_chat(
         self, context: RequestContext, protocol: Protocol, body: bytes, template: Template | None
     ) -> Chat:
@@ -210,8 +203,8 @@ class Pipeline:
             RequestRefused: The body is at fault.
         """
         rules = field_rules(self.settings, context.policy.mode)
-        prompt = None if template is None else Prompt(template, self.settings.prompt_place)
-        reading = (protocol, ChatLimits.of(self.settings), prompt, rules)
+        placing = self.prompts.placing(self.settings, template)
+        reading = (protocol, ChatLimits.of(self.settings), placing, rules)
         with context.timings.stage(Stage.DECODE):
             chat = await self._decode.open_chat(body, reading, context.caller)
         self.ledger.check(context, chat)

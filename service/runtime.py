@@ -23,6 +23,8 @@ from codefend.service.pipeline import Pipeline
 from codefend.service.policy import Mode
 from codefend.service.processes.pixels import PixelStore
 from codefend.service.processes.supervision import Supervision
+from codefend.service.prompts import Prompts, PromptWriter, WriterConfig
+from codefend.service.protocols.prompting import PromptSource
 from codefend.service.purify.model_version import (
     ModelVersion,
     UnfitModelVersion,
@@ -95,10 +97,11 @@ class Runtime:
         self.embedded = self._make_embedded(settings) if settings.upstream_url is None else None
         socket_path = self.embedded.socket_path if self.embedded else None
         self._upstream = make_upstream(settings, socket_path, metrics, self._is_shared)
+        self._prompts = Prompts(version.templates, self._make_writer(settings))
         self.pipeline = Pipeline(
             settings,
             metrics,
-            version.templates,
+            self._prompts,
             self.memory,
             self._images.decode,
             shield,
@@ -146,6 +149,20 @@ class Runtime:
         restarts = self.metrics.worker_restarts.labels("mllm").inc
         return EmbeddedModel(settings.mllm, settings.worker_start_timeout_s, restarts)
 
+    def _make_writer(self, settings: Settings) -> PromptWriter | None:
+        if settings.prompt is not PromptSource.GENERATOR or settings.prompt_generator is None:
+            return None
+        config = WriterConfig(
+            settings.prompt_generator, settings.prompt_generator_base, settings.cpu_threads
+        )
+        return PromptWriter(
+            config,
+            settings.prompt_timeout_s,
+            settings.worker_start_timeout_s,
+            self.metrics.worker_restarts.labels("prompt").inc,
+            lambda outcome: self.metrics.prompts.labels(outcome).inc(),
+        )
+
     async def start(self) -> None:
         """Starts every process; models load in the background."""
         description = describe_start(self.pipeline.settings, self.keys.num_callers)
@@ -157,6 +174,7 @@ class Runtime:
             self.workers.start()
         if self.embedded is not None:
             self.embedded.start(self.supervision)
+        self._prompts.start(self.supervision)
         self._upstream.probe.start()
         await self._images.decode.start(self.supervision)
         await self._images.encode.start(self.supervision)
@@ -185,6 +203,7 @@ class Runtime:
             ending.push_async_callback(self._images.decode.stop)
             if self.embedded is not None:
                 ending.push_async_callback(self.embedded.stop)
+            ending.push_async_callback(self._prompts.stop)
             ending.push_async_callback(self.workers.stop)
             ending.push_async_callback(self._upstream.close)
             ending.push_async_callback(self.pipeline.close)
@@ -197,7 +216,7 @@ class Runtime:
             self.on_failure()
 
     def _take_up(self, version: ModelVersion) -> None:
-        self.pipeline.templates = version.templates
+        self._prompts.templates = version.templates
         self.metrics.generation.set(version.number)
         # What older weights made must not be sent as the new ones' work.
         self._images.cache.clear()

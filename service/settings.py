@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, SecretStr, field_validator, model_va
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from codefend.models.codec import JPEG_QUALITY, ImageFormat
-from codefend.models.prompts.templates import SHIPPED_TEMPLATES, read_templates
+from codefend.models.prompts.templates import GENERATOR, SHIPPED_TEMPLATES, read_templates
 from codefend.service.credentials import (
     check_key,
     check_origins,
@@ -193,7 +193,17 @@ class Settings(BaseSettings):
     prompts: Path = Field(SHIPPED_TEMPLATES, description="JSON file of the prompt templates.")
     prompt: PromptSource = Field(
         PromptSource.TEMPLATE,
-        description="Defensive prompt beside questions about images: template, or off for none.",
+        description="Defensive prompt beside questions about images: template; generator, written "
+        "for each question by a language model; or off for none.",
+    )
+    prompt_generator: str | None = Field(
+        None, description="Directory of a generator's adapter; CODEFEND_PROMPT=generator needs it."
+    )
+    prompt_generator_base: str | None = Field(
+        None, description="Directory or hub id of the model that it adapts; none: what it names."
+    )
+    prompt_timeout_s: float = Field(
+        1.0, gt=0, description="Time to write a prompt; what is late is replaced by the template."
     )
     prompt_place: PromptPlace = Field(
         PromptPlace.TURN,
@@ -450,6 +460,18 @@ class Settings(BaseSettings):
     def _the_backend_is_there(self) -> Self:
         check_backend(self.backend, self.devices)
         check_cpu_dtype(self.cpu_dtype, self.backend)
+        return self
+
+    @model_validator(mode="after")
+    def _a_generator_has_its_adapter(self) -> Self:
+        if self.prompt is not PromptSource.GENERATOR:
+            return self
+        if self.prompt_generator is None or not (Path(self.prompt_generator) / GENERATOR).is_file():
+            msg = (
+                "CODEFEND_PROMPT=generator needs CODEFEND_PROMPT_GENERATOR, a directory that "
+                "codefend-lab train generator wrote; or set template"
+            )
+            raise ValueError(msg)
         return self
 
     @model_validator(mode="after")

@@ -8,10 +8,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PLACEHOLDER", "SHIPPED_TEMPLATES", "Task", "Template", "read_templates", "render"]
+__all__ = [
+    "GENERATOR",
+    "PLACEHOLDER",
+    "SHIPPED_TEMPLATES",
+    "Task",
+    "Template",
+    "read_templates",
+    "render",
+]
 
 SHIPPED_TEMPLATES = Path(__file__).with_name("templates.json")
 PLACEHOLDER = "{question}"
+# Beside a generator's adapter: its name and version.
+GENERATOR = "generator.json"
 
 
 class Task(StrEnum):
@@ -63,10 +73,21 @@ class Template:
         return self.text.replace(PLACEHOLDER, asked)
 
     @property
+    def around(self) -> tuple[str, str]:
+        """What stands before the question, and behind it."""
+        before, _, behind = self.text.partition(PLACEHOLDER)
+        return before, behind
+
+    @property
     def instructions(self) -> str:
         """What the text says beside the question."""
-        around = (part.strip() for part in self.text.split(PLACEHOLDER))
-        return " ".join(part for part in around if part)
+        parts = (part.strip() for part in self.around)
+        return " ".join(part for part in parts if part)
+
+    def with_prefix(self, prefix: str, *, name: str, version: str) -> "Template":
+        """Another text around the same question: a prefix that was written for it."""
+        text = f"{prefix} {PLACEHOLDER}"
+        return replace(self, name=name, version=version, text=text)
 
     def without_prompt(self) -> "Template":
         """The question alone, and the default one."""

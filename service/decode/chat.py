@@ -9,6 +9,7 @@ import json
 import re
 import secrets
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from codefend.service.decode.walk import ImagePlace, StateReference, walk
@@ -24,7 +25,7 @@ from codefend.service.formats.table import sniff_format
 from codefend.service.policy import Mode, UnknownFields
 from codefend.service.protocols.base import Protocol
 from codefend.service.protocols.fields import FieldKind, FieldRules, Findings
-from codefend.service.protocols.prompting import Prompt, place_prompt
+from codefend.service.protocols.prompting import GapKind, Placing, place_prompt
 
 if TYPE_CHECKING:
     from codefend.service.settings import Settings
@@ -34,7 +35,9 @@ __all__ = ["Chat", "ChatImage", "ChatLimits", "field_rules", "open_chat"]
 OWN_FIELD = "codefend"
 # What some servers take for "as many as there may be", and their clients send by default.
 UNSET_TOKENS = -1
-_FACTS = ("has_model", "stream", "return_image", "used_prompt")
+# What is read of a question to write its prompt.
+MAX_QUESTION_CHARS = 2000
+_FACTS = ("has_model", "stream", "return_image", "gaps", "questions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +81,23 @@ class Chat:
 
     Attributes:
         fragments: What goes to the model, as JSON, with a gap after each but the last.
+        gaps: What comes into each gap: a kind, and for prompts the number of the question.
         images: What came in the gaps; see `ChatImage.is_source`.
         has_model: Whether the request names a model.
         stream: Whether it asks for server-sent events.
         return_image: Whether the answer is to show the purified images.
-        used_prompt: Whether the defensive prompt stands in it.
+        questions: What is asked of its images, each cut off; it has gaps for their prompts.
         references: Ids in it of what the upstream keeps.
         findings: What its fields would have been refused for, or were taken out for.
     """
 
     fragments: tuple[bytes, ...]
+    gaps: tuple[str, ...]
     images: tuple[ChatImage, ...]
     has_model: bool
     stream: bool
     return_image: bool
-    used_prompt: bool
+    questions: tuple[str, ...]
     references: tuple[StateReference, ...]
     findings: Findings
 
@@ -121,16 +126,17 @@ class Chat:
             parts.append(blob[start : start + length])
             start += length
         params, sources = meta["params"], meta["sources"]
-        num_fragments = len(params) + sum(sources) + 1
+        facts = meta["facts"] | {name: tuple(meta["facts"][name]) for name in ("gaps", "questions")}
+        num_fragments = len(facts["gaps"]) + 1
         files = parts[num_fragments:]
         images = tuple(ChatImage(*image) for image in zip(files, params, sources, strict=True))
         references = tuple(StateReference(**reference) for reference in meta["references"])
         return Chat(
-            tuple(parts[:num_fragments]),
-            images,
+            fragments=tuple(parts[:num_fragments]),
+            images=images,
             references=references,
             findings=Findings(**meta["findings"]),
-            **meta["facts"],
+            **facts,
         )
 
 
@@ -145,7 +151,11 @@ def field_rules(settings: "Settings", mode: Mode) -> FieldRules:
 
 
 def open_chat(
-    body: bytes, protocol: Protocol, limits: ChatLimits, prompt: Prompt | None, rules: FieldRules
+    body: bytes,
+    protocol: Protocol,
+    limits: ChatLimits,
+    placing: Placing | None,
+    rules: FieldRules,
 ) -> Chat:
     """Takes a request apart.
 
@@ -156,7 +166,7 @@ def open_chat(
         body: JSON, as received.
         protocol: Whose request it is.
         limits: What it may ask for.
-        prompt: What goes beside the user's words, if there is an image in the conversation.
+        placing: Where prompts are to go, if there is an image in the conversation.
         rules: What is set about its fields.
 
     Raises:
@@ -174,7 +184,7 @@ def open_chat(
     try:
         document = read_json_object(body)
         reads_texts = bool(rules.text_images) or _may_hold_markdown(body)
-        return _open(document, protocol, limits, prompt, rules, reads_texts=reads_texts)
+        return _open(document, protocol, limits, placing, rules, reads_texts=reads_texts)
     except (RecursionError, MemoryError) as error:
         raise InvalidBody from error
 
@@ -193,7 +203,7 @@ def _open(
     document: dict[str, Any],
     protocol: Protocol,
     limits: ChatLimits,
-    prompt: Prompt | None,
+    placing: Placing | None,
     rules: FieldRules,
     *,
     reads_texts: bool,
@@ -211,17 +221,23 @@ def _open(
         msg = f"At most {limits.max_images} images are taken in one conversation."
         raise TooManyImages(msg, protocol.conversation)
     images = _read_images(places, rules, findings)
-    used_prompt = False
-    if images and prompt is not None:
+    # Nobody can know the mark before it is drawn, and so nobody can write another gap.
+    mark = secrets.token_hex(16)
+    questions: list[str] = []
+    if images and placing is not None:
         turns = [_turn(image.param, protocol.conversation) for _, image in images]
-        used_prompt = place_prompt(document, protocol, prompt, turns)
+        questions = place_prompt(document, protocol, placing, turns, partial(_gap, mark))
+    for image_place, _ in images:
+        image_place.put(_gap(mark, GapKind.IMAGE))
+    fragments, gaps = _serialise(document, mark)
     return Chat(
-        fragments=_serialise(document, [place for place, _ in images]),
+        fragments=fragments,
+        gaps=gaps,
         images=tuple(image for _, image in images),
         has_model="model" in document,
         stream=bool(document.get("stream")),
         return_image=return_image,
-        used_prompt=used_prompt,
+        questions=tuple(question[:MAX_QUESTION_CHARS] for question in questions),
         references=tuple(references),
         findings=findings,
     )
@@ -323,15 +339,21 @@ def _turn(param: str, conversation: str) -> int | None:
     return None if found is None else int(found[1])
 
 
-def _serialise(document: dict[str, Any], places: list[ImagePlace]) -> tuple[bytes, ...]:
-    """Writes the document with a gap for each image; keys that stood twice stand once."""
-    # Nobody can know the mark before it is drawn, and so nobody can write another gap.
-    mark = secrets.token_hex(16)
-    for place in places:
-        place.put(mark)
+def _gap(mark: str, kind: GapKind, number: int = 0) -> str:
+    return f"{mark}{kind.value}{number};"
+
+
+def _serialise(document: dict[str, Any], mark: str) -> tuple[tuple[bytes, ...], tuple[str, ...]]:
+    """Writes the document apart at its gaps; keys that stood twice stand once."""
     try:
         text = json.dumps(document, separators=(",", ":"), allow_nan=False)
     except ValueError as error:
         msg = "A number in the body is too large."
         raise InvalidBody(msg) from error
-    return tuple(fragment.encode() for fragment in text.split(mark))
+    first, *rest = text.split(mark)
+    gaps, fragments = [], [first.encode()]
+    for piece in rest:
+        gap, _, fragment = piece.partition(";")
+        gaps.append(gap)
+        fragments.append(fragment.encode())
+    return tuple(fragments), tuple(gaps)

@@ -20,7 +20,7 @@ from codefend.service.processes.child import Ask, Handler, Message
 from codefend.service.processes.pixels import Picture, write_pixels
 from codefend.service.protocols.base import all_protocols
 from codefend.service.protocols.fields import FieldRules
-from codefend.service.protocols.prompting import Prompt
+from codefend.service.protocols.prompting import Placing, PromptPlace
 from codefend.service.sandbox.layers import allow_cpu_time, confine
 
 __all__ = ["DecodeConfig", "make_decoder", "report_refusal"]
@@ -58,9 +58,10 @@ def _handle(config: DecodeConfig, meta: dict[str, Any], body: bytes, ask: Ask) -
     allow_cpu_time(config.cpu_s)
     try:
         if "chat" in meta:
-            limits, prompt = ChatLimits(**meta["chat"]), Prompt.unpack(meta["prompt"])
+            limits, packed = ChatLimits(**meta["chat"]), meta["placing"]
+            placing = packed and Placing(PromptPlace(packed["place"]), packed["adds_parts"])
             protocol, rules = all_protocols()[meta["path"]], FieldRules(**meta["rules"])
-            return open_chat(body, protocol, limits, prompt, rules).pack()
+            return open_chat(body, protocol, limits, placing, rules).pack()
         if "max_images" in meta:
             files = read_image_list(body, meta["max_images"])
             return {"lengths": [len(file) for file in files]}, b"".join(files)

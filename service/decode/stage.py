@@ -25,7 +25,7 @@ from codefend.service.processes.pool import ChildPool, PoolJob
 from codefend.service.processes.supervision import Supervision
 from codefend.service.protocols.base import Protocol
 from codefend.service.protocols.fields import FieldRules
-from codefend.service.protocols.prompting import Prompt
+from codefend.service.protocols.prompting import Placing
 from codefend.service.settings import Settings
 from codefend.service.stages import Admit, Admitted, DecodedImage, PictureHeader
 
@@ -139,7 +139,7 @@ class DecodeStage:
     async def open_chat(
         self,
         body: bytes,
-        reading: tuple[Protocol, ChatLimits, Prompt | None, FieldRules],
+        reading: tuple[Protocol, ChatLimits, Placing | None, FieldRules],
         caller: str,
     ) -> Chat:
         """Takes a chat apart; its images are then decoded one by one.
@@ -155,11 +155,11 @@ class DecodeStage:
         """
         if len(body) <= SMALL_CHAT_BYTES:
             return open_chat(body, *reading)
-        protocol, limits, prompt, rules = reading
+        protocol, limits, placing, rules = reading
         meta = {
             "path": protocol.path,
             "chat": asdict(limits),
-            "prompt": None if prompt is None else prompt.pack(),
+            "placing": None if placing is None else asdict(placing),
             "rules": asdict(rules),
         }
         return Chat.unpack(*await self._ask(meta, body, caller))

@@ -79,14 +79,20 @@ async def _answer(
     headers: dict[str, str],
     permit: BreakerPermit,
 ) -> Response:
-    template = pipeline.template(context, Task.CHAT)
+    template = pipeline.prompts.template(pipeline.settings, context, Task.CHAT)
     chat = await pipeline.open_chat(context, protocol, body, template)
+    writing = pipeline.prompts.begin(context, template, chat.questions)
     images = await pipeline.shield_images(context, chat.images, are_shown=chat.return_image)
-    reports = _report(context, chat, images, template)
+    prompts = await writing
+    is_silent = template is not None and not template.instructions
+    used = prompts[-1] if prompts else template if is_silent else None
+    reports = _report(context, chat, images, used)
     forwarded = [
         (image.forwarded, part.is_source) for image, part in zip(images, chat.images, strict=True)
     ]
-    filled = ChatBody(protocol, chat.fragments, forwarded, chat.has_model, headers)
+    filled = ChatBody(
+        protocol, chat.fragments, forwarded, chat.has_model, headers, chat.gaps, prompts
+    )
 
     def describe() -> bytes:
         context.timings.begin_response()
@@ -110,11 +116,10 @@ async def _answer(
 
 
 def _report(
-    context: RequestContext, chat: Chat, images: list[Shielded], template: Template | None
+    context: RequestContext, chat: Chat, images: list[Shielded], used: Template | None
 ) -> list[ImageReport]:
     """What is said of each image."""
     disclose = context.policy.disclose
-    used = template if chat.used_prompt else None
     return [
         ImageReport(
             part.param,

@@ -3,6 +3,7 @@
 POST /v1/guardrail: several come in, and the gateway that asks puts what comes out in their places.
 """
 
+import asyncio
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -229,10 +230,19 @@ async def _answer(
 ) -> Response:
     context: RequestContext = request.state.context
     content_type = request.headers.get("content-type", "")
-    read_fields = partial(_read_fields, pipeline, kind, request)
-    fields, image = await pipeline.shield_upload(context, content_type, body, read_fields)
-    template = pipeline.template(context, kind.task)
-    asked = template or pipeline.templates[kind.task].without_prompt()
+    prompts = pipeline.prompts
+    template = prompts.template(pipeline.settings, context, kind.task)
+
+    def read_fields(sent: dict[str, Any]) -> tuple[AskFields, asyncio.Future[list[Template]]]:
+        fields = _read_fields(pipeline, kind, request, sent)
+        question = kind.question_of(fields) or prompts.templates[kind.task].default_question
+        return fields, prompts.begin(context, template, [question or ""])
+
+    (fields, writing), image = await pipeline.shield_upload(
+        context, content_type, body, read_fields
+    )
+    template = next(iter(await writing), None)
+    asked = template or prompts.templates[kind.task].without_prompt()
     completion = Completion(
         prompt=asked.fill(kind.question_of(fields)),
         image_url=image.forwarded,

@@ -5,8 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from codefend.models.prompts.templates import Template
 from codefend.service.protocols.base import Protocol
 from codefend.service.protocols.chat import read_choices
+from codefend.service.protocols.prompting import GapKind
 
 __all__ = ["Answer", "ChatBody", "Completion", "read_answer"]
 
@@ -61,6 +63,8 @@ class ChatBody:
     Attributes:
         protocol: Whose request it is.
         fragments: A JSON object with a gap, inside quotes, after each fragment but the last.
+        gaps: What comes into each, as `Chat` has it; nothing where all are for images.
+        prompts: For each question that is asked of an image, what goes beside it.
         images: For each image its `data:` URL, and whether it stands in a source of Anthropic's:
             then it has two gaps, for its media type and for its base64.
         has_model: Whether the client names a model.
@@ -72,6 +76,8 @@ class ChatBody:
     images: Sequence[tuple[str, bool]]
     has_model: bool
     headers: Mapping[str, str] = field(default_factory=dict)
+    gaps: Sequence[str] = ()
+    prompts: Sequence[Template] = ()
 
     def body(self, model: str | None) -> bytes:
         """The request body.
@@ -94,6 +100,20 @@ class ChatBody:
         return b"".join(pieces)
 
     def _fillings(self) -> Iterator[str]:
+        images = self._images()
+        for gap in self.gaps:
+            kind, number = GapKind(gap[0]), int(gap[1:])
+            yield next(images) if kind is GapKind.IMAGE else self._words(kind, number)
+        yield from images
+
+    def _words(self, kind: GapKind, number: int) -> str:
+        """What a prompt says there, as it stands within quotes of JSON."""
+        prompt = self.prompts[number]
+        before, behind = prompt.around
+        words = {GapKind.BEFORE: before, GapKind.BEHIND: behind}
+        return json.dumps(words.get(kind, prompt.instructions))[1:-1]
+
+    def _images(self) -> Iterator[str]:
         for url, is_source in self.images:
             if is_source:
                 head, _, data = url.partition(",")

@@ -4,22 +4,22 @@ In every later request of a conversation it stands where it stood before, so tha
 keeps of a common beginning stays of use.
 """
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
 from typing import Any, TypeGuard
 
-from codefend.models.prompts.templates import Template
 from codefend.service.protocols.base import Protocol
 
-__all__ = ["Prompt", "PromptPlace", "PromptSource", "place_prompt"]
+__all__ = ["GapKind", "Placing", "PromptPlace", "PromptSource", "place_prompt"]
 
 
 class PromptSource(StrEnum):
     """What goes to the model beside a question about an image."""
 
     TEMPLATE = "template"
+    GENERATOR = "generator"
     OFF = "off"
 
 
@@ -31,57 +31,61 @@ class PromptPlace(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """What is put into a conversation with images, and where.
+class Placing:
+    """Where prompts are to go in a conversation.
 
     Attributes:
-        template: The words.
-        place: Around what the user says of an image, or behind the system prompt.
+        place: Where.
+        adds_parts: Whether one may stand beside an image of which nothing is said; not where it
+            could turn out to say nothing either, as some servers refuse parts without words.
     """
 
-    template: Template
-    place: PromptPlace = PromptPlace.TURN
+    place: PromptPlace
+    adds_parts: bool = True
 
-    def pack(self) -> dict[str, Any]:
-        """For another process."""
-        return {"template": asdict(self.template), "place": self.place.value}
 
-    @staticmethod
-    def unpack(packed: dict[str, Any] | None) -> "Prompt | None":
-        """What `pack` made; None of None."""
-        if packed is None:
-            return None
-        return Prompt(Template(**packed["template"]), PromptPlace(packed["place"]))
+class GapKind(StrEnum):
+    """What comes into a gap of a request that was taken apart."""
+
+    IMAGE = "i"
+    BEFORE = "b"
+    BEHIND = "e"
+    SYSTEM = "s"
 
 
 def place_prompt(
-    document: dict[str, Any], protocol: Protocol, prompt: Prompt, image_turns: Iterable[int | None]
-) -> bool:
-    """Puts a prompt into a request with images.
+    document: dict[str, Any],
+    protocol: Protocol,
+    placing: Placing,
+    image_turns: Iterable[int | None],
+    gap: Callable[[GapKind, int], str],
+) -> list[str]:
+    """Leaves gaps for a prompt in a request with images.
 
     Args:
         document: The request, as parsed; changed in place.
         protocol: Whose it is.
-        prompt: What is put there.
+        placing: Where prompts go.
         image_turns: For each image, the index of its message; None for what stands in none.
+        gap: Makes the gap of one kind, for the prompt of the question of that number.
 
     Returns:
-        Whether there was a place for it.
+        What is asked of the images: each is to have its prompt.
     """
-    if prompt.place is PromptPlace.SYSTEM:
-        if prompt.template.instructions:
-            protocol.instruct(document, prompt.template.instructions)
-        return True
     conversation = document.get(protocol.conversation)
-    if isinstance(conversation, str):
-        document[protocol.conversation] = prompt.template.fill(conversation)
-        return True
     messages = conversation if isinstance(conversation, list) else []
+    if placing.place is PromptPlace.SYSTEM:
+        question = conversation if isinstance(conversation, str) else _last(messages, protocol)
+        protocol.instruct(document, gap(GapKind.SYSTEM, 0))
+        return [question]
+    if isinstance(conversation, str):
+        document[protocol.conversation] = _between(conversation, 0, gap)
+        return [conversation]
     turns = {len(messages) if turn is None else turn for turn in image_turns}
-    carriers = {index for turn in turns for index in _carriers(turn, messages, protocol)}
-    for index in carriers:
-        _tell(messages[index], protocol, prompt.template)
-    return bool(carriers)
+    carriers = sorted({index for turn in turns for index in _carriers(turn, messages, protocol)})
+    if not placing.adds_parts:
+        carriers = [index for index in carriers if _said(messages[index], protocol) is not None]
+    return [_tell(messages[index], protocol, number, gap) for number, index in enumerate(carriers)]
 
 
 def _carriers(turn: int, messages: list[Any], protocol: Protocol) -> list[int]:
@@ -92,15 +96,29 @@ def _carriers(turn: int, messages: list[Any], protocol: Protocol) -> list[int]:
     return [index for index in order if _said(messages[index], protocol) is not None][:1]
 
 
-def _tell(message: dict[str, Any], protocol: Protocol, template: Template) -> None:
-    """Puts a prompt around what a user says, or beside an image of which nothing is said."""
+def _tell(
+    message: dict[str, Any], protocol: Protocol, number: int, gap: Callable[[GapKind, int], str]
+) -> str:
+    """Leaves gaps around what a user says, or one beside an image of which nothing is said."""
     said = _said(message, protocol)
-    if said is not None:
-        holder, key = said
-        holder[key] = template.fill(holder[key])
-    elif template.instructions:
-        part = {"type": protocol.text_types[0], "text": template.instructions}
+    if said is None:
+        part = {"type": protocol.text_types[0], "text": gap(GapKind.SYSTEM, number)}
         message["content"].append(part)
+        return ""
+    holder, key = said
+    question: str = holder[key]
+    holder[key] = _between(question, number, gap)
+    return question
+
+
+def _between(question: str, number: int, gap: Callable[[GapKind, int], str]) -> str:
+    return gap(GapKind.BEFORE, number) + question + gap(GapKind.BEHIND, number)
+
+
+def _last(messages: list[Any], protocol: Protocol) -> str:
+    """The last text of a user; empty where there is none."""
+    found = (_said(message, protocol) for message in reversed(messages))
+    return next((str(place[0][place[1]]) for place in found if place is not None), "")
 
 
 def _said(message: object, protocol: Protocol) -> tuple[Any, str | int] | None:

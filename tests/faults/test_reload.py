@@ -238,6 +238,6 @@ def test_where_purification_is_off_prompts_alone_are_reloaded(upstream, weights)
         weights.write("bad", broken=True)
         weights.flip("bad", "2")
         reload_and_wait(service)
-        assert service.runtime.pipeline.templates[Task.VQA].version == "2"
+        assert service.runtime.pipeline.prompts.templates[Task.VQA].version == "2"
         assert ask(service, picture()).json()["defense"]["prompt_template"] is None
         assert service.runtime.workers.worker_pids == []

@@ -10,14 +10,15 @@ from codefend.service.decode.chat import ChatLimits, open_chat
 from codefend.service.errors import RequestRefused
 from codefend.service.forward.completion import ChatBody
 from codefend.service.protocols.fields import FieldRules
-from codefend.service.protocols.prompting import Prompt, PromptPlace
+from codefend.service.protocols.prompting import Placing, PromptPlace
 from tests.fuzz.planted import CHAT, as_body, complaints, num_plants, planted_requests
 from tests.fuzz.planted_messages import MESSAGES_GROUND
 from tests.fuzz.planted_responses import RESPONSES_GROUND
 
 GROUNDS = {ground.protocol.name: ground for ground in (CHAT, RESPONSES_GROUND, MESSAGES_GROUND)}
 LIMITS = ChatLimits(max_images=8, max_answer_tokens=8192, max_choices=8)
-PROMPT = Prompt(Template("calm", "1", "Look twice. {question} Be sure."), PromptPlace.SYSTEM)
+PROMPT = Template("calm", "1", "Look twice. {question} Be sure.")
+PLACING = Placing(PromptPlace.SYSTEM)
 PURIFIED = "data:image/png;base64,cHVyaWZpZWQ="
 
 
@@ -50,14 +51,16 @@ def plant_in_function(num_bodies, seed_number=0, rules=None, progress=lambda _: 
     def send(document):
         try:
             chat = open_chat(
-                as_body(document), ground.protocol, LIMITS, PROMPT, rules or FieldRules()
+                as_body(document), ground.protocol, LIMITS, PLACING, rules or FieldRules()
             )
         except RequestRefused as refusal:
             return refusal.code, None
         if chat.references:  # to what nobody was given
             return "unknown_state", None
         images = [(PURIFIED, image.is_source) for image in chat.images]
-        body = ChatBody(ground.protocol, chat.fragments, images, True).body(None)
+        prompts = [PROMPT] * len(chat.questions)
+        parts = (chat.fragments, images, True, {}, chat.gaps, prompts)
+        body = ChatBody(ground.protocol, *parts).body(None)
         return "forwarded", json.loads(body)
 
     _run(ground, send, num_bodies, seed_number, outcomes, found, progress)

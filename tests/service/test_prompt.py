@@ -21,10 +21,10 @@ CHAT = chat(user(text_part("what is it?"), image_part(png())))
 @pytest.fixture
 def prompted(service):
     """The service, with a prompt for every task."""
-    before = service.runtime.pipeline.templates
-    service.runtime.pipeline.templates = dict.fromkeys(Task, CALM)
+    prompts = service.runtime.pipeline.prompts
+    before, prompts.templates = prompts.templates, dict.fromkeys(Task, CALM)
     yield service
-    service.runtime.pipeline.templates = before
+    prompts.templates = before
 
 
 def ask_all(service):

@@ -5,8 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from codefend.lab.errors import LabError
 from codefend.lab.train.connector import connect
@@ -19,46 +17,11 @@ from codefend.lab.world.compose import World
 from codefend.lab.world.language import PREAMBLES, conversations, questions
 from codefend.lab.world.layout import sample_layout
 from codefend.models.mllm.tiny import tiny_mllm
+from tests.language_models import SYSTEM, language_model
 
 pytestmark = pytest.mark.slow
 
 TINY = LoopSettings(num_steps=3, learning_rate=1e-2, warmup_steps=1, num_workers=0)
-SYSTEM = "You are Ann."
-TEMPLATE = (
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
-    "{{ '<|im_start|>system\n" + SYSTEM + "<|im_end|>\n' }}{% endif %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-
-
-def language_model(folder: Path, *, marks: bool = True, template: str | None = TEMPLATE) -> str:
-    """A Llama of random weights that reads bytes, saved."""
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    backend = Tokenizer(
-        models.BPE({char: index for index, char in enumerate(sorted(alphabet))}, [])
-    )
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    special = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **(special if marks else {}))
-    tokenizer.chat_template = template
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    torch.manual_seed(1)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +49,6 @@ def test_without_a_system_prompt_of_its_own_none_is_said(tower: Path, tmp_path: 
     assert chat_prompt(processor, "hi?").startswith("<|im_start|>user\n<image>hi?")
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_it_is_trained_beside_a_tower_that_stays_and_saved_as_a_stock_model(
     world: World, tower: Path, tmp_path: Path
 ) -> None:

@@ -8,16 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import Chat, ChatLimits, open_chat
 from codefend.service.errors import RequestRefused
 from codefend.service.forward.completion import ChatBody
 from codefend.service.protocols.chat import CHAT_COMPLETIONS
 from codefend.service.protocols.fields import FieldRules
-from codefend.service.protocols.prompting import Prompt
 
 LIMITS = ChatLimits(max_images=3, max_answer_tokens=100, max_choices=4)
-PLAIN = Prompt(Template("plain", "1", "{question}"))
 RULES = FieldRules()
 URL = "data:image/png;base64," + base64.b64encode(b"image").decode()
 IMAGE = {"type": "image_url", "image_url": {"url": URL}}
@@ -28,7 +25,7 @@ def user(*content):
 
 
 def opened(document):
-    return open_chat(json.dumps(document).encode(), CHAT_COMPLETIONS, LIMITS, PLAIN, RULES)
+    return open_chat(json.dumps(document).encode(), CHAT_COMPLETIONS, LIMITS, None, RULES)
 
 
 def image_with(**more):
@@ -178,14 +175,14 @@ def test_a_field_that_is_understood_has_to_be_right(fields, code, param):
 )
 def test_what_no_other_parser_would_read_alike_is_refused(body):
     with pytest.raises(RequestRefused) as refusal:
-        open_chat(body, CHAT_COMPLETIONS, LIMITS, PLAIN, RULES)
+        open_chat(body, CHAT_COMPLETIONS, LIMITS, None, RULES)
     assert refusal.value.code == "invalid_body"
 
 
 def test_a_key_that_stands_twice_goes_out_once():
     """Servers differ in which of the two they read: the one that was looked at is the only one."""
     body = b'{"messages": [{"role": "user", "content": [{"type": "file"}], "content": "hi"}]}'
-    assert open_chat(body, CHAT_COMPLETIONS, LIMITS, PLAIN, RULES).fragments == (
+    assert open_chat(body, CHAT_COMPLETIONS, LIMITS, None, RULES).fragments == (
         b'{"messages":[{"role":"user","content":"hi"}]}',
     )
 

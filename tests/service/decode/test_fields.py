@@ -6,17 +6,14 @@ import json
 import pytest
 from openai.types.chat import ChatCompletionMessage
 
-from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import Chat, ChatLimits, open_chat
 from codefend.service.errors import RequestRefused
 from codefend.service.forward.completion import ChatBody
 from codefend.service.policy import TextImages
 from codefend.service.protocols.chat import CHAT_COMPLETIONS
 from codefend.service.protocols.fields import FieldRules
-from codefend.service.protocols.prompting import Prompt
 
 LIMITS = ChatLimits(max_images=3, max_answer_tokens=100, max_choices=4)
-PLAIN = Prompt(Template("plain", "1", "{question}"))
 PIC = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(range(120))).decode()
 URL = f"data:image/png;base64,{PIC}"
 REMOTE = "https://pictures.example/a.png"
@@ -26,7 +23,7 @@ HELLO = {"role": "user", "content": "hi"}
 
 def opened(document, body=None, **rules):
     body = json.dumps(document).encode() if body is None else body
-    return open_chat(body, CHAT_COMPLETIONS, LIMITS, PLAIN, FieldRules(**rules))
+    return open_chat(body, CHAT_COMPLETIONS, LIMITS, None, FieldRules(**rules))
 
 
 def forwarded(document, **rules):

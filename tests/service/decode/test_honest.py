@@ -5,16 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import ChatLimits, open_chat
 from codefend.service.forward.completion import ChatBody
 from codefend.service.protocols.chat import CHAT_COMPLETIONS
 from codefend.service.protocols.fields import FieldRules
-from codefend.service.protocols.prompting import Prompt
 from tests.service.test_chat import PATH
 
 LIMITS = ChatLimits(max_images=32, max_answer_tokens=8192, max_choices=8)
-PLAIN = Prompt(Template("plain", "1", "{question}"))
 RECORDED = {
     path.stem: json.loads(path.read_text())
     for path in sorted(Path(__file__).with_name("honest_bodies").glob("*.json"))
@@ -67,7 +64,7 @@ def test_there_are_enough_of_them_and_of_many_clients():
 
 @pytest.mark.parametrize("body", BODIES)
 def test_it_is_taken_apart_and_goes_together_unchanged(body):
-    chat = open_chat(json.dumps(body).encode(), CHAT_COMPLETIONS, LIMITS, PLAIN, FieldRules())
+    chat = open_chat(json.dumps(body).encode(), CHAT_COMPLETIONS, LIMITS, None, FieldRules())
     assert (
         json.loads(
             ChatBody(

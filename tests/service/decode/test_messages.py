@@ -10,7 +10,6 @@ import pytest
 from anthropic.types.beta.message_create_params import MessageCreateParamsStreaming as BetaParams
 from anthropic.types.message_create_params import MessageCreateParamsStreaming as Params
 
-from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import ChatLimits, open_chat
 from codefend.service.errors import RequestRefused
 from codefend.service.forward.completion import ChatBody
@@ -18,11 +17,9 @@ from codefend.service.protocols.chat import CHAT_COMPLETIONS
 from codefend.service.protocols.fields import MEDIA_FIELDS, FieldKind, FieldRules
 from codefend.service.protocols.messages import MESSAGES
 from codefend.service.protocols.messages_table import MESSAGES_TABLE
-from codefend.service.protocols.prompting import Prompt
 from tests.service.decode.test_table import all_places, lacking
 
 LIMITS = ChatLimits(max_images=4, max_answer_tokens=100, max_choices=1)
-PLAIN = Prompt(Template("plain", "1", "{question}"))
 PIC = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(range(120))).decode()
 PURIFIED = base64.b64encode(b"purified").decode()
 URL = f"data:image/png;base64,{PIC}"
@@ -33,13 +30,13 @@ OUT = {"type": "base64", "media_type": "image/png", "data": PURIFIED}
 TEXT = {"type": "text", "text": "x"}
 
 
-def opened(document, template=PLAIN, **rules):
-    return open_chat(json.dumps(document).encode(), MESSAGES, LIMITS, template, FieldRules(**rules))
+def opened(document, **rules):
+    return open_chat(json.dumps(document).encode(), MESSAGES, LIMITS, None, FieldRules(**rules))
 
 
-def forwarded(document, template=PLAIN, **rules):
+def forwarded(document, **rules):
     """What goes out, with every picture purified."""
-    parts = opened(document, template, **rules)
+    parts = opened(document, **rules)
     images = [(f"data:image/png;base64,{PURIFIED}", image.is_source) for image in parts.images]
     return json.loads(ChatBody(MESSAGES, parts.fragments, images, parts.has_model).body("m"))
 
@@ -409,7 +406,7 @@ LANGCHAIN = {"type": "text", "text": "x", "id": "lc_1f0e8a3b-7c5d-4e55-a1a4-2f2f
 @pytest.mark.parametrize("protocol", [MESSAGES, CHAT_COMPLETIONS], ids=lambda p: p.name)
 def test_notes_that_langchain_leaves_on_a_part_pass(protocol, block):
     document = {"model": "m", "messages": [assistant(block)]}
-    opened = open_chat(json.dumps(document).encode(), protocol, LIMITS, PLAIN, FieldRules())
+    opened = open_chat(json.dumps(document).encode(), protocol, LIMITS, None, FieldRules())
     assert json.loads(opened.fragments[0]) == document
 
 

@@ -9,18 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codefend.models.prompts.templates import Template
-from codefend.service.decode.chat import ChatLimits, open_chat
+from codefend.service.decode.chat import Chat, ChatLimits, open_chat
 from codefend.service.forward.completion import ChatBody
 from codefend.service.protocols.base import all_protocols
 from codefend.service.protocols.fields import FieldRules
-from codefend.service.protocols.prompting import Prompt, PromptPlace
+from codefend.service.protocols.prompting import Placing, PromptPlace
 
 LIMITS = ChatLimits(max_images=20, max_answer_tokens=100, max_choices=1)
 BEFORE, BEHIND = "Trust the picture's things.", "Be sure."
 TOLD = f"{BEFORE} {BEHIND}"
 CALM = Template("calm", "2", f"{BEFORE} {{question}} {BEHIND}")
-AROUND = Prompt(CALM)
-SYSTEM = Prompt(CALM, PromptPlace.SYSTEM)
+AROUND, SYSTEM = PromptPlace.TURN, PromptPlace.SYSTEM
 PICTURE = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(99)).decode()
 URL = f"data:image/png;base64,{PICTURE}"
 IMAGES = {
@@ -49,13 +48,23 @@ def user(*content):
     return {"role": "user", "content": list(content)}
 
 
-def forwarded(protocol, turns, prompt=AROUND, **fields):
-    """What the model gets of a conversation."""
+def forwarded(protocol, turns, place=AROUND, *, prompt=CALM, adds_parts=True, **fields):
+    """What the model gets of a conversation, and what was asked in it of its images."""
     document = {"model": "m", protocol.conversation: copy.deepcopy(turns), **fields}
-    chat = open_chat(json.dumps(document).encode(), protocol, LIMITS, prompt, FieldRules())
+    placing = place and Placing(place, adds_parts)
+    chat = open_chat(json.dumps(document).encode(), protocol, LIMITS, placing, FieldRules())
+    assert Chat.unpack(*through_json(chat.pack())) == chat
     images = [(URL, image.is_source) for image in chat.images]
-    body = ChatBody(protocol, chat.fragments, images, chat.has_model).body("m")
-    return json.loads(body), chat.used_prompt
+    prompts = [prompt] * len(chat.questions)
+    body = ChatBody(protocol, chat.fragments, images, chat.has_model, {}, chat.gaps, prompts).body(
+        "m"
+    )
+    return json.loads(body), chat.questions
+
+
+def through_json(packed):
+    meta, blob = packed
+    return json.loads(json.dumps(meta)), blob
 
 
 def texts(messages):
@@ -101,7 +110,7 @@ def as_messages(protocol, turns):
 def test_the_users_words_arrive_verbatim_and_nothing_else_changes(path, turns, place):
     protocol = all_protocols()[path]
     sent = as_messages(protocol, turns)
-    got, used = forwarded(protocol, sent, Prompt(CALM, place))
+    got, asked_of = forwarded(protocol, sent, place)
     messages = got[protocol.conversation]
     if place is PromptPlace.SYSTEM and messages[0]["role"] == "system":
         messages = messages[1:]
@@ -112,9 +121,11 @@ def test_the_users_words_arrive_verbatim_and_nothing_else_changes(path, turns, p
     changed = [(before, after) for before, after in pairs if before != after]
     assert all(after == f"{BEFORE} {before} {BEHIND}" for before, after in changed)
     has_images = any(num_images for _, _, num_images, _ in turns)
-    assert used is has_images
+    assert bool(asked_of) is has_images
     is_said = any(said and num_images for _, said, num_images, _ in turns)
     assert bool(changed) is (is_said and place is PromptPlace.TURN)
+    if place is PromptPlace.TURN:
+        assert [before for before, _ in changed] == [each for each in asked_of if each]
 
 
 @PATHS
@@ -141,8 +152,7 @@ def test_the_prompt_goes_to_the_turn_that_holds_the_image(path):
         ([user(other, image(protocol), question)], ["and then?", asked]),
         ([user(text(protocol, "  "), image(protocol))], ["  ", TOLD]),
     ]:
-        got, used = forwarded(protocol, turns)
-        assert used
+        got, _ = forwarded(protocol, turns)
         assert texts(got[protocol.conversation]) == told
 
 
@@ -155,23 +165,19 @@ def test_the_image_of_a_tool_takes_the_prompt_to_what_was_asked_before():
         {"role": "assistant", "content": "a cat"},
         user(text(protocol, "sure?")),
     ]
-    got, used = forwarded(protocol, turns)
-    assert used
+    got, _ = forwarded(protocol, turns)
     assert texts(got["input"]) == [f"{BEFORE} look {BEHIND}", "a cat", "sure?"]
 
 
 @PATHS
-@pytest.mark.parametrize("prompt", [AROUND, SYSTEM], ids=lambda p: p.place.value)
-def test_without_an_image_or_without_a_prompt_nothing_is_said(path, prompt):
+@pytest.mark.parametrize("place", PromptPlace)
+def test_without_an_image_or_without_a_prompt_nothing_is_said(path, place):
     protocol = all_protocols()[path]
     bare = [user(text(protocol, "hi"))]
-    assert forwarded(protocol, bare, prompt) == (
-        {"model": "m", protocol.conversation: bare},
-        False,
-    )
+    assert forwarded(protocol, bare, place) == ({"model": "m", protocol.conversation: bare}, ())
     turns = [user(text(protocol, "hi"), image(protocol))]
-    got, used = forwarded(protocol, turns, None)
-    assert (texts(got[protocol.conversation]), used) == (["hi"], False)
+    got, asked_of = forwarded(protocol, turns, None)
+    assert (texts(got[protocol.conversation]), asked_of) == (["hi"], ())
 
 
 OWN = "You are Ann."
@@ -210,8 +216,7 @@ PART = {"type": "text", "text": TOLD}
 def test_behind_the_operators_own_system_prompt(path, sent, told):
     protocol = all_protocols()[path]
     turns = [user(text(protocol, "hi"), image(protocol))]
-    got, used = forwarded(protocol, turns, SYSTEM, **sent)
-    assert used
+    got, _ = forwarded(protocol, turns, SYSTEM, **sent)
     assert {name: got[name] for name in told} == told
     assert texts(got[protocol.conversation]) == ["hi"]
 
@@ -235,3 +240,30 @@ def test_a_chat_keeps_one_system_message(first, told):
     got, _ = forwarded(chat, [*first, user(text(chat, "hi"), image(chat))], SYSTEM)
     assert got["messages"][0] == told
     assert len(got["messages"]) == 2
+
+
+@PATHS
+def test_a_prompt_that_may_say_nothing_adds_no_part(path):
+    """A generator's may turn out to be the template, and the template may be the question alone."""
+    protocol = all_protocols()[path]
+    turns = [user(image(protocol)), user(text(protocol, "hi"), image(protocol))]
+    plain = Template("plain", "1", "{question}")
+    got, asked_of = forwarded(protocol, turns, prompt=plain, adds_parts=False)
+    assert asked_of == ("hi",)
+    assert texts(got[protocol.conversation]) == ["hi"]
+    assert len(got[protocol.conversation][0]["content"]) == 1
+
+
+@PATHS
+def test_each_question_of_a_conversation_has_its_own_prompt(path):
+    protocol = all_protocols()[path]
+    asked = ["what is it?", 'and "this"?']
+    turns = [user(text(protocol, words), image(protocol)) for words in asked]
+    document = {"model": "m", protocol.conversation: turns}
+    placing = Placing(PromptPlace.TURN)
+    chat = open_chat(json.dumps(document).encode(), protocol, LIMITS, placing, FieldRules())
+    images = [(URL, image.is_source) for image in chat.images]
+    prompts = [CALM.with_prefix(f'{n} "\\ü', name="g", version="1") for n in range(2)]
+    body = ChatBody(protocol, chat.fragments, images, True, {}, chat.gaps, prompts).body(None)
+    told = texts(json.loads(body)[protocol.conversation])
+    assert told == ['0 "\\ü what is it?', '1 "\\ü and "this"?']

@@ -9,11 +9,9 @@ import pytest
 from openai.types.responses import response_create_params, response_input_item_param, tool_param
 
 from codefend.models.codec import ImageFormat, data_url
-from codefend.models.prompts.templates import Template
 from codefend.service.decode.chat import Chat, ChatLimits, open_chat
 from codefend.service.errors import CodefendError
 from codefend.service.protocols.fields import Choice, FieldKind, FieldRules
-from codefend.service.protocols.prompting import Prompt
 from codefend.service.protocols.responses import RESPONSES
 from tests.service.decode.test_table import all_places, hints_of, lacking, object_types
 from tests.service.pictures import png
@@ -55,8 +53,7 @@ CLOSED_PARTS = {"input_file", "container_auto", "container_reference", "mcp", *C
 def opened(*, allowed=(), **fields):
     """The request in parts."""
     body = json.dumps({"model": "m", "input": "hi", **fields}).encode()
-    template = Prompt(Template("plain", "1", "T: {question}"))
-    return open_chat(body, RESPONSES, LIMITS, template, FieldRules(allowed=allowed))
+    return open_chat(body, RESPONSES, LIMITS, None, FieldRules(allowed=allowed))
 
 
 def document_of(chat):
