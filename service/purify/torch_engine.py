@@ -73,6 +73,8 @@ def _load_detector(source: str, device: torch.device) -> CalibratedDetector:
 
 
 def _device(options: EngineOptions) -> torch.device:
+    if options.device == "cuda":
+        return torch.device("cuda:0")  # captures want to know which
     if options.device != "auto":
         return torch.device(options.device)
     return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")

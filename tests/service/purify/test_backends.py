@@ -94,6 +94,13 @@ def test_torch_captures_graphs_on_gpus_unless_told_otherwise(backend, device, ex
     assert torch_engine._backend(options, torch.device(device)) is expected
 
 
+@pytest.mark.parametrize(
+    ("named", "device"), [("cuda", "cuda:0"), ("cuda:1", "cuda:1"), ("cpu", "cpu")]
+)
+def test_a_device_is_one_of_them(named, device):
+    assert str(torch_engine._device(EngineOptions("x", named))) == device
+
+
 def test_graphs_need_a_gpu(purifier):
     with pytest.raises(RuntimeError, match="needs a GPU that torch can use, not cpu"):
         load_engine(EngineOptions(purifier, "cpu", 1, backend=Backend.GRAPHS))
