@@ -106,7 +106,7 @@ def gallery(
 
 @app.command("picture")
 def picture(
-    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("docs/attack-and-defence.png"),
+    out: Annotated[Path, typer.Option(help="WebP or PNG.")] = Path("docs/attack-and-defence.webp"),
     gallery: Gallery = _GALLERY,
     victim: VictimSource = _VICTIM,
     purifier: PurifierDirectory = _PURIFIER,

@@ -117,4 +117,4 @@ def _draw(row: SheetRow, out: Path) -> None:
             color = RIGHT if is_right else WRONG
             axis.text(0, height - 0.075, answer, fontsize=11, color=color, weight="bold", **place)
     figure.subplots_adjust(left=0.02, right=0.98, top=0.92, bottom=0.34, wspace=0.08)
-    figure.savefig(out)
+    figure.savefig(out, pil_kwargs={"quality": 92} if out.suffix == ".webp" else None)
