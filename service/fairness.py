@@ -5,10 +5,12 @@ grows by what is spent on it, and the lowest goes first. Who comes anew starts w
 are, so that nobody saves up a claim by staying away.
 
 As callers take turns, only as much of another caller's work is ahead of a picture as its own caller
-has (`Backlog`): whoever floods the service is refused, and the others still come in.
+has (`Backlog`): whoever floods the service is refused, and the others still come in. A picture in
+tiles takes turns with the other pictures of its caller by the same rule (`Flow`).
 """
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from math import ceil
 
@@ -17,6 +19,8 @@ __all__ = [
     "SLOTS_PER_FREE_SLOT",
     "Backlog",
     "FairScheduler",
+    "Flow",
+    "PictureScheduler",
     "fair_share",
     "measure_backlog",
     "retry_after_s",
@@ -47,18 +51,26 @@ def fair_share(total: int, num_held: int) -> int:
     return SLOTS_PER_FREE_SLOT * (total - num_held)
 
 
+Flow = tuple[str, int | None]
+"""A caller, and the number of one of its pictures in tiles; None for all that are whole."""
+
+
 class FairScheduler:
     """The virtual times of all callers; there are as many as there are keys."""
 
     def __init__(self) -> None:
         self._now = 0
-        self._times: dict[str, int] = {}
+        self._times: dict[Hashable, int] = {}
 
-    def arrive(self, caller: str) -> None:
+    def arrive(self, caller: Hashable) -> None:
         """Says that a caller who had nothing waiting has something now."""
         self._times[caller] = max(self._times.get(caller, 0), self._now)
 
-    def spend(self, shares: Iterable[tuple[str, int]]) -> None:
+    def keep(self, callers: Collection[Hashable]) -> None:
+        """Forgets all others, who will not come again."""
+        self._times = {caller: time for caller, time in self._times.items() if caller in callers}
+
+    def spend(self, shares: Iterable[tuple[Hashable, int]]) -> None:
         """Notes what begins now.
 
         Args:
@@ -69,9 +81,47 @@ class FairScheduler:
         for caller, cost in parts:
             self._times[caller] = self.virtual_time(caller) + cost
 
-    def virtual_time(self, caller: str) -> int:
+    def virtual_time(self, caller: Hashable) -> int:
         """What orders callers: the lowest goes first."""
         return self._times.get(caller, self._now)
+
+
+class PictureScheduler:
+    """Callers take turns, and in those of a caller its flows do.
+
+    So one large picture holds up the small ones of its own caller by a tile, and they it.
+    """
+
+    def __init__(self) -> None:
+        self._callers = FairScheduler()
+        self._flows: dict[str, FairScheduler] = defaultdict(FairScheduler)
+
+    def arrive(self, flow: Flow, waiting: Collection[Flow]) -> None:
+        """Says that a flow has something more.
+
+        Args:
+            flow: Which.
+            waiting: All flows that had something waiting before.
+        """
+        caller, _ = flow
+        if all(other != caller for other, _ in waiting):
+            self._callers.arrive(caller)
+        if flow not in waiting:
+            flows = self._flows[caller]
+            flows.keep(waiting)
+            flows.arrive(flow)
+
+    def spend(self, shares: Iterable[tuple[Flow, int]]) -> None:
+        """Notes what begins now; see `FairScheduler.spend`."""
+        parts = list(shares)
+        self._callers.spend((caller, cost) for (caller, _), cost in parts)
+        for caller in {caller for (caller, _), _ in parts}:
+            self._flows[caller].spend(part for part in parts if part[0][0] == caller)
+
+    def virtual_time(self, flow: Flow) -> tuple[int, int]:
+        """What orders flows: the lowest goes first."""
+        caller, _ = flow
+        return self._callers.virtual_time(caller), self._flows[caller].virtual_time(flow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +148,37 @@ class Backlog:
 
 
 def measure_backlog(
-    pixels: Mapping[str, float], newcomer: str, running_s: float, seconds_per_pixel: float
+    pixels: Mapping[Flow, float],
+    newcomer: Flow,
+    running_s: float,
+    seconds_per_pixel: float,
+    own_pixels: float = 0,
 ) -> Backlog:
-    """Measures the work ahead of a picture.
+    """Measures the work ahead of a picture, or ahead of the last of its tiles.
 
     Args:
-        pixels: Padded pixels that wait or are about to, by caller.
-        newcomer: Whose picture it is.
+        pixels: Padded pixels that wait or are about to, by flow.
+        newcomer: Which flow the picture belongs to.
         running_s: What is left of the batches that run.
         seconds_per_pixel: Of all workers together.
+        own_pixels: Padded pixels of all tiles of the picture but the last.
     """
-    own = pixels.get(newcomer, 0)
-    others = [number for caller, number in pixels.items() if caller != newcomer]
+    caller, _ = newcomer
+    waiting: dict[str, float] = defaultdict(float)
+    for (other, _), number in pixels.items():
+        waiting[other] += number
     # With nothing of its own in line it waits for the running batch alone.
-    fair = own + sum(min(number, own) for number in others)
+    own = pixels.get(newcomer, 0) + own_pixels
+    flows = [n for flow, n in pixels.items() if flow != newcomer and flow[0] == caller]
+    of_caller = _ahead(own, flows)
+    others = [number for other, number in waiting.items() if other != caller]
+    fair = _ahead(of_caller, others) - own_pixels
     return Backlog(running_s, seconds_per_pixel * fair)
+
+
+def _ahead(own: float, others: Iterable[float]) -> float:
+    """What is served until all of one's own is, where each in turn gets as much."""
+    return own + sum(min(number, own) for number in others)
 
 
 def retry_after_s(depth: int, images_per_second: float) -> int:

@@ -71,7 +71,9 @@ class Metrics:
         self.generation = self._gauge(
             "generation", "Model version that serves: loads of weights, counted from 1."
         )
-        self.queue_depth = self._gauge("queue_depth", "Images in the queue of the purifier.")
+        self.queue_depth = self._gauge(
+            "queue_depth", "Images, and tiles of large ones, in the queue of the purifier."
+        )
         self.in_flight = self._gauge("requests_in_flight", "Requests in flight.")
         self.held_bytes = self._gauge(
             "held_bytes", "Bytes that bodies, images and answers of requests in flight hold."

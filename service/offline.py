@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from codefend.service.decode.picture import PictureLimits, decode_picture
 from codefend.service.errors import RequestRefused
 from codefend.service.formats.table import FORMAT_LABELS, FORMATS
 from codefend.service.purify.engine import Engine
+from codefend.service.settings import Settings
 
 __all__ = ["purify_files"]
 
@@ -29,7 +31,12 @@ class _Errand:
 
 
 def purify_files(
-    source: Path, target: Path, engine: Engine, limits: PictureLimits, *, overwrite: bool
+    source: Path,
+    target: Path,
+    engine: Engine,
+    settings: Settings,
+    *,
+    overwrite: bool,
 ) -> list[str]:
     """Purifies one image, or all images of a folder and its subfolders.
 
@@ -40,7 +47,7 @@ def purify_files(
         source: A file, or a folder.
         target: A file whose suffix chooses the format, or a folder that takes PNGs.
         engine: The purifier.
-        limits: How large a picture may be.
+        settings: How large a picture may be, and how it is scaled and cut.
         overwrite: Purify again what is done.
 
     Returns:
@@ -58,7 +65,7 @@ def purify_files(
     with tqdm(total=len(errands), initial=len(errands) - len(due), unit="image") as progress:
         for errand in due:
             try:
-                _purify_file(errand, engine, limits)
+                _purify_file(errand, engine, settings)
             except (RequestRefused, OSError) as error:
                 failures.append(f"{errand.source}: {error}")
             progress.update()
@@ -78,10 +85,11 @@ def _list_errands(source: Path, target: Path) -> Iterator[_Errand]:
             yield _Errand(path, target / path.relative_to(source).with_name(name))
 
 
-def _purify_file(errand: _Errand, engine: Engine, limits: PictureLimits) -> None:
-    pixels, _ = decode_picture(errand.source.read_bytes(), limits)
+def _purify_file(errand: _Errand, engine: Engine, settings: Settings) -> None:
+    pixels, _ = decode_picture(errand.source.read_bytes(), PictureLimits.of(settings))
     image_format = _FORMATS.get(errand.target.suffix.lower(), ImageFormat.PNG)
-    encoded = encode_image(_purify(pixels, engine), image_format)
+    purified = settings.tiling.apply(partial(_purify, engine), pixels)
+    encoded = encode_image(purified, image_format)
     errand.target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = errand.target.with_name(f".{errand.target.name}.unfinished")
     try:
@@ -91,7 +99,7 @@ def _purify_file(errand: _Errand, engine: Engine, limits: PictureLimits) -> None
         unfinished.unlink(missing_ok=True)
 
 
-def _purify(pixels: NDArray[np.uint8], engine: Engine) -> NDArray[np.uint8]:
+def _purify(engine: Engine, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     height, width = pixels.shape[:2]
     padded = pad_to_bucket(pixels, choose_bucket(height, width))
     return crop_from_bucket(engine.purify(padded[np.newaxis])[0], height, width)

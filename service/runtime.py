@@ -143,6 +143,7 @@ class Runtime:
             PurifiedCache(settings.cache_bytes, settings.cache_lifetime_s),
             pixels,
             self.memory,
+            settings.tiling,
         )
 
     def _make_embedded(self, settings: Settings) -> EmbeddedModel:

@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from codefend.models.codec import JPEG_QUALITY, ImageFormat
 from codefend.models.prompts.templates import GENERATOR, SHIPPED_TEMPLATES, read_templates
+from codefend.models.tiles import Tiling
 from codefend.service.credentials import (
     check_key,
     check_origins,
@@ -175,7 +176,11 @@ class Settings(BaseSettings):
     )
 
     # queue
-    max_queue: int = Field(64, ge=1, description="Images that wait for the purifier; more get 429.")
+    max_queue: int = Field(
+        2048,
+        ge=1,
+        description="Images, and tiles of large ones, that wait for the purifier; more get 429.",
+    )
     max_batch: int = Field(8, ge=1, description="Most images of a batch.")
     max_batch_pixels: int = Field(
         4_194_304,
@@ -190,6 +195,18 @@ class Settings(BaseSettings):
     )
 
     # purify
+    purify_side_px: int = Field(
+        0,
+        ge=0,
+        description="Longest side of an image; a longer one is first scaled down to it, each pixel "
+        "the mean of what it covers. The model gets the scaled image. 0 scales nothing.",
+    )
+    tile_above_px: int = Field(
+        1024,
+        ge=64,
+        description="Longest side of an image that is purified in one piece; a longer one runs in "
+        "overlapping tiles, which take turns with other images.",
+    )
     prompts: Path = Field(SHIPPED_TEMPLATES, description="JSON file of the prompt templates.")
     prompt: PromptSource = Field(
         PromptSource.TEMPLATE,
@@ -340,6 +357,11 @@ class Settings(BaseSettings):
         None, description="Where traces go: an OTLP collector's .../v1/traces; with none, nowhere."
     )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Logging.")
+
+    @property
+    def tiling(self) -> Tiling:
+        """How large images are cut."""
+        return Tiling(self.tile_above_px)
 
     @property
     def detector_source(self) -> str | None:

@@ -15,10 +15,12 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Protocol
 
 from codefend.models.codec import ImageFormat, data_url
-from codefend.models.detector.calibration import FLAG_ABOVE
+from codefend.models.detector.calibration import FLAG_ABOVE, suspicion_of_tiles
+from codefend.models.tiles import Tiling
 from codefend.service.admit.limits import RETRY_AFTER_S, MemoryBudget
 from codefend.service.context import RequestContext
 from codefend.service.decode.chat import ChatImage
@@ -48,10 +50,10 @@ from codefend.service.stages import (
     DecodedImage,
     EngineFacts,
     Incoming,
-    Job,
     Original,
     PictureHeader,
     Purified,
+    jobs_of,
 )
 
 __all__ = [
@@ -212,6 +214,7 @@ class ImageStages:
         cache: What was purified of late.
         pixels: Where pixels lie.
         memory: How many bytes there may be.
+        tiling: How large pictures are cut.
     """
 
     decode: DecodeStage
@@ -221,6 +224,7 @@ class ImageStages:
     cache: PurifiedCache
     pixels: PixelStore
     memory: MemoryBudget
+    tiling: Tiling
 
 
 class DiffusionShield:
@@ -322,15 +326,15 @@ class DiffusionShield:
             Overloaded: So much is ahead of it that it would be answered too late.
             OutOfMemory: There is no memory for it now.
         """
-        num_pixels = header.height * header.width
+        tiles = self._stages.tiling.cut(header.height, header.width)
         cache, queue = self._stages.cache, self._stages.queue
         replay = cache.find(context.caller, header.sha256) if cache.is_on else None
         with ExitStack() as holding:
             if replay is None:
-                times = (context.deadline_s, context.whole_s)
-                place = queue.reserve(context.caller, header.height, header.width, *times)
+                sizes = [(tile.height, tile.width) for tile in tiles]
+                place = queue.reserve(context.caller, sizes, context.deadline_s, context.whole_s)
                 holding.callback(queue.withdraw, place)
-            pixels = await self._lease(context, num_pixels)
+            pixels = await self._lease(context, header.height * header.width, len(tiles))
             holding.callback(pixels.release)
             release = holding.pop_all().close
         if replay is None:
@@ -364,35 +368,32 @@ class DiffusionShield:
     async def _purify_anew(
         self, context: RequestContext, upload: DecodedImage
     ) -> tuple[float | None, EngineFacts]:
-        job = Job(
-            upload.admitted.pixels,
-            upload.height,
-            upload.width,
-            context.deadline_s,
-            queued_at_s=time.monotonic(),
-            caller=context.caller,
-            reservation=upload.admitted.context,
-            slot=context.slot,
-        )
-        self._stages.queue.put(job)
+        """Waits for all tiles of a picture, or for the one that it is; if one fails, all do."""
+        queue, jobs = self._stages.queue, jobs_of(context, upload, self._stages.tiling)
+        queue.put(*jobs)
         try:
-            return await job.done, job.made_by
+            suspicions = await asyncio.gather(*(job.done for job in jobs))
         finally:
-            self._stages.queue.remove(job)
+            queue.remove(*jobs)
+            for job in jobs:
+                job.done.cancel()
             ended_s = time.monotonic()
-            started_s = job.started_at_s or ended_s
-            context.timings.record(Stage.QUEUE, job.queued_at_s, started_s)
-            if job.started_at_s is not None:
+            started = [job.started_at_s for job in jobs if job.started_at_s is not None]
+            started_s = min(started, default=ended_s)
+            context.timings.record(Stage.QUEUE, jobs[0].queued_at_s, started_s)
+            if started:
                 context.timings.record(Stage.PURIFY, started_s, ended_s)
+        # During a reload two versions may share the tiles of a picture: it counts as the older's.
+        engine = min((job.made_by for job in jobs), key=attrgetter("model_version"))
+        return suspicion_of_tiles(suspicions), engine
 
-    async def _lease(self, context: RequestContext, num_pixels: int) -> PixelLease:
+    async def _lease(self, context: RequestContext, num_pixels: int, num_tiles: int) -> PixelLease:
         memory, caller, num_bytes = self._stages.memory, context.caller, bytes_of_lease(num_pixels)
         memory.take(caller, num_bytes)
         give_back = partial(memory.give, caller, num_bytes)
+        lease = partial(self._stages.pixels.lease, num_pixels, give_back, num_tiles)
         try:
-            if num_bytes <= SMALL_LEASE_BYTES:
-                return self._stages.pixels.lease(num_pixels, give_back)
-            return await asyncio.to_thread(self._stages.pixels.lease, num_pixels, give_back)
+            return lease() if num_bytes <= SMALL_LEASE_BYTES else await asyncio.to_thread(lease)
         except OSError as error:
             give_back()
             logger.warning("no shared memory for a picture: %s", error.strerror)

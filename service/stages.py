@@ -6,13 +6,16 @@ alone knows their order.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
 from codefend.models.buckets import Bucket
-from codefend.service.context import Slot
+from codefend.models.tiles import Tiling
+from codefend.service.context import RequestContext, Slot
+from codefend.service.fairness import Flow
 from codefend.service.processes.pixels import PixelLease
 
 __all__ = [
@@ -30,6 +33,7 @@ __all__ = [
     "Purified",
     "Reservation",
     "Shielded",
+    "jobs_of",
 ]
 
 
@@ -39,12 +43,14 @@ class PictureHeader:
 
     Attributes:
         format: Its name, as answers and logs have it: `PNG`, `JPEG`, `HEIC` and so on.
-        height: Rows, before any turn that its metadata asks for.
+        file_pixels: How many pixels the file has.
+        height: Rows once it is scaled, before any turn that its metadata asks for.
         width: Columns.
         sha256: Of its file, in hex.
     """
 
     format: str
+    file_pixels: int
     height: int
     width: int
     sha256: str
@@ -137,31 +143,42 @@ Incoming = DecodedImage | Original
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reservation:
-    """A place in the queue for a picture that is still being decoded.
+    """Places in the queue for a picture that is still being decoded: one for each of its tiles.
 
     Attributes:
-        caller: Whose it is.
-        bucket: The smallest bucket that holds it.
+        flow: With what the picture takes turns.
+        bucket: The smallest bucket that holds each of its tiles; or the picture, where it is whole.
+        num_tiles: How many there are; 1 for a picture that is whole.
     """
 
-    caller: str
+    flow: Flow
     bucket: Bucket
+    num_tiles: int = 1
+
+    @property
+    def num_pixels(self) -> int:
+        """Padded pixels of all of it."""
+        return self.num_tiles * self.bucket.num_pixels
 
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One image on its way through the purifier.
+    """One image on its way through the purifier, or one tile of an image.
 
     Attributes:
-        pixels: Its shared memory.
-        height: Rows.
-        width: Columns.
+        pixels: The shared memory of the image.
+        height: Rows of the image, or of the tile.
+        width: Columns of the image, or of the tile.
         deadline_s: Time at which its answer is worthless.
         queued_at_s: Time at which it was put into the queue.
         caller: Whose it is.
         slot: Its request's place in the ledger.
-        reservation: Its place in the queue, taken before it was decoded; None if it has none.
+        reservation: Its image's places in the queue, taken before that was decoded; None if it has
+            none.
+        image_size: Height and width of the image that it is a tile of; None if it is whole.
+        tile: Its number among the tiles of the image.
         bucket: The smallest that holds it; known from when it is in the queue.
+        flow: With what it takes turns; likewise.
         started_at_s: Time at which its last batch began.
         num_failures: Batches with it that failed.
         group: Names those that it runs with after a failure, and nobody else.
@@ -177,12 +194,41 @@ class Job:
     caller: str = ""
     reservation: Reservation | None = None
     slot: Slot | None = None
+    image_size: tuple[int, int] | None = None
+    tile: int = 0
     bucket: Bucket = field(init=False)
+    flow: Flow = field(init=False)
     started_at_s: float | None = None
     num_failures: int = 0
     group: int | None = None
     made_by: Any = None
     done: asyncio.Future[float | None] = field(default_factory=asyncio.Future)
+
+
+def jobs_of(context: RequestContext, image: DecodedImage, tiling: Tiling) -> list[Job]:
+    """A job for each tile of an image; one where it stays in one piece.
+
+    Args:
+        context: Its request.
+        image: What was let in with a reservation.
+        tiling: How it is cut.
+    """
+    size, now_s = (image.height, image.width), time.monotonic()
+    return [
+        Job(
+            image.admitted.pixels,
+            tile.height,
+            tile.width,
+            context.deadline_s,
+            queued_at_s=now_s,
+            caller=context.caller,
+            reservation=image.admitted.context,
+            slot=context.slot,
+            image_size=size,
+            tile=number,
+        )
+        for number, tile in enumerate(tiling.cut(*size))
+    ]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FLAG_ABOVE", "clean_quantiles", "is_flagged", "suspicions_of"]
+__all__ = ["FLAG_ABOVE", "clean_quantiles", "is_flagged", "suspicion_of_tiles", "suspicions_of"]
 
 FLAG_ABOVE = 0.99
 """Suspicion above which an image is flagged: 1 % of the clean images that calibration saw."""
@@ -43,3 +43,9 @@ def suspicions_of(scores: NDArray[np.floating], quantiles: Sequence[float]) -> N
 def is_flagged(suspicion: float) -> bool:
     """Whether an image of this suspicion is flagged."""
     return suspicion > FLAG_ABOVE
+
+
+def suspicion_of_tiles(suspicions: Sequence[float | None]) -> float | None:
+    """The suspicion of a picture by those of its tiles; None where there is no detector."""
+    known = [suspicion for suspicion in suspicions if suspicion is not None]
+    return float(np.mean(known)) if known else None

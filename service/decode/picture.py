@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageChops
 
+from codefend.models.shrink import shrink, shrunken_size
 from codefend.service.decode.colours import lay_on_white
 from codefend.service.decode.unended import endings, has_all_scans
 from codefend.service.errors import AnimatedImage, ImageTooLarge, InvalidImage
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Inspect", "PictureLimits", "decode_picture", "self_test"]
 
-# Called with format, height and width, as the file's header has them, before any pixel is decoded.
-Inspect = Callable[[str, int, int], None]
+# Called with the format, the pixels of the file, and height and width of what will come of it, as
+# its header has them, before any pixel is decoded.
+Inspect = Callable[[str, int, int, int], None]
 
 # The decoders raise these on damaged files; anything else would be a fault of ours.
 _DAMAGE = (
@@ -70,6 +72,7 @@ class PictureLimits:
         max_file_parts: Chunks of a PNG, segments of a JPEG, blocks of a GIF, or boxes of an AVIF or
             HEIC.
         animated: What becomes of a picture with several frames.
+        purify_side_px: A picture with a longer side is scaled down to it; 0 for any.
     """
 
     max_pixels: int
@@ -77,6 +80,7 @@ class PictureLimits:
     max_jpeg_scans: int = 64
     max_file_parts: int = 65_536
     animated: Animated = Animated.REFUSE
+    purify_side_px: int = 0
 
     @classmethod
     def of(cls, settings: "Settings") -> Self:
@@ -87,6 +91,7 @@ class PictureLimits:
             settings.max_jpeg_scans,
             settings.max_file_parts,
             settings.animated,
+            settings.purify_side_px,
         )
 
     def check(self, width: int, height: int) -> None:
@@ -135,7 +140,7 @@ class PictureLimits:
             raise AnimatedImage(param="image")
 
 
-def _inspect_nothing(_format: str, _height: int, _width: int) -> None:
+def _inspect_nothing(_format: str, _num_pixels: int, _height: int, _width: int) -> None:
     return
 
 
@@ -145,7 +150,8 @@ def decode_picture(
     """Decodes one picture of a format that is taken, as a viewer would show it.
 
     The orientation that its metadata asks for is applied, its colours become sRGB, transparency is
-    laid on white, and all metadata is dropped.
+    laid on white, and all metadata is dropped. A picture with too long a side is scaled down: from
+    all of its pixels, and not by JPEG's own scaling, which is no mean of them.
 
     Args:
         image: The file.
@@ -183,13 +189,14 @@ def _decode(
     with row.open(image) as picture:
         limits.check(*picture.size)
         limits.check_frames(int(layout.num_frames or getattr(picture, "n_frames", 1) or 1))
-        inspect(row.name, picture.height, picture.width)
+        size = shrunken_size(picture.height, picture.width, limits.purify_side_px)
+        inspect(row.name, picture.height * picture.width, *size)
         shown = lay_on_white(_upright(_load(picture, image, row)))
         if layout.box is not None and layout.box != (0, 0, *shown.size):
             ground = Image.new("RGB", shown.size, _WHITE)
             ground.paste(shown.crop(layout.box), layout.box)
             shown = ground
-        return np.asarray(shown)
+        return shrink(np.asarray(shown), limits.purify_side_px)
 
 
 def _load(picture: Image.Image, image: bytes, row: FileFormat) -> Image.Image:
@@ -236,7 +243,7 @@ def self_test() -> None:
         RequestRefused: One could not be decoded: the process is of no use.
     """
     side_px = _LONGEST_SAMPLE_SIDE_PX
-    limits = PictureLimits(max_pixels=side_px**2, max_side_px=side_px)
+    limits = PictureLimits(side_px**2, side_px, purify_side_px=_SAMPLE_SIDE_PX // 2)
     for sample in _make_samples():
         decode_picture(sample, limits)
 

@@ -88,9 +88,10 @@ def _decode(config: DecodeConfig, image: bytes, sha256: str, ask: Ask) -> dict[s
     """Asks where the pixels shall go once their number is known, and puts them there."""
     place = ""
 
-    def inspect(format_name: str, height: int, width: int) -> None:
+    def inspect(format_name: str, file_pixels: int, height: int, width: int) -> None:
         nonlocal place
-        header = {"format": format_name, "height": height, "width": width, "sha256": sha256}
+        size = {"file_pixels": file_pixels, "height": height, "width": width}
+        header = {"format": format_name, "sha256": sha256} | size
         place = ask(header)["pixels"]
         if not place:
             raise _NotWanted

@@ -108,7 +108,7 @@ class DecodeStage:
         async def admit_and_charge(header: PictureHeader) -> Admitted:
             admitted = await admit(header)
             if admitted.size is None:
-                self._pool.charge(caller, header.height * header.width)
+                self._pool.charge(caller, header.file_pixels)
             return admitted
 
         admission = _Admission(admit_and_charge, self._max_pixels)
@@ -266,7 +266,7 @@ class _Admission:
             return self._admitted  # another process tries the same picture again
         if self._is_over or self._header is not None:
             raise ClientLeft
-        if not 0 < header.height * header.width <= self._max_pixels:
+        if not 0 < header.height * header.width <= header.file_pixels <= self._max_pixels:
             raise InvalidImage(param="image")
         self._header = header
         admitted = await self._admit(header)

@@ -1,9 +1,10 @@
 """Pixels in shared memory: decoded once, purified and encoded in other processes, never piped.
 
 A lease is one file in memory with room for two pictures: the decoded one first, the purified one
-after. Its bytes are reserved when it is leased, so that no process is killed by a bus error on
-memory that was promised and is not there. The service creates and frees every file, and reads and
-writes it by system calls alone, which fail with an error; only its children map it.
+after. At its end a byte for each tile says whether it lies in the purified picture. All of it is
+reserved when it is leased, so that no process is killed by a bus error on memory that was promised
+and is not there. The service creates and frees every file, and reads and writes it by system calls
+alone, which fail with an error; only its children map it.
 """
 
 import contextlib
@@ -14,14 +15,25 @@ import secrets
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Picture", "PixelLease", "PixelStore", "bytes_of_lease", "read_pixels", "write_pixels"]
+from codefend.models.tiles import Tile, Tiling
+
+__all__ = [
+    "Picture",
+    "PixelLease",
+    "PixelStore",
+    "bytes_of_lease",
+    "lay_tile",
+    "read_pixels",
+    "read_tile",
+    "write_pixels",
+]
 
 CHANNELS = 3
 NUM_PICTURES = 2
@@ -112,17 +124,20 @@ class PixelStore:
         # Also where nobody closes it: an application may be made and never started.
         self._finalizer = weakref.finalize(self, _remove, self.directory, self._lock)
 
-    def lease(self, num_pixels: int, on_free: Callable[[], None] = lambda: None) -> PixelLease:
+    def lease(
+        self, num_pixels: int, on_free: Callable[[], None] = lambda: None, num_tiles: int = 1
+    ) -> PixelLease:
         """Reserves memory for two pictures of `num_pixels` each.
 
         Args:
             num_pixels: Of each picture.
             on_free: Called when the last holder has released it.
+            num_tiles: Of each picture.
 
         Raises:
             OSError: The system has not so much shared memory left.
         """
-        num_bytes = bytes_of_lease(num_pixels)
+        num_bytes = bytes_of_lease(num_pixels) + num_tiles
         path = self.directory / secrets.token_hex(16)
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
@@ -180,6 +195,70 @@ def read_pixels(name: str, picture: Picture, height: int, width: int) -> NDArray
     shape = (height, width, CHANNELS)
     num_bytes = height * width * CHANNELS
     return np.fromfile(name, np.uint8, num_bytes, offset=picture * num_bytes).reshape(shape)
+
+
+def read_tile(name: str, size: tuple[int, int], tile: Tile) -> NDArray[np.uint8]:
+    """Copies a part of the decoded picture out of a lease.
+
+    Args:
+        name: The lease's name.
+        size: Height and width of the picture.
+        tile: The part.
+
+    Returns:
+        (tile.height, tile.width, 3) uint8.
+
+    Raises:
+        FileNotFoundError: The lease was freed meanwhile.
+        ValueError: It holds no such picture.
+    """
+    decoded = np.memmap(name, np.uint8, "r", shape=(*size, CHANNELS))
+    return np.array(decoded[tile.place])
+
+
+def lay_tile(
+    name: str, size: tuple[int, int], tiling: Tiling, number: int, pixels: NDArray[np.uint8]
+) -> None:
+    """Lays one tile into the purified picture of a lease, whichever process laid the others.
+
+    A tile that is laid a second time, because its batch failed after the first, changes nothing.
+
+    Args:
+        name: The lease's name.
+        size: Height and width of the picture.
+        tiling: How it is cut.
+        number: Which of the tiles it is.
+        pixels: The tile, (height, width, 3) uint8.
+
+    Raises:
+        FileNotFoundError: The lease was freed meanwhile.
+        ValueError: The lease is of another size.
+    """
+    tiles = tiling.cut(*size)
+    num_bytes = size[0] * size[1] * CHANNELS
+    with _locked(name) as file:
+        if os.fstat(file).st_size != NUM_PICTURES * num_bytes + len(tiles):
+            msg = f"the lease has no {len(tiles)} tiles of a picture of {size[0]}x{size[1]}"
+            raise ValueError(msg)
+        whole = np.memmap(name, np.uint8, "r+")
+        is_laid = whole[NUM_PICTURES * num_bytes :]
+        if is_laid[number]:
+            return
+        picture = whole[num_bytes : NUM_PICTURES * num_bytes].reshape(*size, CHANNELS)
+        laid = [tile for tile, there in zip(tiles, is_laid, strict=True) if there]
+        tiling.lay(picture, pixels, tiles[number], laid)
+        is_laid[number] = 1
+
+
+@contextlib.contextmanager
+def _locked(name: str) -> Iterator[int]:
+    """Keeps other processes out that ask for the same lock; it goes with the process."""
+    file = os.open(name, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+    finally:
+        os.close(file)
 
 
 def _reserve(file: int, num_bytes: int) -> None:

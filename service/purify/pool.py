@@ -102,7 +102,11 @@ class RemoteWorker(SupervisedChild):
         meta = {
             "bucket": [batch.bucket.height, batch.bucket.width],
             "images": [
-                {"pixels": job.pixels.name, "height": job.height, "width": job.width}
+                {
+                    "pixels": job.pixels.name,
+                    "size": job.image_size or (job.height, job.width),
+                    "tile": job.tile,
+                }
                 for job in batch.jobs
             ],
         }
@@ -163,7 +167,7 @@ class WorkerPool:
         self._workers = [
             RemoteWorker(
                 f"purify-{version.number}-{index}",
-                WorkerConfig(settings.engine, version.options(settings, device)),
+                WorkerConfig(settings.engine, version.options(settings, device), settings.tiling),
                 settings.worker_start_timeout_s,
                 settings.worker_silence_s,
             )

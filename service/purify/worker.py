@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codefend.models.buckets import Bucket, crop_from_bucket, pad_to_bucket
+from codefend.models.tiles import Tiling
 from codefend.service.processes.child import Ask, Handler, Message, bound_spinning
-from codefend.service.processes.pixels import Picture, read_pixels, write_pixels
+from codefend.service.processes.pixels import lay_tile, read_tile
 from codefend.service.purify.engine import (
     DeviceOutOfMemory,
     Engine,
@@ -37,6 +38,7 @@ class WorkerConfig:
 
     engine: str
     options: EngineOptions
+    tiling: Tiling
 
 
 def make_worker(config: WorkerConfig) -> tuple[Handler, dict[str, Any]]:
@@ -47,7 +49,7 @@ def make_worker(config: WorkerConfig) -> tuple[Handler, dict[str, Any]]:
     """
     bound_spinning()
     engine = find_engine_loader(config.engine)(config.options)
-    return partial(_run_batch, engine), asdict(engine.facts) | _warm_up(engine)
+    return partial(_run_batch, engine, config.tiling), asdict(engine.facts) | _warm_up(engine)
 
 
 def _warm_up(engine: Engine) -> dict[str, float]:
@@ -90,20 +92,23 @@ def _grey(bucket: Bucket) -> NDArray[np.uint8]:
     return np.full((1, bucket.height, bucket.width, 3), 128, np.uint8)
 
 
-def _run_batch(engine: Engine, meta: dict[str, Any], _: bytes, __: Ask) -> Message:
+def _run_batch(engine: Engine, tiling: Tiling, meta: dict[str, Any], _: bytes, __: Ask) -> Message:
     """Runs one batch; a failure is an answer, and the worker's end only if the engine is sick."""
     started_s = time.perf_counter()
     bucket = Bucket(*meta["bucket"])
-    places = [(image["pixels"], image["height"], image["width"]) for image in meta["images"]]
+    places = [(each["pixels"], tuple(each["size"]), each["tile"]) for each in meta["images"]]
     try:
-        decoded = [read_pixels(name, Picture.DECODED, *size) for name, *size in places]
+        tiles = [tiling.cut(*size)[number] for _, size, number in places]
+        decoded = [
+            read_tile(name, size, tile) for (name, size, _), tile in zip(places, tiles, strict=True)
+        ]
         batch = np.stack([pad_to_bucket(pixels, bucket) for pixels in decoded])
         purified = engine.purify(batch)
         suspicions = []
-        for (name, height, width), upload, pixels in zip(places, decoded, purified, strict=True):
-            cropped = crop_from_bucket(pixels, height, width)
+        for (name, size, number), upload, pixels in zip(places, decoded, purified, strict=True):
+            cropped = crop_from_bucket(pixels, *upload.shape[:2])
             suspicions.append(engine.suspect(upload, cropped))
-            write_pixels(name, Picture.PURIFIED, cropped)
+            lay_tile(name, size, tiling, number, cropped)
     except (DeviceOutOfMemory, MemoryError):
         logger.warning("a batch of %d in %s needs more memory than there is", len(places), bucket)
         return _failed(engine, BatchFailure.OUT_OF_MEMORY)

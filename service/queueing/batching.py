@@ -4,7 +4,8 @@ Callers take turns: the next batch is of a shape that the caller whose turn it i
 one with most company, and the others fill it up, in turns too. So one caller's flood costs another
 little more than the batch that runs. A batch never waits for company longer than a fraction of its
 own time, nor at all when nobody is on the way. Images of a smaller bucket fill up a larger one's
-batch where that pads them little, so that uploads of different sizes share batches.
+batch where that pads them little, so that uploads of different sizes share batches. Tiles of large
+pictures fill up batches, too, but for a short time only, for everyone waits while they run.
 
 What becomes of a batch that failed is decided here, too (`regroup`). Batches that raise are halved
 until the image at fault is alone: a try costs no more than its own time, and what was too much for
@@ -17,8 +18,10 @@ at fault can do any further harm.
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from codefend.models.buckets import Bucket
+from codefend.service.fairness import Flow
 from codefend.service.stages import BatchFailure
 
 __all__ = ["BatchLimits", "BatchPlan", "Waiting", "plan_batch", "regroup"]
@@ -38,16 +41,28 @@ class BatchLimits:
         max_pixels: Most padded pixels of a batch; a single image may exceed it.
         wait_fraction: Longest wait for company, as a part of the batch's own time.
         join_waste: Extra padding an image may take on to join a larger bucket: 0.3 is 30 %.
+        max_tiled_pixels: Most padded pixels of a batch with tiles; a single tile may exceed it.
     """
 
     max_images: int
     max_pixels: int
     wait_fraction: float
     join_waste: float
+    max_tiled_pixels: float = inf
 
     def capacity(self, bucket: Bucket) -> int:
         """Most images of a batch of this shape."""
         return max(1, min(self.max_images, self.max_pixels // bucket.num_pixels))
+
+    def fill(self, bucket: Bucket, images: Sequence["Waiting"]) -> list["Waiting"]:
+        """The first of these that a batch of this shape takes."""
+        most = self.capacity(bucket)
+        tiled = max(1, min(most, self.max_tiled_pixels // bucket.num_pixels))
+        batch: list[Waiting] = []
+        for image in images:
+            if len(batch) < (most if image.picture is None else tiled):
+                batch.append(image)
+        return batch
 
     def may_join(self, smaller: Bucket, larger: Bucket) -> bool:
         """Whether an image sized for one bucket may be padded to another."""
@@ -65,6 +80,7 @@ class Waiting:
         queued_at_s: When it began to wait.
         deadline_s: When its answer is worthless.
         caller: Whose it is.
+        picture: The number of the picture whose tile it is; None if it is whole.
         group: It was in a batch that failed, and runs with those of this group and nobody else.
     """
 
@@ -73,7 +89,13 @@ class Waiting:
     queued_at_s: float
     deadline_s: float
     caller: str = ""
+    picture: int | None = None
     group: int | None = None
+
+    @property
+    def flow(self) -> Flow:
+        """With what it takes turns."""
+        return self.caller, self.picture
 
     def is_urgent(self, now_s: float) -> bool:
         """Whether it has waited so long that larger buckets no longer go first."""
@@ -96,7 +118,7 @@ def plan_batch(
     limits: BatchLimits,
     estimate_s: Callable[[Bucket, int], float],
     num_arriving: int,
-    virtual_time_of: Callable[[str], float] = lambda _: 0,
+    virtual_time_of: Callable[[Flow], tuple[float, ...]] = lambda _: (),
 ) -> BatchPlan | None:
     """Chooses the next batch.
 
@@ -106,7 +128,7 @@ def plan_batch(
         limits: Bounds on a batch.
         estimate_s: Expected seconds of a batch of so many images of one bucket.
         num_arriving: Requests that were admitted and whose image is not in the queue yet.
-        virtual_time_of: Orders callers; the lowest leads. Among equals it is the earliest arrival.
+        virtual_time_of: Orders flows; the lowest leads. Among equals it is the earliest arrival.
 
     Returns:
         The batch to run after `wait_s`, unless something changes before; None when nobody waits.
@@ -118,15 +140,15 @@ def plan_batch(
     if group is not None:
         together = [image for image in waiting if image.group == group]
         return _plan_of(together, _holding_all(together))
-    by_caller = _in_turns(waiting, virtual_time_of)
-    # 2. Of the caller whose turn it is, an image that has waited too long goes first.
-    urgent = next((image for image in by_caller[0] if image.is_urgent(now_s)), None)
+    by_flow = _in_turns(waiting, virtual_time_of)
+    # 2. Of the flow whose turn it is, an image that has waited too long goes first.
+    urgent = next((image for image in by_flow[0] if image.is_urgent(now_s)), None)
     if urgent is not None:
-        return _plan_of(_deal(urgent.bucket, by_caller, limits), urgent.bucket)
-    # 3. Otherwise the largest group with an image of that caller, then the oldest.
-    bucket, images = _largest_group(by_caller, limits)
+        return _plan_of(_deal(urgent.bucket, by_flow, limits), urgent.bucket)
+    # 3. Otherwise the largest group with an image of that flow, then the oldest.
+    bucket, images = _largest_group(by_flow, limits)
     # 4. Hold it back only while someone may still come, and only for a part of its own time.
-    full = len(images) == limits.capacity(bucket)
+    full = len(images) == limits.capacity(bucket) or by_flow[0][0].picture is not None
     if full or num_arriving == 0:
         return _plan_of(images, bucket)
     patience_s = limits.wait_fraction * estimate_s(bucket, len(images))
@@ -135,33 +157,33 @@ def plan_batch(
 
 
 def _in_turns(
-    waiting: Sequence[Waiting], virtual_time_of: Callable[[str], float]
+    waiting: Sequence[Waiting], virtual_time_of: Callable[[Flow], tuple[float, ...]]
 ) -> list[list[Waiting]]:
-    """The images of each caller, by age; first those of the caller whose turn it is."""
-    callers = dict.fromkeys(image.caller for image in waiting)
-    return [
-        [image for image in waiting if image.caller == caller]
-        for caller in (sorted(callers, key=virtual_time_of) if len(callers) > 1 else callers)
-    ]
+    """The images of each flow, by age; first those of the flow whose turn it is."""
+    by_flow: dict[Flow, list[Waiting]] = {}
+    for image in waiting:
+        by_flow.setdefault(image.flow, []).append(image)
+    flows = sorted(by_flow, key=virtual_time_of) if len(by_flow) > 1 else by_flow
+    return [by_flow[flow] for flow in flows]
 
 
 def _largest_group(
-    by_caller: Sequence[Sequence[Waiting]], limits: BatchLimits
+    by_flow: Sequence[Sequence[Waiting]], limits: BatchLimits
 ) -> tuple[Bucket, list[Waiting]]:
     # Dictionaries keep order: among groups of one size the bucket of the earliest arrival wins.
-    buckets = dict.fromkeys(image.bucket for image in by_caller[0])
-    groups = {bucket: _deal(bucket, by_caller, limits) for bucket in buckets}
+    buckets = dict.fromkeys(image.bucket for image in by_flow[0])
+    groups = {bucket: _deal(bucket, by_flow, limits) for bucket in buckets}
     return max(groups.items(), key=lambda item: len(item[1]))
 
 
 def _deal(
-    bucket: Bucket, by_caller: Sequence[Sequence[Waiting]], limits: BatchLimits
+    bucket: Bucket, by_flow: Sequence[Sequence[Waiting]], limits: BatchLimits
 ) -> list[Waiting]:
-    """The batch for one bucket, to which callers add one image after another in turns."""
-    hands = [_gather(bucket, images, limits) for images in by_caller]
+    """The batch for one bucket, to which flows add one image after another in turns."""
+    hands = [_gather(bucket, images, limits) for images in by_flow]
     rounds = itertools.zip_longest(*hands)
     dealt = [image for images in rounds for image in images if image is not None]
-    return dealt[: limits.capacity(bucket)]
+    return limits.fill(bucket, dealt)
 
 
 def _gather(bucket: Bucket, waiting: Sequence[Waiting], limits: BatchLimits) -> list[Waiting]:

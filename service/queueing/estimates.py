@@ -99,19 +99,19 @@ class Throughput:
         self._clock = clock
         self._window_s = window_s
         self._started_s = clock()
-        self._finished_s: deque[float] = deque()
+        self._finished: deque[tuple[float, float]] = deque()
 
-    def record(self, num_images: int = 1) -> None:
-        """Counts images that finished now."""
-        self._finished_s.extend([self._clock()] * num_images)
+    def record(self, num_images: float = 1) -> None:
+        """Counts images that finished now; a tile is a part of one."""
+        self._finished.append((self._clock(), num_images))
 
     def per_second(self) -> float:
         """The present rate; 0 when nothing finished within the window."""
         now_s = self._clock()
-        while self._finished_s and self._finished_s[0] < now_s - self._window_s:
-            self._finished_s.popleft()
+        while self._finished and self._finished[0][0] < now_s - self._window_s:
+            self._finished.popleft()
         span_s = min(self._window_s, max(now_s - self._started_s, 1.0))
-        return len(self._finished_s) / span_s
+        return sum(num_images for _, num_images in self._finished) / span_s
 
 
 class PixelAllowance:

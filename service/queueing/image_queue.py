@@ -1,22 +1,32 @@
-"""The bounded queue in front of the purifier: images are put in, workers take batches out."""
+"""The bounded queue in front of the purifier: images are put in, workers take batches out.
+
+A picture in tiles takes as many places as it has tiles, and is measured by all of them.
+"""
 
 import asyncio
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import ceil
 
-from codefend.models.buckets import Bucket, choose_bucket
+from codefend.models.buckets import choose_bucket
 from codefend.service.context import RequestsInFlight
-from codefend.service.errors import WARM_UP_S, ImageTooSlow, NotReady, Overloaded
+from codefend.service.errors import (
+    WARM_UP_S,
+    ImageTooLarge,
+    ImageTooSlow,
+    NotReady,
+    Overloaded,
+)
 from codefend.service.fairness import (
     LARGEST_FRACTION,
+    RETRY_AFTER_LIMITS_S,
     Backlog,
-    FairScheduler,
+    Flow,
+    PictureScheduler,
     measure_backlog,
-    retry_after_s,
 )
 from codefend.service.queueing.batching import BatchLimits, Waiting, plan_batch, regroup
 from codefend.service.queueing.estimates import BatchCosts, PixelAllowance, Throughput
@@ -27,6 +37,13 @@ __all__ = ["ImageQueue"]
 # A batch takes this part of its images' time at most: all of them wait for its end, and so do those
 # that come while it runs.
 BATCH_FRACTION = 0.15
+# A batch with tiles takes no longer than this, if one tile does not: who sends a small picture
+# shall hardly feel that somebody's large one is under way.
+TILED_BATCH_S = 0.1
+
+
+Size = tuple[int, int]
+"""Height and width."""
 
 
 class ImageQueue:
@@ -46,7 +63,7 @@ class ImageQueue:
         Args:
             limits: Bounds on a batch.
             costs: Measured batch times.
-            max_length: Most jobs in the queue.
+            max_length: Most jobs in the queue; a picture in tiles is one for each of them.
             in_flight: The ledger that says how many images are on their way.
             throughput: Told of every finished image.
             clock: Seconds; the clock of `deadline_s` and `queued_at_s`.
@@ -57,9 +74,10 @@ class ImageQueue:
         self.pause_s: Callable[[], float | None] = lambda: 0.0
         self._limits = limits
         self._allowance = PixelAllowance(limits.max_pixels)
-        self._scheduler = FairScheduler()
+        self._scheduler = PictureScheduler()
         self._reservations: set[Reservation] = set()
         self._groups = itertools.count()
+        self._pictures = itertools.count()
         self._max_length = max_length
         self._in_flight = in_flight
         self._throughput = throughput
@@ -79,23 +97,21 @@ class ImageQueue:
 
     def measure_backlog(self, caller: str) -> Backlog:
         """Measures the work ahead of a picture that would come now."""
-        per_pixel_s = self.costs.seconds_per_pixel(self.num_workers)
-        running_s = self._left_of_running_s() + (self.pause_s() or 0.0)
-        return measure_backlog(self._waiting_pixels(), caller, running_s, per_pixel_s)
+        return self._measure_backlog((caller, None))
 
     def reserve(
-        self, caller: str, height: int, width: int, deadline_s: float, whole_s: float
+        self, caller: str, sizes: Sequence[Size], deadline_s: float, whole_s: float
     ) -> Reservation:
-        """Takes a place for a picture that is about to be decoded; `put` or `withdraw` follows.
+        """Takes the places of a picture that is about to be decoded; `put` or `withdraw` follows.
 
         Args:
             caller: Whose it is.
-            height: Rows.
-            width: Columns.
+            sizes: Of each of its tiles, all alike; or of the picture alone.
             deadline_s: Time at which its answer is worthless.
             whole_s: What requests have from their arrival on.
 
         Raises:
+            ImageTooLarge: It has more tiles than may wait.
             ImageTooSlow: It takes so long by itself that nobody could wait for it.
             Overloaded: The queue is full, or so long that it would be answered too late.
             NotReady: The same, while the workers are being replaced; or none is expected.
@@ -103,44 +119,45 @@ class ImageQueue:
         pause_s = self.pause_s()
         if pause_s is None:
             raise NotReady(retry_after_s=ceil(WARM_UP_S))
-        bucket = choose_bucket(height, width)
-        least_s = self.costs.least_s(bucket)
+        place = self._make_reservation(caller, sizes)
+        if place.num_tiles > self._max_length:
+            raise ImageTooLarge(_too_many_tiles(place.num_tiles, self._max_length), "image")
+        least_s = self.costs.least_s(place.bucket) * place.num_tiles / self._num_workers_for(place)
         if least_s > LARGEST_FRACTION * whole_s:
-            raise ImageTooSlow(_too_slow(height, width, least_s, whole_s), "image")
-        self._check(caller, bucket, deadline_s - self._clock(), pause_s)
-        reservation = Reservation(caller, bucket)
-        self._reservations.add(reservation)
-        return reservation
+            raise ImageTooSlow(_too_slow(least_s, whole_s), "image")
+        self._check(place, deadline_s - self._clock(), pause_s)
+        self._reservations.add(place)
+        return place
 
     def withdraw(self, reservation: Reservation) -> None:
         """Gives a place back that is not needed any more; a second time does nothing."""
         self._reservations.discard(reservation)
 
-    def put(self, job: Job) -> None:
-        """Puts a job into the queue.
+    def put(self, *jobs: Job) -> None:
+        """Puts the job of a picture into the queue, or those of all its tiles.
 
         Raises:
-            Overloaded: The queue is full, or so long that the job would miss its deadline.
+            Overloaded: The queue is full, or so long that they would miss their deadline.
         """
-        reserved = job.reservation
-        job.bucket = choose_bucket(job.height, job.width) if reserved is None else reserved.bucket
-        if reserved in self._reservations:
-            self._reservations.remove(reserved)
+        first = jobs[0]
+        place = first.reservation
+        if place in self._reservations:
+            self._reservations.remove(place)
         else:
-            left_s = job.deadline_s - self._clock()
-            self._check(job.caller, job.bucket, left_s, self.pause_s() or 0.0)
-        if all(other.caller != job.caller for other in self._jobs.values()):
-            self._scheduler.arrive(job.caller)
-        self._add(job)
-        if job.slot is not None:
-            job.slot.mark_enqueued()
+            place = self._make_reservation(first.caller, [(job.height, job.width) for job in jobs])
+            self._check(place, first.deadline_s - self._clock(), self.pause_s() or 0.0)
+        self._scheduler.arrive(place.flow, {other.flow for other in self._jobs.values()})
+        for job in jobs:
+            job.reservation, job.flow = place, place.flow
+            job.bucket = choose_bucket(job.height, job.width)
+            self._add(job)
+        if first.slot is not None:
+            first.slot.mark_enqueued()
 
-    def remove(self, job: Job) -> None:
-        """Takes a job out of the queue, if it is still there."""
-        for key, other in self._jobs.items():
-            if other is job:
-                del self._jobs[key]
-                return
+    def remove(self, *jobs: Job) -> None:
+        """Takes jobs out of the queue, as far as they are still there."""
+        gone = set(jobs)
+        self._jobs = {key: job for key, job in self._jobs.items() if job not in gone}
 
     async def next_batch(self) -> JobBatch:
         """Waits for the next batch and takes its jobs out of the queue."""
@@ -153,7 +170,7 @@ class ImageQueue:
                 if batch is not None:
                     self._running[batch] = self._clock()
                     pixels = batch.bucket.num_pixels
-                    self._scheduler.spend([(job.caller, pixels) for job in batch.jobs])
+                    self._scheduler.spend([(job.flow, pixels) for job in batch.jobs])
                     return batch
                 # Who is on the way matters to a batch that is held back, and to nobody else.
                 if self._jobs:
@@ -168,7 +185,9 @@ class ImageQueue:
         """Ends a batch that took so long."""
         self._running.pop(batch, None)
         self.costs.record(batch.bucket, len(batch.jobs), seconds)
-        self._throughput.record(len(batch.jobs))
+        self._throughput.record(
+            sum(1 / job.reservation.num_tiles for job in batch.jobs if job.reservation)
+        )
         self._allowance.note_success()
 
     def retry(self, batch: JobBatch, failure: BatchFailure) -> list[Job]:
@@ -217,13 +236,17 @@ class ImageQueue:
         if not self._jobs:
             return None, None
         waiting = [
-            Waiting(key, job.bucket, job.queued_at_s, job.deadline_s, job.caller, job.group)
+            Waiting(key, job.bucket, job.queued_at_s, job.deadline_s, *job.flow, job.group)
             for key, job in self._jobs.items()
         ]
         plan = plan_batch(
             waiting,
             self._clock(),
-            replace(self._limits, max_pixels=self._most_pixels()),
+            replace(
+                self._limits,
+                max_pixels=self._most_pixels(),
+                max_tiled_pixels=self.costs.pixels_within(TILED_BATCH_S),
+            ),
             self.costs.estimate_s,
             self._in_flight.num_arriving,
             self._scheduler.virtual_time,
@@ -246,18 +269,33 @@ class ImageQueue:
         for waker in self._wakers:
             waker.set()
 
-    def _check(self, caller: str, bucket: Bucket, left_s: float, pause_s: float) -> None:
-        depth = len(self._jobs) + len(self._reservations)
+    def _make_reservation(self, caller: str, sizes: Sequence[Size]) -> Reservation:
+        picture = next(self._pictures) if len(sizes) > 1 else None
+        return Reservation((caller, picture), choose_bucket(*sizes[0]), len(sizes))
+
+    def _num_workers_for(self, place: Reservation) -> int:
+        """How many workers can purify one picture at once: tiles spread over all of them."""
+        return max(1, min(self.num_workers, place.num_tiles))
+
+    def _check(self, place: Reservation, left_s: float, pause_s: float) -> None:
+        depth = len(self._jobs) + sum(other.num_tiles for other in self._reservations)
         if not depth and not self._running and not pause_s:
             return  # nobody is ahead: an estimate that is too long would never be corrected
         # While the workers are being replaced it is the service that lacks something.
         refuse = NotReady if pause_s else Overloaded
-        if depth >= self._max_length:
-            raise refuse(retry_after_s=retry_after_s(depth, self._throughput.per_second()))
-        ahead = self.measure_backlog(caller)
-        own_s = self.costs.seconds_per_pixel(1) * bucket.num_pixels
-        if ahead.exceeds_deadline(own_s, left_s):
-            raise refuse(retry_after_s=max(1, ceil(ahead.running_s + ahead.fair_s)))
+        own_pixels = place.num_pixels - place.bucket.num_pixels
+        ahead = self._measure_backlog(place.flow, own_pixels)
+        per_pixel_s = self.costs.seconds_per_pixel(self._num_workers_for(place))
+        is_late = ahead.exceeds_deadline(per_pixel_s * place.num_pixels, left_s)
+        if is_late or depth + place.num_tiles > self._max_length:
+            lowest, highest = RETRY_AFTER_LIMITS_S
+            wait_s = ceil(ahead.running_s + ahead.fair_s)
+            raise refuse(retry_after_s=min(highest, max(lowest, wait_s)))
+
+    def _measure_backlog(self, flow: Flow, own_pixels: float = 0) -> Backlog:
+        per_pixel_s = self.costs.seconds_per_pixel(self.num_workers)
+        running_s = self._left_of_running_s() + (self.pause_s() or 0.0)
+        return measure_backlog(self._waiting_pixels(), flow, running_s, per_pixel_s, own_pixels)
 
     def _left_of_running_s(self) -> float:
         """What is left of the batches that run, by what such batches take, for each worker."""
@@ -268,21 +306,30 @@ class ImageQueue:
         )
         return left_s / max(1, self.num_workers)
 
-    def _waiting_pixels(self) -> dict[str, float]:
-        pixels: dict[str, float] = defaultdict(float)
+    def _waiting_pixels(self) -> dict[Flow, float]:
+        pixels: dict[Flow, float] = defaultdict(float)
         for job in self._jobs.values():
-            pixels[job.caller] += job.bucket.num_pixels
-        for reservation in self._reservations:
-            pixels[reservation.caller] += reservation.bucket.num_pixels
+            pixels[job.flow] += job.bucket.num_pixels
+        for place in self._reservations:
+            pixels[place.flow] += place.num_pixels
         return pixels
 
 
-def _too_slow(height: int, width: int, least_s: float, whole_s: float) -> str:
+def _too_slow(least_s: float, whole_s: float) -> str:
     most_s = LARGEST_FRACTION * whole_s
     return (
-        f"An image of {width}x{height} pixels takes about {ceil(least_s)} s to purify here, and "
-        f"one image may take {most_s:.3g} s. Send a smaller one; the operator can raise "
-        f"CODEFEND_DEADLINE_S, of which that is {LARGEST_FRACTION:.0%}."
+        f"The image takes about {ceil(least_s)} s to purify here, and one image may take "
+        f"{most_s:.3g} s. Send a smaller one; the operator can raise CODEFEND_DEADLINE_S, of which "
+        f"that is {LARGEST_FRACTION:.0%}, or have large images scaled down: "
+        "CODEFEND_PURIFY_SIDE_PX."
+    )
+
+
+def _too_many_tiles(num_tiles: int, most: int) -> str:
+    return (
+        f"The image is purified in {num_tiles} tiles, and at most {most} may wait. Send a smaller "
+        "one; the operator can raise CODEFEND_MAX_QUEUE, or have large images scaled down: "
+        "CODEFEND_PURIFY_SIDE_PX."
     )
 
 

@@ -5,11 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from codefend.models.tiles import Tiling
 from codefend.service.processes.pixels import (
     Picture,
     PixelStore,
     bytes_of_lease,
+    lay_tile,
     read_pixels,
+    read_tile,
     write_pixels,
 )
 from tests.service.pictures import picture
@@ -104,3 +107,52 @@ def test_what_a_killed_process_left_is_removed_by_the_next_and_what_lives_is_not
     }
     read_pixels(living.name, Picture.DECODED, 8, 8)
     other.close()
+
+
+def test_tiles_are_read_and_laid_in_place_and_once(store):
+    tiling, size = Tiling(100, 64, 8), (150, 130)
+    tiles, pixels = tiling.cut(*size), picture(*size)
+    lease = store.lease(150 * 130, num_tiles=len(tiles))
+    write_pixels(lease.name, Picture.DECODED, pixels)
+    for number in reversed(range(len(tiles))):
+        tile = read_tile(lease.name, size, tiles[number])
+        assert np.array_equal(tile, pixels[tiles[number].place])
+        lay_tile(lease.name, size, tiling, number, tile)
+        lay_tile(lease.name, size, tiling, number, np.zeros_like(tile))
+    assert np.array_equal(read_pixels(lease.name, Picture.PURIFIED, *size), pixels)
+    assert np.array_equal(read_pixels(lease.name, Picture.DECODED, *size), pixels)
+    lease.release()
+
+
+def test_a_tile_of_another_picture_is_refused(store):
+    lease = store.lease(64)
+    with pytest.raises(ValueError, match="no 1 tiles"):
+        lay_tile(lease.name, (9, 8), Tiling(), 0, picture(9, 8))
+    lease.release()
+    with pytest.raises(FileNotFoundError):
+        lay_tile(lease.name, (8, 8), Tiling(), 0, picture(8, 8))
+
+
+@pytest.mark.slow
+def test_two_processes_lay_tiles_one_after_the_other(store):
+    """Each reads what lies there before it writes: together, one would lose the other's part."""
+    tiling, size = Tiling(100, 64, 32), (64, 200)
+    tiles = tiling.cut(*size)
+    lease = store.lease(64 * 200, num_tiles=len(tiles))
+    script = (
+        "import sys, numpy as np\n"
+        "from codefend.models.tiles import Tiling\n"
+        "from codefend.service.processes.pixels import lay_tile\n"
+        "tiling = Tiling(100, 64, 32)\n"
+        "for number in map(int, sys.argv[2:]):\n"
+        "    pixels = np.full((64, 64, 3), 200, np.uint8)\n"
+        "    lay_tile(sys.argv[1], (64, 200), tiling, number, pixels)\n"
+    )
+    numbers = [str(number) for number in range(len(tiles))]
+    laying = [
+        subprocess.Popen([sys.executable, "-c", script, lease.name, *part])
+        for part in (numbers[::2], numbers[1::2])
+    ]
+    assert [process.wait() for process in laying] == [0, 0]
+    assert np.all(read_pixels(lease.name, Picture.PURIFIED, *size) == 200)
+    lease.release()

@@ -217,5 +217,5 @@ def test_settings_reach_the_engine(latent, monkeypatch):
 def test_the_shipped_weights_pass_a_reloads_trial(backend):
     settings = Settings(backend=backend)
     options = EngineOptions.of(settings, "cpu")
-    _, description = make_worker(WorkerConfig(settings.engine, options))
+    _, description = make_worker(WorkerConfig(settings.engine, options, settings.tiling))
     assert description["grey_distance"] < MOST_GREY_DISTANCE / 8

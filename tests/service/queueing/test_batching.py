@@ -1,6 +1,7 @@
 """The batching policy by table, by property, and over a simulated minute of load."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -60,6 +61,10 @@ def test_it_waits_a_part_of_its_own_time_only_while_someone_may_come():
     assert plan(line(*[SMALL] * 4), num_arriving=1).wait_s == 0, "a full batch never waits"
 
 
+def in_order(*callers):
+    return lambda flow: (callers.index(flow[0]),)
+
+
 def test_whoever_has_waited_long_goes_before_larger_groups():
     waiting = [Waiting(9, LARGE, 0, 100), *line(SMALL, SMALL, SMALL, queued_at_s=40)]
     assert plan(waiting, now_s=49).bucket == SMALL
@@ -69,7 +74,7 @@ def test_whoever_has_waited_long_goes_before_larger_groups():
 def test_whoever_has_waited_long_goes_out_of_no_turn_but_its_callers_own():
     flood = [Waiting(key, SMALL, 0, 100, "flood") for key in range(4)]
     waiting = [*flood, Waiting(8, LARGE, 0, 100, "other"), Waiting(9, SMALL, 45, 145, "other")]
-    turns = {"flood": 5, "other": 0}.__getitem__
+    turns = in_order("other", "flood")
     assert 9 in plan(waiting, now_s=49, turn_of=turns).keys
     assert plan(waiting, now_s=51, turn_of=turns).keys == (8,)
 
@@ -89,14 +94,14 @@ def test_callers_fill_a_batch_in_turns():
     flood = [Waiting(key, SMALL, 0, 100, "flood") for key in range(8)]
     waiting = [*flood, *(Waiting(key, SMALL, 1, 101, "other") for key in (8, 9, 10))]
     assert plan(waiting).keys == (0, 8, 1, 9)
-    assert plan(waiting, turn_of={"flood": 1, "other": 0}.__getitem__).keys == (8, 0, 9, 1)
+    assert plan(waiting, turn_of=in_order("other", "flood")).keys == (8, 0, 9, 1)
 
 
 def test_whose_turn_it_is_decides_the_shape_even_against_a_larger_group():
     flood = [Waiting(key, SMALL, 0, 100, "flood") for key in range(8)]
     waiting = [*flood, Waiting(9, LARGE, 1, 101, "other")]
-    assert plan(waiting, turn_of={"flood": 1, "other": 0}.__getitem__).keys == (9,)
-    assert plan(waiting, turn_of={"flood": 0, "other": 1}.__getitem__).bucket == SMALL
+    assert plan(waiting, turn_of=in_order("other", "flood")).keys == (9,)
+    assert plan(waiting, turn_of=in_order("flood", "other")).bucket == SMALL
 
 
 @given(
@@ -156,3 +161,29 @@ def test_batches_form_across_sizes_under_load_and_nobody_starves():
     assert sum(map(len, batches)) / len(batches) > 4
     assert any(len({image.bucket for image in batch}) > 1 for batch in batches)
     assert max(waits_s) < 60
+
+
+def tiles(num, caller="", picture=7, first_key=100):
+    return [Waiting(first_key + k, SMALL, 0, 100, caller, picture) for k in range(num)]
+
+
+def test_a_batch_with_tiles_is_short():
+    limits = replace(LIMITS, max_tiled_pixels=2 * SMALL.num_pixels)
+    assert plan(tiles(9), limits=limits).keys == (100, 101)
+    whole = line(SMALL, SMALL, SMALL)
+    assert plan([*whole, *tiles(9)], limits=limits).keys == (0, 100, 1, 2), "tiles join no more"
+    tiny = replace(LIMITS, max_tiled_pixels=1)
+    assert len(plan(tiles(9), limits=tiny).keys) == 1, "one tile runs, however long it takes"
+
+
+def test_tiles_wait_for_nobody():
+    assert plan(tiles(1), num_arriving=3).wait_s == 0
+    assert plan(line(SMALL), num_arriving=3).wait_s > 0
+
+
+def test_a_picture_in_tiles_leads_when_it_is_its_turn_and_not_by_its_number():
+    waiting = [*tiles(9), Waiting(9, LARGE, 1, 101, "")]
+    turns = {("", 7): (0, 1), ("", None): (0, 0)}
+    assert plan(waiting, turn_of=turns.__getitem__).keys == (9,)
+    turns["", None] = (0, 2)
+    assert 9 not in plan(waiting, turn_of=turns.__getitem__).keys

@@ -4,7 +4,7 @@ import pytest
 
 from codefend.models.buckets import Bucket
 from codefend.service.context import RequestsInFlight
-from codefend.service.errors import ImageTooSlow, NotReady, Overloaded
+from codefend.service.errors import ImageTooLarge, ImageTooSlow, NotReady, Overloaded
 from codefend.service.fairness import Backlog
 from codefend.service.queueing.batching import BatchLimits
 from codefend.service.queueing.estimates import BATCHES_UNTIL_RAISED, BatchCosts, Throughput
@@ -193,11 +193,11 @@ def test_a_flood_bars_its_own_caller_and_no_other():
         for _ in range(11):
             queue.put(make_job(deadline_s=30, caller="flood"))
         for _ in range(2):
-            queue.reserve("flood", 64, 64, deadline_s=30, whole_s=30)
+            queue.reserve("flood", [(64, 64)], deadline_s=30, whole_s=30)
         with pytest.raises(Overloaded) as refusal:
-            queue.reserve("flood", 64, 64, deadline_s=30, whole_s=30)
+            queue.reserve("flood", [(64, 64)], deadline_s=30, whole_s=30)
         assert refusal.value.retry_after_s == 13
-        queue.reserve("other", 64, 64, deadline_s=30, whole_s=30)
+        queue.reserve("other", [(64, 64)], deadline_s=30, whole_s=30)
 
     asyncio.run(scenario())
 
@@ -205,10 +205,10 @@ def test_a_flood_bars_its_own_caller_and_no_other():
 def test_a_promise_is_a_place_until_it_is_kept_or_given_back():
     async def scenario():
         queue = make_queue(max_length=2)
-        kept = queue.reserve("", 64, 64, deadline_s=60, whole_s=60)
-        lost = queue.reserve("", 64, 64, deadline_s=60, whole_s=60)
+        kept = queue.reserve("", [(64, 64)], deadline_s=60, whole_s=60)
+        lost = queue.reserve("", [(64, 64)], deadline_s=60, whole_s=60)
         with pytest.raises(Overloaded):
-            queue.reserve("", 64, 64, deadline_s=60, whole_s=60)
+            queue.reserve("", [(64, 64)], deadline_s=60, whole_s=60)
         job = make_job()
         job.reservation = kept
         queue.put(job)
@@ -227,15 +227,15 @@ def test_an_image_that_takes_too_long_by_itself_is_told_the_setting_that_would_c
     queue = make_queue()
     queue.costs.suppose(100 / (1024 * 1024))
     queue.withdraw(
-        queue.reserve("", 1024, 1024, deadline_s=30, whole_s=30)
+        queue.reserve("", [(1024, 1024)], deadline_s=30, whole_s=30)
     )  # only a warm-up says so
     queue.costs.record(Bucket(1024, 1024), 1, 19.0)
     queue.costs.record(Bucket(1024, 1024), 1, 90.0)  # a busy moment is no reason to refuse for good
-    with pytest.raises(ImageTooSlow, match=r"1024x1024 .* 19 s .* 18 s.*CODEFEND_DEADLINE_S"):
-        queue.reserve("", 1024, 1024, deadline_s=30, whole_s=30)
+    with pytest.raises(ImageTooSlow, match=r" 19 s .* 18 s.*CODEFEND_DEADLINE_S"):
+        queue.reserve("", [(1024, 1024)], deadline_s=30, whole_s=30)
     queue.costs.begin_anew()
     queue.costs.record(Bucket(1024, 1024), 1, 17.0)
-    queue.reserve("", 1024, 1024, deadline_s=30, whole_s=30)
+    queue.reserve("", [(1024, 1024)], deadline_s=30, whole_s=30)
 
 
 def test_while_a_large_image_runs_others_join_and_wait_for_it_alone():
@@ -244,7 +244,7 @@ def test_while_a_large_image_runs_others_join_and_wait_for_it_alone():
         queue.costs.suppose(13 / (1024 * 1024))
         queue.put(make_job(side=1024, deadline_s=30, caller="large"))
         await queue.next_batch()
-        queue.reserve("other", 64, 64, deadline_s=30, whole_s=30)
+        queue.reserve("other", [(64, 64)], deadline_s=30, whole_s=30)
         assert queue.measure_backlog("other").running_s == 13
         queue._clock.now_s = 10
         assert queue.measure_backlog("other").running_s == 3
@@ -273,7 +273,92 @@ def test_those_who_come_while_no_worker_is_there_wait_for_it_too():
     queue.costs.suppose(1 / (64 * 64))
     ahead = queue.measure_backlog("")
     assert ahead == Backlog(running_s=5, fair_s=0)
-    queue.reserve("", 64, 64, deadline_s=30, whole_s=30)
+    queue.reserve("", [(64, 64)], deadline_s=30, whole_s=30)
     with pytest.raises(NotReady) as refusal:
-        queue.reserve("", 64, 64, deadline_s=7, whole_s=30)
+        queue.reserve("", [(64, 64)], deadline_s=7, whole_s=30)
     assert refusal.value.retry_after_s == 6
+
+
+TILES = [(64, 64)] * 6
+
+
+def tile_jobs(reservation=None, caller=""):
+    return [
+        Job(None, *size, 1e9, 0.0, caller, reservation, image_size=(100, 200), tile=number)
+        for number, size in enumerate(TILES)
+    ]
+
+
+def test_a_picture_takes_a_place_for_each_of_its_tiles():
+    async def scenario():
+        queue = make_queue(max_length=8)
+        place = queue.reserve("", TILES, deadline_s=60, whole_s=60)
+        assert place.num_pixels == 6 * 64 * 64
+        queue.reserve("", [(64, 64)], deadline_s=60, whole_s=60)
+        queue.put(make_job())
+        with pytest.raises(Overloaded):
+            queue.put(make_job())
+        queue.put(*tile_jobs(place))
+        assert len(queue) == 7
+        with pytest.raises(Overloaded):
+            queue.reserve("", TILES, deadline_s=60, whole_s=60)
+
+    asyncio.run(scenario())
+
+
+def test_a_picture_of_more_tiles_than_places_is_told_the_settings():
+    queue = make_queue(max_length=6)
+    queue.withdraw(queue.reserve("", TILES, deadline_s=60, whole_s=60))
+    with pytest.raises(ImageTooLarge, match=r"7 tiles.*6 .*CODEFEND_MAX_QUEUE.*PURIFY_SIDE_PX"):
+        queue.reserve("", [*TILES, (64, 64)], deadline_s=60, whole_s=60)
+
+
+def test_all_tiles_count_in_what_a_picture_takes_and_workers_share_them():
+    queue = make_queue()
+    queue.costs.suppose(1.0 / (64 * 64))
+    queue.costs.record(Bucket(64, 64), 1, 1.0)
+    queue.withdraw(queue.reserve("", TILES, deadline_s=10, whole_s=10))  # 6 s of 10
+    with pytest.raises(ImageTooSlow, match="CODEFEND_PURIFY_SIDE_PX"):
+        queue.reserve("", TILES, deadline_s=9.9, whole_s=9.9)
+    queue.num_workers = 2
+    queue.reserve("", TILES, deadline_s=5, whole_s=5)
+
+
+def test_tiles_that_are_not_needed_leave_together():
+    async def scenario():
+        queue = make_queue()
+        jobs, other = tile_jobs(), make_job()
+        queue.put(*jobs)
+        queue.put(other)
+        queue.remove(*jobs)
+        assert (await queue.next_batch()).jobs == (other,)
+
+    asyncio.run(scenario())
+
+
+def test_a_finished_tile_is_a_part_of_an_image():
+    async def scenario():
+        clock = Clock()
+        throughput = Throughput(clock)
+        queue = ImageQueue(LIMITS, BatchCosts(), 8, RequestsInFlight(), throughput, clock)
+        queue.put(*tile_jobs())
+        clock.now_s = 1.0
+        for _ in range(2):
+            queue.finish(await queue.next_batch(), seconds=0.01)
+        assert throughput.per_second() == pytest.approx(1.0)
+
+    asyncio.run(scenario())
+
+
+def test_a_small_picture_of_the_same_caller_runs_in_the_next_batch_but_one():
+    async def scenario():
+        queue = make_queue()
+        queue.put(*tile_jobs())
+        first = await queue.next_batch()
+        assert len(first.jobs) == 4
+        small = make_job(side=128)
+        queue.put(small)
+        ahead = [await queue.next_batch(), await queue.next_batch()]
+        assert any(small in batch.jobs for batch in ahead)
+
+    asyncio.run(scenario())
