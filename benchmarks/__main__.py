@@ -1,6 +1,6 @@
 """`python -m benchmarks [NAME ...]`: runs benchmarks, prints their tables, writes their results.
 
-All of them take a quarter of an hour on two quiet processors; each says what it will take. Nothing
+All of them take twenty minutes on two quiet processors; each says what it will take. Nothing
 else should run meanwhile: what does is measured, too, and stands in the results as a warning.
 """
 
@@ -18,6 +18,7 @@ from benchmarks.bottleneck import measure_bottleneck
 from benchmarks.codec import measure_codec
 from benchmarks.engine import measure_engine
 from benchmarks.gradients import measure_gradients
+from benchmarks.large import measure_large
 from benchmarks.latency import measure_latency
 from benchmarks.overhead import measure_overhead
 from benchmarks.overload import measure_overload
@@ -42,6 +43,7 @@ class Benchmark(enum.StrEnum):
     OVERLOAD = "overload"
     GRADIENTS = "gradients"
     UPLOADS = "uploads"
+    LARGE = "large"
     OVERHEAD = "overhead"
     CODEC = "codec"
     PROTOCOLS = "protocols"
@@ -62,7 +64,7 @@ class BenchmarkRun(RunSettings):
     uploads: int = 50
     """Uploads in flight at once (uploads)."""
     seconds: float = 30.0
-    """How long (service, overload, uploads); a third of it each rate (rates)."""
+    """How long (service, overload, uploads, large); a third of it each rate (rates)."""
     requests: int | None = None
     """Of each size (engine, latency, gradients: 20; codec: 50); by one client (overhead,
     protocols: 2000)."""
@@ -101,6 +103,7 @@ PARTS: dict[Benchmark, _Part] = {
     Benchmark.UPLOADS: _Part(
         lambda r: measure_uploads(r.purifier, r.device, r.uploads, r.seconds), 120
     ),
+    Benchmark.LARGE: _Part(lambda r: measure_large(r.purifier, r.device, r.seconds), 300),
     Benchmark.OVERHEAD: _Part(
         lambda r: measure_overhead(r.litellm, r.requests or 2000, r.beside), 120
     ),

@@ -15,6 +15,7 @@ from codefend.lab.errors import LabError
 from codefend.lab.evaluate.command import Evaluate
 from codefend.lab.experiments.settings import Experiment, add_command, add_experiments
 from codefend.lab.fidelity.command import Fidelity
+from codefend.lab.large import Large
 from codefend.lab.plots.report import plot
 from codefend.lab.prompts.command import FindPrompt
 from codefend.lab.prompts.effect import PromptEffect
@@ -26,7 +27,7 @@ from codefend.lab.train.command import app as train
 __all__ = ["EXPERIMENTS", "main"]
 
 EXPERIMENTS: tuple[type[Experiment], ...] = (
-    *(Evaluate, Detect, TradeOff, Fidelity, Classify, Read),
+    *(Evaluate, Detect, TradeOff, Fidelity, Classify, Read, Large),
     *(FindPrompt, PromptEffect),
 )
 """What `codefend-lab run FILE` runs."""

@@ -18,6 +18,7 @@ from codefend.lab.attacks.parametrised import (
     PerceptualAttack,
     SpatialFlow,
 )
+from codefend.lab.attacks.scaling import ImageScaling
 from codefend.lab.attacks.transfer import EnsembleTransfer, LocalCrops, UniversalPerturbation
 from codefend.lab.attacks.typographic import (
     TextPage,
@@ -48,6 +49,7 @@ class Family(StrEnum):
     SPATIAL = "spatial"
     JOINT = "joint"
     TYPOGRAPHIC = "typographic"
+    SCALING = "scaling"
     RANDOM_NOISE = "random_noise"
 
 
@@ -125,6 +127,9 @@ ATTACKS: dict[str, AttackEntry] = {
         Family.TYPOGRAPHIC,
         is_ball=False,
         can_target=False,
+    ),
+    "scaling": AttackEntry(
+        lambda c, _: ImageScaling(steps=c.steps), Family.SCALING, is_ball=False, can_target=False
     ),
     "uniform_noise": AttackEntry(lambda c, _: UniformNoise(epsilon=c.epsilon), Family.RANDOM_NOISE),
 }

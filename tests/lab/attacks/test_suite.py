@@ -25,9 +25,10 @@ TABLE = {
     "spatial": (Shift(2.0), "spatial"),
     "typographic": (Window(0.1), "typographic"),
     "figstep": (Window(1.0), "typographic"),
+    "scaling": (Window(1.0), "scaling"),
     "uniform_noise": (Ball(8 / 255), "random_noise"),
 }
-NO_GRADIENT = {"typographic", "figstep", "uniform_noise"}
+NO_GRADIENT = {"typographic", "figstep", "scaling", "uniform_noise"}
 SEARCHES = sorted(set(TABLE) - NO_GRADIENT)
 
 
@@ -115,7 +116,7 @@ def test_more_restarts_never_harm(name, images):
     assert (often >= once - 1e-6).all()
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", sorted(set(TABLE) - {"scaling"}))  # that one draws nothing
 def test_seed_decides_everything(name, images):
     first, again, other = (run(name, images, seed, wavy, steps=4) for seed in (0, 0, 1))
     assert torch.equal(first, again)
