@@ -24,9 +24,8 @@ from codefend.lab.attacks.interface import Tier
 from codefend.lab.attacks.pixels import decode_png
 from codefend.lab.attacks.registry import Family
 from codefend.lab.attacks.scaling import ImageScaling, Resampling, scale_down
-from codefend.lab.baselines.defence import NO_DEFENCE, Defence
+from codefend.lab.baselines.defence import NO_DEFENCE, Defence, defend
 from codefend.lab.baselines.purifiers import purifying
-from codefend.lab.baselines.sizes import area, in_tiles
 from codefend.lab.documents.document import Document, Fonts, TextLine
 from codefend.lab.documents.kinds import WIDTH_PX, draw_page
 from codefend.lab.experiments.pretrained import PretrainedExperiment, defence_table
@@ -42,6 +41,7 @@ from codefend.lab.victims.generate import MAX_ANSWER_TOKENS, generate
 from codefend.lab.victims.victim import Victim, load_victim
 from codefend.models.manifest import WEIGHTS_DIRECTORY
 from codefend.models.quantise import dequantise, quantise
+from codefend.models.shrink import shrink
 from codefend.models.tiles import Tiling
 
 __all__ = ["Large", "sheet"]
@@ -80,11 +80,11 @@ class Large(PretrainedExperiment):
         """Writes the report."""
         networks = self.load_networks()
         purifier = purifying("purifier", *networks["purifier"])
-        tiled = in_tiles(purifier, Tiling())
+        tiled = _in_tiles(purifier, Tiling())
         responder = Responder(Store(self.out / "outcomes"))
         reader, victim = LineReader.load(self.encoders), load_victim(self.mllm)
         reading = _reading_rows(
-            self, reader, responder, [NO_DEFENCE, tiled, _behind(area(self.side_px), tiled)]
+            self, reader, responder, [NO_DEFENCE, tiled, _behind(_area(self.side_px), tiled)]
         )
         scaling = _scaling_rows(self, victim, responder, purifier)
         weights = {"purifier": networks["purifier"][1], "reader": reader.sha256}
@@ -117,6 +117,49 @@ class Large(PretrainedExperiment):
             f"There area scales to twice the model's side. Brackets are 95 % intervals by a "
             "bootstrap over lines, and over scenes."
         )
+
+
+def _area(side_px: int) -> Defence:
+    """Scales down to a longest side, as ``CODEFEND_PURIFY_SIDE_PX`` does.
+
+    Raises:
+        ValueError: for a side below one pixel.
+    """
+    if side_px < 1:
+        raise ValueError(f"a side has at least one pixel, not {side_px}")
+
+    def apply(images: Tensor, generator: Generator) -> Tensor:
+        return _of_pixels([shrink(pixels, side_px) for pixels in _pixels_of(images)], images)
+
+    return Defence("area", f"side={side_px}", apply)
+
+
+def _in_tiles(defence: Defence, tiling: Tiling) -> Defence:
+    """The same defence, but large images go through it in tiles.
+
+    Args:
+        defence: what each tile goes through.
+        tiling: how images are cut, and which are.
+    """
+
+    def apply(images: Tensor, generator: Generator) -> Tensor:
+        def purify(tile: np.ndarray) -> np.ndarray:
+            seed = int(torch.randint(1 << 31, (), generator=generator))
+            return defend(defence, [tile], seed=seed)[0]
+
+        return _of_pixels([tiling.apply(purify, pixels) for pixels in _pixels_of(images)], images)
+
+    name = f"{defence.name}-in-tiles"
+    setting = f"{defence.setting} {tiling.side_px}/{tiling.overlap_px} above {tiling.whole_px}"
+    return Defence(name, setting, apply, is_random=defence.is_random)
+
+
+def _pixels_of(images: Tensor) -> np.ndarray:
+    return quantise(images).cpu().numpy()
+
+
+def _of_pixels(pictures: list[np.ndarray], like: Tensor) -> Tensor:
+    return dequantise(torch.from_numpy(np.stack(pictures))).to(like)
 
 
 def _behind(first: Defence, second: Defence) -> Defence:
@@ -229,7 +272,7 @@ def _scaling_rows(
         for entry in entries
     ]
     side_px = shown[0].image.shape[0]
-    smaller = area(2 * side_px)
+    smaller = _area(2 * side_px)
     defences = [NO_DEFENCE, purifier, smaller, _behind(smaller, purifier)]
     hidden = [*shown[1:], shown[0]]
     rows: list[Row] = []
