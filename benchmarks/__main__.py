@@ -64,7 +64,7 @@ class BenchmarkRun(RunSettings):
     uploads: int = 50
     """Uploads in flight at once (uploads)."""
     seconds: float = 30.0
-    """How long (service, overload, uploads, large); a third of it each rate (rates)."""
+    """How long (service, overload, uploads); a third of it each rate (rates) or service (large)."""
     requests: int | None = None
     """Of each size (engine, latency, gradients: 20; codec: 50); by one client (overhead,
     protocols: 2000)."""
@@ -103,7 +103,7 @@ PARTS: dict[Benchmark, _Part] = {
     Benchmark.UPLOADS: _Part(
         lambda r: measure_uploads(r.purifier, r.device, r.uploads, r.seconds), 120
     ),
-    Benchmark.LARGE: _Part(lambda r: measure_large(r.purifier, r.device, r.seconds), 300),
+    Benchmark.LARGE: _Part(lambda r: measure_large(r.purifier, r.device, r.seconds / 3), 180),
     Benchmark.OVERHEAD: _Part(
         lambda r: measure_overhead(r.litellm, r.requests or 2000, r.beside), 120
     ),

@@ -12,9 +12,9 @@ from benchmarks.report import Circumstances, Figure, percentiles_ms, write_resul
 QUIET = Circumstances("a" * 40, 0.1, 0.02, "2026-11-26T12:00:00+00:00")
 
 
-def test_all_benchmarks_end_within_a_quarter_of_an_hour():
+def test_all_benchmarks_end_within_twenty_minutes():
     assert set(PARTS) == set(Benchmark)
-    assert sum(part.seconds for part in PARTS.values()) <= 15 * 60
+    assert sum(part.seconds for part in PARTS.values()) <= 20 * 60
 
 
 @pytest.mark.parametrize(
