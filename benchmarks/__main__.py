@@ -18,6 +18,7 @@ from benchmarks.bottleneck import measure_bottleneck
 from benchmarks.codec import measure_codec
 from benchmarks.engine import measure_engine
 from benchmarks.gradients import measure_gradients
+from benchmarks.growth import measure_growth
 from benchmarks.large import measure_large
 from benchmarks.latency import measure_latency
 from benchmarks.overhead import measure_overhead
@@ -48,6 +49,7 @@ class Benchmark(enum.StrEnum):
     CODEC = "codec"
     PROTOCOLS = "protocols"
     BOTTLENECK = "bottleneck"
+    GROWTH = "growth"
 
 
 class BenchmarkRun(RunSettings):
@@ -59,12 +61,13 @@ class BenchmarkRun(RunSettings):
     """Directory or hub id."""
     device: str = "auto"
     """auto, cpu, cuda:0"""
-    clients: int = 32
-    """Clients at once (service, bottleneck)."""
+    clients: int | None = None
+    """Clients at once (service: 64; bottleneck: 32)."""
     uploads: int = 50
     """Uploads in flight at once (uploads)."""
     seconds: float = 30.0
-    """How long (service, overload, uploads); a third of it each rate (rates) or service (large)."""
+    """How long (service, overload, uploads); a third of it each rate (rates), service (large) or
+    number of clients (growth)."""
     requests: int | None = None
     """Of each size (engine, latency, gradients: 20; codec: 50); by one client (overhead,
     protocols: 2000)."""
@@ -94,7 +97,7 @@ PARTS: dict[Benchmark, _Part] = {
     Benchmark.LATENCY: _Part(lambda r: measure_latency(r.purifier, r.device, r.requests or 20), 35),
     Benchmark.RATES: _Part(lambda r: measure_rates(r.purifier, r.device, r.seconds / 3), 105),
     Benchmark.SERVICE: _Part(
-        lambda r: measure_load(r.purifier, r.device, r.clients, r.seconds), 70
+        lambda r: measure_load(r.purifier, r.device, r.clients or 64, r.seconds), 70
     ),
     Benchmark.OVERLOAD: _Part(lambda r: measure_overload(r.purifier, r.device, r.seconds), 75),
     Benchmark.GRADIENTS: _Part(
@@ -108,9 +111,10 @@ PARTS: dict[Benchmark, _Part] = {
         lambda r: measure_overhead(r.litellm, r.requests or 2000, r.beside), 120
     ),
     Benchmark.CODEC: _Part(lambda r: measure_codec(r.requests or 50), 30),
+    Benchmark.GROWTH: _Part(lambda r: measure_growth(r.purifier, r.device, r.seconds / 3), 80),
     Benchmark.PROTOCOLS: _Part(lambda r: measure_protocols(r.requests or 2000), 40),
     Benchmark.BOTTLENECK: _Part(
-        lambda r: measure_bottleneck(r.purifier, r.device, r.clients, r.seconds / 3), 60
+        lambda r: measure_bottleneck(r.purifier, r.device, r.clients or 32, r.seconds / 3), 60
     ),
 }
 

@@ -18,12 +18,13 @@ from benchmarks.modes import RANDOM_LATENT, Mode, Subject, load_network, make_ti
 from benchmarks.report import Figure, percentiles_ms
 from benchmarks.roofline import DeviceLimits, roofline_s, walk_layers
 from benchmarks.trace import SyntheticPicture
-from codefend.models.buckets import choose_bucket, pad_to_bucket
+from codefend.models.buckets import choose_bucket, crop_from_bucket, pad_to_bucket
 from codefend.models.purifier.graph import PurifierGraph
-from codefend.service.devices import has_accelerator, has_openvino
+from codefend.service.devices import has_accelerator, has_int8_products, has_openvino
 from codefend.service.processes.child import Child
 from codefend.service.purify.backends import load_engine
 from codefend.service.purify.engine import Engine, EngineOptions
+from codefend.service.settings import Settings
 
 __all__ = ["load_warm_engine", "measure_engine", "time_pictures"]
 
@@ -91,19 +92,22 @@ def _rounds(purifier: str, device: str) -> list[_Round]:
             rarely={Mode.COMPILED: ((1, 512),)},
         )
         return [pixel, latent]
-    modes = (Mode.EAGER, Mode.OPENVINO) if has_openvino() else (Mode.EAGER,)
-    return [_Round("", purifier, modes, ((1, 512), (8, 128), (1, 128)), Mode.EAGER)]
+    modes = [Mode.EAGER]
+    if has_openvino():
+        modes += [Mode.OPENVINO, Mode.OPENVINO_INT8] if has_int8_products() else [Mode.OPENVINO]
+    return [_Round("", purifier, tuple(modes), ((1, 512), (8, 128), (1, 128)), Mode.EAGER)]
 
 
 def load_warm_engine(purifier: str, device: str, pictures: Iterable[SyntheticPicture]) -> Engine:
-    """Loads the engine that the service takes, and runs every given picture once."""
-    engine = load_engine(EngineOptions(purifier, device))
+    """Loads the engine that the service takes, by its settings; runs every given picture once."""
+    settings = Settings(purifier=purifier, devices=(device,))
+    engine = load_engine(EngineOptions.of(settings, device))
     time_pictures(engine, pictures)
     return engine
 
 
 def time_pictures(engine: Engine, pictures: Iterable[SyntheticPicture]) -> list[float]:
-    """Purifies pictures one at a time, each padded to its own bucket only.
+    """Purifies and suspects pictures one at a time, each padded to its own bucket only.
 
     Returns:
         Seconds for each.
@@ -112,7 +116,8 @@ def time_pictures(engine: Engine, pictures: Iterable[SyntheticPicture]) -> list[
     for picture in pictures:
         started_s = time.perf_counter()
         bucket = choose_bucket(*picture.pixels.shape[:2])
-        engine.purify(pad_to_bucket(picture.pixels, bucket)[np.newaxis])
+        purified = engine.purify(pad_to_bucket(picture.pixels, bucket)[np.newaxis])[0]
+        engine.suspect(picture.pixels, crop_from_bucket(purified, *picture.pixels.shape[:2]))
         seconds.append(time.perf_counter() - started_s)
     return seconds
 
@@ -205,7 +210,7 @@ def _compare(
 def _beside_the_roofline(
     turns: _Round, batch: Batch, medians: dict[Mode, float], limits: DeviceLimits
 ) -> Iterator[Figure]:
-    """The bound of the batch, and the share of it that each mode in its precision reaches."""
+    """The bound of the batch, and the share of it that each mode of its precision reaches."""
     num_images, side_px = batch
     meta = torch.device("meta")
     on_gpu = turns.baseline is not Mode.EAGER
@@ -224,7 +229,10 @@ def _beside_the_roofline(
     }
     yield Figure(f"{turns.label}roofline_{size}_seconds", config, bounds[True], "s")
     for mode, median_s in medians.items():
-        if mode is not Mode.STOCK_FLOAT32:
+        if mode not in {
+            Mode.STOCK_FLOAT32,
+            Mode.OPENVINO_INT8,
+        }:
             share = bounds[True] / median_s
             yield Figure(f"{turns.label}{mode}_{size}_of_roofline", config, share, "fraction")
 

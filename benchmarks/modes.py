@@ -24,7 +24,7 @@ from codefend.models.purifier.latent_network import stable_diffusion_schedule
 from codefend.models.purifier.loading import load_purifier
 from codefend.models.purifier.purifier import Purifier
 from codefend.models.quantise import dequantise, quantise
-from codefend.service.devices import Backend
+from codefend.service.devices import Backend, CpuDtype
 from codefend.service.processes.child import Ask, Handler, Message, bound_spinning
 from codefend.service.purify.backends import load_engine
 from codefend.service.purify.cuda import CudaDevice
@@ -49,10 +49,14 @@ class Mode(StrEnum):
 
     EAGER = "eager"
     OPENVINO = "openvino"
+    OPENVINO_INT8 = "openvino_int8"
     GRAPHS = "graphs"
     COMPILED = "compiled"  # by torch.compile, below captured graphs
     STOCK_FLOAT32 = "stock_float32"  # diffusers' pipeline, as its documentation calls one
     STOCK_FLOAT16 = "stock_float16"
+
+
+_CPU_DTYPES = {Mode.OPENVINO: CpuDtype.FLOAT32, Mode.OPENVINO_INT8: CpuDtype.INT8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +130,13 @@ def _memory() -> dict[str, float]:
 
 def _load(subject: Subject) -> tuple[Runner, str]:
     """What runs it, and torch's name of the device."""
-    if subject.mode is Mode.OPENVINO:
-        options = EngineOptions(subject.network, subject.device, backend=Backend.OPENVINO)
+    if subject.mode in _CPU_DTYPES:
+        options = EngineOptions(
+            subject.network,
+            subject.device,
+            backend=Backend.OPENVINO,
+            cpu_dtype=_CPU_DTYPES[subject.mode],
+        )
         return load_engine(options).runner, "cpu"  # type: ignore[attr-defined]
     disable_progress_bar()
     name = subject.device

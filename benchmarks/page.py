@@ -225,6 +225,12 @@ SECTIONS: Mapping[str, _Section] = {
         "of its own.",
         _plain,
     ),
+    "growth": _Section(
+        "Growth",
+        "The engine over sizes and batches, and the service over clients at once. Where a picture "
+        "costs what its pixels cost, megapixels in a second of a processor are the same for all.",
+        _plain,
+    ),
     "latency": _Section(
         "One image at a time",
         "The whole of `/v1/purify`, from the first byte sent to the last byte received, "

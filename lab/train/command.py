@@ -38,9 +38,9 @@ from codefend.lab.train.publish import (
     publish_latent,
     publish_mllm,
     publish_purifier,
+    publish_ranges,
 )
 from codefend.lab.train.purifier import PurifierTrainer
-from codefend.lab.train.ranges import measure_ranges
 from codefend.lab.train.settings import (
     VARIANTS,
     AblationsRun,
@@ -321,7 +321,7 @@ def ranges(
 ) -> None:
     """Measure what a purifier's convolutions read, for CPUs that run them in 8-bit integers."""
     try:
-        measure_ranges(purifier, World(world), num, seed)
+        publish_ranges(purifier, World(world), num, seed)
     except (OSError, ValueError) as error:
         raise LabError(f"{purifier}: {error}") from error
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from diffusers import UNet2DModel
-from torch import nn
+from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from codefend.lab.detection.scoring import save_detector
 from codefend.lab.errors import LabError
+from codefend.lab.progress import progress
+from codefend.lab.train.detector import calibration_images
+from codefend.lab.world.compose import World
 from codefend.models.detector.network import SuspicionDetector
 from codefend.models.manifest import (
     WEIGHTS_DIRECTORY,
@@ -24,9 +29,12 @@ from codefend.models.manifest import (
 )
 from codefend.models.packed import pack, packed_files
 from codefend.models.purifier.adapters import AdapterSettings, save_adapters
+from codefend.models.purifier.eight_bit import measured_ranges
 from codefend.models.purifier.latent import LatentPurificationPipeline
+from codefend.models.purifier.loading import load_purifier
 from codefend.models.purifier.pipeline import PurificationPipeline
-from codefend.models.purifier.ranges import RANGES_NAME
+from codefend.models.purifier.ranges import RANGES_NAME, write_ranges
+from codefend.models.quantise import dequantise
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -42,6 +50,8 @@ __all__ = [
 ]
 
 LICENCE = "Apache-2.0"
+_BATCH = 16
+_ATTACK = 16 / 255
 
 
 def publish_mllm(
@@ -79,8 +89,42 @@ def publish_purifier(
     _list(name, weights)
 
 
-def publish_ranges(folder: Path) -> None:
-    """List the ranges that were measured of a purifier's weights, if the weights are listed."""
+def publish_ranges(purifier: Path, world: World, num_images: int, seed: int) -> None:
+    """Writes the ranges beside the weights and into their manifest.
+
+    They are those of validation scenes, photos and text.
+
+    Each picture comes clean and with random signs of 16/255, as large as any attack is tried here.
+
+    Args:
+        purifier: Directory of a pixel purifier of one step.
+        world: Where pictures are from.
+        num_images: How many; half as many again are altered benignly.
+        seed: Of pictures and noise.
+
+    Raises:
+        ValueError: The purifier is of another kind.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    groups = calibration_images(world, num_images, seed=seed)
+    batches = [
+        group[start : start + _BATCH] for group in groups for start in range(0, len(group), _BATCH)
+    ]
+
+    def pictures() -> Iterator[Tensor]:
+        for batch in progress(batches, desc="ranges", unit="batch"):
+            clean = dequantise(torch.from_numpy(np.stack(batch)))
+            signs = torch.randint(2, clean.shape, generator=generator) * 2 - 1
+            yield clean
+            yield (clean + _ATTACK * signs).clamp(0, 1)
+
+    ranges = measured_ranges(load_purifier(purifier), pictures(), generator)
+    write_ranges(purifier, ranges)
+    _list_again(purifier)
+
+
+def _list_again(folder: Path) -> None:
+    """List what lies in a folder now, if it is listed at all."""
     with contextlib.suppress(OSError):
         listed = [entry for entry in read_manifest(folder.parent) if entry.name == folder.name]
         for entry in listed:

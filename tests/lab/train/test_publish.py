@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from codefend.lab.errors import LabError
-from codefend.lab.train.publish import pack_published, publish_purifier
+from codefend.lab.train.publish import pack_published, publish_purifier, publish_ranges
 from codefend.models.manifest import read_manifest, verify_weights, weights_sha256
 from codefend.models.purifier.loading import load_purifier
 from codefend.models.purifier.pipeline import PurificationPipeline
+from codefend.models.purifier.ranges import RANGES_NAME, read_ranges
 
 
 @pytest.fixture
@@ -55,3 +56,15 @@ def test_weights_published_anew_replace_packed_ones(weights):
 def test_weights_that_are_not_listed_are_named(weights):
     with pytest.raises(LabError, match="no weights called other"):
         pack_published("other", to_int8=False, weights=weights)
+
+
+def test_ranges_are_listed_with_their_weights_and_leave_with_them(tmp_path, world):
+    network = PurificationPipeline.tiny(0).unet
+    publish_purifier(network, name="net", version="1", noise_level=0.1, weights=tmp_path)
+    publish_ranges(tmp_path / "net", world, 12, 0)
+    assert read_ranges(tmp_path / "net")
+    (entry,) = read_manifest(tmp_path)
+    assert RANGES_NAME in entry.sha256
+    assert list(verify_weights(entry, tmp_path)) == []
+    publish_purifier(network, name="net", version="2", noise_level=0.1, weights=tmp_path)
+    assert read_ranges(tmp_path / "net") is None
