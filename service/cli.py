@@ -64,6 +64,7 @@ def mllm(
     model: Annotated[str | None, typer.Option(help="Directory or hub id.")] = None,
     socket: Annotated[Path | None, typer.Option(help="Unix socket to listen on.")] = None,
     port: Annotated[int, typer.Option(help="Loopback port, without a socket.")] = 8001,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; none: all cores.")] = None,
     until_stdin_closes: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Serve the embedded model alone, as an OpenAI-style API."""
@@ -76,7 +77,7 @@ def mllm(
     from codefend.service.mllm.generation import load_generator
 
     configure_logs(settings.log_level)
-    generator = load_generator(model or settings.mllm)
+    generator = load_generator(model or settings.mllm, num_threads=threads)
     generator.warm_up()
     serve_app(
         create_mllm_app(generator),

@@ -242,7 +242,9 @@ class Settings(BaseSettings):
         ("auto",), description="Comma-separated devices, one worker each: auto, cpu, cuda:0, ..."
     )
     cpu_threads: int | None = Field(
-        None, ge=1, description="Threads of a worker on a CPU; none: all cores."
+        None,
+        ge=1,
+        description="Threads of a worker on a CPU; none: its share of the cores.",
     )
     backend: Backend = Field(
         Backend.AUTO,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 
+from codefend.service.cores import share_threads, usable_cores
 from codefend.service.processes.heartbeat import BEAT_S, StallDetector, read_vitals
 from codefend.service.processes.supervision import Backoff, Supervision
 from codefend.service.settings import PREFIX
@@ -109,6 +110,8 @@ class EmbeddedModel:
             self._model,
             "--socket",
             self.socket_path,
+            "--threads",
+            str(share_threads(usable_cores()).embedded),
             "--until-stdin-closes",
             stdin=asyncio.subprocess.PIPE,
             start_new_session=True,

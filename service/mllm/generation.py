@@ -247,16 +247,21 @@ def _without_margins(pieces: Iterable[str]) -> Iterator[str]:
             yield kept
 
 
-def load_generator(model: str, device: str | None = None) -> Generator:
+def load_generator(
+    model: str, device: str | None = None, *, num_threads: int | None = None
+) -> Generator:
     """Loads any image-text-to-text model and its processor.
 
     Args:
         model: Directory or hub id; safetensors only.
         device: Where it runs; None for the first GPU, or else the CPU.
+        num_threads: On a CPU; None for all cores.
 
     Raises:
         OSError: There is no such model.
     """
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
     # A server has no terminal: a progress bar would only litter the log.
     disable_progress_bar()
     place = device or ("cuda:0" if torch.cuda.is_available() else "cpu")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codefend.models.detector.calibration import suspicions_of
+from codefend.service.cores import share_threads, usable_cores
 from codefend.service.devices import Backend, CpuDtype, GpuDtype
 from codefend.service.stages import EngineFacts
 
@@ -84,11 +85,13 @@ class EngineOptions:
 
     @classmethod
     def of(cls, settings: "Settings", device: str) -> Self:
-        """The settings' engine on one of their devices."""
+        """The settings' engine on one of their devices, with its share of the cores."""
+        num_on_cpu = sum(each in {"auto", "cpu"} for each in settings.devices)
+        share = share_threads(usable_cores(), max(1, num_on_cpu))
         return cls(
             settings.purifier,
             device,
-            settings.cpu_threads,
+            settings.cpu_threads or share.purifier,
             settings.purifier_adapters,
             settings.detector_source,
             settings.backend,
