@@ -10,7 +10,14 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["JPEG_QUALITY", "ImageFormat", "chroma_subsampling", "data_url", "encode_image"]
+__all__ = [
+    "JPEG_QUALITY",
+    "ImageFormat",
+    "ascii_url",
+    "chroma_subsampling",
+    "data_url",
+    "encode_image",
+]
 
 
 class ImageFormat(StrEnum):
@@ -97,6 +104,11 @@ def _framed(kind: bytes, data: bytes) -> tuple[bytes, bytes, bytes, bytes]:
     return struct.pack(">I", len(data)), kind, data, struct.pack(">I", checksum)
 
 
+def ascii_url(encoded: bytes, media_type: str) -> bytes:
+    """Wraps a file in a `data:` URL, in ASCII: JSON can hold it as it is."""
+    return b"data:%b;base64,%b" % (media_type.encode("ascii"), pybase64.b64encode(encoded))
+
+
 def data_url(encoded: bytes, image_format: ImageFormat) -> str:
     """Wraps an encoded picture in a `data:` URL."""
-    return f"data:{image_format.media_type};base64,{pybase64.b64encode_as_string(encoded)}"
+    return ascii_url(encoded, image_format.media_type).decode("ascii")

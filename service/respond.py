@@ -21,7 +21,15 @@ from codefend.service.protocols.base import openai_error_event
 from codefend.service.schemas import Defense, NamedVersion
 from codefend.service.stages import EngineFacts, Purified
 
-__all__ = ["EventResponse", "ImageReport", "describe_chat", "describe_defense", "stream_answer"]
+__all__ = [
+    "EventResponse",
+    "ImageReport",
+    "describe_chat",
+    "describe_defense",
+    "stream_answer",
+    "with_image",
+    "with_images",
+]
 
 _DONE = b"data: [DONE]\n\n"
 # Proxies on the way must not gather chunks.
@@ -74,7 +82,32 @@ class ImageReport:
     param: str
     size: tuple[int, int] | None
     defense: Defense
-    purified_image: str | None
+    purified_image: bytes | None
+
+
+def with_image(document: bytes, url: bytes | None) -> bytes:
+    """Puts a purified image into compact JSON whose `purified_image` is an empty text so far.
+
+    Megabytes of base64 need no escaping, and are not searched for what would; texts that speak of
+    such a field have their quotes escaped.
+
+    Args:
+        document: The JSON.
+        url: A `data:` URL; None where there is nothing to show, and the field is null.
+    """
+    if url is None:
+        return document
+    head, gap, tail = document.partition(b'"purified_image":""')
+    return b"".join((head, gap[:-1], url, gap[-1:], tail))
+
+
+def with_images(document: bytes, urls: Sequence[bytes]) -> bytes:
+    """Puts images into compact JSON whose list `images` is empty so far, as `with_image` does."""
+    if not urls:
+        return document
+    head, gap, tail = document.partition(b'"images":[]')
+    pieces = [piece for url in urls for piece in (b'","', url)][1:]
+    return b"".join((head, gap[:-1], b'"', *pieces, b'"', gap[-1:], tail))
 
 
 def describe_chat(
@@ -87,12 +120,16 @@ def describe_chat(
         timings_ms: Milliseconds by stage; None where they are not disclosed.
         with_images: Whether the caller asked to see the purified images.
     """
-    reports = b",".join(_describe_image(image, with_image=with_images) for image in images)
+    pieces = [
+        piece
+        for image in images
+        for piece in (b",", *_describe_image(image, with_image=with_images))
+    ][1:]
     timings = json.dumps(timings_ms).encode()
-    return b'{"images":[' + reports + b'],"timings_ms":' + timings + b"}"
+    return b"".join((b'{"images":[', *pieces, b'],"timings_ms":', timings, b"}"))
 
 
-def _describe_image(image: ImageReport, *, with_image: bool) -> bytes:
+def _describe_image(image: ImageReport, *, with_image: bool) -> tuple[bytes, ...]:
     width, height = image.size or (None, None)
     fields: dict[str, Any] = {
         "param": image.param,
@@ -101,12 +138,15 @@ def _describe_image(image: ImageReport, *, with_image: bool) -> bytes:
         "defense": image.defense.model_dump(),
     }
     if not with_image:
-        return json.dumps(fields).encode()
+        return (json.dumps(fields).encode(),)
     if image.purified_image is None:
-        return json.dumps(fields | {"purified_image": None}).encode()
-    # Megabytes of base64 need no escaping, and are not searched for what would.
-    url = image.purified_image.encode("ascii")
-    return json.dumps(fields).encode()[:-1] + b',"purified_image":"' + url + b'"}'
+        return (json.dumps(fields | {"purified_image": None}).encode(),)
+    return (
+        json.dumps(fields).encode()[:-1],
+        b',"purified_image":"',
+        image.purified_image,
+        b'"}',
+    )
 
 
 class EventSource(Protocol):
@@ -120,7 +160,10 @@ class EventSource(Protocol):
 
 
 def stream_answer(
-    context: RequestContext, answer: EventSource, describe: Callable[[], dict[str, Any]]
+    context: RequestContext,
+    answer: EventSource,
+    describe: Callable[[], dict[str, Any]],
+    url: bytes | None,
 ) -> StreamingResponse:
     """Passes the answer to a question on as it comes.
 
@@ -131,13 +174,15 @@ def stream_answer(
         context: The request.
         answer: The upstream's stream; closed here, however it ends.
         describe: Makes the `codefend` object, once all stages are over.
+        url: The purified image, for its empty field; None where there is nothing to show.
     """
 
     async def events() -> AsyncIterator[bytes]:
         async for payload in answer.payloads():
             yield f"data: {payload}\n\n".encode()
         last = {"object": "chat.completion.chunk", "choices": [], "codefend": describe()}
-        yield f"data: {json.dumps(last)}\n\n".encode()
+        written = json.dumps(last, separators=(",", ":")).encode()
+        yield b"data: " + with_image(written, url) + b"\n\n"
         yield _DONE
 
     return EventResponse(context, answer, events())

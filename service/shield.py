@@ -18,7 +18,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Protocol
 
-from codefend.models.codec import ImageFormat, data_url
+from codefend.models.codec import ImageFormat
 from codefend.models.detector.calibration import FLAG_ABOVE, suspicion_of_tiles
 from codefend.models.tiles import Tiling
 from codefend.service.admit.limits import RETRY_AFTER_S, MemoryBudget
@@ -133,8 +133,10 @@ class Shield(Protocol):
         image: DecodedImage,
         which: Picture,
         image_format: ImageFormat,
+        *,
+        in_url: bool = False,
     ) -> bytes:
-        """One of an upload's two pictures as a file."""
+        """One of an upload's two pictures as a file, or that in a `data:` URL."""
 
 
 class PassThrough:
@@ -166,13 +168,7 @@ class PassThrough:
     async def purify(self, context: RequestContext, picture: Incoming) -> None:
         """Does nothing."""
 
-    async def encode(
-        self,
-        context: RequestContext,
-        image: DecodedImage,
-        which: Picture,
-        image_format: ImageFormat,
-    ) -> bytes:
+    async def encode(self, *_: object, **__: object) -> bytes:
         """Refuses: there is no purified image."""
         raise PurificationOff
 
@@ -183,7 +179,7 @@ async def as_url(
     picture: Incoming,
     which: Picture,
     image_format: ImageFormat,
-) -> str:
+) -> bytes:
     """What the model gets of an image, as a `data:` URL: what was sent as it was sent.
 
     Purified pictures are written in `image_format`; of others every pixel is kept.
@@ -194,7 +190,7 @@ async def as_url(
     """
     if isinstance(picture, DecodedImage):
         written = image_format if which is Picture.PURIFIED else ImageFormat.PNG
-        return data_url(await shield.encode(context, picture, which, written), written)
+        return await shield.encode(context, picture, which, written, in_url=True)
     with context.timings.stage(Stage.DECODE), naming_place(picture.param):
         sent = await identify(picture.file)
     picture.facts.update(sent.facts)
@@ -308,14 +304,18 @@ class DiffusionShield:
         image: DecodedImage,
         which: Picture,
         image_format: ImageFormat,
+        *,
+        in_url: bool = False,
     ) -> bytes:
-        """One of an upload's two pictures as a file.
+        """One of an upload's two pictures as a file, or that in a `data:` URL.
 
         Raises:
             Unavailable: No process could do it.
         """
         with context.timings.stage(Stage.ENCODE):
-            return await self._stages.encode.encode(image, which, image_format, context.caller)
+            return await self._stages.encode.encode(
+                image, which, image_format, context.caller, in_url=in_url
+            )
 
     async def _admit(self, context: RequestContext, header: PictureHeader) -> Admitted:
         """Decides on a picture: one that is let in holds memory, and a place or a replay.

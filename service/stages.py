@@ -317,7 +317,7 @@ class Shielded:
     """One image on its way to the model.
 
     Attributes:
-        forwarded: A `data:` URL: what the model gets to see.
+        forwarded: A `data:` URL, in ASCII: what the model gets to see.
         purified: The same of what the caller gets to see; None where there is nothing to show.
         engine: What purified it, or would have; None where there is no purifier.
         purification: What purification said of it; None if it failed, or there is none.
@@ -325,8 +325,8 @@ class Shielded:
         size: Width and height; None for an image that is passed on as it was sent.
     """
 
-    forwarded: str
-    purified: str | None
+    forwarded: bytes
+    purified: bytes | None
     engine: EngineFacts | None
     purification: Purified | None
     bypassed: bool

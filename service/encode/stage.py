@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from codefend.models.codec import ImageFormat, encode_image
+from codefend.models.codec import ImageFormat, ascii_url, encode_image
 from codefend.service.errors import Unavailable
 from codefend.service.processes.child import Ask, Child, ChildDied, Handler, Message
 from codefend.service.processes.pixels import Picture, read_pixels
@@ -57,9 +57,22 @@ class EncodeStage:
         await self._pool.stop()
 
     async def encode(
-        self, upload: DecodedImage, picture: Picture, image_format: ImageFormat, caller: str
+        self,
+        upload: DecodedImage,
+        picture: Picture,
+        image_format: ImageFormat,
+        caller: str,
+        *,
+        in_url: bool,
     ) -> bytes:
         """Encodes one of the two pictures of an upload.
+
+        Args:
+            upload: Whose pixels.
+            picture: Which of the two.
+            image_format: Of the file.
+            caller: Whose it is.
+            in_url: Whether the file comes in a `data:` URL: it is wrapped where it is written.
 
         Raises:
             Unavailable: No encode process could do it.
@@ -70,6 +83,7 @@ class EncodeStage:
             "height": upload.height,
             "width": upload.width,
             "format": image_format.value,
+            "in_url": in_url,
         }
         cost = upload.height * upload.width
         try:
@@ -89,6 +103,8 @@ def make_encoder(jpeg_quality: int) -> tuple[Handler, dict[str, Any]]:
         except FileNotFoundError:
             # The client left, and its memory was freed: nobody reads this.
             return {}, b""
-        return {}, encode_image(pixels, ImageFormat(meta["format"]), jpeg_quality)
+        image_format = ImageFormat(meta["format"])
+        encoded = encode_image(pixels, image_format, jpeg_quality)
+        return {}, ascii_url(encoded, image_format.media_type) if meta["in_url"] else encoded
 
     return encode, {}

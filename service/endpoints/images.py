@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ValidationError
 
-from codefend.models.codec import ImageFormat, data_url
+from codefend.models.codec import ImageFormat
 from codefend.models.prompts.templates import Task, Template
 from codefend.service.context import RequestContext, run_with_deadline
 from codefend.service.decode.values import find_text_image
@@ -24,7 +24,7 @@ from codefend.service.pipeline import Pipeline
 from codefend.service.policy import Disclosure, Mode
 from codefend.service.processes.pixels import Picture
 from codefend.service.protocols.fields import Findings
-from codefend.service.respond import describe_defense, stream_answer
+from codefend.service.respond import describe_defense, stream_answer, with_image, with_images
 from codefend.service.schemas import (
     AskFields,
     CaptionFields,
@@ -100,7 +100,9 @@ async def _purify(
         raw_format = _raw_format(request.headers.get("accept", ""), image_format)
         image_format = raw_format or image_format
         purified = await pipeline.purify(context, upload)
-        encoded = await pipeline.shield.encode(context, upload, Picture.PURIFIED, image_format)
+        encoded = await pipeline.shield.encode(
+            context, upload, Picture.PURIFIED, image_format, in_url=raw_format is None
+        )
     finally:
         upload.release()
     context.timings.begin_response()
@@ -108,7 +110,7 @@ async def _purify(
         return Response(encoded, media_type=raw_format.media_type)
     disclose = context.policy.disclose
     answer = PurifyResponse(
-        purified_image=data_url(encoded, image_format),
+        purified_image="",
         width=upload.width,
         height=upload.height,
         defense=describe_defense(
@@ -120,7 +122,11 @@ async def _purify(
         ),
         timings_ms=context.timings.milliseconds() if disclose is Disclosure.FULL else None,
     )
-    return Response(answer.model_dump_json(), media_type="application/json")
+    return _written(with_image(answer.model_dump_json().encode(), encoded))
+
+
+def _written(document: bytes) -> Response:
+    return Response(document, media_type="application/json")
 
 
 def _raw_format(accept: str, output_format: ImageFormat) -> ImageFormat | None:
@@ -166,6 +172,7 @@ def build_guardrail(pipeline: Pipeline) -> APIRouter:
 
 async def _guard(pipeline: Pipeline, context: RequestContext, body: bytes) -> Response:
     files = await pipeline.open_images(context, body)
+    urls: list[bytes] = []
     try:
         images = await pipeline.shield_images(context, files, are_shown=False)
     except ImageFlagged as refusal:
@@ -177,14 +184,15 @@ async def _guard(pipeline: Pipeline, context: RequestContext, body: bytes) -> Re
     else:
         is_full = context.policy.disclose is Disclosure.FULL
         found = [image.purification for image in images]
+        urls = [image.forwarded for image in images]
         answer = GuardrailResponse(
             verdict="allow" if all(image.bypassed for image in images) else "modify",
-            images=[image.forwarded for image in images],
+            images=[],
             suspicion=[each and each.suspicion for each in found] if is_full else None,
             flagged=[each and each.flagged for each in found] if is_full else None,
         )
     context.timings.begin_response()
-    return Response(answer.model_dump_json(), media_type="application/json")
+    return _written(with_images(answer.model_dump_json().encode(), urls))
 
 
 def build_ask(pipeline: Pipeline) -> APIRouter:
@@ -253,10 +261,10 @@ async def _answer(
     describe = partial(_describe, template, context, image)
     if fields.stream:
         stream = await pipeline.forward(context, pipeline.upstream.stream(completion, permit))
-        return stream_answer(context, stream, describe)
+        return stream_answer(context, stream, describe, image.purified)
     answer = await pipeline.forward(context, pipeline.upstream.complete(completion, permit))
     filled = kind.response(**{kind.text_field: answer.text}, usage=answer.usage, **describe())
-    return Response(filled.model_dump_json(), media_type="application/json")
+    return _written(with_image(filled.model_dump_json().encode(), image.purified))
 
 
 def _read_fields(
@@ -300,7 +308,7 @@ def _describe(
     )
     context.timings.begin_response()
     return {
-        "purified_image": image.purified,
+        "purified_image": None if image.purified is None else "",
         "defense": defense.model_dump(),
         "timings_ms": context.timings.milliseconds() if disclose is Disclosure.FULL else None,
     }

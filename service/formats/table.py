@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-import pybase64
 from PIL import Image
 
+from codefend.models.codec import ascii_url
 from codefend.service.errors import InvalidImage, UnsupportedImage
 from codefend.service.formats.containers import (
     FileLayout,
@@ -231,7 +231,7 @@ class Sent:
         facts: What the audit may say of it; later stages add to it.
     """
 
-    url: str
+    url: bytes
     facts: dict[str, Any]
 
 
@@ -250,4 +250,4 @@ async def identify(file: bytes) -> Sent:
 def _identify(file: bytes) -> Sent:
     row = FORMATS[sniff_format(file)]
     facts = {"sha256": hashlib.sha256(file).hexdigest(), "format": row.name}
-    return Sent(f"data:{row.media_type};base64,{pybase64.b64encode_as_string(file)}", facts)
+    return Sent(ascii_url(file, row.media_type), facts)

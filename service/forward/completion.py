@@ -26,20 +26,20 @@ class Completion:
     """
 
     prompt: str
-    image_url: str
+    image_url: bytes
     model: str | None = None
     max_tokens: int | None = None
     temperature: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.image_url.startswith("data:"):
+        if not self.image_url.startswith(b"data:"):
             msg = "only data: URLs are forwarded"
             raise ValueError(msg)
 
-    def body(self, model: str, *, stream: bool) -> dict[str, Any]:
-        """The request body."""
+    def body(self, model: str, *, stream: bool) -> bytes:
+        """The request body, in JSON."""
         content = [
-            {"type": "image_url", "image_url": {"url": self.image_url}},
+            {"type": "image_url", "image_url": {"url": ""}},
             {"type": "text", "text": self.prompt},
         ]
         body: dict[str, Any] = {
@@ -53,7 +53,9 @@ class Completion:
             body["max_tokens"] = self.max_tokens
         if self.temperature is not None:
             body["temperature"] = self.temperature
-        return body
+        # Megabytes of base64 need no escaping; what a prompt says of quotes has some.
+        head, gap, tail = json.dumps(body).encode().partition(b'"url": ""')
+        return b"".join((head, gap[:-1], self.image_url, gap[-1:], tail))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class ChatBody:
 
     protocol: Protocol
     fragments: Sequence[bytes]
-    images: Sequence[tuple[str, bool]]
+    images: Sequence[tuple[bytes, bool]]
     has_model: bool
     headers: Mapping[str, str] = field(default_factory=dict)
     gaps: Sequence[str] = ()
@@ -88,37 +90,37 @@ class ChatBody:
         Raises:
             ValueError: A URL is something else, or there are not as many as gaps.
         """
-        if not all(url.startswith("data:image/") for url, _ in self.images):
+        if not all(url.startswith(b"data:image/") for url, _ in self.images):
             msg = "only data: URLs are forwarded"
             raise ValueError(msg)
-        pieces = [self.fragments[0]]
+        pieces: list[bytes | memoryview] = [self.fragments[0]]
         for filling, fragment in zip(self._fillings(), self.fragments[1:], strict=True):
-            pieces += (filling.encode("ascii"), fragment)
+            pieces += (filling, fragment)
         if not self.has_model:
             # A chat holds messages, and so there is something after the brace.
-            pieces[0] = b'{"model":' + json.dumps(model).encode() + b"," + pieces[0][1:]
+            pieces[0] = b'{"model":' + json.dumps(model).encode() + b"," + self.fragments[0][1:]
         return b"".join(pieces)
 
-    def _fillings(self) -> Iterator[str]:
+    def _fillings(self) -> Iterator[bytes | memoryview]:
         images = self._images()
         for gap in self.gaps:
             kind, number = GapKind(gap[0]), int(gap[1:])
             yield next(images) if kind is GapKind.IMAGE else self._words(kind, number)
         yield from images
 
-    def _words(self, kind: GapKind, number: int) -> str:
+    def _words(self, kind: GapKind, number: int) -> bytes:
         """What a prompt says there, as it stands within quotes of JSON."""
         prompt = self.prompts[number]
         before, behind = prompt.around
         words = {GapKind.BEFORE: before, GapKind.BEHIND: behind}
-        return json.dumps(words.get(kind, prompt.instructions))[1:-1]
+        return json.dumps(words.get(kind, prompt.instructions))[1:-1].encode()
 
-    def _images(self) -> Iterator[str]:
+    def _images(self) -> Iterator[bytes | memoryview]:
         for url, is_source in self.images:
             if is_source:
-                head, _, data = url.partition(",")
-                yield head.removeprefix("data:").removesuffix(";base64")
-                yield data
+                comma = url.index(b",")
+                yield url[:comma].removeprefix(b"data:").removesuffix(b";base64")
+                yield memoryview(url)[comma + 1 :]
             else:
                 yield url
 

@@ -140,7 +140,12 @@ async def send_request(
                     waiting.reschedule(loop.time() + first_byte_timeout_s)
 
             request.extensions["trace"] = follow
-            return await client.send(request, stream=True)
+            try:
+                return await client.send(request, stream=True)
+            finally:
+                # Through it the request would hold the task that holds the request, and its body
+                # would wait for the garbage collector.
+                del request.extensions["trace"]
     except TimeoutError as error:
         raise UpstreamFailure(Reason.FIRST_BYTE_TIMEOUT) from error
     except httpx.HTTPError as error:

@@ -108,7 +108,7 @@ class Upstream:
             UpstreamError: There is no answer; its kinds say why.
         """
         model = completion.model or await self._default_model(permit)
-        body = json.dumps(completion.body(model, stream=False)).encode()
+        body = completion.body(model, stream=False)
         with self._judged(permit):
             return read_answer(await self._whole(await self._send(COMPLETIONS, body, permit)))
 
@@ -119,7 +119,7 @@ class Upstream:
             UpstreamError: There is no answer, or it does not stream; its kinds say why.
         """
         model = completion.model or await self._default_model(permit)
-        body = json.dumps(completion.body(model, stream=True)).encode()
+        body = completion.body(model, stream=True)
         with self._judged(permit, is_whole=False):
             return await self._streamed(await self._send(COMPLETIONS, body, permit), permit)
 

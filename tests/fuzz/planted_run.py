@@ -19,7 +19,7 @@ GROUNDS = {ground.protocol.name: ground for ground in (CHAT, RESPONSES_GROUND, M
 LIMITS = ChatLimits(max_images=8, max_answer_tokens=8192, max_choices=8)
 PROMPT = Template("calm", "1", "Look twice. {question} Be sure.")
 PLACING = Placing(PromptPlace.SYSTEM)
-PURIFIED = "data:image/png;base64,cHVyaWZpZWQ="
+PURIFIED = b"data:image/png;base64,cHVyaWZpZWQ="
 
 
 class _FirstFound(Exception):

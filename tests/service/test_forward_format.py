@@ -89,4 +89,7 @@ def test_a_process_writes_jpegs_of_its_quality(quality, tmp_path):
     lease.write(Picture.PURIFIED, pixels)
     write, _ = make_encoder(quality)
     meta = {"pixels": lease.name, "picture": 1, "height": 32, "width": 48, "format": "jpeg"}
-    assert write(meta, b"", None)[1] == encode_image(pixels, ImageFormat.JPEG, quality)
+    encoded = encode_image(pixels, ImageFormat.JPEG, quality)
+    assert write(meta | {"in_url": False}, b"", None)[1] == encoded
+    url = data_url(encoded, ImageFormat.JPEG).encode()
+    assert write(meta | {"in_url": True}, b"", None)[1] == url

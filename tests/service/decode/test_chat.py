@@ -199,9 +199,9 @@ def test_a_key_that_stands_twice_goes_out_once():
 def test_notes_on_a_part_stay(part):
     document = {"messages": [user(part)]}
     chat = opened(document)
-    body = ChatBody(CHAT_COMPLETIONS, chat.fragments, [(URL, False)] * len(chat.images), True).body(
-        None
-    )
+    body = ChatBody(
+        CHAT_COMPLETIONS, chat.fragments, [(URL.encode(), False)] * len(chat.images), True
+    ).body(None)
     assert json.loads(body) == document
 
 
@@ -241,13 +241,13 @@ def test_what_is_taken_apart_goes_together_again(messages, fields):
     again = Chat.unpack(json.loads(json.dumps(meta)), blob)
     assert again == chat
     body = ChatBody(
-        CHAT_COMPLETIONS, again.fragments, [(URL, False)] * len(again.images), True
+        CHAT_COMPLETIONS, again.fragments, [(URL.encode(), False)] * len(again.images), True
     ).body(None)
     assert json.loads(body) == document
     named = json.loads(
-        ChatBody(CHAT_COMPLETIONS, again.fragments, [(URL, False)] * len(again.images), False).body(
-            'm"'
-        )
+        ChatBody(
+            CHAT_COMPLETIONS, again.fragments, [(URL.encode(), False)] * len(again.images), False
+        ).body('m"')
     )
     assert named == {"model": 'm"'} | document
 
@@ -275,7 +275,7 @@ def test_whatever_comes_is_taken_apart_or_refused_and_nothing_else(fields, messa
 
 def test_nothing_but_a_data_url_fills_a_gap():
     with pytest.raises(ValueError, match="data:"):
-        ChatBody(CHAT_COMPLETIONS, [b'{"a":"', b'"}'], [("https://a.b/c.png", False)], True).body(
+        ChatBody(CHAT_COMPLETIONS, [b'{"a":"', b'"}'], [(b"https://a.b/c.png", False)], True).body(
             None
         )
     with pytest.raises(ValueError, match="zip"):

@@ -29,9 +29,9 @@ def opened(document, body=None, **rules):
 def forwarded(document, **rules):
     chat = opened(document, **rules)
     return json.loads(
-        ChatBody(CHAT_COMPLETIONS, chat.fragments, [(URL, False)] * len(chat.images), True).body(
-            None
-        )
+        ChatBody(
+            CHAT_COMPLETIONS, chat.fragments, [(URL.encode(), False)] * len(chat.images), True
+        ).body(None)
     )
 
 
@@ -244,7 +244,7 @@ def test_unknown_fields_are_taken_out_where_that_is_set_and_nothing_else_is():
     )
     opened_chat = opened(document, drops_unknown=True, allowed=("kept",))
     got = json.loads(
-        ChatBody(CHAT_COMPLETIONS, opened_chat.fragments, [(URL, False)], True).body(None)
+        ChatBody(CHAT_COMPLETIONS, opened_chat.fragments, [(URL.encode(), False)], True).body(None)
     )
     assert got == chat(
         user({"type": "text", "text": "x"}, IMAGE),

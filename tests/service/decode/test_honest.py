@@ -68,7 +68,10 @@ def test_it_is_taken_apart_and_goes_together_unchanged(body):
     assert (
         json.loads(
             ChatBody(
-                CHAT_COMPLETIONS, chat.fragments, [(url, False) for url in image_urls(body)], True
+                CHAT_COMPLETIONS,
+                chat.fragments,
+                [(url.encode(), False) for url in image_urls(body)],
+                True,
             ).body(None)
         )
         == body

@@ -37,7 +37,8 @@ def opened(document, **rules):
 def forwarded(document, **rules):
     """What goes out, with every picture purified."""
     parts = opened(document, **rules)
-    images = [(f"data:image/png;base64,{PURIFIED}", image.is_source) for image in parts.images]
+    url = f"data:image/png;base64,{PURIFIED}".encode()
+    images = [(url, image.is_source) for image in parts.images]
     return json.loads(ChatBody(MESSAGES, parts.fragments, images, parts.has_model).body("m"))
 
 

@@ -54,7 +54,7 @@ def forwarded(protocol, turns, place=AROUND, *, prompt=CALM, adds_parts=True, **
     placing = place and Placing(place, adds_parts)
     chat = open_chat(json.dumps(document).encode(), protocol, LIMITS, placing, FieldRules())
     assert Chat.unpack(*through_json(chat.pack())) == chat
-    images = [(URL, image.is_source) for image in chat.images]
+    images = [(URL.encode(), image.is_source) for image in chat.images]
     prompts = [prompt] * len(chat.questions)
     body = ChatBody(protocol, chat.fragments, images, chat.has_model, {}, chat.gaps, prompts).body(
         "m"
@@ -262,7 +262,7 @@ def test_each_question_of_a_conversation_has_its_own_prompt(path):
     document = {"model": "m", protocol.conversation: turns}
     placing = Placing(PromptPlace.TURN)
     chat = open_chat(json.dumps(document).encode(), protocol, LIMITS, placing, FieldRules())
-    images = [(URL, image.is_source) for image in chat.images]
+    images = [(URL.encode(), image.is_source) for image in chat.images]
     prompts = [CALM.with_prefix(f'{n} "\\ü', name="g", version="1") for n in range(2)]
     body = ChatBody(protocol, chat.fragments, images, True, {}, chat.gaps, prompts).body(None)
     told = texts(json.loads(body)[protocol.conversation])

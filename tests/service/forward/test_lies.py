@@ -36,7 +36,7 @@ from tests.service.raw_upstream import (
 )
 
 EMPTY = ChatBody(CHAT_COMPLETIONS, [b"{}"], [], has_model=True)
-QUESTION = Completion(prompt="what?", image_url="data:image/png;base64,AA")
+QUESTION = Completion(prompt="what?", image_url=b"data:image/png;base64,AA")
 # Patient where patience is not what is tested: a loaded machine may take its time.
 PATIENCE = {
     "upstream_model": "m",

@@ -24,7 +24,7 @@ from codefend.service.metrics import Metrics
 from codefend.service.protocols.chat import CHAT_COMPLETIONS
 from codefend.service.settings import Settings
 
-QUESTION = Completion(prompt="what?", image_url="data:image/png;base64,AA")
+QUESTION = Completion(prompt="what?", image_url=b"data:image/png;base64,AA")
 
 
 class Noting:
@@ -126,7 +126,7 @@ def test_the_request_is_openais():
                 {
                     "role": "user",
                     "content": [
-                        {"type": "image_url", "image_url": {"url": QUESTION.image_url}},
+                        {"type": "image_url", "image_url": {"url": QUESTION.image_url.decode()}},
                         {"type": "text", "text": "what?"},
                     ],
                 }
@@ -145,7 +145,7 @@ def test_of_usage_only_counts_are_kept():
 
 def test_only_data_urls_can_be_forwarded():
     with pytest.raises(ValueError, match="data:"):
-        Completion(prompt="?", image_url="https://a.b/c.png")
+        Completion(prompt="?", image_url=b"https://a.b/c.png")
 
 
 def test_a_stream_ends_before_done_and_breaks_with_an_upstream_error():
