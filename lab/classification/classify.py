@@ -18,7 +18,12 @@ from codefend.lab.classification.attacked import ATTACK, GAIN, ClassifierRun, Cl
 from codefend.lab.classification.windows import LEAST_CONFIDENCE, SIDE_PX, confident_windows
 from codefend.lab.encoders.encoder import CLASSIFIERS, load_any_classifier
 from codefend.lab.errors import LabError
-from codefend.lab.experiments.pretrained import PretrainedExperiment, defence_table, named
+from codefend.lab.experiments.pretrained import (
+    Networks,
+    PretrainedExperiment,
+    defence_table,
+    named,
+)
 from codefend.lab.experiments.report import Row, provenance, radius, read_report, write_report
 from codefend.lab.experiments.table import Table, pivot
 from codefend.lab.fidelity.samples import folder_samples, photo_samples
@@ -54,7 +59,7 @@ class Classify(PretrainedExperiment):
     """Folder of photos or collages, instead of the world's."""
     parts: tuple[Path, ...] = ()
     """Reports of earlier runs on the same windows, packed or not, whose rows stand here too: other
-    radii, classifiers or defences."""
+    radii, classifiers or defences. With no defences of its own a run joins its parts, no more."""
     against: str = ""
     """One of the defences, or of those in the parts: gains of all others over it, window by
     window."""
@@ -77,25 +82,35 @@ class Classify(PretrainedExperiment):
     def run(self) -> None:
         """Writes the report and its plot."""
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        photos = folder_samples(self.photos) if self.photos else photo_samples(World(self.world))
         networks = self.load_networks(device=device)
-        asked, adaptive = named(self.defences, networks), named(self.through, networks)
-        against = dict(zip(self.defences, asked, strict=True)).get(self.against)
         weights = {name: sha256 for name, (_, sha256) in networks.items()}
-        rows = self.rows_of_parts(weights)
-        notes = [self._notes()]
+        joined = self.rows_of_parts(weights)
+        measured, coverage = self._measured(networks, device)
+        rows = [*joined, *measured]
+        meta = provenance(seed=self.seed, weights=weights, device=device, settings=self)
+        tables = [table.markdown() for table in tables_of(rows, self.victims)]
+        notes = "\n".join([self._notes(), *coverage])
+        typer.echo(write_report(self.out, meta, rows, [*tables, notes]))
+        save_small(draw_curves(rows, self.victims), self.out / "trade-off.png")
+
+    def _measured(self, networks: Networks, device: str) -> tuple[list[Row], list[str]]:
+        """What this run finds itself, and of how many windows of each classifier."""
+        rows: list[Row] = []
+        coverage: list[str] = []
+        asked, adaptive = named(self.defences, networks), named(self.through, networks)
+        if not (asked or adaptive):
+            return rows, coverage
+        against = dict(zip(self.defences, asked, strict=True)).get(self.against)
+        photos = folder_samples(self.photos) if self.photos else photo_samples(World(self.world))
         for name in self.victims:
             victim = load_any_classifier(name, device=device, folder=self.encoders)
             windows = confident_windows(
                 photos, victim, per_photo=self.per_photo, seed=self.seed, most=self.most
             )
-            notes.append(f"- {name}: sure of {windows.coverage}.")
+            coverage.append(f"- {name}: sure of {windows.coverage}.")
             run = ClassifierRun(victim, windows, self, self.white_box)
             rows += [*run.unaware_rows(asked, against), *run.white_box_rows(adaptive)]
-        meta = provenance(seed=self.seed, weights=weights, device=device, settings=self)
-        tables = [table.markdown() for table in tables_of(rows, self.victims)]
-        typer.echo(write_report(self.out, meta, rows, [*tables, "\n".join(notes)]))
-        save_small(draw_curves(rows, self.victims), self.out / "trade-off.png")
+        return rows, coverage
 
     def rows_of_parts(self, weights: Mapping[str, str]) -> list[Row]:
         """What earlier runs found; a figure that several hold stands once.
@@ -132,6 +147,11 @@ class Classify(PretrainedExperiment):
             "equal clean agreement the best setting of each kind of defence is read off the same "
             "windows, which flatters all kinds alike, and those with more settings a little more."
         )
+        if self.parts:
+            notes += (
+                f"\n\nJoined from {', '.join(map(str, self.parts))}; where columns rest on "
+                "different numbers of windows, n says each, in their order."
+            )
         if self.against:
             notes += f"\n\nGains, in points, are over {self.against} on the same windows."
         if not (self.through or self.parts):
@@ -200,9 +220,11 @@ def draw_curves(rows: Sequence[Row], victims: Sequence[str]) -> Any:
     for line, epsilon in zip(panels, attacked, strict=False):
         for axes, victim in zip(line, victims, strict=True):
             _draw_panel(axes, found[victim], epsilon)
+            axes.set_visible(any(epsilon in each for each in found[victim].values()))
             title = f"{victim}: restored at {radius(epsilon)}"
             axes.set_title(title, fontsize=11, color=INK, loc="left")
-    panels[0][0].legend(loc="upper left", frameon=False, fontsize=8)
+    if attacked:
+        panels[0][0].legend(loc="upper left", frameon=False, fontsize=8)
     figure.tight_layout()
     return figure
 

@@ -28,7 +28,15 @@ from codefend.lab.experiments.table import Table, pivot
 from codefend.models.manifest import WEIGHTS_DIRECTORY
 from codefend.models.purifier.purifier import Purifier
 
-__all__ = ["PretrainedExperiment", "StoppingPGD", "defence_table", "label_of", "named", "through"]
+__all__ = [
+    "Networks",
+    "PretrainedExperiment",
+    "StoppingPGD",
+    "defence_table",
+    "label_of",
+    "named",
+    "through",
+]
 
 Networks = Mapping[str, tuple[Purifier, str]]
 """Purifiers and the hashes of their weights, by name."""

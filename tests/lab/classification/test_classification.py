@@ -247,9 +247,9 @@ def test_curves_have_a_panel_for_every_radius():
 WEIGHTS = {"purifier": "a" * 64}
 
 
-def part(path, rows, **changes):
+def part(path, rows, *, weights=WEIGHTS, **changes):
     settings = Classify(out=path.parent, photos=Path("collages"), seeds=1).replace(**changes)
-    meta = {"weights": WEIGHTS, "settings": settings.model_dump(mode="json")}
+    meta = {"weights": weights, "settings": settings.model_dump(mode="json")}
     write_report(path.parent, meta, rows, [], stem=path.stem)
     return path
 
@@ -268,6 +268,19 @@ def test_reports_on_the_same_windows_stand_in_one_table(tmp_path):
     (table, *_) = tables_of(rows, ["v"])
     assert table.heads == ["v", "clean", "4/255", "8/255", "n"]
     assert table.lines[0][-1] == "1 / 7"
+
+
+@pytest.mark.slow
+def test_a_run_of_parts_alone_asks_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("codefend.lab.classification.classify.load_any_classifier", None)
+    rows = [replace(row("jpeg quality=20", e, 0.5), victim="efficientnet-lite0") for e in (0, 0.1)]
+    shipped = Classify(out=tmp_path).load_networks()
+    weights = {name: sha256 for name, (_, sha256) in shipped.items()}
+    first = part(tmp_path / "first.json", rows, weights=weights)
+    Classify(out=tmp_path, photos="collages", seeds=1, parts=(first,), defences=(), levels=()).run()
+    report = (tmp_path / "report.md").read_text()
+    assert "| jpeg quality=20 | 50.0% [50.0%, 50.0%] | 50.0% [50.0%, 50.0%] | 1 |" in report
+    assert f"Joined from {first}" in report.replace("\n", " ")
 
 
 @pytest.mark.parametrize(
