@@ -75,6 +75,10 @@ class BenchmarkRun(RunSettings):
     """The litellm command, to be beside (overhead); also LITELLM."""
     beside: Path | None = None
     """Another checkout, measured in the same run (overhead)."""
+    side_px: int = 512
+    """Sides of the pictures (bottleneck)."""
+    most_pixels: int | None = None
+    """Only batches of at most so many pixels (engine)."""
     results: Path = RESULTS
     """Folder that the figures are written to."""
     strict: bool = False
@@ -93,7 +97,9 @@ class _Part:
 
 
 PARTS: dict[Benchmark, _Part] = {
-    Benchmark.ENGINE: _Part(lambda r: measure_engine(r.purifier, r.device, r.requests or 20), 120),
+    Benchmark.ENGINE: _Part(
+        lambda r: measure_engine(r.purifier, r.device, r.requests or 20, r.most_pixels), 120
+    ),
     Benchmark.LATENCY: _Part(lambda r: measure_latency(r.purifier, r.device, r.requests or 20), 35),
     Benchmark.RATES: _Part(lambda r: measure_rates(r.purifier, r.device, r.seconds / 3), 105),
     Benchmark.SERVICE: _Part(
@@ -114,7 +120,10 @@ PARTS: dict[Benchmark, _Part] = {
     Benchmark.GROWTH: _Part(lambda r: measure_growth(r.purifier, r.device, r.seconds / 3), 80),
     Benchmark.PROTOCOLS: _Part(lambda r: measure_protocols(r.requests or 2000), 40),
     Benchmark.BOTTLENECK: _Part(
-        lambda r: measure_bottleneck(r.purifier, r.device, r.clients or 32, r.seconds / 3), 60
+        lambda r: measure_bottleneck(
+            r.purifier, r.device, r.clients or 32, r.seconds / 3, r.side_px
+        ),
+        60,
     ),
 }
 

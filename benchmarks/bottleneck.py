@@ -28,7 +28,6 @@ from codefend.service.settings import Settings
 
 __all__ = ["Busy", "measure_bottleneck", "name_bottleneck"]
 
-SIDE_PX = 512
 WARM_UP_BATCHES = 3
 TARGET = ">= 0.7 of the baseline, on a GPU"
 
@@ -59,7 +58,7 @@ class _Seen:
 
 
 def measure_bottleneck(
-    purifier: str, device: str, num_clients: int, duration_s: float
+    purifier: str, device: str, num_clients: int, duration_s: float, side_px: int
 ) -> tuple[list[Figure], str]:
     """Measures service, service without its engine, and engine without its service.
 
@@ -68,11 +67,12 @@ def measure_bottleneck(
         device: As in CODEFEND_DEVICES.
         num_clients: Each sends its next image when it has its answer.
         duration_s: Of each of the three.
+        side_px: Of the pictures.
 
     Returns:
         The rows, and the device as the engine names it.
     """
-    picture = make_picture(SIDE_PX, SIDE_PX)
+    picture = make_picture(side_px, side_px)
     # Two workers of one GPU: one copies while the other computes.
     whole = {}
     for num_workers in (1, 2) if device.startswith("cuda") else (1,):
@@ -82,7 +82,7 @@ def measure_bottleneck(
     with run_server(engine=IMPORT_PATH, detector="none") as server:
         without_engine = uvloop.run(_load(server, picture, num_clients, duration_s))
     engine_per_s, batch_s, described = _measure_alone(purifier, device, picture, duration_s)
-    config: dict[str, Any] = {"clients": num_clients, "seconds": duration_s, "side_px": SIDE_PX}
+    config: dict[str, Any] = {"clients": num_clients, "seconds": duration_s, "side_px": side_px}
     found = name_bottleneck(engine_per_s, without_engine.images_per_s, without_engine.busy)
     least = min(engine_per_s, without_engine.images_per_s)
     rows = []

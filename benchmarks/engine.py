@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.modes import RANDOM_LATENT, Mode, Subject, load_network, make_timer
+from benchmarks.modes import RANDOM_LATENT, EngineMode, Subject, load_network, make_timer
 from benchmarks.report import Figure, percentiles_ms
 from benchmarks.roofline import DeviceLimits, roofline_s, walk_layers
 from benchmarks.trace import SyntheticPicture
@@ -51,12 +51,12 @@ class _Round:
 
     label: str
     network: str
-    modes: tuple[Mode, ...]
+    modes: tuple[EngineMode, ...]
     batches: tuple[Batch, ...]
-    baseline: Mode
-    rarely: dict[Mode, tuple[Batch, ...]] = field(default_factory=dict)
+    baseline: EngineMode
+    rarely: dict[EngineMode, tuple[Batch, ...]] = field(default_factory=dict)
 
-    def modes_on(self, batch: Batch) -> list[Mode]:
+    def modes_on(self, batch: Batch) -> list[EngineMode]:
         """The modes that are timed on a batch."""
         return [mode for mode in self.modes if batch in self.rarely.get(mode, self.batches)]
 
@@ -70,7 +70,13 @@ TARGETS = {
     "latent_graphs_4x512x512_images_per_second": ">= 60",
 }
 """What is asked of a GPU, by the row's name; the last of an H100."""
-GPU_MODES = (Mode.STOCK_FLOAT32, Mode.STOCK_FLOAT16, Mode.EAGER, Mode.GRAPHS, Mode.COMPILED)
+GPU_MODES = (
+    EngineMode.STOCK_FLOAT32,
+    EngineMode.STOCK_FLOAT16,
+    EngineMode.EAGER,
+    EngineMode.GRAPHS,
+    EngineMode.COMPILED,
+)
 
 
 def _rounds(purifier: str, device: str) -> list[_Round]:
@@ -80,22 +86,26 @@ def _rounds(purifier: str, device: str) -> list[_Round]:
             purifier,
             GPU_MODES,
             ((1, 256), (4, 256), (8, 256), (32, 256), (1, 512), (8, 512)),
-            Mode.STOCK_FLOAT16,
-            rarely={Mode.COMPILED: ((1, 256), (32, 256))},
+            EngineMode.STOCK_FLOAT16,
+            rarely={EngineMode.COMPILED: ((1, 256), (32, 256))},
         )
         latent = _Round(
             "latent_",
             RANDOM_LATENT,
             GPU_MODES,
             ((1, 512), (4, 512)),
-            Mode.STOCK_FLOAT16,
-            rarely={Mode.COMPILED: ((1, 512),)},
+            EngineMode.STOCK_FLOAT16,
+            rarely={EngineMode.COMPILED: ((1, 512),)},
         )
         return [pixel, latent]
-    modes = [Mode.EAGER]
+    modes = [EngineMode.EAGER]
     if has_openvino():
-        modes += [Mode.OPENVINO, Mode.OPENVINO_INT8] if has_int8_products() else [Mode.OPENVINO]
-    return [_Round("", purifier, tuple(modes), ((1, 512), (8, 128), (1, 128)), Mode.EAGER)]
+        modes += (
+            [EngineMode.OPENVINO, EngineMode.OPENVINO_INT8]
+            if has_int8_products()
+            else [EngineMode.OPENVINO]
+        )
+    return [_Round("", purifier, tuple(modes), ((1, 512), (8, 128), (1, 128)), EngineMode.EAGER)]
 
 
 def load_warm_engine(purifier: str, device: str, pictures: Iterable[SyntheticPicture]) -> Engine:
@@ -122,7 +132,9 @@ def time_pictures(engine: Engine, pictures: Iterable[SyntheticPicture]) -> list[
     return seconds
 
 
-def measure_engine(purifier: str, device: str, num_runs: int) -> tuple[list[Figure], str]:
+def measure_engine(
+    purifier: str, device: str, num_runs: int, most_pixels: int | None = None
+) -> tuple[list[Figure], str]:
     """Measures every mode that runs on the device, turn by turn, each in a process of its own.
 
     On a GPU also those of a latent purifier in the size of Stable Diffusion 1.5.
@@ -131,6 +143,7 @@ def measure_engine(purifier: str, device: str, num_runs: int) -> tuple[list[Figu
         purifier: Directory or hub id.
         device: As in CODEFEND_DEVICES.
         num_runs: Of each batch and mode.
+        most_pixels: Of a batch; larger ones are left out.
 
     Returns:
         The rows, and the device by its name.
@@ -138,7 +151,12 @@ def measure_engine(purifier: str, device: str, num_runs: int) -> tuple[list[Figu
     rows: list[Figure] = []
     described = device
     for turns in _rounds(purifier, device):
-        found, described = _measure_round(turns, device, num_runs)
+        fitting = tuple(
+            (num_images, side_px)
+            for num_images, side_px in turns.batches
+            if most_pixels is None or num_images * side_px**2 <= most_pixels
+        )
+        found, described = _measure_round(replace(turns, batches=fitting), device, num_runs)
         rows += found
     return [_with_target(row) for row in rows], described
 
@@ -150,8 +168,8 @@ def _with_target(row: Figure) -> Figure:
 
 def _measure_round(turns: _Round, device: str, num_runs: int) -> tuple[list[Figure], str]:
     with ExitStack() as ending:
-        workers: dict[Mode, Child] = {}
-        facts: dict[Mode, dict[str, Any]] = {}
+        workers: dict[EngineMode, Child] = {}
+        facts: dict[EngineMode, dict[str, Any]] = {}
         for mode in turns.modes:
             child = Child(mode, make_timer, Subject(mode, turns.network, device))
             child.launch()
@@ -170,12 +188,16 @@ def _measure_round(turns: _Round, device: str, num_runs: int) -> tuple[list[Figu
 
 
 def _compare(
-    turns: _Round, workers: dict[Mode, Child], batch: Batch, num_runs: int, limits: DeviceLimits
+    turns: _Round,
+    workers: dict[EngineMode, Child],
+    batch: Batch,
+    num_runs: int,
+    limits: DeviceLimits,
 ) -> Iterator[Figure]:
     num_images, side_px = batch
     modes = turns.modes_on(batch)
-    wall: dict[Mode, list[float]] = {mode: [] for mode in modes}
-    cpu: dict[Mode, list[float]] = {mode: [] for mode in modes}
+    wall: dict[EngineMode, list[float]] = {mode: [] for mode in modes}
+    cpu: dict[EngineMode, list[float]] = {mode: [] for mode in modes}
     asked = {"images": num_images, "side_px": side_px}
     for run in range(WARM_UP_RUNS + num_runs):
         for mode in modes:
@@ -202,18 +224,18 @@ def _compare(
         name = f"{turns.label}{mode}_{size}_images_per_second"
         yield Figure(name, config, per_s, "images/s", baseline=baseline)
     yield from _beside_the_roofline(turns, batch, medians, limits)
-    if Mode.GRAPHS in medians:
-        speed_up = medians[turns.baseline] / medians[Mode.GRAPHS]
+    if EngineMode.GRAPHS in medians:
+        speed_up = medians[turns.baseline] / medians[EngineMode.GRAPHS]
         yield Figure(f"{turns.label}speed_up_{size}", config, speed_up, "times")
 
 
 def _beside_the_roofline(
-    turns: _Round, batch: Batch, medians: dict[Mode, float], limits: DeviceLimits
+    turns: _Round, batch: Batch, medians: dict[EngineMode, float], limits: DeviceLimits
 ) -> Iterator[Figure]:
     """The bound of the batch, and the share of it that each mode of its precision reaches."""
     num_images, side_px = batch
     meta = torch.device("meta")
-    on_gpu = turns.baseline is not Mode.EAGER
+    on_gpu = turns.baseline is not EngineMode.EAGER
     dtype = torch.float16 if on_gpu else torch.float32
     graph = PurifierGraph(load_network(turns.network, meta, dtype)).to(meta)
     pixels = torch.zeros((num_images, side_px, side_px, 3), dtype=torch.uint8, device=meta)
@@ -230,8 +252,8 @@ def _beside_the_roofline(
     yield Figure(f"{turns.label}roofline_{size}_seconds", config, bounds[True], "s")
     for mode, median_s in medians.items():
         if mode not in {
-            Mode.STOCK_FLOAT32,
-            Mode.OPENVINO_INT8,
+            EngineMode.STOCK_FLOAT32,
+            EngineMode.OPENVINO_INT8,
         }:
             share = bounds[True] / median_s
             yield Figure(f"{turns.label}{mode}_{size}_of_roofline", config, share, "fraction")
@@ -244,7 +266,7 @@ def _describe_limits(label: str, limits: DeviceLimits, dtype: str) -> Iterator[F
 
 
 def _describe(
-    turns: _Round, mode: Mode, facts: dict[Mode, dict[str, Any]], told: dict[str, Any]
+    turns: _Round, mode: EngineMode, facts: dict[EngineMode, dict[str, Any]], told: dict[str, Any]
 ) -> Iterator[Figure]:
     beside = {"baseline": turns.baseline.value}
     label = f"{turns.label}{mode}"

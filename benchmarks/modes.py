@@ -32,7 +32,7 @@ from codefend.service.purify.engine import EngineOptions, GraphLimits, Runner
 from codefend.service.purify.graph_runner import GraphRunner
 from codefend.service.purify.torch_runner import TorchRunner
 
-__all__ = ["RANDOM_LATENT", "TINY_LATENT", "Mode", "Subject", "load_network", "make_timer"]
+__all__ = ["RANDOM_LATENT", "TINY_LATENT", "EngineMode", "Subject", "load_network", "make_timer"]
 
 RANDOM_LATENT = "random-latent"
 """Stable Diffusion 1.5's network with a tiny autoencoder, of random weights."""
@@ -44,7 +44,7 @@ LIMITS = GraphLimits(64, 64 * 512 * 512, memory_share=0.5, start_sides_px=())
 MOST_COMPILED_SHAPES = 64
 
 
-class Mode(StrEnum):
+class EngineMode(StrEnum):
     """How a network is run."""
 
     EAGER = "eager"
@@ -56,7 +56,7 @@ class Mode(StrEnum):
     STOCK_FLOAT16 = "stock_float16"
 
 
-_CPU_DTYPES = {Mode.OPENVINO: CpuDtype.FLOAT32, Mode.OPENVINO_INT8: CpuDtype.INT8}
+_CPU_DTYPES = {EngineMode.OPENVINO: CpuDtype.FLOAT32, EngineMode.OPENVINO_INT8: CpuDtype.INT8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Subject:
         device: As in CODEFEND_DEVICES.
     """
 
-    mode: Mode
+    mode: EngineMode
     network: str
     device: str
 
@@ -82,6 +82,7 @@ def load_network(network: str, device: torch.device, dtype: torch.dtype) -> Puri
         device: Where random weights are made; on `meta` they take neither time nor memory.
         dtype: Of its parameters.
     """
+    disable_progress_bar()
     if network not in {RANDOM_LATENT, TINY_LATENT}:
         return load_purifier(network, dtype=dtype)
     latent = LatentPurificationPipeline.tiny() if network == TINY_LATENT else _random_latent(device)
@@ -138,22 +139,21 @@ def _load(subject: Subject) -> tuple[Runner, str]:
             cpu_dtype=_CPU_DTYPES[subject.mode],
         )
         return load_engine(options).runner, "cpu"  # type: ignore[attr-defined]
-    disable_progress_bar()
     name = subject.device
     if name == "auto":
         name = "cuda:0" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
     on_gpu = device.type == "cuda"
-    single = subject.mode is Mode.STOCK_FLOAT32 or not on_gpu
+    single = subject.mode is EngineMode.STOCK_FLOAT32 or not on_gpu
     purifier = load_network(subject.network, device, torch.float32 if single else torch.float16)
-    if subject.mode in {Mode.STOCK_FLOAT32, Mode.STOCK_FLOAT16}:
+    if subject.mode in {EngineMode.STOCK_FLOAT32, EngineMode.STOCK_FLOAT16}:
         return _Stock(purifier.to(device)), name
     graph = PurifierGraph(purifier)
-    if subject.mode is Mode.COMPILED:
+    if subject.mode is EngineMode.COMPILED:
         torch._dynamo.config.recompile_limit = MOST_COMPILED_SHAPES
         graph.compile(dynamic=False)
     eager = TorchRunner(graph, device)
-    if subject.mode is Mode.EAGER:
+    if subject.mode is EngineMode.EAGER:
         return eager, name
     return GraphRunner(eager, CudaDevice(device), LIMITS), name
 

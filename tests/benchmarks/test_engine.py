@@ -6,14 +6,21 @@ import pytest
 import torch
 
 from benchmarks import engine
-from benchmarks.modes import RANDOM_LATENT, TINY_LATENT, Mode, Subject, load_network, make_timer
+from benchmarks.modes import (
+    RANDOM_LATENT,
+    TINY_LATENT,
+    EngineMode,
+    Subject,
+    load_network,
+    make_timer,
+)
 from benchmarks.report import Figure
 from benchmarks.roofline import DeviceLimits
 from codefend.models.purifier.graph import PurifierGraph
 from codefend.service.processes.child import ask_nothing
 
 
-@pytest.mark.parametrize("mode", [Mode.EAGER, Mode.STOCK_FLOAT32])
+@pytest.mark.parametrize("mode", [EngineMode.EAGER, EngineMode.STOCK_FLOAT32])
 def test_a_mode_is_timed(mode):
     answer, facts = make_timer(Subject(mode, TINY_LATENT, "cpu"))
     assert facts["device"] == "cpu"
@@ -52,7 +59,10 @@ def test_a_gpus_rows_are_beside_diffusers_and_the_roofline(number, batch):
     turns = engine._rounds(TINY_LATENT, "cuda:0")[number]
     if number:
         turns = replace(turns, network=TINY_LATENT)
-    seconds = dict.fromkeys(turns.modes, 0.01) | {Mode.GRAPHS: 0.002, Mode.STOCK_FLOAT32: 0.03}
+    seconds = dict.fromkeys(turns.modes, 0.01) | {
+        EngineMode.GRAPHS: 0.002,
+        EngineMode.STOCK_FLOAT32: 0.03,
+    }
     rows = rows_of(turns, seconds, batch)
     size = f"{batch[0]}x{batch[1]}x{batch[1]}"
     graphs = rows[f"{turns.label}graphs_{size}_seconds"]
@@ -79,9 +89,9 @@ def test_rows_that_a_target_is_set_for_say_so():
 
 def test_compiling_takes_long_and_is_timed_on_few_batches():
     pixel, latent = engine._rounds("x", "cuda:0")
-    assert Mode.COMPILED in pixel.modes_on((32, 256))
-    assert Mode.COMPILED not in pixel.modes_on((8, 512))
-    assert Mode.COMPILED not in latent.modes_on((4, 512))
+    assert EngineMode.COMPILED in pixel.modes_on((32, 256))
+    assert EngineMode.COMPILED not in pixel.modes_on((8, 512))
+    assert EngineMode.COMPILED not in latent.modes_on((4, 512))
 
 
 def test_a_cpus_rows_are_beside_the_eager_engine():
