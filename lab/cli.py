@@ -19,6 +19,7 @@ from codefend.lab.large import Large
 from codefend.lab.plots.report import plot
 from codefend.lab.prompts.command import FindPrompt
 from codefend.lab.prompts.effect import PromptEffect
+from codefend.lab.prompts.generator import TrainGenerator
 from codefend.lab.recognition.read import Read
 from codefend.lab.schedule import RunParts, run_parts
 from codefend.lab.tradeoff.command import TradeOff
@@ -28,7 +29,7 @@ __all__ = ["EXPERIMENTS", "main"]
 
 EXPERIMENTS: tuple[type[Experiment], ...] = (
     *(Evaluate, Detect, TradeOff, Fidelity, Classify, Read, Large),
-    *(FindPrompt, PromptEffect),
+    *(FindPrompt, PromptEffect, TrainGenerator),
 )
 """What `codefend-lab run FILE` runs."""
 

@@ -115,6 +115,17 @@ class FindPrompt(VictimExperiment):
 
     def run(self) -> None:
         """Makes whatever the folder lacks, and writes the report and a file of templates."""
+        scorer, items, models, weights = self.prepare()
+        finding = _Finding(self, scorer, items, models)
+        typer.echo(finding.announcement())
+        self._write(finding.run(), finding, weights)
+
+    def prepare(self) -> tuple[Scorer, dict[str, list[Item]], list[Victim], dict[str, str]]:
+        """Who scores, the items of each split, the local models, and the weights of all.
+
+        Raises:
+            LabError: where there is nothing to be asked.
+        """
         if self.task is Task.CHAT:
             raise LabError("--task is caption or vqa: chats have no items of their own")
         if set(self.families) - set(FAMILIES) or not {CLEAN} < set(self.families):
@@ -123,10 +134,8 @@ class FindPrompt(VictimExperiment):
         models = [self.load(source)[0] for source in (self.victim, *self.victims)]
         pipeline, sha256 = load_purifier(self.purifier, device=self.device)
         items = self._items(models, purifying("purifier", pipeline, sha256))
-        finding = _Finding(self, Scorer(self._log(models)), items, models)
-        typer.echo(finding.announcement())
         weights = {model.name: model.sha256 for model in models} | {"purifier": sha256}
-        self._write(finding.run(), finding, weights)
+        return Scorer(self._log(models)), items, models, weights
 
     def _items(self, models: Sequence[Victim], purifier: Defence) -> dict[str, list[Item]]:
         """Of each split; over HTTP the first local model's attacks are what the upstream sees."""

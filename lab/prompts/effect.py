@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import typer
@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt
 
 from codefend.lab.attacks.interface import Tier
 from codefend.lab.attacks.typographic import absent_words, names_any
-from codefend.lab.baselines.defence import NO_DEFENCE
+from codefend.lab.baselines.defence import NO_DEFENCE, Defence
 from codefend.lab.baselines.purifiers import load_purifier, purifying
 from codefend.lab.evaluate.assess import Assessor
 from codefend.lab.evaluate.context import (
@@ -33,7 +33,9 @@ from codefend.lab.experiments.report import Row, Threat, cell, rows_under, write
 from codefend.lab.experiments.statistics import Estimate, Floats, Measure, ratio, wilson
 from codefend.lab.experiments.table import Table
 from codefend.lab.labels import UNION
+from codefend.lab.prompts.generator import PrefixGenerator
 from codefend.lab.victims.answers import is_match
+from codefend.lab.victims.dialogue import CAPTION_REQUEST
 from codefend.lab.world.compose import World
 from codefend.models.manifest import WEIGHTS_DIRECTORY
 from codefend.models.prompts.templates import SHIPPED_TEMPLATES, Task, Template, read_templates
@@ -92,6 +94,10 @@ class PromptEffect(VictimExperiment):
     """Further texts by name, put into the place of `others_task`'s; behind the purifier alone."""
     others_task: Task = Task.CAPTION
     """Whose template they are."""
+    generator: Path | None = None
+    """Adapters of `prompt-generator`, for a further condition behind the purifier."""
+    language_model: str = "work/language-model"
+    """What these adapters were tuned on."""
     tasks: tuple[Task, ...] = (Task.CAPTION, Task.VQA)
     """What is asked for: caption, vqa or both; T2 is of vqa."""
     num_scenes: PositiveInt = 512
@@ -127,7 +133,7 @@ class PromptEffect(VictimExperiment):
         sections = [*_tables(rows), _notes(templates, self.others)]
         typer.echo(write_report(self.out, meta, rows, sections))
 
-    def _conditions(self, templates: Mapping[Task, Template], purifier: Any) -> list[Condition]:
+    def _conditions(self, templates: Mapping[Task, Template], purifier: Defence) -> list[Condition]:
         def asking(found: Mapping[Task, Template], task: str, question: str | None) -> str:
             return found[Task(task)].fill(question)
 
@@ -142,7 +148,18 @@ class PromptEffect(VictimExperiment):
             Condition("prompt", NO_DEFENCE, prompt),
             Condition("codefend", purifier, prompt),
             *others,
+            *self._generated(purifier),
         ]
+
+    def _generated(self, purifier: Defence) -> list[Condition]:
+        if self.generator is None:
+            return []
+        write = cache(PrefixGenerator.tuned(self.language_model, self.generator).prompt)
+
+        def prompt(task: str, question: str | None) -> str:
+            return write(question or CAPTION_REQUEST)
+
+        return [Condition("generator", purifier, prompt)]
 
     def _with(self, templates: Mapping[Task, Template], text: str) -> dict[Task, Template]:
         plain = {task: each.without_prompt() for task, each in templates.items()}
