@@ -95,13 +95,11 @@ def purify(
 ) -> None:
     """Purify an image or a folder; started again after an interruption, it goes on."""
     settings = _settings()
-    from codefend.service.offline import purify_files
-    from codefend.service.purify.engine import EngineOptions, find_engine_loader
+    from codefend.service.offline import ImagePurifier, purify_files
 
-    options = EngineOptions.of(settings, settings.devices[0])
     try:
-        engine = find_engine_loader(settings.engine)(options)
-        failures = purify_files(source, target, engine, settings, overwrite=overwrite)
+        purifier = ImagePurifier.of(settings, settings.devices[0])
+        failures = purify_files(source, target, purifier, settings, overwrite=overwrite)
     except FileNotFoundError as error:
         raise typer.BadParameter(str(error)) from error
     except KeyboardInterrupt:
