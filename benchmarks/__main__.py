@@ -27,6 +27,7 @@ from benchmarks.protocols import measure_protocols
 from benchmarks.rates import measure_rates
 from benchmarks.report import RESULTS, Circumstances, Figure, print_rows, write_results
 from benchmarks.service_load import measure_load
+from benchmarks.start import measure_start
 from benchmarks.uploads import measure_uploads
 from codefend.lab.experiments.settings import RunSettings, read_settings
 from codefend.service.settings import Settings
@@ -50,6 +51,7 @@ class Benchmark(enum.StrEnum):
     PROTOCOLS = "protocols"
     BOTTLENECK = "bottleneck"
     GROWTH = "growth"
+    START = "start"
 
 
 class BenchmarkRun(RunSettings):
@@ -117,6 +119,7 @@ PARTS: dict[Benchmark, _Part] = {
         lambda r: measure_overhead(r.litellm, r.requests or 2000, r.beside), 120
     ),
     Benchmark.CODEC: _Part(lambda r: measure_codec(r.requests or 50), 30),
+    Benchmark.START: _Part(lambda r: measure_start(r.purifier, r.device, r.requests or 3), 75),
     Benchmark.GROWTH: _Part(lambda r: measure_growth(r.purifier, r.device, r.seconds / 3), 80),
     Benchmark.PROTOCOLS: _Part(lambda r: measure_protocols(r.requests or 2000), 40),
     Benchmark.BOTTLENECK: _Part(

@@ -231,6 +231,12 @@ SECTIONS: Mapping[str, _Section] = {
         "costs what its pixels cost, megapixels in a second of a processor are the same for all.",
         _plain,
     ),
+    "start": _Section(
+        "From the command to ready",
+        "The service with its embedded model, from the command to `/readyz`: cold, when its "
+        "networks are converted first, and warm; beside the same with torch.",
+        _plain,
+    ),
     "latency": _Section(
         "One image at a time",
         "The whole of `/v1/purify`, from the first byte sent to the last byte received, "

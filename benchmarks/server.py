@@ -41,7 +41,7 @@ def run_server(
     Args:
         log: A file descriptor for its log; None for standard error.
         prefix: A command that the service's own command is given to, as `unshare` or `prlimit`.
-        **settings: CODEFEND_* by their short names, such as `purifier`.
+        **settings: CODEFEND_* by their short names, such as `purifier`; an empty one is not set.
 
     Yields:
         The service, once it is ready.
@@ -56,7 +56,9 @@ def run_server(
         "log_level": "warning",
         "cache_bytes": "0",  # every image of a benchmark is purified
     } | settings
-    environment = os.environ | {f"CODEFEND_{key.upper()}": text for key, text in values.items()}
+    environment = os.environ | {
+        f"CODEFEND_{key.upper()}": text for key, text in values.items() if text
+    }
     command = [*prefix, sys.executable, "-m", "codefend.service.cli", "serve"]
     process = subprocess.Popen(command, env=environment, stderr=log)  # noqa: S603 - our own command
     url = f"http://127.0.0.1:{port}"
