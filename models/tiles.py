@@ -93,6 +93,16 @@ class Tiling:
         """
         return _cut(self, height, width)
 
+    def neighbours(self, height: int, width: int, number: int) -> tuple[int, ...]:
+        """Which other tiles of a picture share pixels with one of them.
+
+        Args:
+            height: Rows of the picture.
+            width: Columns of the picture.
+            number: Of the tile, in the order of `cut`.
+        """
+        return _neighbours(self, height, width)[number]
+
     def lay(
         self,
         picture: NDArray[np.uint8],
@@ -158,6 +168,19 @@ def _cut(tiling: Tiling, height: int, width: int) -> tuple[Tile, ...]:
     rows, tile_height = _spread(height, tiling)
     columns, tile_width = _spread(width, tiling)
     return tuple(Tile(top, left, tile_height, tile_width) for top in rows for left in columns)
+
+
+@lru_cache(maxsize=64)
+def _neighbours(tiling: Tiling, height: int, width: int) -> tuple[tuple[int, ...], ...]:
+    tiles = tiling.cut(height, width)
+    corners = np.array([(tile.top, tile.left) for tile in tiles])
+    shape = np.array([tiles[0].height, tiles[0].width])
+    found = []
+    for number, corner in enumerate(corners):
+        shares = (np.abs(corners - corner) < shape).all(axis=1)
+        shares[number] = False
+        found.append(tuple(np.flatnonzero(shares).tolist()))
+    return tuple(found)
 
 
 def _spread(length_px: int, tiling: Tiling) -> tuple[list[int], int]:

@@ -245,7 +245,7 @@ def lay_tile(
         if is_laid[number]:
             return
         picture = whole[num_bytes : NUM_PICTURES * num_bytes].reshape(*size, CHANNELS)
-        laid = [tile for tile, there in zip(tiles, is_laid, strict=True) if there]
+        laid = [tiles[other] for other in tiling.neighbours(*size, number) if is_laid[other]]
         tiling.lay(picture, pixels, tiles[number], laid)
         is_laid[number] = 1
 

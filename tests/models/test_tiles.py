@@ -36,6 +36,14 @@ def test_tiles_of_a_picture_have_one_shape(size, shape, num):
     assert {(tile.height, tile.width) for tile in tiles} == {shape}
 
 
+@pytest.mark.parametrize("size", [(201, 201), (353, 1), (3, 1000), (700, 500), (40, 40)])
+def test_neighbours_are_the_tiles_that_share_pixels(size):
+    tiles = Tiling(100, 192, 16).cut(*size)
+    for number, tile in enumerate(tiles):
+        sharing = [k for k, other in enumerate(tiles) if k != number and tile.intersect(other)]
+        assert list(Tiling(100, 192, 16).neighbours(*size, number)) == sharing
+
+
 def test_a_side_takes_no_more_tiles_than_it_needs():
     tiling = Tiling(whole_px=1, side_px=64, overlap_px=8)
     sides = {height: len(tiling.cut(height, 1)) for height in (64, 65, 120, 121, 176, 177)}
