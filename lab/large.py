@@ -1,13 +1,13 @@
 """``codefend-lab large``: what becomes of large images, and of what is hidden for their scaling.
 
-Two questions of one kind: is a page still read that was purified in tiles, or scaled down first;
-and does a picture that scaling would bring out survive that?
+Is a page still read that was purified in tiles, or scaled down first; do tiles withstand what the
+whole picture does; and does a picture that scaling would bring out survive all that?
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -86,6 +86,7 @@ class Large(PretrainedExperiment):
         reading = _reading_rows(
             self, reader, responder, [NO_DEFENCE, tiled, _behind(_area(self.side_px), tiled)]
         )
+        mosaic = _mosaic_rows(self, victim, responder, purifier)
         scaling = _scaling_rows(self, victim, responder, purifier)
         weights = {"purifier": networks["purifier"][1], "reader": reader.sha256}
         meta = provenance(
@@ -96,6 +97,8 @@ class Large(PretrainedExperiment):
         )
         sizes = {f"character_error@{size}px": f"{size} px" for size in TEXT_SIZES_PX}
         tables = [defence_table("characters wrong", reading, sizes, lambda row: row.metric)]
+        kinds = {row.attack: row.attack for row in mosaic}
+        tables.append(defence_table("answers right", mosaic, kinds, lambda row: row.attack))
         for metric, title in (
             ("hidden_accuracy", "answers right for the hidden scene"),
             ("accuracy", "answers right for the scene that is seen"),
@@ -104,14 +107,16 @@ class Large(PretrainedExperiment):
             filters = {row.attack: row.attack for row in own}
             tables.append(defence_table(title, own, filters, lambda row: row.attack))
         sections = [*(table.markdown() for table in tables), self._notes()]
-        typer.echo(write_report(self.out, meta, [*reading, *scaling], sections))
+        typer.echo(write_report(self.out, meta, [*reading, *mosaic, *scaling], sections))
 
     def _notes(self) -> str:
         return (
             f"A page of {self.width} × {self.height} pixels, {self.lines} lines of each text size, "
             "read by PP-OCRv6's recogniser: edits over characters of the truth. "
             f"In tiles is how the service purifies it; area scales it to {self.side_px} first. "
-            f"{self.scenes} scenes of the gallery, enlarged {self.factor} times, with the next "
+            "All scenes of the gallery as one picture, attacked (T0) and clean, which is purified "
+            "whole, in tiles, or scene by scene (`alone`), and cut up again before it is asked "
+            f"about. {self.scenes} scenes of it, enlarged {self.factor} times, with the next "
             "scene hidden in each for one filter, which then makes them as small as the model sees "
             "them; `none` hides nothing, and is scaled by the bilinear filter. "
             f"There area scales to twice the model's side. Brackets are 95 % intervals by a "
@@ -262,15 +267,60 @@ class _Shown:
     questions: Sequence[dict[str, str]]
 
 
+def _mosaic_rows(plan: Large, victim: Victim, responder: Responder, purifier: Defence) -> list[Row]:
+    """What the model says of scenes that were purified as parts of one large picture."""
+    rows: list[Row] = []
+    tiled, alone = _in_tiles(purifier, Tiling(whole_px=1)), replace(purifier, name="alone")
+    for kind in ("attacked", "clean"):
+        shown = _shown(plan, kind)
+        side_px, across = shown[0].image.shape[0], max(1, round(len(shown) ** 0.5))
+        num = len(shown) // across * across
+        whole = np.concatenate(
+            [np.hstack([s.image for s in shown[n : n + across]]) for n in range(0, num, across)]
+        )
+        ask = partial(_answers_of_parts, victim, side_px, shown[:num])
+        threat = Threat(tier=Tier.OBLIVIOUS if kind == "attacked" else Tier.CLEAN, attack=kind)
+        for defence in (NO_DEFENCE, purifier, tiled, alone):
+            images = [each.image for each in shown[:num]] if defence is alone else [whole]
+            found = responder(defence, images, ask, asked=victim.sha256, seeds=plan.seeds)
+            rows += rows_under(
+                threat,
+                [("vqa", "accuracy", _rate(found))],
+                defence=defence.name,
+                victim=victim.name,
+                seeds=plan.seeds,
+            )
+    return rows
+
+
+def _shown(plan: Large, kind: str) -> list[_Shown]:
+    entries = gallery_entries(plan.gallery)
+    return [
+        _Shown(decode_png((plan.gallery / entry[kind]).read_bytes()), entry["questions"])
+        for entry in entries
+    ]
+
+
+def _answers_of_parts(
+    victim: Victim, side_px: int, shown: Sequence[_Shown], images: Sequence[np.ndarray]
+) -> list[list[int]]:
+    """Of the scenes, or of one picture that is cut into them: right answers, and all."""
+    parts = [
+        image[top : top + side_px, left : left + side_px]
+        for image in images
+        for top in range(0, image.shape[0], side_px)
+        for left in range(0, image.shape[1], side_px)
+    ]
+    prompts = [[question["question"] for question in scene.questions] for scene in shown]
+    said = generate(victim, parts, prompts, max_new_tokens=MAX_ANSWER_TOKENS)
+    return [_counted(*each) for each in zip(said, shown, strict=True)]
+
+
 def _scaling_rows(
     plan: Large, victim: Victim, responder: Responder, purifier: Defence
 ) -> list[Row]:
     """What the model says of uploads once they are scaled to its own size."""
-    entries = gallery_entries(plan.gallery)[: plan.scenes]
-    shown = [
-        _Shown(decode_png((plan.gallery / entry["clean"]).read_bytes()), entry["questions"])
-        for entry in entries
-    ]
+    shown = _shown(plan, "clean")[: plan.scenes]
     side_px = shown[0].image.shape[0]
     smaller = _area(2 * side_px)
     defences = [NO_DEFENCE, purifier, smaller, _behind(smaller, purifier)]
