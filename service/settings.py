@@ -253,7 +253,7 @@ class Settings(BaseSettings):
         "and knows the network, else torch.",
     )
     cpu_dtype: CpuDtype = Field(
-        CpuDtype.FLOAT32,
+        CpuDtype.AUTO,
         description="Precision of the purifier on a CPU: int8 needs OpenVINO and measured ranges "
         "beside the weights; auto takes it where the processor has VNNI, else float32.",
     )

@@ -81,7 +81,7 @@ class EngineOptions:
     backend: Backend = Backend.AUTO
     gpu_dtype: GpuDtype = GpuDtype.FLOAT16
     graphs: GraphLimits = GraphLimits()
-    cpu_dtype: CpuDtype = CpuDtype.FLOAT32
+    cpu_dtype: CpuDtype = CpuDtype.AUTO
 
     @classmethod
     def of(cls, settings: "Settings", device: str) -> Self:
