@@ -68,11 +68,11 @@ class BenchmarkRun(RunSettings):
     uploads: int = 50
     """Uploads in flight at once (uploads)."""
     seconds: float = 30.0
-    """How long (service, overload, uploads); a third of it each rate (rates), service (large) or
-    number of clients (growth)."""
+    """How long (service, overload); a half of it each probe (uploads), a third each service
+    (large), a quarter each rate (rates), a sixth each number of clients (growth, bottleneck)."""
     requests: int | None = None
-    """Of each size (engine, latency, gradients: 20; codec: 50); by one client (overhead,
-    protocols: 2000)."""
+    """Of each size (engine, latency: 12; gradients: 10; codec: 50); by one client (overhead:
+    1200; protocols: 1500); starts (start: 2)."""
     litellm: str | None = os.environ.get("LITELLM")
     """The litellm command, to be beside (overhead); also LITELLM."""
     beside: Path | None = None
@@ -100,33 +100,33 @@ class _Part:
 
 PARTS: dict[Benchmark, _Part] = {
     Benchmark.ENGINE: _Part(
-        lambda r: measure_engine(r.purifier, r.device, r.requests or 20, r.most_pixels), 120
+        lambda r: measure_engine(r.purifier, r.device, r.requests or 12, r.most_pixels), 75
     ),
-    Benchmark.LATENCY: _Part(lambda r: measure_latency(r.purifier, r.device, r.requests or 20), 35),
-    Benchmark.RATES: _Part(lambda r: measure_rates(r.purifier, r.device, r.seconds / 3), 105),
+    Benchmark.LATENCY: _Part(lambda r: measure_latency(r.purifier, r.device, r.requests or 12), 25),
+    Benchmark.RATES: _Part(lambda r: measure_rates(r.purifier, r.device, r.seconds / 4), 70),
     Benchmark.SERVICE: _Part(
         lambda r: measure_load(r.purifier, r.device, r.clients or 64, r.seconds), 70
     ),
     Benchmark.OVERLOAD: _Part(lambda r: measure_overload(r.purifier, r.device, r.seconds), 75),
     Benchmark.GRADIENTS: _Part(
-        lambda r: measure_gradients(r.purifier, r.device, r.requests or 20), 45
+        lambda r: measure_gradients(r.purifier, r.device, r.requests or 10), 25
     ),
     Benchmark.UPLOADS: _Part(
-        lambda r: measure_uploads(r.purifier, r.device, r.uploads, r.seconds), 120
+        lambda r: measure_uploads(r.purifier, r.device, r.uploads, r.seconds / 2), 75
     ),
     Benchmark.LARGE: _Part(lambda r: measure_large(r.purifier, r.device, r.seconds / 3), 180),
     Benchmark.OVERHEAD: _Part(
-        lambda r: measure_overhead(r.litellm, r.requests or 2000, r.beside), 120
+        lambda r: measure_overhead(r.litellm, r.requests or 1200, r.beside), 75
     ),
     Benchmark.CODEC: _Part(lambda r: measure_codec(r.requests or 50), 30),
-    Benchmark.START: _Part(lambda r: measure_start(r.purifier, r.device, r.requests or 3), 75),
-    Benchmark.GROWTH: _Part(lambda r: measure_growth(r.purifier, r.device, r.seconds / 3), 80),
-    Benchmark.PROTOCOLS: _Part(lambda r: measure_protocols(r.requests or 2000), 40),
+    Benchmark.START: _Part(lambda r: measure_start(r.purifier, r.device, r.requests or 2), 55),
+    Benchmark.GROWTH: _Part(lambda r: measure_growth(r.purifier, r.device, r.seconds / 6), 55),
+    Benchmark.PROTOCOLS: _Part(lambda r: measure_protocols(r.requests or 1500), 30),
     Benchmark.BOTTLENECK: _Part(
         lambda r: measure_bottleneck(
-            r.purifier, r.device, r.clients or 32, r.seconds / 3, r.side_px
+            r.purifier, r.device, r.clients or 32, r.seconds / 6, r.side_px
         ),
-        60,
+        45,
     ),
 }
 

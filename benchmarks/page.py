@@ -285,6 +285,12 @@ SECTIONS: Mapping[str, _Section] = {
         "that the decode and encode processes run. JPEGs from 90 on keep their colours whole.",
         _codec,
     ),
+    "large": _Section(
+        "One client with 25 megapixels",
+        "Beside another one with small pictures: as it comes, with a deadline that lets large "
+        "pictures run in tiles, and with large pictures scaled down.",
+        _plain,
+    ),
     "gradients": _Section(
         "Gradients",
         "What attacks and adversarial training wait for.",

@@ -13,6 +13,9 @@ _STAGES = {"decode": "jpeg", "queue": "none", "purify": "codefend", "encode": "b
 """The stages, and the defences whose colours they have."""
 
 
+_GROWN = {"size": "side, px", "batch": "images of a batch", "clients": "clients at once"}
+
+
 @dataclass(frozen=True, slots=True)
 class ResultPlot:
     """A picture of one benchmark's rows."""
@@ -72,7 +75,38 @@ def draw_rates(rows: Sequence[Mapping[str, Any]]) -> Any:
     return figure
 
 
+def draw_growth(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Images a second of wall time, and megapixels a second of processor time, by what grows."""
+    figure = new_figure(9.6, 4.2)
+    for axes, grown in zip(figure.subplots(1, len(_GROWN)), _GROWN, strict=True):
+        own = [row for row in rows if row["name"].startswith(f"{grown}_")]
+        images = [row for row in own if row["name"].endswith("_images_per_second")]
+        work = [row for row in own if row["name"].endswith("_per_processor_second")]
+        places = range(len(images))
+        axes.plot(places, [row["value"] for row in images], color=color_of("codefend"), marker="o")
+        beside = axes.twinx()
+        beside.plot(
+            places,
+            [row["value"] for row in work],
+            color=color_of("diffpure"),
+            marker="s",
+            alpha=0.7,
+        )
+        beside.set_ylim(bottom=0)
+        axes.set_yscale("log")
+        axes.set_xticks(places, [row["name"].split("_")[1] for row in images], fontsize=7)
+        axes.set_xlabel(_GROWN[grown], fontsize=11, color=INK)
+        for each in (axes, beside):
+            each.tick_params(length=0, colors=INK, labelsize=8)
+            each.spines[["top"]].set_visible(False)
+    note = "blue, left: images a second; orange, right: megapixels a second of a processor"
+    entitle(figure, "How speed grows", note, tops=(0.93, 0.87))
+    figure.subplots_adjust(left=0.06, right=0.95, bottom=0.15, top=0.8, wspace=0.45)
+    return figure
+
+
 PICTURES: Mapping[str, ResultPlot] = {
+    "growth": ResultPlot("Speed by size, batch and clients", draw_growth),
     "rates": ResultPlot("Latency at rising rates, whole and by stage", draw_rates),
 }
 """By the name of the benchmark."""

@@ -19,7 +19,7 @@ from codefend.service.metrics import Stage
 
 __all__ = ["measure_rates"]
 
-SHARES = (0.25, 0.5, 0.75, 0.9, 1.0, 1.2)
+SHARES = (0.25, 0.5, 0.75, 1.0, 1.2)
 _STAGES = (Stage.DECODE, Stage.QUEUE, Stage.PURIFY, Stage.ENCODE)
 _HISTOGRAM = "codefend_stage_duration_seconds"
 

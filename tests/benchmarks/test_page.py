@@ -70,6 +70,17 @@ def test_pictures_are_small(results, tmp_path):
         assert picture.size == (1200, 525)
 
 
+def test_growth_is_drawn_for_whatever_grows(tmp_path):
+    rows = [
+        {"name": f"{grown}_{number}_{what}", "value": float(number)}
+        for grown in ("size", "batch", "clients")
+        for number in (1, 2, 4)
+        for what in ("images_per_second", "per_processor_second")
+    ]
+    draw_pictures({"growth-cpu": {"rows": rows}}, tmp_path)
+    assert (tmp_path / "growth-cpu.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_writing_it_again_changes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.page.PAGE", tmp_path / "performance.md")
     monkeypatch.setattr("benchmarks.page.PICTURES_FOLDER", tmp_path / "performance")
