@@ -119,6 +119,7 @@ class Large(PretrainedExperiment):
             f"about. {self.scenes} scenes of it, enlarged {self.factor} times, with the next "
             "scene hidden in each for one filter, which then makes them as small as the model sees "
             "them; `none` hides nothing, and is scaled by the bilinear filter. "
+            "An upload for an antialiased filter hides nothing: it shows the other scene itself. "
             f"There area scales to twice the model's side. Brackets are 95 % intervals by a "
             "bootstrap over lines, and over scenes."
         )
