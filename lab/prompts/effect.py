@@ -16,6 +16,7 @@ from codefend.lab.attacks.interface import Tier
 from codefend.lab.attacks.typographic import absent_words, names_any
 from codefend.lab.baselines.defence import NO_DEFENCE, Defence
 from codefend.lab.baselines.purifiers import load_purifier, purifying
+from codefend.lab.errors import LabError
 from codefend.lab.evaluate.assess import Assessor
 from codefend.lab.evaluate.context import (
     EvalContext,
@@ -33,11 +34,11 @@ from codefend.lab.experiments.report import Row, Threat, cell, rows_under, write
 from codefend.lab.experiments.statistics import Estimate, Floats, Measure, ratio, wilson
 from codefend.lab.experiments.table import Table
 from codefend.lab.labels import UNION
-from codefend.lab.prompts.generator import PrefixGenerator
 from codefend.lab.victims.answers import is_match
 from codefend.lab.victims.dialogue import CAPTION_REQUEST
 from codefend.lab.world.compose import World
 from codefend.models.manifest import WEIGHTS_DIRECTORY
+from codefend.models.prompts.generator import PrefixGenerator
 from codefend.models.prompts.templates import SHIPPED_TEMPLATES, Task, Template, read_templates
 
 __all__ = ["PromptEffect"]
@@ -154,10 +155,15 @@ class PromptEffect(VictimExperiment):
     def _generated(self, purifier: Defence) -> list[Condition]:
         if self.generator is None:
             return []
-        write = cache(PrefixGenerator.tuned(self.language_model, self.generator).prompt)
+        try:
+            writer = PrefixGenerator.load(self.generator, self.language_model)
+        except (OSError, ValueError) as error:
+            raise LabError(f"--generator: {error}") from error
+        write = cache(lambda question: writer.write([question])[0] or "")
 
         def prompt(task: str, question: str | None) -> str:
-            return write(question or CAPTION_REQUEST)
+            asked = question or CAPTION_REQUEST
+            return f"{write(asked)} {asked}".strip()
 
         return [Condition("generator", purifier, prompt)]
 

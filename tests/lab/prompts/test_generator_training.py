@@ -5,8 +5,8 @@ import torch
 
 from codefend.lab.errors import LabError
 from codefend.lab.prompts import generator as module
-from codefend.lab.prompts.generator import PrefixGenerator
 from codefend.lab.prompts.search import Scorer
+from codefend.models.prompts.generator import PrefixGenerator
 from tests.lab.prompts.conftest import item
 from tests.lab.train.test_connector import language_model
 
@@ -21,20 +21,13 @@ def source(tmp_path_factory):
 
 @pytest.fixture
 def generator(source):
-    return PrefixGenerator.load(source, max_tokens=6)
+    return module.untuned(source, max_new_tokens=6)
 
 
-def test_it_writes_so_many_lines_to_each_question(generator):
-    found = generator.write(["what is it?", "where is the cat?"], num=3, seed=1)
-    assert [len(texts) for texts in found] == [3, 3]
-    assert found == generator.write(["what is it?", "where is the cat?"], num=3, seed=1)
-    assert found != generator.write(["what is it?", "where is the cat?"], num=3, seed=2)
-    assert all(text.isprintable() and "{" not in text for texts in found for text in texts)
-    assert [len(texts) for texts in generator.write(["what is it?"], num=3, seed=None)] == [1]
-
-
-def test_a_prefix_is_one_line_without_a_place_for_a_question():
-    assert module._one_line(" look\n at {question}\x00 it ") == "look at question it"
+def test_it_samples_prefixes_to_each_question_by_its_seed(generator):
+    found = module.sampled(generator, ["what is it?", "where is the cat?"], num=3, seed=1)
+    assert [len(texts) <= 3 for texts in found] == [True, True]
+    assert found == module.sampled(generator, ["what is it?", "where is the cat?"], num=3, seed=1)
 
 
 def test_only_adapters_are_tuned_and_a_winner_becomes_likelier(generator):
@@ -44,16 +37,21 @@ def test_only_adapters_are_tuned_and_a_winner_becomes_likelier(generator):
     optimizer = torch.optim.AdamW(
         (p for p in generator.model.parameters() if p.requires_grad), lr=1e-2
     )
-    before = generator.loss("what is it?", "look").item()
+    before = module.prefix_loss(generator, "what is it?", "look").item()
     module._tune(generator, optimizer, [("what is it?", "look")] * 8)
-    assert generator.loss("what is it?", "look").item() < before
+    assert module.prefix_loss(generator, "what is it?", "look").item() < before
 
 
 class Writer:
     """Always the same three prefixes."""
 
-    def write(self, questions, *, num, seed):
-        return [["silver", "bronze", "never"][:num] for _ in questions]
+    class model:
+        @staticmethod
+        def eval():
+            """Nothing to do."""
+
+    def write(self, questions, *, num_return_sequences=1, **sampling):
+        return ["silver", "bronze", "never"][:num_return_sequences] * len(questions)
 
 
 def test_winners_are_right_more_often_than_the_question_alone(log, items, upstream):
@@ -75,24 +73,12 @@ def test_an_oracle_earns_nothing(log, upstream):
     assert upstream.asked == []
 
 
-def test_what_was_tuned_is_read_back_and_leaves_the_question_as_it_is(generator, source, tmp_path):
-    optimizer = torch.optim.AdamW(
-        (p for p in generator.model.parameters() if p.requires_grad), lr=5e-2
-    )
-    module._tune(generator, optimizer, [("what is it?", "look")] * 30)
-    generator.model.save_pretrained(tmp_path)
-    again = PrefixGenerator.tuned(source, tmp_path, max_tokens=6)
-    questions = ["what is it?", "is {question} there?"]
-    expected = generator.write(questions, num=1, seed=None)
-    assert again.write(questions, num=1, seed=None) == expected
-    fresh = PrefixGenerator.load(source, max_tokens=6).write(questions, num=1, seed=None)
-    assert expected != fresh
-    for question in questions:
-        assert again.prompt(question).endswith(question)
-    with pytest.raises(LabError, match="holds no adapters"):
-        PrefixGenerator.tuned(source, tmp_path / "nowhere")
+def test_what_was_tuned_is_read_back_as_the_service_reads_it(generator, source, tmp_path):
+    generator.save(tmp_path)
+    again = PrefixGenerator.load(tmp_path, source)
+    assert (again.name, again.max_new_tokens) == ("generator", 6)
 
 
 def test_without_a_model_it_says_so(tmp_path):
     with pytest.raises(LabError, match="no language model"):
-        PrefixGenerator.load(str(tmp_path / "nowhere"))
+        module.untuned(str(tmp_path / "nowhere"), max_new_tokens=6)
