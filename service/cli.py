@@ -3,10 +3,12 @@
 Spawned processes import this module again: whatever is heavy is imported where it is used.
 """
 
+import contextlib
 import json
 import logging
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -114,12 +116,20 @@ def purify(
 def prepare() -> None:
     """Load the purifier once, so that what a first start converts lies ready for all others."""
     settings = _settings()
+    from codefend.service.devices import CpuDtype
     from codefend.service.purify.engine import EngineOptions, find_engine_loader
 
+    load = find_engine_loader(settings.engine)
     for device in settings.devices:
-        facts = find_engine_loader(settings.engine)(EngineOptions.of(settings, device)).facts
+        options = EngineOptions.of(settings, device)
+        facts = load(options).facts
         how = f" ({facts.backend})" if facts.backend else ""
         typer.echo(f"{facts.name} {facts.version} is ready on {facts.device}{how}")
+        if facts.backend == "openvino" and options.cpu_dtype is CpuDtype.AUTO:
+            # Where it is served may be another processor than where it is prepared.
+            for dtype in (CpuDtype.FLOAT32, CpuDtype.INT8):
+                with contextlib.suppress(ValueError):  # no ranges were measured
+                    load(replace(options, cpu_dtype=dtype))
 
 
 @app.command()

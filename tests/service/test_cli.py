@@ -4,11 +4,16 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from codefend.models import manifest
+from codefend.models.purifier.eight_bit import measured_ranges
+from codefend.models.purifier.pipeline import PurificationPipeline
+from codefend.models.purifier.ranges import write_ranges
 from codefend.service.cli import app
 from codefend.service.startup import installed_version
+from tests.installed import needs_openvino
 from tests.service.fake_engine import IMPORT_PATH
 from tests.service.pictures import animated, encode, picture, pixels_of, png
 
@@ -78,6 +83,21 @@ def test_prepare_loads_the_engine_of_every_device(monkeypatch):
     result = run("prepare")
     assert result.exit_code == 0
     assert result.stdout == "fake 1 is ready on cpu\n" * 2
+
+
+@needs_openvino
+def test_prepare_leaves_what_any_processor_would_convert(tmp_path, monkeypatch):
+    pipeline = PurificationPipeline.tiny(0)
+    pipeline.save_pretrained(tmp_path)
+    picture = torch.rand((1, 3, 64, 64), generator=torch.Generator().manual_seed(0))
+    write_ranges(tmp_path, measured_ranges(pipeline, [picture], torch.Generator()))
+    monkeypatch.setenv("CODEFEND_ENGINE", "codefend.service.purify.backends:load_engine")
+    monkeypatch.setenv("CODEFEND_DEVICES", "cpu")
+    monkeypatch.setenv("CODEFEND_PURIFIER", str(tmp_path))
+    monkeypatch.setenv("CODEFEND_DETECTOR", "none")
+    assert run("prepare").exit_code == 0
+    kept = sorted(entry.name.partition("-")[0] for entry in (tmp_path / ".openvino").iterdir())
+    assert kept == ["float32", "int8"]
 
 
 def test_nothing_to_purify(tmp_path):
