@@ -182,11 +182,13 @@ def front_notes(rows: Sequence[Row], points: Sequence[Point]) -> str:
     beaten = {
         point.condition.name: _beats(rows, point, others) for point in alone if point not in others
     }
+    has_photos = any(row.task == PHOTO for row in rows)
+    what = "T0, photos and time" if has_photos else "T0 and time"
     on, off = [n for n, by in beaten.items() if not by], {n: by for n, by in beaten.items() if by}
     lines.append(
-        f"On the front of T0, photos and time beside them: {_names(f'`{name}`' for name in on)}."
+        f"On the front of {what} beside them: {_names(f'`{name}`' for name in on)}."
         if on
-        else "None of the first purifier's settings is on the front of T0, photos and time."
+        else f"None of the first purifier's settings is on the front of {what}."
     )
     lines += [
         f"`{name}` is behind {_names(f'`{each}`' for each in by)}: no slower, and no worse in both."
