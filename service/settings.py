@@ -493,7 +493,7 @@ class Settings(BaseSettings):
         if self.prompt_generator is None or not (Path(self.prompt_generator) / GENERATOR).is_file():
             msg = (
                 "CODEFEND_PROMPT=generator needs CODEFEND_PROMPT_GENERATOR, a directory that "
-                "codefend-lab train generator wrote; or set template"
+                "codefend-lab prompt-generator wrote; or set template"
             )
             raise ValueError(msg)
         return self

@@ -142,7 +142,7 @@ def test_a_model_that_does_not_load_leaves_the_templates():
 def test_without_an_adapter_there_is_no_generator(tmp_path):
     with pytest.raises(ValidationError, match="needs CODEFEND_PROMPT_GENERATOR, a directory"):
         Settings(prompt=PromptSource.GENERATOR)
-    with pytest.raises(ValidationError, match="codefend-lab train generator"):
+    with pytest.raises(ValidationError, match="codefend-lab prompt-generator wrote"):
         Settings(prompt=PromptSource.GENERATOR, prompt_generator=str(tmp_path))
 
 
