@@ -39,7 +39,7 @@ __all__ = ["ImageQueue"]
 BATCH_FRACTION = 0.15
 # A batch with tiles takes no longer than this, if one tile does not: who sends a small picture
 # shall hardly feel that somebody's large one is under way.
-TILED_BATCH_S = 0.1
+TILED_BATCH_S = 0.03
 
 
 Size = tuple[int, int]
