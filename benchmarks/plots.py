@@ -92,9 +92,13 @@ def draw_growth(rows: Sequence[Mapping[str, Any]]) -> Any:
             marker="s",
             alpha=0.7,
         )
-        beside.set_ylim(bottom=0)
-        axes.set_yscale("log")
-        axes.set_xticks(places, [row["name"].split("_")[1] for row in images], fontsize=7)
+        beside.set_ylim(0, 1.1 * max(row["value"] for row in work))
+        if grown == "size":  # the only one that spans orders of magnitude
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(0, 1.1 * max(row["value"] for row in images))
+        labels = [row["name"].split("_")[1].partition("x")[0] for row in images]
+        axes.set_xticks(places, labels, fontsize=7)
         axes.set_xlabel(_GROWN[grown], fontsize=11, color=INK)
         for each in (axes, beside):
             each.tick_params(length=0, colors=INK, labelsize=8)
