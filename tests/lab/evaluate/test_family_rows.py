@@ -47,6 +47,7 @@ def test_every_variant_has_rows_and_is_made_once(context, monkeypatch):
         Family.LANGUAGE_LOSS,
         Family.ENCODER_FEATURES,
         Family.RANDOM_NOISE,
+        Family.SCALING,  # of large images: `codefend-lab large` asks about it
     }
 
     def refuse(*_, **__):

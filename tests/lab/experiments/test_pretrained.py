@@ -17,7 +17,7 @@ from codefend.lab.recognition.read import Read
 from codefend.models.purifier.pipeline import PurificationPipeline
 
 PUBLISHED = Path(__file__).parents[3] / "experiments"
-FILES = {"photographs": Classify, "classification": Classify, "reading": Read}
+FILES = {"photographs": Classify, "reading": Read}
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -27,7 +27,7 @@ def test_a_file_is_told_decoded_and_passed_on_by_its_row(row):
     pixels, format_name = decode_picture(image, LIMITS)
     assert (pixels.shape, format_name) == ((8, 10, 3), row.name)
     sent = asyncio.run(identify(image))
-    assert sent.url.startswith(f"data:{row.media_type};base64,")
+    assert sent.url.startswith(f"data:{row.media_type};base64,".encode())
     assert open_envelope(row.media_type, image) == (image, {})
     assert set(row.suffixes) <= SOURCE_SUFFIXES
 
