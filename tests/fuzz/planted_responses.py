@@ -126,7 +126,7 @@ def _in_item(names, holders):  # noqa: PLR0911 - one line a place
         case ["output", *rest] if kind in _OUTPUTS:
             return _in_parts(rest, holders[1:])
         case ["summary" | "content", *rest] if kind == "reasoning":
-            return rest in ([], ["text"])
+            return rest[:1] in ([], ["text"])  # whatever stands in a text is text, as in parts
         case ["encrypted_content" | "signature" | "thought_signature", *_] if kind == "reasoning":
             return True
         case ["tools", *rest] if kind in {"tool_search_output", "additional_tools"} and rest:
