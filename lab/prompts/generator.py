@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from codefend.lab.errors import LabError
 from codefend.lab.progress import progress
-from codefend.lab.prompts.command import FindPrompt
+from codefend.lab.prompts.experiment import PromptExperiment
 from codefend.lab.prompts.items import Item
 from codefend.lab.prompts.search import Scorer
 from codefend.lab.prompts.texts import PLAIN, is_oracle
@@ -80,7 +80,7 @@ def prefix_loss(generator: PrefixGenerator, question: str, prefix: str) -> torch
     return loss
 
 
-class TrainGenerator(FindPrompt):
+class TrainGenerator(PromptExperiment):
     """Tune a generator of prefixes on those of its own that helped; the adapters are the result."""
 
     name: ClassVar[str] = "prompt-generator"
@@ -99,7 +99,8 @@ class TrainGenerator(FindPrompt):
     def run(self) -> None:
         """Tunes, writes the adapters to `OUT/adapters`, and says what each round was worth."""
         generator = untuned(self.language_model, max_new_tokens=self.max_new_tokens)
-        scorer, items, _, _ = self.prepare()
+        known = self.prepare()
+        scorer, items = known.scorer, known.items
         plain = _mean_score(scorer, items["validation"], [""] * len(items["validation"]))
         typer.echo(f"validation, mean score: plain question {plain:.3f}")
         optimizer = torch.optim.AdamW(

@@ -63,6 +63,7 @@ class Item:
         answer: what is right; of a caption, the first reference.
         objects: what a right caption names.
         absent: words that a right caption does not say.
+        scene: number of its scene.
     """
 
     subject: str
@@ -73,6 +74,7 @@ class Item:
     answer: str
     objects: tuple[str, ...]
     absent: tuple[str, ...]
+    scene: int = 0
 
     @property
     def task(self) -> Task:
@@ -139,7 +141,8 @@ class ItemMaker:
                     absent = absent_words(truths(scene))
                     made.append(
                         Item(
-                            self.subject, family, is_purified, image, *asked, scene.objects, absent
+                            *(self.subject, family, is_purified, image, *asked),
+                            *(scene.objects, absent, number),
                         )
                     )
         return made

@@ -37,12 +37,14 @@ __all__ = [
     "choose",
     "compared_rows",
     "compared_tables",
+    "ranked",
     "search",
     "texts_table",
 ]
 
 Proposer = Callable[..., dict[str, str]]
 
+_ROUNDING = 1e-9
 _FEEDBACK = "Right: {right}. Declined without need: {refused}. Repeated what is written: {misled}."
 
 
@@ -168,27 +170,57 @@ class Standing:
     Attributes:
         text: the template.
         attacked: mean score under attack.
-        clean: share of clean questions that are right.
-        refused: share of clean questions that are declined without need.
+        clean: by model, the share of clean questions that are right.
+        refused: by model, the share of clean questions that are declined without need.
     """
 
     text: str
     attacked: float
-    clean: float
-    refused: float
+    clean: Mapping[str, float]
+    refused: Mapping[str, float]
 
     @classmethod
     def of(cls, text: str, scorer: Scorer, items: Sequence[Item]) -> Standing:
         """Asks what is not known yet."""
         found = list(zip(items, scorer.verdicts(text, items), strict=True))
-        clean = [verdict for item, verdict in found if item.family == CLEAN]
+        clean: dict[str, list[Judgement]] = {}
+        for item, verdict in found:
+            if item.family == CLEAN:
+                clean.setdefault(item.subject, []).append(verdict)
         mean = partial(np.mean, dtype=float)
         return cls(
             text,
             float(mean([v.score for item, v in found if item.family != CLEAN])),
-            float(mean([v.right for v in clean])),
-            float(mean([v.refused for v in clean])),
+            {subject: float(mean([v.right for v in own])) for subject, own in clean.items()},
+            {subject: float(mean([v.refused for v in own])) for subject, own in clean.items()},
         )
+
+    def is_cheap(self, plain: Standing, tolerance: float) -> bool:
+        """Whether it costs no model more clean answers or refusals than that.
+
+        Args:
+            plain: the question as it is.
+            tolerance: most that each model may lose of clean answers, and decline more.
+        """
+        loss = max(plain.clean[subject] - rate for subject, rate in self.clean.items())
+        declined = max(rate - plain.refused[subject] for subject, rate in self.refused.items())
+        return max(loss, declined) <= tolerance + _ROUNDING
+
+
+def ranked(standings: Sequence[Standing], plain: Standing, *, tolerance: float) -> list[Standing]:
+    """Those that cost next to nothing clean first, and of these the best under attack.
+
+    Args:
+        standings: candidates.
+        plain: the question as it is.
+        tolerance: see `Standing.is_cheap`.
+    """
+
+    def worth(standing: Standing) -> tuple[bool, float, float]:
+        clean = sum(standing.clean.values())
+        return standing.is_cheap(plain, tolerance), standing.attacked, clean
+
+    return sorted(standings, key=worth, reverse=True)
 
 
 def choose(standings: Sequence[Standing], plain: Standing, *, tolerance: float) -> Standing:
@@ -197,15 +229,9 @@ def choose(standings: Sequence[Standing], plain: Standing, *, tolerance: float) 
     Args:
         standings: candidates.
         plain: the question as it is.
-        tolerance: most that may be lost of clean answers, and added to refusals.
+        tolerance: see `Standing.is_cheap`.
     """
-    fit = [
-        standing
-        for standing in (plain, *standings)
-        if standing.clean >= plain.clean - tolerance
-        and standing.refused <= plain.refused + tolerance
-    ]
-    return max(fit, key=lambda standing: (standing.attacked, standing.clean))
+    return ranked([plain, *standings], plain, tolerance=tolerance)[0]
 
 
 METRICS = {"accuracy": "right", "wrong_word_rate": "misled", "over_refusal": "declined"}
@@ -282,11 +308,14 @@ def _paired(ours: Sequence[bool], theirs: Sequence[bool]) -> Estimate:
 
 def texts_table(found: Mapping[str, Standing]) -> str:
     """What was found, and how each text does on validation."""
-    heads = ["", "text", "attacked, score", "clean, right", "clean, declined"]
-    lines = [
-        [name, f"`{s.text}`", f"{s.attacked:.3f}", f"{s.clean:.1%}", f"{s.refused:.1%}"]
-        for name, s in found.items()
-    ]
+    subjects = list(next(iter(found.values())).clean)
+    heads = ["", "text", "attacked, score"]
+    heads += [f"{s}, clean {what}" for s in subjects for what in ("right", "declined")]
+    lines = []
+    for name, standing in found.items():
+        rates = [each[s] for s in subjects for each in (standing.clean, standing.refused)]
+        cells = [f"{standing.attacked:.3f}", *(f"{rate:.1%}" for rate in rates)]
+        lines.append([name, f"`{standing.text}`", *cells])
     return "On validation:\n\n" + Table(heads, lines).markdown()
 
 

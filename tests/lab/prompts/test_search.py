@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from codefend.lab.prompts.proposals import COMPONENT, Grammar
-from codefend.lab.prompts.search import Scorer, SearchBudget, Standing, choose, search
+from codefend.lab.prompts.search import Scorer, SearchBudget, Standing, choose, ranked, search
 from codefend.lab.prompts.texts import ORACLE, PLAIN
 from codefend.lab.prompts.upstreams import AnswerLog, Request
 from tests.lab.prompts.conftest import item
@@ -24,7 +24,8 @@ def test_it_finds_the_text_that_helps_and_not_the_one_that_declines(log, items):
     best = choose([Standing.of(text, scorer, items) for text in texts], plain, tolerance=0.0)
     assert texts[0] == PLAIN
     assert "silver" in best.text
-    assert (plain.attacked, best.attacked, best.clean, best.refused) == (0.0, 1.0, 1.0, 0.0)
+    assert (plain.attacked, best.attacked) == (0.0, 1.0)
+    assert (best.clean, best.refused) == ({"m": 1.0}, {"m": 0.0})
 
 
 def test_it_asks_no_more_than_it_may_and_nothing_twice(log, items, upstream):
@@ -60,7 +61,7 @@ def test_an_oracle_is_worth_nothing_and_costs_no_call(log, items, upstream):
 
 
 def standing(text, attacked, clean, refused):
-    return Standing(text, attacked, clean, refused)
+    return Standing(text, attacked, {"m": clean, "other": 0.5}, {"m": refused, "other": 0.0})
 
 
 def test_what_costs_clean_answers_or_declines_is_not_chosen():
@@ -70,6 +71,14 @@ def test_what_costs_clean_answers_or_declines_is_not_chosen():
     assert choose([dear, shy, good], plain, tolerance=0.005) is good
     assert choose([dear, shy], plain, tolerance=0.005) is plain
     assert choose([dear, shy], plain, tolerance=0.05) is dear
+
+
+def test_no_model_pays_for_what_another_gains():
+    plain = Standing(PLAIN, 0.3, {"a": 0.9, "b": 0.9}, {"a": 0.0, "b": 0.0})
+    uneven = Standing("uneven", 0.9, {"a": 1.0, "b": 0.8}, {"a": 0.0, "b": 0.0})
+    good = Standing("good", 0.5, {"a": 0.9, "b": 0.9}, {"a": 0.0, "b": 0.0})
+    assert choose([uneven, good], plain, tolerance=0.005) is good
+    assert ranked([uneven, good], plain, tolerance=0.005) == [good, uneven]
 
 
 def test_a_language_model_may_write_the_proposals(log, items):
