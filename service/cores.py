@@ -1,7 +1,7 @@
-"""How many threads the purifier and the embedded model compute with, so that they do not fight.
+"""How many threads the purifier, the embedded model and the writer of prompts compute with.
 
-More threads than cores, each spinning for the others, cost all of them more than they give. What
-decodes and encodes has one thread a process, and works while both compute.
+More threads than cores, each spinning for the others, cost all of them more than they give: these
+do not fight. What decodes and encodes has one thread a process, and works while they compute.
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 __all__ = ["ThreadShares", "share_threads", "usable_cores"]
 
 # A small model's steps are short: more threads than these wait for each other.
-MOST_EMBEDDED = 4
+MOST_SMALL = 4
 # From so many cores on, one or two are left to the API process and to what decodes and encodes.
 ONE_LEFT, TWO_LEFT = 3, 8
 
@@ -23,16 +23,19 @@ class ThreadShares:
     Attributes:
         purifier: Of each worker on a CPU.
         embedded: Of the embedded model.
+        writer: Of the language model that writes prompts.
     """
 
     purifier: int
     embedded: int
+    writer: int
 
 
 def share_threads(num_cores: int, num_purifiers: int = 1) -> ThreadShares:
     """Shares the cores out.
 
-    The embedded model and the purifier of one request take turns; of many, they work at once.
+    The embedded model and the purifier of one request take turns; of many, they work at once. A
+    prompt is written while its image is purified, so the writer has the smallest part.
 
     Args:
         num_cores: That this service may use, at least 1.
@@ -41,7 +44,8 @@ def share_threads(num_cores: int, num_purifiers: int = 1) -> ThreadShares:
     left = (num_cores >= ONE_LEFT) + (num_cores >= TWO_LEFT)
     return ThreadShares(
         purifier=max(1, (num_cores - left) // num_purifiers),
-        embedded=max(1, min(MOST_EMBEDDED, num_cores // 2)),
+        embedded=max(1, min(MOST_SMALL, num_cores // 2)),
+        writer=max(1, min(MOST_SMALL, num_cores // 4)),
     )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from codefend.models.prompts.templates import Task, Template
+from codefend.service.cores import share_threads, usable_cores
 from codefend.service.fairness import FairScheduler
 from codefend.service.policy import Mode
 from codefend.service.processes.child import Ask, Child, ChildDied, Handler, Message, bound_spinning
@@ -106,12 +107,20 @@ class WriterConfig:
     Attributes:
         adapter: Directory of the generator's adapter.
         base: Directory or hub id of the model that it adapts; None for the one that it names.
-        cpu_threads: Of torch; None for all.
+        cpu_threads: Of torch.
     """
 
     adapter: str
     base: str | None
-    cpu_threads: int | None
+    cpu_threads: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> WriterConfig | None:
+        """What these settings ask for, with its share of the cores; None where nobody writes."""
+        if settings.prompt is not PromptSource.GENERATOR or settings.prompt_generator is None:
+            return None
+        threads = share_threads(usable_cores()).writer
+        return cls(settings.prompt_generator, settings.prompt_generator_base, threads)
 
 
 @dataclass(slots=True, eq=False)
@@ -275,8 +284,7 @@ def make_writer(config: WriterConfig) -> tuple[Handler, dict[str, Any]]:
     from codefend.models.prompts.generator import PrefixGenerator
 
     bound_spinning()
-    if config.cpu_threads is not None:
-        torch.set_num_threads(config.cpu_threads)
+    torch.set_num_threads(config.cpu_threads)
     generator = PrefixGenerator.load(config.adapter, config.base)
     generator.write(["what is in the image?"])
 

@@ -24,7 +24,6 @@ from codefend.service.policy import Mode
 from codefend.service.processes.pixels import PixelStore
 from codefend.service.processes.supervision import Supervision
 from codefend.service.prompts import Prompts, PromptWriter, WriterConfig
-from codefend.service.protocols.prompting import PromptSource
 from codefend.service.purify.model_version import (
     ModelVersion,
     UnfitModelVersion,
@@ -151,11 +150,9 @@ class Runtime:
         return EmbeddedModel(settings.mllm, settings.worker_start_timeout_s, restarts)
 
     def _make_writer(self, settings: Settings) -> PromptWriter | None:
-        if settings.prompt is not PromptSource.GENERATOR or settings.prompt_generator is None:
+        config = WriterConfig.of(settings)
+        if config is None:
             return None
-        config = WriterConfig(
-            settings.prompt_generator, settings.prompt_generator_base, settings.cpu_threads
-        )
         return PromptWriter(
             config,
             settings.prompt_timeout_s,
