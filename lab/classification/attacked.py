@@ -47,6 +47,7 @@ __all__ = [
 ]
 
 ATTACK, GAIN = "pgd", "gain"
+_THROUGH_AT_ONCE = 16  # times the draws of a defence's noise
 _AT_ONCE, _AT_ONCE_ON_CPU = 32, 4  # 32 leave a CPU's cache: a step then takes a fifth longer
 _OBJECTIVES: dict[Goal, Callable[[ClassifierVictim, Tensor], Objective]] = {
     "language": class_loss,
@@ -231,7 +232,7 @@ class ClassifierRun:
     def _attacked_through(
         self, defence: Defence, gradient: str, level: int, numbers: np.ndarray
     ) -> list[np.ndarray]:
-        """One window at a time: a defence of a few seconds a step is then kept as it goes."""
+        """On a CPU one window at a time: what takes seconds a step is then kept as it goes."""
         made_by = [defence.name, defence.setting, gradient, level, self.how.steps, self.how.draws]
         return craft(
             Store(self.plan.out / "attacked"),
@@ -240,7 +241,7 @@ class ClassifierRun:
             partial(self._attack_through, defence, gradient, level / 255),
             made_by=[self.victim.sha256, *made_by],
             seed=self.plan.seed,
-            batch_size=1,
+            batch_size=1 if self.victim.device.type == "cpu" else _THROUGH_AT_ONCE,
         )
 
     def _attack_through(
@@ -251,23 +252,27 @@ class ClassifierRun:
         batch: AttackBatch[tuple[np.ndarray, int]],
     ) -> list[bytes]:
         """PGD on the margin, until no fresh draw of the defence's noise restores the class."""
-        ((image, label),) = batch.items
+        images, labels = zip(*batch.items, strict=True)
+        wanted = torch.tensor(labels, device=self.victim.device)
         noise = torch.Generator().manual_seed(batch.seed ^ _NOISE_SEED)
 
         def margin(copies: int) -> Objective:
-            return class_margin(self.victim, torch.tensor([label] * copies))
+            return class_margin(self.victim, wanted.repeat(copies))
 
         @torch.no_grad()
-        def is_lost(best: Tensor) -> bool:
-            upload = dequantise(torch.from_numpy(quantise_within(best, image[None], epsilon)))
+        def is_lost(best: Tensor) -> Tensor:
+            uploads = quantise_within(best, np.stack(images), epsilon)
             copies = self.how.draws if defence.is_random else 1
-            seen = defence.apply(upload.repeat(copies, 1, 1, 1), noise)
-            return not bool((self.victim.predict(seen) == label).any())
+            repeated = dequantise(torch.from_numpy(uploads)).to(wanted.device)
+            seen = defence.apply(repeated.repeat(copies, 1, 1, 1), noise)
+            is_kept = self.victim.predict(seen).to(wanted.device) == wanted.repeat(copies)
+            return ~is_kept.view(copies, len(images)).any(dim=0)
 
         return attack_pixels(
             StoppingPGD(epsilon=epsilon, steps=self.how.steps, is_won=is_lost),
-            [image],
+            images,
             through(defence, gradient, margin, num_draws=self.how.draws, noise=noise),
             epsilon=epsilon,
             generator=torch.Generator().manual_seed(batch.seed),
+            device=self.victim.device,
         )

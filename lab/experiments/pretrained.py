@@ -16,7 +16,7 @@ from pydantic import Field, PositiveInt, StringConstraints
 from torch import Generator, Tensor
 
 from codefend.lab.attacks.adaptive import ThroughDefence
-from codefend.lab.attacks.gradient import PGD, loss_and_grad
+from codefend.lab.attacks.gradient import PGD, loss_and_grad, where_image
 from codefend.lab.attacks.interface import Objective
 from codefend.lab.baselines.defence import Defence
 from codefend.lab.baselines.named import defence_named
@@ -111,28 +111,32 @@ def through(
 
 @dataclass(frozen=True, kw_only=True)
 class StoppingPGD(PGD):
-    """PGD on one image that ends where going on could not make it count for more.
+    """PGD that ends where going on could not make any image count for more.
 
     Attributes:
-        is_won: asked of the best image (1, 3, H, W) so far, every fifth step, once its loss is
-            above zero.
+        is_won: asked of the best images (B, 3, H, W) so far, every fifth step, once any loss is
+            above zero; says of each (B,) whether it counts already.
     """
 
-    is_won: Callable[[Tensor], bool]
+    is_won: Callable[[Tensor], Tensor]
 
     def run(
         self, clean: Tensor, objective: Objective, generator: Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """See ``GradientAttack.run``."""
+        """See ``GradientAttack.run``; an image that is won stays as it was then."""
         ascent = self.begin(clean, generator)
         current = best = ascent.start
-        highest = torch.full((1,), -torch.inf)
+        highest = torch.full((len(clean),), -torch.inf, device=clean.device)
+        won = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
         for step in range(self.steps + 1):
             losses, gradients = loss_and_grad(current, objective)
-            if losses > highest:
-                best, highest = current, losses
-            if step % _LOOK_EVERY == 0 and highest > 0 and self.is_won(best):
-                break
+            is_better = (losses > highest) & ~won
+            best = where_image(is_better, current, best)
+            highest = torch.where(is_better, losses, highest)
+            if step % _LOOK_EVERY == 0 and bool((highest > 0).any()):
+                won |= (highest > 0) & self.is_won(best).to(won.device)
+                if bool(won.all()):
+                    break
             current = ascent.step(current, gradients)
         return best, highest
 

@@ -180,7 +180,8 @@ def photographs(run: PhotographsRun) -> None:
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     frozen = [load_encoder(name, device=device, folder=run.encoders_from) for name in run.encoders]
-    stored = [load_pair_source(text, run.batch_size) for text in run.beside]
+    shares = dict(run.shares)
+    stored = [load_pair_source(text, run.batch_size, **shares) for text in run.beside]
     trainer = PurifierTrainer(
         [OnlineSource(mix, frozen, run.online), *stored],
         scenes,

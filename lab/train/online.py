@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from codefend.lab.attacks.gradient import loss_and_grad
@@ -30,7 +31,6 @@ from codefend.models.purifier.denoiser import denoise
 
 __all__ = ["EPSILON_RANGE", "OnlineLoss", "OnlineOptions", "OnlineSource"]
 
-NOISE_RANGE = (0.02, 0.12)
 _L2_SHARE = 0.25
 _L2_OF_BALL = 0.5  # an l2 radius is that of so large a share of the l-infinity ball's corner
 _TOWARDS_SHARE = 0.5
@@ -55,12 +55,18 @@ class OnlineOptions(RunSettings):
     """Purify the adversarial share with the attack's own level and noise."""
     jpeg_share: float = 0.5
     """Share of steps whose features are taken behind a JPEG codec."""
+    least_noise: float = Field(0.01, gt=0)
+    """Least noise level, in units of the range; levels are log-uniform between the two."""
+    most_noise: float = Field(0.12, le=1)
+    """Largest noise level."""
 
     def model_post_init(self, context: Any, /) -> None:
         """Refuses shares that are none, or that together are more than the whole."""
         shares = (self.clean_share, self.adversarial_share)
         if min(shares) < 0 or sum(shares) > 1 or not 0 <= self.jpeg_share <= 1:
             raise ValueError("shares must be at least 0, and together at most 1")
+        if self.least_noise > self.most_noise:
+            raise ValueError("least_noise must not be above most_noise")
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ class OnlineLoss:
         clean = clean[order]
         with torch.no_grad():
             wanted = encoder.features_at(clean, depths)
-        sigma, noise = _noise(clean)
+        sigma, noise = self._noise(clean)
         oblivious = slice(num_clean, len(clean) - num_adversarial)
         adversarial = slice(len(clean) - num_adversarial, len(clean))
         attacked = clean.clone()
@@ -134,21 +140,25 @@ class OnlineLoss:
         pixels = (purified - clean).abs().mean(dim=(1, 2, 3))
         error = (purified.clamp(0, 1) - clean).square().mean(dim=(1, 2, 3))
         psnr = -10 * error.clamp_min(1e-10).log10()
-        figures = {
-            "psnr_clean": psnr[:num_clean].mean(),
-            "psnr_attacked": psnr[oblivious].mean(),
-            "features_clean": distances[:num_clean].mean(),
-            "features_attacked": distances[oblivious].mean(),
-            "features_adversarial": distances[adversarial].mean(),
-        }
+        shares = {"clean": slice(num_clean), "attacked": oblivious, "adversarial": adversarial}
+        figures: dict[str, Tensor] = {}
+        for name, rows in shares.items():
+            if len(distances[rows]):
+                figures[f"psnr_{name}"] = psnr[rows].mean().detach()
+                figures[f"features_{name}"] = distances[rows].mean().detach()
         loss = pixels.mean() + options.feature_weight * distances.mean()
-        return loss, {n: v.detach() for n, v in figures.items() if not bool(v.isnan())}
+        return loss, figures
 
     def _purify(self, images: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
         """One step from a level for every image; not clamped."""
         noisy = images + sigma.view(-1, 1, 1, 1) * noise
         with mixed_precision(images.device, self.dtype):
             return denoise(self.network, noisy, sigma).float()  # type: ignore[arg-type]
+
+    def _noise(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """A level for every image, and its noise."""
+        levels = log_uniform(images, self.options.least_noise, self.options.most_noise)
+        return levels, torch.randn_like(images)
 
     def _attack(
         self, encoder: Encoder, clean: Tensor, wanted: Sequence[Tensor], rows: slice
@@ -176,7 +186,7 @@ class OnlineLoss:
         goal = wanted[depth][rows]
 
         def objective(images: Tensor) -> Tensor:
-            sigma, noise = fixed if fixed is not None else _noise(images)
+            sigma, noise = fixed if fixed is not None else self._noise(images)
             purified = self._purify(images, sigma, noise).clamp(0, 1)
             return relative_distance(encoder.features_at(purified, [depth])[0], goal)
 
@@ -224,11 +234,6 @@ def relative_distance(features: Tensor, wanted: Tensor) -> Tensor:
     length = torch.linalg.vector_norm(wanted, dim=-1).mean(dim=1)
     relative: Tensor = distance / length.clamp_min(_SHORTEST)
     return relative
-
-
-def _noise(images: Tensor) -> tuple[Tensor, Tensor]:
-    """A level for every image, log-uniform in ``NOISE_RANGE``, and its noise."""
-    return log_uniform(images, *NOISE_RANGE), torch.randn_like(images)
 
 
 def _draw(num: int) -> int:

@@ -171,6 +171,7 @@ _SCENE_SIDE_PX = 128
 _TEXT_SIZES_PX = (9, 11, 13, 16, 20, 26, 34)
 _KINDS = (draw_page, draw_receipt, draw_screen)
 _STEPS_A_DOCUMENT = 16
+_CANVAS_SIDE_PX = 320
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +215,7 @@ class PictureMix:
         )
         num_lines = num_text // 3
         pictures = [_document_window(self.size_px, step, rng) for _ in range(num_text - num_lines)]
-        pictures += [dead_leaves(self.size_px, rng) for _ in range(num_leaves)]
+        pictures += [_leaves_window(self.size_px, step, rng) for _ in range(num_leaves)]
         num_photos = self.batch_size - num_scenes - num_text - num_leaves
         pictures += self.photographs.windows(num_photos, self.size_px, step, rng)
         parts = [
@@ -247,6 +248,18 @@ def _document_window(size_px: int, step: int, rng: np.random.Generator) -> np.nd
     image = np.pad(image, ((0, short[0]), (0, short[1]), (0, 0)), mode="edge")
     top, left = (int(rng.integers(length - size_px + 1)) for length in image.shape[:2])
     return augmented(image[top : top + size_px, left : left + size_px], rng)
+
+
+def _leaves_window(size_px: int, step: int, rng: np.random.Generator) -> np.ndarray:
+    """A window of one of a few canvases: to paint one takes as long as to train on many."""
+    canvas = _leaves(step // _STEPS_A_DOCUMENT * 4 + int(rng.integers(4)))
+    top, left = (int(rng.integers(length - size_px + 1)) for length in canvas.shape[:2])
+    return augmented(canvas[top : top + size_px, left : left + size_px], rng)
+
+
+@lru_cache(maxsize=8)
+def _leaves(number: int) -> np.ndarray:
+    return dead_leaves(_CANVAS_SIDE_PX, np.random.default_rng([13, number]))
 
 
 @lru_cache(maxsize=8)

@@ -244,7 +244,9 @@ class PhotographsRun(TrainingRun):
         **LOOP_FLAGS,
         **{f"online.{name}": name.replace("_", "-") for name in OnlineOptions.model_fields},
         "options.noise_level": "noise-level",
+        "options.adversarial_steps": "through-steps",
         "options.compiled": "compiled",
+        "shares.adversarial_share": "through-share",
     }
 
     runs: Path = Path("work/photographs")
@@ -263,6 +265,8 @@ class PhotographsRun(TrainingRun):
     """Folder of `data encoders`."""
     beside: SourceTexts = ()
     """Stored pairs too: VICTIM=FOLDER,BATCH; may be repeated."""
+    shares: _Shares = _Shares()
+    """What a batch of stored pairs is made of."""
     batch_size: int = 16
     """Pictures a step."""
     size_px: int = Field(128, multiple_of=32)

@@ -58,18 +58,27 @@ def brightness(images):
 
 
 def test_an_attack_ends_where_it_has_won():
-    image = torch.full((1, 3, 4, 4), 0.49)
+    images = torch.full((2, 3, 4, 4), 0.49)
+    images[1] = 0.3  # out of reach
     looks = []
 
     def is_won(best):
-        looks.append(float(brightness(best)))
-        return len(looks) == 2
+        looks.append(brightness(best))
+        return torch.tensor([len(looks) >= 2, False])
 
     attack = StoppingPGD(epsilon=0.1, steps=50, is_won=is_won)
-    found = attack(image, brightness, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    attack_alone = StoppingPGD(epsilon=0.1, steps=50, is_won=lambda best: is_won(best)[:1])
+    attack_alone(images[:1], brightness, generator=generator)
     assert len(looks) == 2
-    assert 0 < looks[0] < looks[1] == pytest.approx(float(brightness(found)))
-    assert float((found - image).abs().max()) <= 0.1 + 1e-6
+    assert 0 < looks[0][0] < looks[1][0]
+
+    looks.clear()
+    found = attack(images, brightness, generator=generator)
+    assert len(looks) == 10, "the other is attacked to the end"
+    assert all(look[0] == looks[1][0] for look in looks[1:]), "the won one stays as it was"
+    assert float(brightness(found)[1]) == pytest.approx(-0.1, abs=1e-5)
+    assert float((found - images).abs().max()) <= 0.1 + 1e-6
 
 
 def test_noise_is_averaged_where_there_is_any():
