@@ -9,7 +9,6 @@ import os
 import platform
 import re
 import statistics
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,10 +17,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from codefend.lab.experiments.report import commit
+
 __all__ = ["RESULTS", "Circumstances", "Figure", "percentiles_ms", "print_rows", "write_results"]
 
 RESULTS = Path(__file__).with_name("results")
-_OWN_WORK = (":!benchmarks/results", ":!docs")
+_OWN_WORK = (":(top,exclude)benchmarks/results", ":(top,exclude)docs")
 IDLE_S = 1.0
 """How long is looked on before a benchmark begins."""
 QUIET_PROCESSORS = 0.1
@@ -52,7 +53,7 @@ class Circumstances:
         time.sleep(IDLE_S)
         busy = max(0.0, _busy_s() - before_s) / IDLE_S
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(_commit(), os.getloadavg()[0], round(busy, 2), now)
+        return cls(commit(*_OWN_WORK), os.getloadavg()[0], round(busy, 2), now)
 
     @property
     def warnings(self) -> list[str]:
@@ -170,24 +171,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _commit() -> str:
-    """The commit, with -dirty where tracked files differ; what benchmarks write themselves may."""
-    commit = _git("rev-parse", "HEAD")
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *_OWN_WORK)
-    return f"{commit or 'unknown'}{'-dirty' if changed else ''}"
-
-
-def _git(*words: str) -> str:
-    done = subprocess.run(  # noqa: S603 - our own words
-        ["git", *words],  # noqa: S607 - wherever git is
-        cwd=RESULTS.parent.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip()
 
 
 def _processor() -> str:

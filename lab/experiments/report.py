@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import json
 import lzma
+import os
 import platform
 import re
 import subprocess
@@ -31,6 +32,7 @@ __all__ = [
     "Row",
     "Threat",
     "cell",
+    "commit",
     "fit_page",
     "provenance",
     "radius",
@@ -40,6 +42,8 @@ __all__ = [
 ]
 
 WIDTH = 160
+TREE = Path(__file__).parents[2]
+"""The checkout, if this is one."""
 _MARKER = re.compile(r"((?:> )?(?:- )?).*")
 _SENTENCE_END = re.compile(r"(?<=[.!?]) +(?=[A-Z`*])")
 
@@ -275,7 +279,7 @@ def provenance(
         settings: of the run, as they were resolved.
     """
     return {
-        "commit": _commit(),
+        "commit": commit(),
         "device": _device_name(device),
         "seed": seed,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -296,19 +300,34 @@ def _portable(value: Any) -> Any:
     return value
 
 
-def _commit() -> str:
-    """The checked-out commit, with -dirty where tracked files differ; unknown outside git."""
+def commit(*ignored: str) -> str:
+    """The checked-out commit, with -dirty where tracked files differ.
+
+    A tree that was copied without its history is told its commit by ``SOURCE_COMMIT``.
+
+    Args:
+        ignored: git's pathspecs of files that may differ.
+
+    Returns:
+        40 digits, or unknown.
+    """
+    head = _git("rev-parse", "HEAD") or os.environ.get("SOURCE_COMMIT", "unknown")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", *ignored)
+    return f"{head}{'-dirty' if changed else ''}"
+
+
+def _git(*words: str) -> str:
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],  # noqa: S607
-            cwd=Path(__file__).parent,
+        done = subprocess.run(  # noqa: S603 - our own words
+            ["git", *words],  # noqa: S607 - wherever git is
+            cwd=TREE,
             capture_output=True,
             text=True,
-            check=True,
+            check=False,
         )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return described.stdout.strip()
+    except OSError:
+        return ""
+    return done.stdout.strip()
 
 
 def _device_name(device: str) -> str:

@@ -6,8 +6,10 @@ import subprocess
 import pytest
 
 import benchmarks.report
+import codefend.lab.experiments.report
 from benchmarks.__main__ import PARTS, Benchmark, main
 from benchmarks.report import Circumstances, Figure, percentiles_ms, write_results
+from codefend.lab.experiments.report import commit
 
 QUIET = Circumstances("a" * 40, 0.1, 0.02, "2026-11-26T12:00:00+00:00")
 
@@ -53,11 +55,20 @@ def test_a_tree_with_changed_code_is_marked(path, is_dirty, tmp_path, monkeypatc
         (tmp_path / name).write_text("1")
     git("add", ".")
     git("commit", "-m", "first")
-    monkeypatch.setattr(benchmarks.report, "RESULTS", tmp_path / "benchmarks" / "results")
+    monkeypatch.setattr(codefend.lab.experiments.report, "TREE", tmp_path)
     monkeypatch.setattr(benchmarks.report, "IDLE_S", 0.01)
     assert not Circumstances.look().commit.endswith("-dirty")
     (tmp_path / path).write_text("2")
     assert Circumstances.look().commit.endswith("-dirty") == is_dirty
+
+
+@pytest.mark.slow
+def test_a_copy_without_history_is_told_its_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(codefend.lab.experiments.report, "TREE", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert commit() == "unknown"
+    monkeypatch.setenv("SOURCE_COMMIT", "a" * 40)
+    assert commit() == "a" * 40
 
 
 def test_strict_measures_nothing_where_something_disturbs(monkeypatch):
