@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: serve test test-fast test-clients test-litellm check bench bench-gpu gpu docs gallery fuzz clean
+.PHONY: serve test test-fast test-clients test-litellm check bench bench-gpu gpu docs site wheel try-wheel sbom gallery fuzz clean
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/python:
@@ -71,6 +71,21 @@ docs: $(VENV)/.dev
 	$(BIN)/python -m tests.documentation
 	$(BIN)/python -m benchmarks.page
 
+# The site that the documentation is read on: build/site/index.html, which loads nothing from elsewhere.
+site: $(VENV)/.dev
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+# What is released: the wheel, and the list of what it needs, with versions and licences.
+wheel: $(VENV)/.dev
+	$(BIN)/python -m tests.wheel build dist
+
+# The wheel in an empty environment and an empty home, asked: minutes, and the package index.
+try-wheel: $(VENV)/.dev
+	$(BIN)/python -m tests.wheel try
+
+sbom: $(VENV)/.dev
+	$(BIN)/python -m tests.wheel sbom dist
+
 # Longer: make fuzz IMAGES=100000 REQUESTS=2000 EXAMPLES=500 BODIES=200000 SEED=1. What it finds becomes a test.
 IMAGES   ?= 20000
 REQUESTS ?= 1000
@@ -83,4 +98,4 @@ fuzz: $(VENV)/.dev
 		--examples $(EXAMPLES) --bodies $(BODIES) --http-bodies $(HTTP_BODIES) --seed $(SEED)
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build dist *.egg-info

@@ -25,6 +25,7 @@ from codefend.lab.victims.victim import load_victim
 from codefend.lab.world.assets import build_world_file, fetch_packages
 from codefend.lab.world.collages import build_collages
 from codefend.lab.world.compose import World
+from codefend.lab.world.test_set import VERSION, check_test_set, write_test_set
 from codefend.models.manifest import WEIGHTS_DIRECTORY
 from codefend.models.mllm.tiny import llava_7b, tiny_mllm
 from codefend.models.purifier.loading import load_purifier
@@ -38,6 +39,7 @@ VictimSource = Annotated[str, typer.Option("--victim", help="Model directory or 
 PurifierDirectory = Annotated[Path, typer.Option("--purifier", help="Purifier directory.")]
 
 _GALLERY, _WORLD = Path("gallery"), Path("work/world.npz")
+_TEST_SET = Path("work/test-set")
 _LANGUAGE_MODEL = Path("work/language-model")
 _VICTIM, _PURIFIER = str(WEIGHTS_DIRECTORY / "mllm"), WEIGHTS_DIRECTORY / "purifier"
 
@@ -102,6 +104,22 @@ def gallery(
     """Compose and attack the shipped test scenes."""
     attacked = load_victim(victim).astype(compute_dtype(torch.device("cpu")))
     build_gallery(World(world), attacked, out, num_scenes=num_scenes, epsilon=epsilon, steps=steps)
+
+
+@app.command("test-set")
+def fixed_test_set(
+    out: Annotated[Path, typer.Option(help="Folder to write, or to verify.")] = _TEST_SET,
+    world: Annotated[Path, typer.Option(help="World file from `data build`.")] = _WORLD,
+    verify: Annotated[bool, typer.Option("--verify", help="Write nothing.")] = False,
+) -> None:
+    """Write the fixed test set, and compare it, pixels and truths, with the published hashes."""
+    if not verify:
+        write_test_set(World(world), out)
+    problems = list(check_test_set(out))
+    for problem in problems:
+        typer.echo(problem, err=True)
+    typer.echo(f"{out}: version {VERSION}, {len(problems)} differences")
+    raise typer.Exit(1 if problems else 0)
 
 
 @app.command("picture")

@@ -13,6 +13,7 @@ from typing import Any
 from codefend.models.packed import unpacked, visible_files
 
 __all__ = [
+    "LABORATORY_WEIGHTS",
     "MANIFEST_NAME",
     "WEIGHTS_DIRECTORY",
     "WeightEntry",
@@ -25,6 +26,8 @@ __all__ = [
 
 WEIGHTS_DIRECTORY = Path(__file__).with_name("weights")
 MANIFEST_NAME = "manifest.json"
+LABORATORY_WEIGHTS = frozenset({"base", "mllm2", "surrogate"})
+"""Those that the service never loads: a wheel leaves them out, a checkout has them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save, save_file
 
 __all__ = ["cache_directory", "folder_digest", "pack", "packed_files", "unpacked", "visible_files"]
 
+_SHIPPED = Path(__file__).with_name("weights")
 _PACKED = ".safetensors.xz"
 _SCALE = ".int8_scale"
 _MARK = {"quantised": "int8"}
@@ -38,9 +39,16 @@ def unpacked(source: str | Path) -> str | Path:
         `~/.cache/codefend`; a temporary one where that cannot be written), named by its content.
 
     Raises:
-        OSError: A packed file is damaged, or there is no room.
+        OSError: A packed file is damaged, there is no room, or the installation leaves the weights
+            out.
     """
     folder = Path(source)
+    if folder.parent == _SHIPPED and not folder.exists():
+        msg = (
+            f"{folder.name} is not in this installation, which holds only what is served: "
+            "install from a checkout (pip install --editable '.[lab]')"
+        )
+        raise FileNotFoundError(msg)
     if not folder.is_dir() or not packed_files(folder):
         return source
     try:

@@ -127,3 +127,12 @@ def test_shipped_weights_unpack(cache):
         weights_sha256(WEIGHTS_DIRECTORY / "surrogate")
         == "774a0562f5275cd1b8b168c817d8a40b71cc062094cc73b3b4a0ad09de8aef73"
     )
+
+
+def test_weights_that_an_installation_leaves_out_are_asked_for_from_a_checkout(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("codefend.models.packed._SHIPPED", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"surrogate is not in this .* from a checkout"):
+        unpacked(tmp_path / "surrogate")
+    assert unpacked("owner/surrogate") == "owner/surrogate"

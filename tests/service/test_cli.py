@@ -142,6 +142,20 @@ def test_verify_names_what_is_wrong(monkeypatch, tmp_path):
     assert "sha256" in result.output
 
 
+def test_verify_passes_over_what_a_wheel_leaves_out_and_nothing_else(monkeypatch, tmp_path):
+    list_weights(tmp_path)
+    monkeypatch.setattr(manifest, "WEIGHTS_DIRECTORY", tmp_path)
+    for function in (manifest.read_manifest, manifest.verify_weights):
+        monkeypatch.setattr(function, "__defaults__", (tmp_path,))
+    (tmp_path / "net" / "model.safetensors").unlink()
+    (tmp_path / "net").rmdir()
+    assert run("verify").exit_code == 1
+    monkeypatch.setattr(manifest, "LABORATORY_WEIGHTS", {"net"})
+    result = run("verify")
+    assert result.exit_code == 0
+    assert "a checkout has it" in result.output
+
+
 @pytest.mark.parametrize(("mode", "starts"), [("enforce", False), ("off", True)])
 def test_altered_weights_are_not_served(monkeypatch, tmp_path, mode, starts):
     list_weights(tmp_path)
