@@ -18,6 +18,8 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY codefend ./codefend
 COPY service ./service
 COPY models ./models
+# Its first scenes are part of the page at /.
+COPY gallery ./gallery
 
 # Torch first and by itself: it alone differs between the targets, and it is the largest layer.
 FROM build AS build-cpu

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: serve test test-fast test-clients test-litellm check bench bench-gpu gpu docs site wheel try-wheel sbom gallery fuzz clean
+.PHONY: serve test test-fast test-clients test-litellm test-browser check bench bench-gpu gpu docs site wheel try-wheel sbom gallery fuzz clean
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/python:
@@ -48,6 +48,20 @@ $(LITELLM_VENV)/bin/litellm:
 
 test-litellm: $(VENV)/.dev $(LITELLM_VENV)/bin/litellm
 	LITELLM=$(abspath $(LITELLM_VENV))/bin/litellm $(BIN)/python -m pytest tests/litellm
+
+# The pages in Debian's Chromium (apt-get install chromium), without a network; axe-core, which finds
+# what keeps people out, comes by npm. SHOTS=docs writes the screenshots anew, to be looked at.
+AXE_VERSION ?= 4.14.1
+SHOTS       ?=
+$(VENV)/.browser: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'
+	@touch $@
+$(VENV)/axe-core/package/axe.min.js:
+	mkdir -p $(VENV)/axe-core
+	cd $(VENV)/axe-core && npm pack --silent axe-core@$(AXE_VERSION) && tar xzf axe-core-*.tgz && rm axe-core-*.tgz
+
+test-browser: $(VENV)/.browser $(VENV)/axe-core/package/axe.min.js
+	$(BIN)/python -m pytest tests/browser $(if $(SHOTS),--shots $(SHOTS))
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -16,8 +16,8 @@ from codefend.service.admit.middleware import AdmissionMiddleware, AdmissionPart
 from codefend.service.door.connections import ConnectionRegister, DoorLimits, set_unread_timeout
 from codefend.service.door.protocol import make_config, serving
 from codefend.service.endpoints.conversations import build_conversations, build_models
-from codefend.service.endpoints.docs_page import build_docs
 from codefend.service.endpoints.images import build_ask, build_guardrail, build_purify
+from codefend.service.endpoints.pages import PAGE_PATHS, build_docs, build_page
 from codefend.service.endpoints.probes import build_probes
 from codefend.service.errors import InvalidBody, MethodNotAllowed, NotFound
 from codefend.service.metrics import Metrics
@@ -67,12 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.runtime = runtime
-    for build in (build_purify, build_guardrail, build_ask, build_conversations, build_models):
-        app.include_router(build(runtime.pipeline))
-    app.include_router(build_probes(runtime))
-    app.include_router(build_docs())
-    app.add_exception_handler(HTTPException, _refuse_path)
-    operations = {path: list(methods) for path, methods in app.openapi()["paths"].items()}
+    operations = _add_endpoints(app, runtime, settings)
     parts = AdmissionParts(
         partial(getattr, runtime.pipeline, "settings"),
         runtime.keys,
@@ -82,11 +77,29 @@ def create_app(settings: Settings) -> FastAPI:
         metrics,
         tracer,
     )
-    operations |= {"/docs": ["get"], "/openapi.json": ["get"]}
-    app.add_middleware(AdmissionMiddleware, parts=parts, operations=operations)
+    # A browser that opens an address brings no key; without any, there is a check of its own.
+    open_paths = PAGE_PATHS if settings.has_keys else ()
+    app.add_middleware(
+        AdmissionMiddleware, parts=parts, operations=operations, open_paths=open_paths
+    )
     if settings.cors_origins:
         app.add_middleware(ListedOriginsMiddleware, origins=settings.cors_origins)
     return app
+
+
+def _add_endpoints(app: FastAPI, runtime: Runtime, settings: Settings) -> dict[str, list[str]]:
+    """Adds all endpoints, and gives the methods of each path."""
+    for build in (build_purify, build_guardrail, build_ask, build_conversations, build_models):
+        app.include_router(build(runtime.pipeline))
+    app.include_router(build_probes(runtime))
+    app.include_router(build_docs())
+    app.add_exception_handler(HTTPException, _refuse_path)
+    operations = {path: list(methods) for path, methods in app.openapi()["paths"].items()}
+    operations |= {"/docs": ["get"], "/openapi.json": ["get"]}
+    if settings.shows_page:
+        app.include_router(build_page(settings))
+        operations |= {path: ["get"] for path in PAGE_PATHS}
+    return operations
 
 
 def _serving_metrics(settings: Settings, metrics: Metrics) -> AbstractAsyncContextManager[None]:

@@ -65,6 +65,11 @@ class Settings(BaseSettings):
         description="Comma-separated origins (https://app.example) whose web pages may use the "
         "service; * for all, where keys are set.",
     )
+    page: bool | None = Field(
+        None,
+        description="Whether / shows a page on which to try the service. It needs no key, and asks "
+        "for one to send requests with; none: it is there where no key is set.",
+    )
     max_connections: int = Field(
         1024,
         ge=8,
@@ -361,6 +366,16 @@ class Settings(BaseSettings):
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Logging.")
 
     @property
+    def has_keys(self) -> bool:
+        """Whether requests have to bring a key."""
+        return bool(self.api_keys or self.api_keys_file)
+
+    @property
+    def shows_page(self) -> bool:
+        """Whether there is a page at `/`."""
+        return not self.has_keys if self.page is None else self.page
+
+    @property
     def tiling(self) -> Tiling:
         """How large images are cut."""
         return Tiling(self.tile_above_px)
@@ -439,8 +454,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _keyless_means_loopback(self) -> Self:
-        has_keys = self.api_keys or self.api_keys_file
-        if not has_keys and not is_loopback(self.host):
+        if not self.has_keys and not is_loopback(self.host):
             msg = (
                 f"refusing to bind {self.host} without an API key: set CODEFEND_API_KEYS, "
                 "or bind a loopback address such as 127.0.0.1"
@@ -450,7 +464,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _keyless_is_not_for_every_page(self) -> Self:
-        if "*" in self.cors_origins and not (self.api_keys or self.api_keys_file):
+        if "*" in self.cors_origins and not self.has_keys:
             msg = (
                 "CODEFEND_CORS_ORIGINS=* without an API key would let every web page use this "
                 "service: set CODEFEND_API_KEYS, or list the origins"

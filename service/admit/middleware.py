@@ -91,7 +91,12 @@ class AdmissionMiddleware:
     """Opens a context for every request, admits it, and finishes it."""
 
     def __init__(
-        self, app: ASGIApp, *, parts: AdmissionParts, operations: Mapping[str, Collection[str]]
+        self,
+        app: ASGIApp,
+        *,
+        parts: AdmissionParts,
+        operations: Mapping[str, Collection[str]],
+        open_paths: Collection[str] = (),
     ) -> None:
         """Takes the application behind it.
 
@@ -100,6 +105,7 @@ class AdmissionMiddleware:
             parts: What requests are admitted by.
             operations: The methods of each path that exists; other paths are counted together.
                 Those below /v1/ need a slot.
+            open_paths: Paths that need no key, beside the probes.
         """
         self._app = app
         self._parts = parts
@@ -107,6 +113,7 @@ class AdmissionMiddleware:
         self._settings: Settings | None = None
         self._policy = Policy()
         self._paths = frozenset(operations)
+        self._open_paths = PROBES.union(open_paths)
         self._protocols = all_protocols()
         # Paths that end with a name of the caller's: counted together.
         self._templates = {p.partition("{")[0]: p for p in operations if p.endswith("}")}
@@ -182,7 +189,7 @@ class AdmissionMiddleware:
         method = scope["method"]
         if method in WITHOUT_BODY and announces_body(scope):
             raise UnexpectedBody
-        if context.endpoint in PROBES:
+        if context.endpoint in self._open_paths:
             return
         key = self._parts.keys.find(Headers(scope=scope))
         context.caller = key.name

@@ -61,7 +61,7 @@ def test_only_the_serving_rooms_enter_the_image(stages):
     assert "*" in ignored
     assert {line[1:] for line in ignored if line.startswith("!")} == {
         "pyproject.toml", "constraints.txt", "README.md", "LICENSE",
-        "codefend", "service", "models", "deploy/entrypoint.py",
+        "codefend", "service", "models", "gallery", "deploy/entrypoint.py",
     }  # fmt: skip
 
 
