@@ -81,6 +81,8 @@ class BenchmarkRun(RunSettings):
     """Sides of the pictures (bottleneck)."""
     most_pixels: int | None = None
     """Only batches of at most so many pixels (engine)."""
+    compiled: bool = False
+    """Also what torch.compile makes of a network on a GPU, which takes minutes to begin (engine)."""
     results: Path = RESULTS
     """Folder that the figures are written to."""
     strict: bool = False
@@ -100,7 +102,10 @@ class _Part:
 
 PARTS: dict[Benchmark, _Part] = {
     Benchmark.ENGINE: _Part(
-        lambda r: measure_engine(r.purifier, r.device, r.requests or 12, r.most_pixels), 75
+        lambda r: measure_engine(
+            r.purifier, r.device, r.requests or 12, r.most_pixels, with_compiled=r.compiled
+        ),
+        75,
     ),
     Benchmark.LATENCY: _Part(lambda r: measure_latency(r.purifier, r.device, r.requests or 12), 25),
     Benchmark.RATES: _Part(lambda r: measure_rates(r.purifier, r.device, r.seconds / 4), 70),

@@ -133,7 +133,12 @@ def time_pictures(engine: Engine, pictures: Iterable[SyntheticPicture]) -> list[
 
 
 def measure_engine(
-    purifier: str, device: str, num_runs: int, most_pixels: int | None = None
+    purifier: str,
+    device: str,
+    num_runs: int,
+    most_pixels: int | None = None,
+    *,
+    with_compiled: bool = False,
 ) -> tuple[list[Figure], str]:
     """Measures every mode that runs on the device, turn by turn, each in a process of its own.
 
@@ -144,6 +149,7 @@ def measure_engine(
         device: As in CODEFEND_DEVICES.
         num_runs: Of each batch and mode.
         most_pixels: Of a batch; larger ones are left out.
+        with_compiled: Also what torch.compile makes of it, which takes minutes to begin.
 
     Returns:
         The rows, and the device by its name.
@@ -156,7 +162,11 @@ def measure_engine(
             for num_images, side_px in turns.batches
             if most_pixels is None or num_images * side_px**2 <= most_pixels
         )
-        found, described = _measure_round(replace(turns, batches=fitting), device, num_runs)
+        modes = tuple(
+            mode for mode in turns.modes if with_compiled or mode is not EngineMode.COMPILED
+        )
+        measured = replace(turns, modes=modes, batches=fitting)
+        found, described = _measure_round(measured, device, num_runs)
         rows += found
     return [_with_target(row) for row in rows], described
 
