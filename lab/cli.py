@@ -33,7 +33,26 @@ EXPERIMENTS: tuple[type[Experiment], ...] = (
 )
 """What `codefend-lab run FILE` runs."""
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="CoDefend's laboratory.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="CoDefend's laboratory: data, attacks, training and evaluation, on your own model too.",
+    epilog="""Examples, a purifier for your own model in three commands:
+
+$ codefend-lab train pairs --victim MODEL --data PHOTOS --out work/own/pairs
+
+$ codefend-lab train purifier --victim MODEL --data PHOTOS --pairs work/own/pairs
+--runs work/own/runs --weights work/own/weights
+
+$ codefend-lab evaluate --victim MODEL --data PHOTOS --purifier work/own/weights/purifier
+--families none --out work/own/report
+
+A published report again:
+
+$ codefend-lab run experiments/report.toml
+
+Each command says more: codefend-lab evaluate --help""",
+)
 app.add_typer(data, name="data")
 app.add_typer(train, name="train")
 app.add_typer(detect, name="detect")

@@ -32,7 +32,9 @@ from codefend.models.purifier.loading import load_purifier
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Build the embedded world.")
+app = typer.Typer(
+    no_args_is_help=True, help="The embedded world, test sets, and pretrained networks."
+)
 
 Gallery = Annotated[Path, typer.Option(help="Folder of `data gallery`.")]
 VictimSource = Annotated[str, typer.Option("--victim", help="Model directory or hub id.")]

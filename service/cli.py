@@ -23,6 +23,15 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    epilog="""Examples:
+
+$ codefend serve
+
+$ CODEFEND_UPSTREAM_URL=http://127.0.0.1:8001/v1 CODEFEND_MODE=shadow codefend serve
+
+$ codefend purify photos/ purified/
+
+$ codefend config""",
 )
 
 BAD_SETTINGS_EXIT_CODE = 2
@@ -45,23 +54,48 @@ def codefend(
         typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version."),
     ] = False,
 ) -> None:
-    """Purifies adversarial images in front of a multimodal language model."""
+    """Purifies adversarial images in front of a multimodal language model.
+
+    Every setting is an environment variable; `codefend config` lists them with what they do.
+    """
 
 
-@app.command()
+@app.command(
+    epilog="""Examples:
+
+$ codefend serve
+
+$ CODEFEND_PORT=8080 codefend serve
+
+$ CODEFEND_API_KEYS=my-key CODEFEND_HOST=0.0.0.0 codefend serve
+
+$ CODEFEND_UPSTREAM_URL=http://127.0.0.1:11434/v1 CODEFEND_UPSTREAM_MODEL=llava codefend serve"""
+)
 def serve() -> None:
-    """Serve the HTTP API; every setting is an environment variable (see `codefend config`)."""
+    """Serve the HTTP API before the embedded model, or before yours (CODEFEND_UPSTREAM_URL)."""
     settings = _settings()
     from codefend.service.logs import configure_logs
     from codefend.service.server import serve as serve_forever
+    from codefend.service.startup import describe_first_steps, why_not_bound
 
     configure_logs(settings.log_level)
     _warn_of_unknown_variables()
     _check_weights(settings)
-    serve_forever(settings)
+    if (problem := why_not_bound(settings)) is not None:
+        typer.echo(f"codefend: {problem}", err=True)
+        raise typer.Exit(BAD_SETTINGS_EXIT_CODE)
+    if not sys.stdout.isatty():  # a program reads the log; it says when the service is ready, too
+        serve_forever(settings)
+        return
+    typer.echo("CoDefend loads its models: up to a minute the first time, then seconds.")
+    serve_forever(settings, lambda seconds: typer.echo(describe_first_steps(settings, seconds)))
 
 
-@app.command()
+@app.command(
+    epilog="""Example:
+
+$ codefend mllm --port 8001"""
+)
 def mllm(
     model: Annotated[str | None, typer.Option(help="Directory or hub id.")] = None,
     socket: Annotated[Path | None, typer.Option(help="Unix socket to listen on.")] = None,
@@ -89,7 +123,13 @@ def mllm(
     )
 
 
-@app.command()
+@app.command(
+    epilog="""Examples:
+
+$ codefend purify photo.jpg purified.png
+
+$ CODEFEND_PURIFIER=work/own/weights/purifier codefend purify photos/ purified/"""
+)
 def purify(
     source: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
     target: Annotated[Path, typer.Argument(help="Where the result goes.")],

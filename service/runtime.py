@@ -60,6 +60,7 @@ class Runtime:
         reloader: Takes up weights and prompts anew.
         failure: What has failed without which the service only looks alive; None while nothing has.
         on_failure: Called when that happens.
+        on_ready: Called with the seconds since the start, once everything is warm.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
@@ -74,6 +75,7 @@ class Runtime:
         self._waiting_for_warmth: asyncio.Task[None] | None = None
         self.failure: str | None = None
         self.on_failure: Callable[[], None] = lambda: None
+        self.on_ready: Callable[[float], None] = lambda _: None
         self.supervision = Supervision(self._fail)
         version = load_model_version(settings, 1)
         metrics.generation.set(version.number)
@@ -183,13 +185,15 @@ class Runtime:
         while not self.pipeline.is_warm:  # noqa: ASYNC110
             await asyncio.sleep(LOOK_AGAIN_S)
         purifier = self.pipeline.shield.facts
+        seconds = time.monotonic() - self._began_at_s
         fields = {
-            "seconds": round(time.monotonic() - self._began_at_s, 1),
+            "seconds": round(seconds, 1),
             "purifier": purifier and f"{purifier.name} {purifier.version}",
             "device": purifier and purifier.device,
             "backend": purifier and purifier.backend,
         }
         logger.info("ready", extra={"fields": fields})
+        self.on_ready(seconds)
 
     async def stop(self) -> None:
         """Ends every process, started or not; what goes wrong with one keeps none of the others."""

@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
 from fastapi import FastAPI
@@ -38,13 +38,20 @@ logger = logging.getLogger(__name__)
 FAILURE_EXIT_CODE = 70
 
 
-def serve(settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT, then drains and returns; a second signal does not wait."""
+def serve(settings: Settings, on_ready: Callable[[float], None] | None = None) -> None:
+    """Serves until SIGTERM or SIGINT, then drains and returns; a second signal does not wait.
+
+    Args:
+        settings: As they hold.
+        on_ready: Called with the seconds that it took, once everything is warm.
+    """
     # Its first environment stays readable in /proc, keys and all, however it is cleaned afterwards.
     hide_memory()
     # Until there is a loop to take it: it would end the process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     app = create_app(settings)
+    if on_ready is not None:
+        app.state.runtime.on_ready = on_ready
     # What exists by now stays: to look through it again would stop every request for 70 ms.
     gc.collect()
     gc.freeze()

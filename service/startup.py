@@ -1,16 +1,25 @@
 """What the service says of itself when it starts: its version, what is set, and what is unknown."""
 
 import difflib
+import os
 import re
+import socket
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from codefend.service.policy import Mode
 from codefend.service.settings import PREFIX, Settings
 
-__all__ = ["describe_start", "find_unknown_variables", "installed_version"]
+__all__ = [
+    "describe_first_steps",
+    "describe_start",
+    "find_unknown_variables",
+    "installed_version",
+    "why_not_bound",
+]
 
 # Of the container's recipe and of the container's start; the service itself does not know them.
 CONTAINER_VARIABLES = frozenset(
@@ -86,6 +95,51 @@ def describe_start(settings: Settings, num_keys: int) -> dict[str, Any]:
         "disclose": settings.disclose,
         "traces": settings.otlp_endpoint and _without_credentials(settings.otlp_endpoint),
     }
+
+
+def describe_first_steps(settings: Settings, seconds: float) -> str:
+    """What whoever started the service in a terminal can do now, some lines long.
+
+    Args:
+        settings: As they hold.
+        seconds: That the start took.
+    """
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{'127.0.0.1' if host in {'0.0.0.0', '[::]'} else host}:{settings.port}"  # noqa: S104
+    has_keys = settings.api_keys or settings.api_keys_file
+    key = " -H 'Authorization: Bearer YOUR-KEY'" if has_keys else ""
+    example = Path("gallery/images/000-attacked.png")
+    file = example if example.exists() else "photo.jpg"
+    model = "the embedded one, for a first try; yours: CODEFEND_UPSTREAM_URL=http://HOST:PORT/v1"
+    if settings.upstream_url is not None:
+        model = _without_credentials(settings.upstream_url)
+    return f"""
+CoDefend is ready at {url} (after {seconds:.0f} s).
+
+  Try it   curl -s {url}/v1/vqa{key} -F 'question=what is in the image?' -F file=@{file}
+  Clients  base_url="{url}/v1", for OpenAI's and others'
+  Model    {model}
+  API      {url}/docs
+  Settings codefend config
+  Stop     Ctrl+C
+"""
+
+
+def why_not_bound(settings: Settings) -> str | None:
+    """Says why the service could not listen where it is told to; None where it can.
+
+    It is asked before models are loaded: whoever took the port needs no minute to be found.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        with socket.create_server((settings.host, settings.port), family=family):
+            return None
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        return (
+            f"cannot listen on {settings.host}:{settings.port}: {reason}. "
+            "Set CODEFEND_PORT to a free port, or CODEFEND_HOST to an address of this machine."
+        )
 
 
 def _without_credentials(url: str) -> str:

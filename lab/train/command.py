@@ -279,7 +279,9 @@ def detector(run: DetectorRun) -> None:
 
 _WORLD, _PURIFIER = Path("work/world.npz"), WEIGHTS_DIRECTORY / "purifier"
 
-app = typer.Typer(no_args_is_help=True, help="Train what ships; every command resumes.")
+app = typer.Typer(
+    no_args_is_help=True, help="Train purifiers, detectors, models; every command resumes."
+)
 
 
 add_command(app, "ablations", AblationsRun, ablations)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -55,10 +56,21 @@ def log(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def process(environment, log):
+def terminal():
+    """Both ends of what the service takes for a terminal: the reader's, and its own."""
+    ends = pty.openpty()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+@pytest.fixture(scope="session")
+def process(environment, log, terminal):
     command = [sys.executable, "-m", "codefend.service.cli", "serve"]
     with log.open("wb") as file:
-        process = subprocess.Popen(command, env=environment, stderr=file)
+        process = subprocess.Popen(
+            command, env=environment, cwd=ROOT, stdout=terminal[1], stderr=file
+        )
     yield process
     if process.poll() is None:
         process.kill()
@@ -100,6 +112,17 @@ def test_every_endpoint_answers(client):
     assert (caption.status_code, answer.status_code) == (200, 200)
     assert isinstance(caption.json()["caption"], str)
     assert answer.json()["usage"]["completion_tokens"] <= 3
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_a_terminal_says_when_it_is_ready_and_a_command_that_works(client, environment, terminal):
+    shown = b""
+    while b"Ctrl+C" not in shown:
+        shown += os.read(terminal[0], 4096)
+    text = shown.decode()
+    assert f"ready at http://127.0.0.1:{environment['CODEFEND_PORT']} " in text
+    (curl,) = re.findall(r"Try it +(curl .*?)\r?\n", text)
+    assert "answer" in json.loads(run(["bash", "-c", curl]))
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")

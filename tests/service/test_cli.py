@@ -1,6 +1,8 @@
 """The command line, with the fake engine."""
 
 import json
+import re
+import socket
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from codefend.models.purifier.eight_bit import measured_ranges
 from codefend.models.purifier.pipeline import PurificationPipeline
 from codefend.models.purifier.ranges import write_ranges
 from codefend.service.cli import app
-from codefend.service.startup import installed_version
+from codefend.service.settings import Settings
+from codefend.service.startup import describe_first_steps, installed_version
 from tests.installed import needs_openvino
 from tests.service.fake_engine import IMPORT_PATH
 from tests.service.pictures import animated, encode, picture, pixels_of, png
@@ -119,6 +122,53 @@ def test_a_public_address_without_a_key_is_refused_clearly(monkeypatch):
     result = run("serve")
     assert result.exit_code == 2
     assert "CODEFEND_API_KEYS" in result.output
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_loaded(monkeypatch, served):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("CODEFEND_PORT", str(listener.getsockname()[1]))
+        result = run("serve")
+    assert (served, result.exit_code) == ([], 2)
+    assert "already in use. Set CODEFEND_PORT" in result.output
+
+
+def test_an_address_of_another_machine_is_said_too(monkeypatch, served):
+    monkeypatch.setenv("CODEFEND_HOST", "192.0.2.1")
+    monkeypatch.setenv("CODEFEND_API_KEYS", "a-key")
+    result = run("serve")
+    assert (served, result.exit_code) == ([], 2)
+    assert "CODEFEND_HOST to an address of this machine" in result.output
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "unsaid"),
+    [
+        ({}, ["http://127.0.0.1:8000/v1/vqa -F", "embedded"], ["Bearer"]),
+        (
+            {
+                "host": "0.0.0.0",
+                "api_keys": ["a-secret"],
+                "upstream_url": "http://u:p@vllm:8000/v1",
+            },
+            [
+                "ready at http://127.0.0.1:8000 ",
+                "-H 'Authorization: Bearer YOUR-KEY'",
+                "//vllm:8000",
+            ],
+            ["a-secret", "u:p", "embedded"],
+        ),
+        ({"host": "::1", "port": 9000}, ["http://[::1]:9000/v1"], []),
+    ],
+)
+def test_the_first_steps_are_those_of_the_settings(settings, said, unsaid):
+    text = describe_first_steps(Settings(**settings), 12.3)
+    assert [part for part in said if part not in text] == []
+    assert [part for part in unsaid if part in text] == []
+
+
+def test_every_command_says_what_it_does_with_an_example():
+    for command in ((), ("serve",), ("purify",), ("mllm",)):
+        assert re.search(r"^ *\$ .*codefend", run(*command, "--help").output, re.MULTILINE), command
 
 
 def list_weights(directory):
