@@ -82,7 +82,7 @@ class BenchmarkRun(RunSettings):
     most_pixels: int | None = None
     """Only batches of at most so many pixels (engine)."""
     compiled: bool = False
-    """Also what torch.compile makes of a network on a GPU, which takes minutes to begin (engine)."""
+    """Also what torch.compile makes of a network on a GPU, in minutes (engine)."""
     results: Path = RESULTS
     """Folder that the figures are written to."""
     strict: bool = False
