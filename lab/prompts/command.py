@@ -81,10 +81,12 @@ class FindPrompt(PromptExperiment):
 
     def _write(self, found: Mapping[str, Standing], finding: _Finding) -> None:
         known = finding.known
-        rows = compared_rows(self.task, known.scorer, known.items["test"], found)
+        items = known.items["test"]
+        told = {name: known.scorer.verdicts(each.text, items) for name, each in found.items()}
+        rows = compared_rows(self.task, items, told, ours="optimised")
         best, plain = found["optimised"], found["plain"]
         figures = {
-            f"{row.defence} {row.attack} {row.metric}": [
+            f"{row.victim} {row.defence} {row.attack} {row.metric}": [
                 round(value, 4) for value in (row.value, row.low, row.high)
             ]
             for row in rows
@@ -108,7 +110,7 @@ class FindPrompt(PromptExperiment):
             "texts": {name: standing.text for name, standing in found.items()},
             "calls": {"announced": finding.announced, "known": len(known.scorer.log)},
         }
-        sections = [texts_table(found), *compared_tables(rows), NOTES]
+        sections = [texts_table(found), *compared_tables(rows, ours="optimised"), NOTES]
         typer.echo(write_report(self.out, meta, rows, sections))
 
 

@@ -15,7 +15,7 @@ from codefend.lab.evaluate.scores import names_all
 from codefend.lab.evaluate.suite import Variant
 from codefend.lab.evaluate.uploads import Attacker
 from codefend.lab.experiments.store import digest_of
-from codefend.lab.victims.answers import is_match, normalise
+from codefend.lab.victims.answers import is_match
 from codefend.lab.world.language import CANNOT_TELL
 from codefend.models.codec import encode_image
 from codefend.models.prompts.templates import Task
@@ -92,7 +92,7 @@ class Item:
         Args:
             said: the model's answer.
         """
-        has_refused = normalise(said) == normalise(CANNOT_TELL)
+        has_refused = is_match(said, CANNOT_TELL)
         is_scene = self.family != _PAGE
         if self.question is None:
             misled = names_any(said, self.absent)

@@ -78,13 +78,12 @@ class Scorer:
 
     def verdicts(self, text: str, items: Sequence[Item]) -> list[Judgement]:
         """What the answers under a template are worth."""
-        template = Template("candidate", "1", text, CAPTION_REQUEST)
-        asked = [
-            (item.subject, Request(item.image, template.fill(item.question), not item.question))
-            for item in items
-        ]
-        said = self.log.ask(asked)
-        return [item.judge(answer) for item, answer in zip(items, said, strict=True)]
+        return self.judged([(text, item) for item in items])
+
+    def judged(self, asked: Sequence[tuple[str, Item]]) -> list[Judgement]:
+        """What the answers are worth, each under its own template."""
+        said = self.log.ask([(item.subject, _request(text, item)) for text, item in asked])
+        return [item.judge(answer) for (_, item), answer in zip(asked, said, strict=True)]
 
     def evaluate(
         self, batch: list[Item], candidate: Mapping[str, str], capture_traces: bool = False
@@ -107,6 +106,11 @@ class Scorer:
     ) -> dict[str, list[dict[str, Any]]]:
         """See `gepa.core.adapter.GEPAAdapter`: what a language model reads before it proposes."""
         return {COMPONENT: eval_batch.trajectories or []}
+
+
+def _request(text: str, item: Item) -> Request:
+    prompt = Template("candidate", "1", text, CAPTION_REQUEST).fill(item.question)
+    return Request(item.image, prompt, not item.question)
 
 
 def _trace(item: Item, verdict: Judgement) -> dict[str, Any]:
@@ -248,20 +252,20 @@ NOTES = (
 
 
 def compared_rows(
-    task: Task, scorer: Scorer, items: Sequence[Item], found: Mapping[str, Standing]
+    task: Task, items: Sequence[Item], told: Mapping[str, Sequence[Judgement]], *, ours: str
 ) -> list[Row]:
-    """Every text on the test items, by subject, family and whether they were purified.
+    """What answers are worth, by subject, family and whether images were purified.
 
     Args:
         task: what is asked.
-        scorer: asks.
         items: of test scenes.
-        found: the template of each name.
+        told: by name of what was asked with, the worth of each item's answer; `plain` is there.
+        ours: the name whose leads over all others, the oracle apart, are told.
     """
-    told = {name: scorer.verdicts(each.text, items) for name, each in found.items()}
     places: dict[tuple[str, str], list[int]] = {}
     for number, item in enumerate(items):
         places.setdefault((item.subject, item.label), []).append(number)
+    rivals = [name for name in told if name not in {ours, "oracle"}]
     rows: list[Row] = []
     for (subject, label), own in places.items():
         family = items[own[0]].family
@@ -270,7 +274,7 @@ def compared_rows(
         here = {name: [verdicts[i] for i in own] for name, verdicts in told.items()}
         for name, verdicts in here.items():
             measures = _measures(task, verdicts)
-            for other in ("plain", "hand-written") if name == "optimised" else ():
+            for other in rivals if name == ours else ():
                 measures += _leads(task, verdicts, here[other], other)
             rows += rows_under(threat, measures, defence=name, victim=subject, seeds=1)
     return rows
@@ -319,8 +323,13 @@ def texts_table(found: Mapping[str, Standing]) -> str:
     return "On validation:\n\n" + Table(heads, lines).markdown()
 
 
-def compared_tables(rows: Sequence[Row]) -> list[str]:
-    """A table for each model and metric, a line for each family, a column for each text."""
+def compared_tables(rows: Sequence[Row], *, ours: str) -> list[str]:
+    """A table for each model and metric: a line for each family, a column for each text.
+
+    Args:
+        rows: of `compared_rows`.
+        ours: as there.
+    """
     tables = []
     for subject in dict.fromkeys(row.victim for row in rows):
         for metric, title in METRICS.items():
@@ -329,12 +338,8 @@ def compared_tables(rows: Sequence[Row]) -> list[str]:
             by_cell = {(r.defence, r.attack): r for r in own if r.metric == metric}
             names = list(dict.fromkeys(row.defence for row in own))
             lines = [[name, *(cell(by_cell[name, each]) for each in labels)] for name in names]
-            lead = {
-                r.attack: r
-                for r in own
-                if r.metric == f"{metric}_lead:plain" and r.defence == "optimised"
-            }
-            lines.append(["optimised less plain", *(cell(lead[each]) for each in labels)])
+            lead = {r.attack: r for r in own if r.metric == f"{metric}_lead:plain"}
+            lines.append([f"{ours} less plain", *(cell(lead[each]) for each in labels)])
             table = Table([f"{subject}, {title}", *labels], lines)
             tables.append(table.transposed().markdown())
     return tables

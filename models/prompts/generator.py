@@ -108,7 +108,10 @@ class PrefixGenerator:
 
     def save(self, folder: Path) -> None:
         """Saves the adapter, in half precision, and what it is; its model is a ``PeftModel``."""
-        self.model.half().save_pretrained(folder)
+        adapters = {
+            name: t.half() for name, t in self.model.state_dict().items() if "lora_" in name
+        }
+        self.model.save_pretrained(folder, state_dict=adapters)
         facts = {
             "name": self.name,
             "version": self.version,

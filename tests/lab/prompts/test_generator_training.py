@@ -1,12 +1,18 @@
 """The generator of prefixes: what it may write, whom it learns from, and that it learns."""
 
+import json
+
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from codefend.lab.cli import app
 from codefend.lab.errors import LabError
 from codefend.lab.prompts import generator as module
 from codefend.lab.prompts.search import Scorer
+from codefend.models.mllm.tiny import tiny_mllm
 from codefend.models.prompts.generator import PrefixGenerator
+from codefend.models.purifier.pipeline import PurificationPipeline
 from tests.lab.prompts.conftest import item
 from tests.lab.train.test_connector import language_model
 
@@ -74,9 +80,48 @@ def test_an_oracle_earns_nothing(log, upstream):
 
 
 def test_what_was_tuned_is_read_back_as_the_service_reads_it(generator, source, tmp_path):
+    optimizer = torch.optim.AdamW(
+        (p for p in generator.model.parameters() if p.requires_grad), lr=1e-2
+    )
+    module._tune(generator, optimizer, [("what is it?", "look")] * 8)
+    told = generator.write(["what is it?", "where?"])
     generator.save(tmp_path)
     again = PrefixGenerator.load(tmp_path, source)
     assert (again.name, again.max_new_tokens) == ("generator", 6)
+    assert again.write(["what is it?", "where?"]) == told
+    assert {p.dtype for p in generator.model.parameters()} == {torch.float32}  # may be tuned on
+
+
+@pytest.mark.slow
+def test_a_whole_run_ends_with_one_table(source, world_file, tmp_path):
+    for part in tiny_mllm():
+        part.save_pretrained(tmp_path / "victim")
+    PurificationPipeline.tiny().save_pretrained(tmp_path / "purifier")
+    words = {
+        "--out": tmp_path / "out",
+        "--world": world_file,
+        "--victim": tmp_path / "victim",
+        "--purifier": tmp_path / "purifier",
+        "--language-model": source,
+        "--families": "clean,typographic",
+        "--num-train": 2,
+        "--num-validation": 2,
+        "--num-scenes": 2,
+        "--rounds": 2,
+        "--num-samples": 2,
+        "--max-new-tokens": 6,
+    }
+    told = [str(word) for pair in words.items() for word in pair]
+    found = CliRunner().invoke(app, ["prompt-generator", *told], catch_exceptions=False)
+    assert found.exit_code == 0, found.output
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    rows = {(r["defence"], r["attack"], r["metric"]): r["value"] for r in report["rows"]}
+    for name in ("plain", "template", "generator"):
+        assert 0 <= rows[name, "purified typographic", "wrong_word_rate"] <= 1
+    assert rows["generator", "none", "added_ms@1"] > 0
+    assert rows["generator", "none", "memory_mib"] > 0
+    assert "| round 2 |" in (tmp_path / "out" / "report.md").read_text()
+    assert (tmp_path / "out" / "adapters" / "generator.json").is_file()
 
 
 def test_without_a_model_it_says_so(tmp_path):
