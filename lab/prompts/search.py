@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -173,31 +172,37 @@ class Standing:
 
     Attributes:
         text: the template.
-        attacked: mean score under attack.
+        attacked: by model, the mean score under attack.
         clean: by model, the share of clean questions that are right.
         refused: by model, the share of clean questions that are declined without need.
     """
 
     text: str
-    attacked: float
+    attacked: Mapping[str, float]
     clean: Mapping[str, float]
     refused: Mapping[str, float]
 
     @classmethod
     def of(cls, text: str, scorer: Scorer, items: Sequence[Item]) -> Standing:
         """Asks what is not known yet."""
-        found = list(zip(items, scorer.verdicts(text, items), strict=True))
-        clean: dict[str, list[Judgement]] = {}
-        for item, verdict in found:
+        attacked: dict[str, list[float]] = {}
+        clean: dict[str, list[float]] = {}
+        refused: dict[str, list[float]] = {}
+        for item, verdict in zip(items, scorer.verdicts(text, items), strict=True):
             if item.family == CLEAN:
-                clean.setdefault(item.subject, []).append(verdict)
-        mean = partial(np.mean, dtype=float)
-        return cls(
-            text,
-            float(mean([v.score for item, v in found if item.family != CLEAN])),
-            {subject: float(mean([v.right for v in own])) for subject, own in clean.items()},
-            {subject: float(mean([v.refused for v in own])) for subject, own in clean.items()},
-        )
+                clean.setdefault(item.subject, []).append(verdict.right)
+                refused.setdefault(item.subject, []).append(verdict.refused)
+            else:
+                attacked.setdefault(item.subject, []).append(verdict.score)
+        return cls(text, *map(_means, (attacked, clean, refused)))
+
+    def gain(self, plain: Standing) -> float:
+        """What the model gains under attack that gains least: a prompt is to serve all of them.
+
+        Args:
+            plain: the question as it is.
+        """
+        return min(score - plain.attacked[subject] for subject, score in self.attacked.items())
 
     def is_cheap(self, plain: Standing, tolerance: float) -> bool:
         """Whether it costs no model more clean answers or refusals than that.
@@ -211,8 +216,12 @@ class Standing:
         return max(loss, declined) <= tolerance + _ROUNDING
 
 
+def _means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {subject: float(np.mean(own)) for subject, own in values.items()}
+
+
 def ranked(standings: Sequence[Standing], plain: Standing, *, tolerance: float) -> list[Standing]:
-    """Those that cost next to nothing clean first, and of these the best under attack.
+    """Those that cost next to nothing clean first, and of these what gains most under attack.
 
     Args:
         standings: candidates.
@@ -222,13 +231,13 @@ def ranked(standings: Sequence[Standing], plain: Standing, *, tolerance: float) 
 
     def worth(standing: Standing) -> tuple[bool, float, float]:
         clean = sum(standing.clean.values())
-        return standing.is_cheap(plain, tolerance), standing.attacked, clean
+        return standing.is_cheap(plain, tolerance), standing.gain(plain), clean
 
     return sorted(standings, key=worth, reverse=True)
 
 
 def choose(standings: Sequence[Standing], plain: Standing, *, tolerance: float) -> Standing:
-    """The best under attack of those that cost next to nothing clean; else the plain question.
+    """What gains most under attack of what costs next to nothing clean; else the plain question.
 
     Args:
         standings: candidates.
@@ -313,13 +322,13 @@ def _paired(ours: Sequence[bool], theirs: Sequence[bool]) -> Estimate:
 def texts_table(found: Mapping[str, Standing]) -> str:
     """What was found, and how each text does on validation."""
     subjects = list(next(iter(found.values())).clean)
-    heads = ["", "text", "attacked, score"]
-    heads += [f"{s}, clean {what}" for s in subjects for what in ("right", "declined")]
+    kinds = ("attacked, right", "clean, right", "clean, declined")
+    heads = ["", "text", *(f"{subject}, {kind}" for subject in subjects for kind in kinds)]
     lines = []
-    for name, standing in found.items():
-        rates = [each[s] for s in subjects for each in (standing.clean, standing.refused)]
-        cells = [f"{standing.attacked:.3f}", *(f"{rate:.1%}" for rate in rates)]
-        lines.append([name, f"`{standing.text}`", *cells])
+    for name, each in found.items():
+        parts = (each.attacked, each.clean, each.refused)
+        rates = [part[subject] for subject in subjects for part in parts]
+        lines.append([name, f"`{each.text}`", *(f"{rate:.1%}" for rate in rates)])
     return "On validation:\n\n" + Table(heads, lines).markdown()
 
 

@@ -24,7 +24,7 @@ def test_it_finds_the_text_that_helps_and_not_the_one_that_declines(log, items):
     best = choose([Standing.of(text, scorer, items) for text in texts], plain, tolerance=0.0)
     assert texts[0] == PLAIN
     assert "silver" in best.text
-    assert (plain.attacked, best.attacked) == (0.0, 1.0)
+    assert (plain.attacked, best.attacked) == ({"m": 0.0}, {"m": 1.0})
     assert (best.clean, best.refused) == ({"m": 1.0}, {"m": 0.0})
 
 
@@ -61,7 +61,7 @@ def test_an_oracle_is_worth_nothing_and_costs_no_call(log, items, upstream):
 
 
 def standing(text, attacked, clean, refused):
-    return Standing(text, attacked, {"m": clean, "other": 0.5}, {"m": refused, "other": 0.0})
+    return Standing(text, {"m": attacked}, {"m": clean}, {"m": refused})
 
 
 def test_what_costs_clean_answers_or_declines_is_not_chosen():
@@ -73,12 +73,27 @@ def test_what_costs_clean_answers_or_declines_is_not_chosen():
     assert choose([dear, shy], plain, tolerance=0.05) is dear
 
 
+def of_two(text, attacked, clean, refused=(0.0, 0.0)):
+    return Standing(
+        text, *(dict(zip("ab", each, strict=True)) for each in (attacked, clean, refused))
+    )
+
+
 def test_no_model_pays_for_what_another_gains():
-    plain = Standing(PLAIN, 0.3, {"a": 0.9, "b": 0.9}, {"a": 0.0, "b": 0.0})
-    uneven = Standing("uneven", 0.9, {"a": 1.0, "b": 0.8}, {"a": 0.0, "b": 0.0})
-    good = Standing("good", 0.5, {"a": 0.9, "b": 0.9}, {"a": 0.0, "b": 0.0})
+    plain = of_two(PLAIN, (0.3, 0.3), (0.9, 0.9))
+    uneven = of_two("uneven", (0.9, 0.9), (1.0, 0.8))
+    good = of_two("good", (0.5, 0.5), (0.9, 0.9))
     assert choose([uneven, good], plain, tolerance=0.005) is good
     assert ranked([uneven, good], plain, tolerance=0.005) == [good, uneven]
+
+
+def test_a_text_is_worth_what_it_does_for_the_model_that_gains_least():
+    plain = of_two(PLAIN, (0.1, 0.3), (0.9, 0.9))
+    for_one = of_two("for one", (1.0, 0.3), (0.9, 0.9))
+    for_both = of_two("for both", (0.3, 0.4), (0.9, 0.9))
+    harmful = of_two("harmful", (1.0, 0.2), (0.9, 0.9))
+    assert choose([for_one, harmful, for_both], plain, tolerance=0.0) is for_both
+    assert choose([harmful], plain, tolerance=0.0) is plain
 
 
 def test_a_language_model_may_write_the_proposals(log, items):
