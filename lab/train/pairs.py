@@ -68,7 +68,8 @@ PHOTO_SIDE_PX = 224
 
 
 def _read_share(given: Any) -> Any:
-    match = re.fullmatch(r"(\d+)/(\d+)", given) if isinstance(given, str) else None
+    text = given[0] if isinstance(given, list) and len(given) == 1 else given  # of a command line
+    match = re.fullmatch(r"(\d+)/(\d+)", text) if isinstance(text, str) else None
     return (int(match[1]), int(match[2])) if match else given
 
 
