@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: serve test test-fast test-clients test-litellm test-browser check bench bench-gpu gpu docs site wheel try-wheel sbom gallery fuzz clean
+.PHONY: serve test test-fast test-clients test-litellm test-browser check bench bench-gpu gpu docs site wheel try-wheel sbom gallery fuzz image manifests clean
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/python:
@@ -84,6 +84,12 @@ gpu:
 docs: $(VENV)/.dev
 	$(BIN)/python -m tests.documentation
 	$(BIN)/python -m benchmarks.page
+	$(BIN)/python -m tests.deploy.chart
+
+# deploy/kubernetes, out of the chart: needs Debian's golang-go, golang-github-masterminds-sprig-dev
+# and golang-k8s-sigs-yaml-dev, and no Helm.
+manifests: $(VENV)/.dev
+	$(BIN)/python -m tests.deploy.chart manifests
 
 # The site that the documentation is read on: build/site/index.html, which loads nothing from elsewhere.
 site: $(VENV)/.dev
@@ -110,6 +116,21 @@ SEED     ?= 0
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz --images $(IMAGES) --requests $(REQUESTS) \
 		--examples $(EXAMPLES) --bodies $(BODIES) --http-bodies $(HTTP_BODIES) --seed $(SEED)
+
+# With docker, podman or buildah: make image TARGETS='cpu guard' BUILDER=podman
+# IMAGE_OPTIONS go to the builder: --build-arg CPU_TORCH_INDEX_URL=..., --build-arg PYTHON_IMAGE=...
+TARGETS       ?= cpu
+BUILDER       ?= $(firstword $(foreach name,docker podman buildah,$(shell command -v $(name))))
+IMAGE_OPTIONS ?=
+# The others' own format has no place for a health check.
+IMAGE_FORMAT  := $(if $(filter-out docker,$(notdir $(BUILDER))),--format docker)
+image:
+	@test -n "$(BUILDER)" || { echo "make image needs docker, podman or buildah"; exit 1; }
+	for target in $(TARGETS); do \
+		$(BUILDER) build $(IMAGE_FORMAT) $(IMAGE_OPTIONS) --target $$target --tag codefend:$$target \
+			--build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" \
+			--build-arg REVISION="$$(git rev-parse HEAD)" . || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -19,7 +19,8 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -64,13 +65,18 @@ def load_converted(
     It is kept in `.openvino` beside the weights or, where that cannot be written, in the cache
     (`$XDG_CACHE_HOME/codefend`, else `~/.cache/codefend`); where neither can, it is made at every
     start. What is kept belongs to these weights, this code and these versions of its packages:
-    anything else, and what is damaged, is made anew.
+    anything else, and what is damaged, is made anew. A package that is not installed has no
+    version: where torch is missing, what was converted elsewhere is all that can run.
 
     Args:
         source: The directory that holds all that `convert` reads; nothing is kept of a hub id, nor
             where there is None.
         convert: Reads the weights and converts them.
         variant: Which of several networks that are made of the same weights; each is kept.
+
+    Raises:
+        RuntimeError: Nothing is kept, and torch, which converts, is not installed.
+        Exception: Whatever `convert` raises.
     """
     if source is None or not os.path.isdir(source):
         return convert()
@@ -81,6 +87,13 @@ def load_converted(
         kept = _read(home / key)
         if kept is not None:
             return kept
+    if find_spec("torch") is None:
+        msg = (
+            f"{folder} was not converted for OpenVINO, and torch, which does that, is not "
+            "installed: run `codefend prepare` where it is, and bring the folder with its "
+            f"{_HOME} here"
+        )
+        raise RuntimeError(msg)
     made = convert()
     for home in homes:
         try:
@@ -185,13 +198,20 @@ def _core() -> Core:
 
 
 def _key_of(folder: Path) -> str:
-    """Names all that a converted network depends on."""
+    """Names the weights and the code that a converted network depends on."""
     digest = hashlib.sha256(folder_digest(folder).encode())
-    for package in _MADE_WITH:
-        digest.update(f"\0{package} {version(package)}".encode())
     for file in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    """Of the packages that convert, as far as they are installed."""
+    found = {}
+    for package in _MADE_WITH:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def _homes_of(folder: Path) -> Iterator[Path]:
@@ -209,6 +229,9 @@ def _read(entry: Path) -> Converted | None:
         described = json.loads((entry / _DESCRIPTION).read_text(encoding="utf-8"))
         if described["sha256"] != _digests(entry):
             raise ValueError("its files are not those that were written")
+        made_with = dict(described["made_with"])
+        if made_with | _versions() != made_with:
+            return None
         return Converted(_core().read_model(entry / _NETWORK), dict(described["facts"]))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         logger.warning("the converted network in %s is damaged: %s", entry, error)
@@ -237,7 +260,7 @@ def _keep(made: Converted, home: Path, key: str) -> None:
             _openvino().save_model(made.network, entry / _NETWORK, compress_to_fp16=False)
         except RuntimeError as error:  # a full disk
             raise OSError(str(error)) from error
-        described = {"sha256": _digests(entry), "facts": made.facts}
+        described = {"sha256": _digests(entry), "made_with": _versions(), "facts": made.facts}
         (entry / _DESCRIPTION).write_text(json.dumps(described), encoding="utf-8")
         for old in home.glob(f"{key.partition('-')[0]}-*"):
             shutil.rmtree(old, ignore_errors=True)

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +75,10 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
+def described(entry):
+    return json.loads((entry / "description.json").read_text())
+
+
 def entries(folder):
     return sorted((folder / ".openvino").iterdir())
 
@@ -96,6 +100,7 @@ def test_what_is_stale_is_made_anew_and_takes_the_others_place(
 ):
     load_converted(weights, Factory())
     (before,) = entries(weights)
+    versions = described(before)["made_with"]
     if changed == "weights":
         (weights / "net.safetensors").write_bytes(b"5678")
     elif changed == "package":
@@ -109,7 +114,27 @@ def test_what_is_stale_is_made_anew_and_takes_the_others_place(
     assert (result(load_converted(weights, factory)) == 9).all()
     assert factory.num_calls == 1
     (after,) = entries(weights)
-    assert after != before
+    assert (after == before) == (changed == "package")
+    assert (described(after)["made_with"] != versions) == (changed == "package")
+
+
+def test_where_a_package_is_missing_what_was_made_with_it_serves(weights, monkeypatch):
+    def version_without_torch(name):
+        if name != "openvino":
+            raise PackageNotFoundError(name)
+        return version(name)
+
+    load_converted(weights, Factory())
+    monkeypatch.setattr(converted, "version", version_without_torch)
+    factory = Factory(3.0)
+    assert (result(load_converted(weights, factory)) == 6).all()
+    assert factory.num_calls == 0
+
+
+def test_without_torch_what_was_never_converted_says_where_it_can_be(weights, monkeypatch):
+    monkeypatch.setattr(converted, "find_spec", lambda name: None)
+    with pytest.raises(RuntimeError, match="codefend prepare"):
+        load_converted(weights, Factory())
 
 
 def spoil(entry, how):
@@ -129,9 +154,8 @@ def spoil(entry, how):
     else:
         xml = entry / "network.xml"
         xml.write_text("<net/>")
-        described = json.loads((entry / "description.json").read_text())
-        described["sha256"] = converted._digests(entry)
-        (entry / "description.json").write_text(json.dumps(described))
+        changed = described(entry) | {"sha256": converted._digests(entry)}
+        (entry / "description.json").write_text(json.dumps(changed))
 
 
 @pytest.mark.parametrize(
