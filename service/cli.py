@@ -80,6 +80,7 @@ def serve() -> None:
 
     configure_logs(settings.log_level)
     _warn_of_unknown_variables()
+    _check_torch(settings)
     _check_weights(settings)
     if (problem := why_not_bound(settings)) is not None:
         typer.echo(f"codefend: {problem}", err=True)
@@ -222,6 +223,22 @@ def _warn_of_unknown_variables() -> None:
     for name, nearest in _unknown_variables().items():
         fields = {"variable": name, "nearest_setting": nearest}
         logger.warning("an environment variable is no setting", extra={"fields": fields})
+
+
+def _check_torch(settings: "Settings") -> None:
+    """Ends the command where torch is asked for and is not installed."""
+    from codefend.service.devices import has_torch
+    from codefend.service.startup import find_uses_of_torch
+
+    uses = [] if has_torch() else find_uses_of_torch(settings)
+    for use in uses:
+        message = (
+            f"{use} needs torch, which is not installed here: leave it out, or use the image "
+            "codefend:cpu (pip install torch)"
+        )
+        typer.echo(f"codefend: {message}", err=True)
+    if uses:
+        raise typer.Exit(BAD_SETTINGS_EXIT_CODE)
 
 
 def _check_weights(settings: "Settings") -> None:

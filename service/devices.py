@@ -14,6 +14,7 @@ __all__ = [
     "has_accelerator",
     "has_int8_products",
     "has_openvino",
+    "has_torch",
     "resolve_devices",
 ]
 
@@ -64,6 +65,11 @@ def has_int8_products(cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
 def has_openvino() -> bool:
     """Whether its package is installed; it is looked for, and not loaded."""
     return importlib.util.find_spec("openvino") is not None
+
+
+def has_torch() -> bool:
+    """Whether its package is installed; it is looked for, and not loaded."""
+    return importlib.util.find_spec("torch") is not None
 
 
 def check_backend(
@@ -136,7 +142,7 @@ def resolve_devices(
 
 def has_accelerator(device_directory: Path = _DEVICES) -> bool:
     """Whether torch finds one; it is asked only where there may be, as it takes seconds to load."""
-    if not _shows_accelerator(device_directory):
+    if not _shows_accelerator(device_directory) or not has_torch():
         return False
     import torch
 

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from codefend.service.devices import Backend
 from codefend.service.policy import Mode
+from codefend.service.protocols.prompting import PromptSource
 from codefend.service.settings import PREFIX, Settings
 
 __all__ = [
     "describe_first_steps",
     "describe_start",
     "find_unknown_variables",
+    "find_uses_of_torch",
     "installed_version",
     "why_not_bound",
 ]
@@ -56,6 +59,22 @@ def find_unknown_variables(names: Iterable[str]) -> dict[str, str | None]:
         for name, upper in sorted(ours.items())
         if upper not in settings | CONTAINER_VARIABLES and not _OTHERS.fullmatch(upper)
     }
+
+
+def find_uses_of_torch(settings: Settings) -> list[str]:
+    """What of these settings cannot be served without torch; a small image leaves it out."""
+    purifies = settings.mode is not Mode.OFF
+    uses = {
+        "the embedded model, which answers where CODEFEND_UPSTREAM_URL is not set": (
+            settings.upstream_url is None
+        ),
+        f"CODEFEND_BACKEND={settings.backend}": (
+            purifies and settings.backend in {Backend.EAGER, Backend.GRAPHS}
+        ),
+        "CODEFEND_PURIFIER_ADAPTERS": purifies and settings.purifier_adapters is not None,
+        "CODEFEND_PROMPT=generator": settings.prompt is PromptSource.GENERATOR,
+    }
+    return [use for use, is_asked in uses.items() if is_asked]
 
 
 def describe_start(settings: Settings, num_keys: int) -> dict[str, Any]:

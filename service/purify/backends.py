@@ -2,7 +2,7 @@
 
 import logging
 
-from codefend.service.devices import Backend, CpuDtype, has_accelerator, has_openvino
+from codefend.service.devices import Backend, CpuDtype, has_accelerator, has_openvino, has_torch
 from codefend.service.purify.engine import Engine, EngineOptions
 
 __all__ = ["load_engine"]
@@ -14,8 +14,8 @@ def load_engine(options: EngineOptions) -> Engine:
     """Loads the engine of the backend.
 
     Raises:
-        Exception: Whatever that engine raises; under `auto`, what torch's raises, unless 8-bit
-            integers are asked for, which torch does not compute in.
+        Exception: Whatever that engine raises; under `auto`, what torch's raises, unless it is
+            not installed, or 8-bit integers are asked for, which it does not compute in.
     """
     if options.backend is Backend.OPENVINO:
         return _load_openvino(options)
@@ -23,7 +23,7 @@ def load_engine(options: EngineOptions) -> Engine:
         try:
             return _load_openvino(options)
         except Exception as error:  # its library, or what it does not know: torch runs all there is
-            if options.cpu_dtype is CpuDtype.INT8:
+            if options.cpu_dtype is CpuDtype.INT8 or not has_torch():
                 raise
             logger.warning("OpenVINO cannot run %s, torch does: %s", options.purifier, error)
     from codefend.service.purify.torch_engine import load_engine as load_eager

@@ -1,16 +1,19 @@
 """The container's recipe and the composition, read as text: there is no engine in a test."""
 
 import os
+import re
 import runpy
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-ENTRYPOINT = ROOT / "deploy" / "entrypoint.py"
+IMAGE = ROOT / "deploy/image"
+ENTRYPOINT = IMAGE / "entrypoint.py"
 
 
 def dockerfile_stages():
@@ -37,21 +40,34 @@ def compose():
     return yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 
 
-@pytest.mark.parametrize("target", ["cpu", "cuda"])
-def test_both_targets_run_unprivileged_and_with_a_health_check(stages, target):
+def image_script(name):
+    """A script that runs while an image is built, as a module."""
+    return types.SimpleNamespace(**runpy.run_path(str(IMAGE / f"{name}.py")))
+
+
+@pytest.mark.parametrize("target", ["cpu", "guard", "cuda"])
+def test_every_target_runs_unprivileged_and_with_a_health_check(stages, target):
     lines = stages[target]["lines"]
     assert lines[-1] == ("USER", "10001:10001")
     assert ("COPY", f"--from=build-{target} /opt/codefend /opt/codefend") in lines
     runtime = dict(stages[stages[target]["base"]]["lines"])
     assert "/healthz" in runtime["HEALTHCHECK"]
     assert runtime["CMD"] == '["codefend", "serve"]'
+    built = " ".join(rest for word, rest in stages[f"build-{target}"]["lines"] if word == "RUN")
+    assert "sh deploy/image/finish.sh /opt/codefend" in built
 
 
-def test_the_cpu_image_holds_what_its_user_could_not_write(stages):
+def test_a_build_without_a_target_makes_what_answers_by_itself(stages):
+    assert list(stages)[-1] == "cpu"
+
+
+def test_the_images_hold_what_their_user_could_not_write(stages):
     """Converted networks lie beside the weights, and those belong to root."""
     commands = [rest for word, rest in stages["build-cpu"]["lines"] if word == "RUN"]
-    assert "'.[openvino]'" in commands[-2]
-    assert commands[-1] == "/opt/codefend/bin/codefend prepare"
+    assert "openvino" in commands[-2]
+    assert "codefend prepare" in commands[-1]
+    copied = [rest for word, rest in stages["build-guard"]["lines"] if word == "COPY"]
+    assert copied == ["--from=build-cpu /opt/prepared /opt/codefend"]
 
 
 def test_only_the_serving_rooms_enter_the_image(stages):
@@ -61,7 +77,7 @@ def test_only_the_serving_rooms_enter_the_image(stages):
     assert "*" in ignored
     assert {line[1:] for line in ignored if line.startswith("!")} == {
         "pyproject.toml", "constraints.txt", "README.md", "LICENSE",
-        "codefend", "service", "models", "gallery", "deploy/entrypoint.py",
+        "codefend", "service", "models", "gallery", "deploy/image",
     }  # fmt: skip
 
 
@@ -69,9 +85,59 @@ def test_package_indexes_are_arguments_without_a_default(stages):
     arguments = {
         rest for stage in stages.values() for word, rest in stage["lines"] if word == "ARG"
     }
-    assert arguments == {"PIP_INDEX_URL", "CPU_TORCH_INDEX_URL", "CUDA_TORCH_INDEX_URL"}
+    assert {rest for rest in arguments if "=" not in rest} == {
+        "PIP_INDEX_URL", "PIP_FIND_LINKS", "CPU_TORCH_INDEX_URL", "CUDA_TORCH_INDEX_URL",
+        "PYTHON_IMAGE",
+    }  # fmt: skip
     text = (ROOT / "Dockerfile").read_text()
     assert "http" not in text.replace("http://127.0.0.1", "")
+
+
+def test_the_images_python_is_the_tested_one(stages):
+    tested = "{}.{}".format(*sys.version_info[:2])
+    default = re.search(r"^ARG PYTHON_IMAGE=(.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert tested != "3.11" or default[1].startswith("python:3.11-")
+
+
+# What is installed, and what is left out.
+
+
+def test_packages_are_the_projects_own_with_torch_or_without():
+    requirements = image_script("packages").requirements
+    name_of = image_script("packages").name_of
+    pyproject = ROOT / "pyproject.toml"
+    whole = requirements(pyproject, ["openvino"], with_torch=True)
+    small = requirements(pyproject, ["openvino"], with_torch=False)
+    left_out = {name_of(row) for row in whole} - {name_of(row) for row in small}
+    assert left_out == {"torch", "diffusers", "transformers", "accelerate", "peft"}
+    assert {"openvino", "numpy", "safetensors"} <= {name_of(row) for row in small}
+    with pytest.raises(KeyError):
+        requirements(pyproject, ["openvno"], with_torch=True)
+
+
+@pytest.mark.slow
+def test_nothing_that_a_small_image_imports_needs_torch():
+    """Everything the service loads before its first worker, in an environment without torch."""
+    code = """
+import sys
+for name in ("torch", "diffusers", "transformers", "accelerate", "peft"):
+    sys.modules[name] = None
+import codefend.service.cli, codefend.service.server, codefend.service.app
+import codefend.service.purify.openvino_engine, codefend.service.purify.worker
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_what_serving_never_opens_is_removed(tmp_path):
+    packages = tmp_path / "lib/python3.11/site-packages"
+    kept = ["torch/lib/libtorch_cpu.so", "torch/testing/x.py", "codefend/__init__.py"]
+    gone = ["torch/test/a", "torch/lib/libjitbackend_test.so", "sympy/core/tests/t.py", "pip/p.py"]
+    for name in (*kept, *gone):
+        (packages / name).parent.mkdir(parents=True, exist_ok=True)
+        (packages / name).write_bytes(b"12345")
+    image_script("prune").main(tmp_path)
+    assert [name for name in kept if not (packages / name).exists()] == []
+    assert [name for name in gone if (packages / name).exists()] == []
 
 
 def test_the_guard_starts_alone_and_vllm_only_by_profile(compose):
@@ -89,9 +155,6 @@ def test_the_guard_is_confined_and_published_on_loopback(compose):
     assert guard["read_only"] is True
     assert guard["cap_drop"] == ["ALL"]
     assert guard["shm_size"] == "2gb"
-    assert guard["build"]["args"].keys() == {
-        "PIP_INDEX_URL", "CPU_TORCH_INDEX_URL", "CUDA_TORCH_INDEX_URL"
-    }  # fmt: skip
 
 
 def test_the_composition_sets_only_settings_that_exist(compose):
