@@ -182,7 +182,7 @@ def test_the_guard_is_asked_by_its_namespace_and_reaches_the_model_alone(name):
     guard = pods["guard"]
     asking = [each for each, pod in pods.items() if reaches(manifests, pod, guard, 8000, "http")]
     reading = [
-        each for each, pod in pods.items() if reaches(manifests, pod, guard, 9000, "metrics")
+        each for each, pod in pods.items() if reaches(manifests, pod, guard, 9100, "metrics")
     ]
     reached = [each for each, pod in pods.items() if reaches(manifests, guard, pod, 8000)]
     assert asking == ["client"]
@@ -241,7 +241,7 @@ def test_probes_ask_what_the_service_answers(manifests):
     ports = {port["name"]: port["containerPort"] for port in guard["ports"]}
     for probe, path in (("startup", "/readyz"), ("readiness", "/readyz"), ("liveness", "/healthz")):
         assert guard[f"{probe}Probe"]["httpGet"] == {"path": path, "port": "http"}
-    assert ports == {"http": 8000, "metrics": 9000}
+    assert ports == {"http": 8000, "metrics": 9100}
     dockerfile = (chart.ROOT / "Dockerfile").read_text()
     assert f"CODEFEND_PORT={ports['http']}" in dockerfile
     assert {"name": "CODEFEND_METRICS_PORT", "value": str(ports["metrics"])} in guard["env"]

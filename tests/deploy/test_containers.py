@@ -140,13 +140,63 @@ def test_what_serving_never_opens_is_removed(tmp_path):
     assert [name for name in gone if (packages / name).exists()] == []
 
 
-def test_the_guard_starts_alone_and_vllm_only_by_profile(compose):
+def test_the_guard_starts_alone_and_everything_else_by_profile(compose):
+    profiles = {name: service.get("profiles") for name, service in compose["services"].items()}
+    assert profiles == {
+        "guard": None,
+        "vllm": ["vllm"],
+        "ollama": ["ollama"],
+        "ollama-model": ["ollama"],
+        "prometheus": ["observability"],
+        "grafana": ["observability"],
+        "otel-collector": ["observability"],
+    }
+
+
+@pytest.mark.parametrize("model", ["vllm", "ollama"])
+def test_nothing_reaches_a_model_but_through_the_guard(compose, model):
     services = compose["services"]
-    started = [name for name, service in services.items() if "profiles" not in service]
-    assert started == ["guard"]
-    assert services["vllm"]["profiles"] == ["vllm"]
-    assert "ports" not in services["vllm"], "nothing reaches the model but through the guard"
-    assert set(services["vllm"]["networks"]) == {"back"}
+    assert "ports" not in services[model]
+    assert services[model]["networks"] == ["back"]
+    beside = {
+        name
+        for name, service in services.items()
+        if {*service["networks"]} & {*services[model]["networks"]}
+    }
+    published = {name for name, service in services.items() if "ports" in service}
+    assert beside & published == {"guard"}
+    assert beside <= {"guard", model, "vllm", "ollama", "ollama-model"}
+
+
+def test_everything_that_is_published_is_so_on_loopback(compose):
+    ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
+    assert len(ports) == 2
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+@pytest.mark.skipif(
+    not (ROOT / "deploy/observability").is_dir(), reason="what is mounted is not there yet"
+)
+def test_prometheus_asks_where_the_metrics_are(compose):
+    config = yaml.safe_load((ROOT / "deploy/observability/prometheus.yml").read_text())
+    (job,) = [job for job in config["scrape_configs"] if job["job_name"] == "codefend"]
+    port = compose["services"]["guard"]["environment"]["CODEFEND_METRICS_PORT"]
+    assert job["static_configs"] == [{"targets": [f"guard:{port}"]}]
+    assert config["rule_files"] == ["rules.yml"]
+
+
+@pytest.mark.skipif(
+    not (ROOT / "deploy/observability").is_dir(), reason="what is mounted is not there yet"
+)
+def test_what_is_mounted_out_of_the_repository_is_there(compose):
+    mounts = [
+        volume.split(":")[0]
+        for service in compose["services"].values()
+        for volume in service.get("volumes", [])
+        if volume.startswith("./")
+    ]
+    assert len(mounts) == 5
+    assert [path for path in mounts if not (ROOT / path).exists()] == []
 
 
 def test_the_guard_is_confined_and_published_on_loopback(compose):

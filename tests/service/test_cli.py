@@ -289,6 +289,17 @@ def test_config_shows_what_holds_for_each_key_and_no_key(tmp_path, monkeypatch):
     assert "topsecret" not in shown
 
 
+@pytest.mark.parametrize("upstream", ["", "http://models:8000/v1"])
+def test_without_torch_the_embedded_model_is_refused_clearly(monkeypatch, upstream):
+    served = []
+    monkeypatch.setattr("codefend.service.devices.has_torch", lambda: False)
+    monkeypatch.setattr("codefend.service.server.serve", served.append)
+    monkeypatch.setenv("CODEFEND_UPSTREAM_URL", upstream)
+    result = run("serve")
+    assert (result.exit_code, len(served)) == ((0, 1) if upstream else (2, 0))
+    assert ("CODEFEND_UPSTREAM_URL" in result.output) == (not upstream)
+
+
 def test_the_version_is_shown():
     result = run("--version")
     assert (result.exit_code, result.output) == (0, f"codefend {installed_version()}\n")

@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 from codefend.service.settings import Settings
-from codefend.service.startup import describe_start, find_unknown_variables
+from codefend.service.startup import (
+    describe_start,
+    find_unknown_variables,
+    find_uses_of_torch,
+)
 from tests.service.running import make_settings, run_service
 
 ROOT = Path(__file__).parents[2]
@@ -94,3 +98,22 @@ def test_one_line_at_the_start_and_one_when_it_is_ready(session_upstream, caplog
     (ready,) = (record for record in caplog.records if record.message == "ready")
     assert ready.fields["seconds"] > 0
     assert ready.fields["purifier"] == (None if mode == "off" else "fake 1")
+
+
+UPSTREAM = {"upstream_url": "http://models:8000/v1"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({}, ["CODEFEND_UPSTREAM_URL"]),
+        ({"backend": "eager"}, ["CODEFEND_UPSTREAM_URL", "CODEFEND_BACKEND=eager"]),
+        (UPSTREAM, []),
+        (UPSTREAM | {"backend": "eager"}, ["CODEFEND_BACKEND=eager"]),
+        (UPSTREAM | {"backend": "eager", "mode": "off"}, []),
+        (UPSTREAM | {"purifier_adapters": "mine"}, ["CODEFEND_PURIFIER_ADAPTERS"]),
+    ],
+)
+def test_what_needs_torch_is_known(changes, named):
+    uses = find_uses_of_torch(Settings(**changes))
+    assert [name for name, use in zip(named, uses, strict=True) if name not in use] == []

@@ -174,3 +174,13 @@ def test_in_whole_numbers_it_purifies_as_torch_emulates_it(tmp_path):
     distance = np.abs(found.astype(int) - emulated.numpy())
     assert distance.mean() < 0.1
     assert distance.max() <= 2
+
+
+def test_without_torch_openvino_says_itself_what_it_lacks(tmp_path, monkeypatch):
+    monkeypatch.setattr(backends, "has_torch", lambda: False)
+    monkeypatch.setattr("codefend.models.converted.find_spec", lambda _: None)
+    folder = tmp_path / "purifier"
+    folder.mkdir()
+    (folder / "model_index.json").write_text("{}")
+    with pytest.raises(RuntimeError, match="codefend prepare"):
+        load_engine(EngineOptions(str(folder), "cpu", 1))
