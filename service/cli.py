@@ -34,6 +34,9 @@ $ codefend purify photos/ purified/
 $ codefend config""",
 )
 
+quarantine_app = typer.Typer(no_args_is_help=True, help="Images that look attacked, sealed.")
+app.add_typer(quarantine_app, name="quarantine")
+
 BAD_SETTINGS_EXIT_CODE = 2
 
 logger = logging.getLogger(__name__)
@@ -188,6 +191,48 @@ def verify() -> None:
         num_problems += len(problems)
         typer.echo(f"{entry.name}: {'; '.join(problems) or 'ok'}")
     raise typer.Exit(1 if num_problems else 0)
+
+
+@quarantine_app.command("keygen")
+def quarantine_keygen(
+    private_key: Annotated[Path, typer.Argument(help="New file for the private key.")],
+) -> None:
+    """Make a pair of keys: the private one goes to a file, the public one is printed.
+
+    Keep the private key away from the service, which never needs it.
+    """
+    from codefend.service.sealing import make_key
+
+    try:
+        typer.echo(f"CODEFEND_QUARANTINE_KEY={make_key(private_key)}")
+    except FileExistsError as error:
+        msg = f"{private_key} exists, and what it opens would be lost; name another file"
+        raise typer.BadParameter(msg) from error
+
+
+@quarantine_app.command("open")
+def quarantine_open(
+    private_key: Annotated[Path, typer.Argument(help="The private key's file.", exists=True)],
+    directory: Annotated[Path, typer.Argument(help="Sealed images.", exists=True)],
+    target: Annotated[Path, typer.Argument(help="New folder for what they hold.")],
+) -> None:
+    """Open every sealed image in a directory: what was sent, what it became, and the audit."""
+    from codefend.service.quarantine import SUFFIX
+    from codefend.service.sealing import open_sealed
+
+    num_failures = 0
+    for file in sorted(directory.glob(f"*{SUFFIX}")):
+        try:
+            found = open_sealed(file.read_bytes(), private_key)
+        except ValueError as error:
+            num_failures += 1
+            typer.echo(f"{file.name}: {error}", err=True)
+            continue
+        (target / file.stem).mkdir(mode=0o700, parents=True)
+        for name, content in found.items():
+            (target / file.stem / Path(name).name).write_bytes(content)
+        typer.echo(target / file.stem)
+    raise typer.Exit(1 if num_failures else 0)
 
 
 @app.command()

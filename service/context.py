@@ -16,9 +16,14 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from codefend.service.errors import ClientLeft, DeadlineExceeded
+from codefend.service.errors import (
+    ClientLeft,
+    DeadlineExceeded,
+    ImageFlagged,
+    PurificationFailed,
+)
 from codefend.service.metrics import Metrics, Stage
-from codefend.service.policy import Policy
+from codefend.service.policy import Policy, Verdict
 from codefend.service.protocols.base import Protocol
 from codefend.service.tracing import Interval, RequestSpan
 
@@ -205,6 +210,7 @@ class RequestContext:
         outcome: `ok`, or the code of the error.
         facts: What the log says of the request.
         images: What the audit says of each of its images: hash, size, suspicion and the like.
+        guarded: When each image was purified and judged, with its entry in `images`.
         upstream_headers: What the upstream's answer had that goes into this one.
         span: Where it stands in its trace; None where traces are off.
         request_id: Given to the client, to the upstream and to the log.
@@ -223,9 +229,23 @@ class RequestContext:
     outcome: str = "ok"
     facts: dict[str, Any] = field(default_factory=dict)
     images: list[dict[str, Any]] = field(default_factory=list)
+    guarded: list[tuple[Interval, dict[str, Any]]] = field(default_factory=list)
     upstream_headers: dict[str, str] = field(default_factory=dict)
     span: RequestSpan | None = None
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @contextmanager
+    def guarding(self, facts: dict[str, Any]) -> Iterator[None]:
+        """Measures how one image is purified and judged, and notes the verdict among its facts."""
+        started_s = time.monotonic()
+        try:
+            yield
+            facts["verdict"] = Verdict.MODIFY
+        except (ImageFlagged, PurificationFailed):
+            facts["verdict"] = Verdict.DENY
+            raise
+        finally:
+            self.guarded.append((Interval("run_guardrail", started_s, time.monotonic()), facts))
 
 
 async def run_with_deadline(request: Request, work: Coroutine[Any, Any, T], deadline_s: float) -> T:

@@ -1,14 +1,42 @@
-"""Prometheus metrics; stages are measured under the very names the code gives them."""
+"""Prometheus metrics; stages are measured under the very names the code gives them.
 
+Those in `STABLE` are what dashboards and alerts of others may rest on: they keep their names,
+labels and meaning. The rest may change with what it measures.
+"""
+
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
-__all__ = ["Metrics", "Stage"]
+from codefend.service.policy import Verdict
+
+__all__ = ["STABLE", "Metrics", "Stage"]
+
+STABLE: Mapping[str, tuple[str, ...]] = {
+    "codefend_requests_total": ("endpoint", "outcome"),
+    "codefend_request_duration_seconds": ("endpoint",),
+    "codefend_stage_duration_seconds": ("stage",),
+    "codefend_images_total": ("verdict",),
+    "codefend_suspicion": (),
+    "codefend_flagged_total": (),
+    "codefend_bypass_total": ("reason",),
+    "codefend_rejected_total": ("reason",),
+    "codefend_queue_depth": (),
+    "codefend_requests_in_flight": (),
+    "codefend_upstream_errors_total": ("reason",),
+    "codefend_upstream_breaker_state": (),
+    "codefend_ready": (),
+}
+"""Labels of each metric that keeps its name, labels and meaning."""
 
 _STAGE_BUCKETS_S = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
+BYPASS_REASONS = ("shadow", "off", "purify_failure")
 _BATCH_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
@@ -38,6 +66,20 @@ class Metrics:
         )
         for stage in Stage:
             self.stage_duration.labels(stage.value)
+        self.request_duration = Histogram(
+            "codefend_request_duration_seconds",
+            "Time from a request's arrival until its answer was sent.",
+            ["endpoint"],
+            buckets=_STAGE_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.images = self._counter(
+            "images",
+            "Images by verdict: modify (purified), allow (passed as sent), deny (refused).",
+            "verdict",
+        )
+        for verdict in Verdict:
+            self.images.labels(verdict.value)
         self.requests = self._counter(
             "requests", "Requests answered, by endpoint and outcome.", "endpoint", "outcome"
         )
@@ -48,7 +90,15 @@ class Metrics:
             "fields", "Fields of chats that passed unrefused, or were taken out.", "verdict"
         )
         self.bypass = self._counter("bypass", "Images that were forwarded unpurified.", "reason")
+        for reason in BYPASS_REASONS:
+            self.bypass.labels(reason)
         self.flagged = self._counter("flagged", "Images with a suspicion above 0.99.")
+        self.quarantine = self._counter(
+            "quarantine",
+            "Flagged images by what became of their copy: kept, or why not.",
+            "outcome",
+        )
+        self.quarantine_bytes = self._gauge("quarantine_bytes", "Bytes of all sealed images.")
         self.suspicion = Histogram(
             "codefend_suspicion",
             "Suspicion of images: the share of clean images that looked less attacked.",
@@ -71,6 +121,8 @@ class Metrics:
         self.generation = self._gauge(
             "generation", "Model version that serves: loads of weights, counted from 1."
         )
+        self.ready = self._gauge("ready", "Whether /readyz answers 200: 1, or 0.")
+        self.version = Info("codefend_build", "What runs.", registry=self.registry)
         self.queue_depth = self._gauge(
             "queue_depth", "Images, and tiles of large ones, in the queue of the purifier."
         )
@@ -78,8 +130,21 @@ class Metrics:
         self.held_bytes = self._gauge(
             "held_bytes", "Bytes that bodies, images and answers of requests in flight hold."
         )
+        self._describe_limits()
         self._describe_upstream()
         self._describe_batches()
+
+    def _describe_limits(self) -> None:
+        self.requests_limit = self._gauge(
+            "requests_limit", "Most requests in flight (CODEFEND_MAX_REQUESTS)."
+        )
+        self.queue_limit = self._gauge(
+            "queue_limit", "Most images and tiles in the queue (CODEFEND_MAX_QUEUE)."
+        )
+        self.memory_limit_bytes = self._gauge(
+            "memory_limit_bytes",
+            "Most bytes that requests in flight may hold (CODEFEND_MAX_MEMORY_BYTES).",
+        )
 
     def _describe_upstream(self) -> None:
         self.upstream_errors = self._counter(
@@ -117,6 +182,18 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.device_busy = self._counter(
+            "device_busy_seconds", "Time that workers spent on batches.", "device", "worker"
+        )
+        self.device_memory = Gauge(
+            "codefend_device_memory_bytes",
+            "Memory that a worker held after its last batch: of its GPU, or of the host on a CPU.",
+            ["device", "worker"],
+            registry=self.registry,
+        )
+        self.process_memory = ProcessMemory()
+        self.registry.register(self.process_memory)
+
     def exposition(self) -> bytes:
         """The metrics in Prometheus' text format."""
         return generate_latest(self.registry)
@@ -126,3 +203,28 @@ class Metrics:
 
     def _gauge(self, name: str, documentation: str) -> Gauge:
         return Gauge(f"codefend_{name}", documentation, registry=self.registry)
+
+
+class ProcessMemory(Collector):
+    """How much memory the service's processes have in use, asked at every scrape.
+
+    Attributes:
+        read: The kind of each process, and its resident bytes.
+    """
+
+    def __init__(self) -> None:
+        self.read: Callable[[], Iterable[tuple[str, int]]] = tuple
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """One gauge, by kind."""
+        family = GaugeMetricFamily(
+            "codefend_process_memory_bytes",
+            "Resident memory of the service's processes, by kind; shared pages count in each.",
+            labels=["kind"],
+        )
+        sums: Tally[str] = Tally()
+        for kind, num_bytes in self.read():
+            sums[kind] += num_bytes
+        for kind, num_bytes in sorted(sums.items()):
+            family.add_metric([kind], num_bytes)
+        yield family

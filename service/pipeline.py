@@ -57,7 +57,7 @@ from codefend.service.forward.embedded import EmbeddedModel
 from codefend.service.forward.upstream import ModelList, Upstream
 from codefend.service.ledger import StateLedger
 from codefend.service.metrics import Metrics, Stage
-from codefend.service.policy import Mode
+from codefend.service.policy import Mode, Verdict
 from codefend.service.processes.pixels import Picture
 from codefend.service.prompts import Prompts
 from codefend.service.protocols.base import Protocol
@@ -271,7 +271,8 @@ class Pipeline:
             PurificationFailed: The image could not be purified.
             ImageFlagged: It looks attacked, and such images are refused.
         """
-        purified = await self.shield.purify(context, upload)
+        with context.guarding(upload.facts):
+            purified = await self.shield.purify(context, upload)
         was_queued = purified is not None and not purified.cached
         if context.slot is not None and not was_queued:
             context.slot.mark_enqueued()
@@ -312,7 +313,7 @@ class Pipeline:
 
     def _note_bypass(self, context: RequestContext, facts: dict[str, Any], reason: str) -> None:
         self.metrics.bypass.labels(reason).inc()
-        facts["bypassed"] = reason
+        facts.update(bypassed=reason, verdict=Verdict.ALLOW)
         fields = {"request_id": context.request_id, "reason": reason}
         logger.warning("an unpurified image is forwarded", extra={"fields": fields})
 

@@ -19,8 +19,10 @@ __all__ = [
     "OnFlagged",
     "OnPurifyFailure",
     "Policy",
+    "Quarantined",
     "TextImages",
     "UnknownFields",
+    "Verdict",
 ]
 
 # They need no key, and are answered when nothing else is.
@@ -70,6 +72,21 @@ class OnFlagged(StrEnum):
     REFUSE = "refuse"
 
 
+class Verdict(StrEnum):
+    """What became of one image, in the words of guardrails."""
+
+    MODIFY = "modify"  # the model gets it purified
+    ALLOW = "allow"  # the model gets it as it was sent
+    DENY = "deny"  # the model does not get it
+
+
+class Quarantined(StrEnum):
+    """Which images are kept, sealed, for whoever investigates."""
+
+    NONE = "none"
+    FLAGGED = "flagged"
+
+
 class Disclosure(StrEnum):
     """How much a response tells about the defence."""
 
@@ -102,6 +119,7 @@ class Policy:
         on_purify_failure: What becomes of an image that could not be purified.
         on_flagged: What becomes of one that looks attacked.
         disclose: How much a response tells.
+        quarantine: Which images are kept.
         max_requests: Most at once; None for no bound of its own.
         max_requests_per_minute: Most in a minute; None for any number.
         endpoints: Paths that may be asked for; None for all.
@@ -112,6 +130,7 @@ class Policy:
     on_purify_failure: OnPurifyFailure = OnPurifyFailure.REFUSE
     on_flagged: OnFlagged = OnFlagged.PURIFY
     disclose: Disclosure = Disclosure.MINIMAL
+    quarantine: Quarantined = Quarantined.NONE
     max_requests: int | None = None
     max_requests_per_minute: int | None = None
     endpoints: frozenset[str] | None = None

@@ -12,6 +12,7 @@ from codefend.service.policy import (
     OnFlagged,
     OnPurifyFailure,
     Policy,
+    Quarantined,
 )
 
 __all__ = ["PolicyChange", "read_policy_change"]
@@ -27,6 +28,7 @@ class PolicyChange(BaseModel):
     on_purify_failure: OnPurifyFailure | None = None
     on_flagged: OnFlagged | None = None
     disclose: Disclosure | None = None
+    quarantine: Quarantined | None = None
     max_requests: int | None = Field(None, ge=1, strict=True)
     max_requests_per_minute: int | None = Field(None, ge=1, strict=True)
     endpoints: frozenset[str] | None = Field(None, min_length=1)

@@ -7,12 +7,13 @@ weights and prompts anew while requests go on: all of it works, or nothing chang
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
 
+from codefend.models.codec import ImageFormat
 from codefend.service.admit.limits import ConcurrencyLimiter, ConcurrencyLimits, MemoryBudget
-from codefend.service.context import RequestsInFlight
+from codefend.service.context import RequestContext, RequestsInFlight
 from codefend.service.credentials import KeyRing
 from codefend.service.decode.stage import DecodeStage
 from codefend.service.encode.stage import EncodeStage
@@ -21,6 +22,8 @@ from codefend.service.forward.upstream import make_upstream
 from codefend.service.metrics import Metrics
 from codefend.service.pipeline import Pipeline
 from codefend.service.policy import Mode
+from codefend.service.processes.child import memory_of_processes
+from codefend.service.processes.heartbeat import read_vitals
 from codefend.service.processes.pixels import PixelStore
 from codefend.service.processes.supervision import Supervision
 from codefend.service.prompts import Prompts, PromptWriter, WriterConfig
@@ -31,18 +34,21 @@ from codefend.service.purify.model_version import (
     load_model_version,
 )
 from codefend.service.purify.stage import PurifiedCache, PurifyStage
+from codefend.service.quarantine import Quarantine, Vault
 from codefend.service.queueing.batching import BatchLimits
 from codefend.service.queueing.estimates import BatchCosts, Throughput
 from codefend.service.queueing.image_queue import ImageQueue
 from codefend.service.settings import Settings
 from codefend.service.shield import DiffusionShield, ImageStages, PassThrough, Shield
-from codefend.service.startup import describe_start
+from codefend.service.stages import DecodedImage
+from codefend.service.startup import describe_start, installed_version
 
-__all__ = ["Reloader", "Runtime"]
+__all__ = ["READY", "Reloader", "Runtime"]
 
 logger = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 0.05
+READY = "ready"
 
 
 class Runtime:
@@ -91,7 +97,8 @@ class Runtime:
         self.queue = self._make_queue(settings, throughput)
         self.workers = PurifyStage(settings, self.queue, metrics, version, self.supervision)
         self._images = self._make_stages(settings)
-        shield: Shield = DiffusionShield(self._images, metrics)
+        self.quarantine = self._make_quarantine(settings)
+        shield: Shield = DiffusionShield(self._images, metrics, self._keep_flagged)
         self._is_off = settings.mode is Mode.OFF
         if self._is_off:
             shield = PassThrough(self._images.decode)
@@ -110,9 +117,41 @@ class Runtime:
         )
         workers = None if self._is_off else self.workers
         self.reloader = Reloader(settings, workers, metrics, self._take_up)
+        self._describe(settings)
+
+    def _describe(self, settings: Settings) -> None:
+        """Tells the metrics what is only known when it is asked."""
+        metrics = self.metrics
+        metrics.version.info({"version": installed_version()})
+        metrics.requests_limit.set(settings.max_requests)
+        metrics.queue_limit.set(settings.max_queue)
+        metrics.memory_limit_bytes.set(settings.max_memory_bytes)
+        metrics.ready.set_function(lambda: self.readiness()[0] == READY)
+        metrics.process_memory.read = self._memory_of_processes
         metrics.queue_depth.set_function(lambda: len(self.queue))
         metrics.in_flight.set_function(lambda: self.in_flight.num_inside)
         metrics.held_bytes.set_function(lambda: self.memory.num_held)
+
+    def _memory_of_processes(self) -> Iterator[tuple[str, int]]:
+        yield from memory_of_processes()
+        pid = None if self.embedded is None else self.embedded.pid
+        vitals = None if pid is None else read_vitals(pid)
+        if vitals is not None:
+            yield "mllm", vitals.resident_bytes
+
+    def readiness(self) -> tuple[str, str | None]:
+        """Whether requests can be served: `ready`, or what is in the way.
+
+        Returns:
+            That, and what there is to say of the upstream: one that does not answer is its own
+            concern, and changes nothing.
+        """
+        if self.limiter.is_draining:
+            return "draining", None
+        if not self.pipeline.is_warm:
+            return "warming", None
+        state = self.pipeline.upstream.probe.state
+        return (READY if state.wrong is None else "misconfigured"), state.sentence
 
     def _make_limiter(self, settings: Settings, throughput: Throughput) -> ConcurrencyLimiter:
         limits = ConcurrencyLimits(
@@ -163,8 +202,29 @@ class Runtime:
             lambda outcome: self.metrics.prompts.labels(outcome).inc(),
         )
 
+    def _make_quarantine(self, settings: Settings) -> Quarantine | None:
+        directory, key = settings.quarantine_directory, settings.quarantine_key
+        if directory is None or key is None:
+            return None
+        vault = Vault(directory, key, settings.quarantine_max_bytes, settings.quarantine_lifetime_s)
+        outcomes = self.metrics.quarantine
+        return Quarantine(
+            vault,
+            partial(self._images.encode.encode, image_format=ImageFormat.PNG, in_url=False),
+            lambda outcome: outcomes.labels(outcome).inc(),
+            self.metrics.quarantine_bytes.set,
+        )
+
+    def _keep_flagged(self, context: RequestContext, image: DecodedImage) -> None:
+        if self.quarantine is not None:
+            self.quarantine.offer(context, image)
+
     async def start(self) -> None:
-        """Starts every process; models load in the background."""
+        """Starts every process; models load in the background.
+
+        Raises:
+            OSError: The directory of the quarantine cannot be made.
+        """
         description = describe_start(self.pipeline.settings, self.keys.num_callers)
         logger.info("starting", extra={"fields": description})
         if self._is_off:
@@ -176,6 +236,8 @@ class Runtime:
             self.embedded.start(self.supervision)
         self._prompts.start(self.supervision)
         self._upstream.probe.start()
+        if self.quarantine is not None:
+            self.quarantine.start(self.supervision)
         await self._images.decode.start(self.supervision)
         await self._images.encode.start(self.supervision)
         self._waiting_for_warmth = asyncio.create_task(self._say_when_warm())
@@ -208,6 +270,8 @@ class Runtime:
             ending.push_async_callback(self._prompts.stop)
             ending.push_async_callback(self.workers.stop)
             ending.push_async_callback(self._upstream.close)
+            if self.quarantine is not None:
+                ending.push_async_callback(self.quarantine.stop)
             ending.push_async_callback(self.pipeline.close)
             ending.push_async_callback(self.reloader.stop)
 

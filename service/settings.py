@@ -25,10 +25,12 @@ from codefend.service.policy import (
     OnFlagged,
     OnPurifyFailure,
     Policy,
+    Quarantined,
     TextImages,
     UnknownFields,
 )
 from codefend.service.protocols.prompting import PromptPlace, PromptSource
+from codefend.service.sealing import check_public_key
 
 __all__ = ["Settings", "load_settings"]
 
@@ -95,6 +97,28 @@ class Settings(BaseSettings):
     )
     disclose: Disclosure = Field(
         Disclosure.FULL, description="minimal leaves every measured value out of responses."
+    )
+
+    # quarantine of what looks attacked
+    quarantine: Quarantined = Field(
+        Quarantined.NONE,
+        description="flagged keeps images that look attacked, and what they were purified to, "
+        "sealed, in a directory; the policy of a key may say otherwise.",
+    )
+    quarantine_directory: Path | None = Field(
+        None, description="Where sealed images lie: a directory of their own, on a disk."
+    )
+    quarantine_key: Annotated[str | None, AfterValidator(check_public_key)] = Field(
+        None,
+        description="Public key that they are sealed with; codefend quarantine keygen makes it.",
+    )
+    quarantine_max_bytes: int = Field(
+        1024 * MEBIBYTE,
+        ge=MEBIBYTE,
+        description="Most bytes of all sealed images; beyond it, further ones are not kept.",
+    )
+    quarantine_lifetime_s: float = Field(
+        604_800.0, gt=0, description="Time after which a sealed image is deleted."
     )
 
     # admit
@@ -393,6 +417,7 @@ class Settings(BaseSettings):
             on_purify_failure=self.on_purify_failure,
             on_flagged=self.on_flagged,
             disclose=self.disclose,
+            quarantine=self.quarantine,
             max_requests=self.max_requests_per_key,
             max_requests_per_minute=self.max_requests_per_minute,
         )
@@ -490,6 +515,20 @@ class Settings(BaseSettings):
             msg = (
                 f"CODEFEND_MAX_MEMORY_BYTES is below {largest}, which one request may take: raise "
                 "it, or lower CODEFEND_MAX_PIXELS or CODEFEND_MAX_BODY_BYTES"
+            )
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _a_quarantine_has_its_place(self) -> Self:
+        if self.quarantine_directory is not None and self.quarantine_key is not None:
+            return self
+        keys = read_keys(self.api_keys_file) if self.api_keys_file else ()
+        wishes = {self.quarantine, *(key.change.quarantine for key in keys)}
+        if Quarantined.FLAGGED in wishes:
+            msg = (
+                "quarantine = flagged needs CODEFEND_QUARANTINE_DIRECTORY, and "
+                "CODEFEND_QUARANTINE_KEY, which codefend quarantine keygen FILE prints"
             )
             raise ValueError(msg)
         return self

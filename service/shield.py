@@ -12,6 +12,7 @@ answered in time; and every one needs memory, reserved before it is used.
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -69,12 +70,13 @@ logger = logging.getLogger(__name__)
 
 # The system clears what it reserves: above this it takes longer than the way to a thread and back.
 SMALL_LEASE_BYTES = 1 << 22
+OnFlaggedImage = Callable[[RequestContext, DecodedImage], None]
 
 
 def choose_picture(
     mode: Mode, on_purify_failure: OnPurifyFailure, *, was_purified: bool
 ) -> tuple[Picture, str | None]:
-    """Chooses the picture to forward: the one place where failing closed or open is decided.
+    """Chooses the picture to forward: failing closed or open is decided here alone.
 
     Args:
         mode: In shadow mode, and where purification is off, the model sees the original.
@@ -226,10 +228,9 @@ class ImageStages:
 class DiffusionShield:
     """Purifies every image by diffusion; all methods belong to the event loop."""
 
-    def __init__(self, stages: ImageStages, metrics: Metrics) -> None:
-        """Takes the stages, and where replays and suspicions are counted."""
-        self._stages = stages
-        self._metrics = metrics
+    def __init__(self, stages: ImageStages, metrics: Metrics, on_flagged: OnFlaggedImage) -> None:
+        """Takes the stages, where is counted, and who is told of an image that looks attacked."""
+        self._stages, self._metrics, self._on_flagged = stages, metrics, on_flagged
 
     @property
     def is_warm(self) -> bool:
@@ -238,11 +239,7 @@ class DiffusionShield:
 
     @property
     def facts(self) -> EngineFacts | None:
-        """What the present purifier is.
-
-        Raises:
-            NotReady: No worker has been warm yet.
-        """
+        """What the present purifier is; NotReady where no worker has been warm yet."""
         facts = self._stages.purify.facts
         if facts is None:
             raise NotReady
@@ -322,8 +319,7 @@ class DiffusionShield:
 
         Raises:
             NotReady: There is no purifier, or none for too long.
-            ImageTooSlow: It takes so long by itself that nobody could wait for it.
-            Overloaded: So much is ahead of it that it would be answered too late.
+            ImageTooSlow: It would take too long by itself; Overloaded: with what is ahead of it.
             OutOfMemory: There is no memory for it now.
         """
         tiles = self._stages.tiling.cut(header.height, header.width)
@@ -360,6 +356,8 @@ class DiffusionShield:
             self._metrics.suspicion.observe(suspicion)
         if flagged:
             self._metrics.flagged.inc()
+            if not cached:  # then its first picture was not even decoded
+                self._on_flagged(context, upload)
             is_enforced = context.policy.mode is Mode.ENFORCE
             if is_enforced and context.policy.on_flagged is OnFlagged.REFUSE:
                 raise ImageFlagged(param="image")
@@ -388,12 +386,12 @@ class DiffusionShield:
         return suspicion_of_tiles(suspicions), engine
 
     async def _lease(self, context: RequestContext, num_pixels: int, num_tiles: int) -> PixelLease:
-        memory, caller, num_bytes = self._stages.memory, context.caller, bytes_of_lease(num_pixels)
-        memory.take(caller, num_bytes)
-        give_back = partial(memory.give, caller, num_bytes)
-        lease = partial(self._stages.pixels.lease, num_pixels, give_back, num_tiles)
+        held, memory = (context.caller, bytes_of_lease(num_pixels)), self._stages.memory
+        memory.take(*held)
+        give_back = partial(memory.give, *held)
         try:
-            return lease() if num_bytes <= SMALL_LEASE_BYTES else await asyncio.to_thread(lease)
+            lease = partial(self._stages.pixels.lease, num_pixels, give_back, num_tiles)
+            return lease() if held[1] <= SMALL_LEASE_BYTES else await asyncio.to_thread(lease)
         except OSError as error:
             give_back()
             logger.warning("no shared memory for a picture: %s", error.strerror)

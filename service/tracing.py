@@ -2,15 +2,16 @@
 
 The id and the trace of a client are kept, where they are well-formed, and go on to the upstream.
 
-OpenTelemetry adds one span a request, and below it one for every stage; off unless set. It is
-imported where traces are on, and nowhere else. Spans are made of the intervals of a request's
-stopwatch when it is over.
+OpenTelemetry adds one span a request, and below it one for every stage and for every image that
+was purified and judged (`run_guardrail`); what they say is named in `conventions.py`. Off unless
+set, it is imported where traces are on, and nowhere else. Spans are made of the intervals of a
+request's stopwatch when it is over.
 """
 
 import re
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 SERVICE_NAME = "codefend"
+Value = str | int | float | bool
 _NS = 1_000_000_000
 # What stands in logs, headers and URLs alike.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:=+/@~-]{0,127}")
@@ -123,17 +125,23 @@ class RequestSpan:
         TraceContextTextMapPropagator().inject(carrier, self._context)
         return carrier
 
-    def end(self, stages: Sequence[Interval], attributes: Mapping[str, str | int]) -> None:
+    def end(
+        self,
+        parts: Iterable[tuple[Interval, Mapping[str, Value]]],
+        attributes: Mapping[str, Value],
+    ) -> None:
         """Records the request, which is over, unless its client wants no record.
 
         Args:
-            stages: Its parts; those of several images may overlap.
+            parts: Its stages and images, with what each says; they may overlap.
             attributes: Of the whole.
         """
-        for stage in stages if self.span.is_recording() else ():
-            began_ns = self._on_clock(stage.started_s)
-            child = self._tracer.start_span(stage.name, self._context, start_time=began_ns)
-            child.end(self._on_clock(stage.ended_s))
+        for part, said in parts if self.span.is_recording() else ():
+            began_ns = self._on_clock(part.started_s)
+            child = self._tracer.start_span(
+                part.name, self._context, start_time=began_ns, attributes=said
+            )
+            child.end(self._on_clock(part.ended_s))
         self.span.set_attributes(attributes)
         self.span.end(self._on_clock(time.monotonic()))
 

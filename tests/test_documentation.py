@@ -89,7 +89,7 @@ def test_every_setting_that_is_documented_exists():
 def test_the_metrics_that_are_documented_are_those_that_exist():
     registered = {metric.name for metric in Metrics().registry.collect()}
     section = read("docs/operations.md").split("\n## Metrics\n")[1].split("\nAlert on")[0]
-    documented = re.findall(r"`(codefend_\w+?)(?:_total)?(?:\{[\w,]+\})?`", section)
+    documented = re.findall(r"`(codefend_\w+?)(?:_total|_info)?(?:\{[\w,]+\})?`", section)
     assert sorted(documented) == sorted(registered)
 
 

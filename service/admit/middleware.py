@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from codefend.service.admit.limits import ConcurrencyLimiter, MemoryBudget, TokenBucket
 from codefend.service.context import RequestContext, Timings
+from codefend.service.conventions import Attributes, guardrail_attributes, request_attributes
 from codefend.service.credentials import NO_CHANGE, KeyRing
 from codefend.service.errors import (
     BodyTimeout,
@@ -41,6 +42,8 @@ from codefend.service.policy import PROBES, Policy
 from codefend.service.protocols.base import all_protocols, openai_error
 from codefend.service.settings import Settings
 from codefend.service.tracing import (
+    Interval,
+    RequestSpan,
     Tracer,
     answer_headers,
     choose_request_id,
@@ -248,18 +251,9 @@ class AdmissionMiddleware:
         if context.endpoint in PROBES:
             return
         timings_ms = context.timings.publish()
-        self._parts.metrics.requests.labels(context.endpoint, context.outcome).inc()
+        self._count(context)
         if context.span is not None:
-            context.span.end(
-                context.timings.intervals(),
-                {
-                    "http.route": context.endpoint,
-                    "http.response.status_code": reply.status or 0,
-                    "codefend.outcome": context.outcome,
-                    "codefend.request_id": context.request_id,
-                    "codefend.images": len(context.images),
-                },
-            )
+            self._end_span(context.span, context, reply)
         common = {
             "request_id": context.request_id,
             "caller": context.caller,
@@ -270,6 +264,30 @@ class AdmissionMiddleware:
             "timings_ms": timings_ms,
         }
         log_request(common, context.images, {"status": reply.status} | context.facts)
+
+    def _count(self, context: RequestContext) -> None:
+        metrics = self._parts.metrics
+        metrics.requests.labels(context.endpoint, context.outcome).inc()
+        metrics.request_duration.labels(context.endpoint).observe(context.timings.total_s())
+        for _, facts in context.guarded:
+            if "verdict" in facts:
+                metrics.images.labels(facts["verdict"]).inc()
+
+    def _end_span(self, span: RequestSpan, context: RequestContext, reply: "_Reply") -> None:
+        parts: list[tuple[Interval, Attributes]] = [
+            (interval, {}) for interval in context.timings.intervals()
+        ]
+        for interval, facts in context.guarded:
+            said = guardrail_attributes(facts, context.policy.name, context.outcome)
+            parts.append((interval, said))
+        whole = request_attributes(
+            context.endpoint,
+            reply.status or 0,
+            context.outcome,
+            context.request_id,
+            len(context.images),
+        )
+        span.end(parts, whole)
 
 
 async def read_body(

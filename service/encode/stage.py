@@ -58,17 +58,17 @@ class EncodeStage:
 
     async def encode(
         self,
-        upload: DecodedImage,
+        image: DecodedImage,
         picture: Picture,
         image_format: ImageFormat,
         caller: str,
         *,
         in_url: bool,
     ) -> bytes:
-        """Encodes one of the two pictures of an upload.
+        """Encodes one of the two pictures of an image.
 
         Args:
-            upload: Whose pixels.
+            image: Whose pixels.
             picture: Which of the two.
             image_format: Of the file.
             caller: Whose it is.
@@ -78,14 +78,14 @@ class EncodeStage:
             Unavailable: No encode process could do it.
         """
         meta = {
-            "pixels": upload.admitted.pixels.name,
+            "pixels": image.admitted.pixels.name,
             "picture": int(picture),
-            "height": upload.height,
-            "width": upload.width,
+            "height": image.height,
+            "width": image.width,
             "format": image_format.value,
             "in_url": in_url,
         }
-        cost = upload.height * upload.width
+        cost = image.height * image.width
         try:
             answer = await self._pool.run(PoolJob(meta, b"", ENCODE_TIMEOUT_S, caller, cost))
             return answer[1]

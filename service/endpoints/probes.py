@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from codefend.service.runtime import Runtime
+from codefend.service.runtime import READY, Runtime
 
 __all__ = ["build_probes"]
 
@@ -38,15 +38,9 @@ def build_probes(runtime: Runtime) -> APIRouter:
 
         An upstream that does not answer is its own concern: it is told, and changes no status.
         """
-        if runtime.limiter.is_draining:
-            return JSONResponse({"status": "draining"}, 503)
-        if not runtime.pipeline.is_warm:
-            return JSONResponse({"status": "warming"}, 503)
-        state = runtime.pipeline.upstream.probe.state
-        told = {} if state.sentence is None else {"upstream": state.sentence}
-        if state.wrong is not None:
-            return JSONResponse({"status": "misconfigured"} | told, 503)
-        return JSONResponse({"status": "ready"} | told)
+        status, sentence = runtime.readiness()
+        told = {} if sentence is None else {"upstream": sentence}
+        return JSONResponse({"status": status} | told, 200 if status == READY else 503)
 
     if runtime.pipeline.settings.metrics_port is None:
 

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -29,6 +29,7 @@ __all__ = [
     "ask_nothing",
     "bound_spinning",
     "kill_children",
+    "memory_of_processes",
 ]
 
 # Meta holds text fields and sizes, never pixels; a longer one is not ours.
@@ -97,6 +98,15 @@ def kill_children() -> None:
     """Ends all children of this process at once."""
     for child in tuple(_running):
         child.kill()
+
+
+def memory_of_processes() -> Iterator[tuple[str, int]]:
+    """The kind (`decode` of `decode-0`; this one is `api`) and resident bytes of each process."""
+    pids = {"api": os.getpid()} | {child.name: child.pid for child in tuple(_running)}
+    for name, pid in pids.items():
+        vitals = None if pid is None else read_vitals(pid)
+        if vitals is not None:
+            yield name.partition("-")[0], vitals.resident_bytes
 
 
 class ChildDied(Exception):

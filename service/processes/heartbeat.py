@@ -9,6 +9,7 @@
   has used: one that owes an answer and uses none does nothing for it.
 """
 
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -31,8 +32,9 @@ STOPPED_PATIENCE_S = 1.5
 # Without any processor time, while an answer is due; a busy machine gives a little to everybody.
 IDLE_PATIENCE_S = 5.0
 _STOPPED = "T"
-# proc(5): the fields 3, 14 and 15; the first behind the name is the third.
-_STATE, _USER_TICKS, _SYSTEM_TICKS = 0, 11, 12
+# proc(5): the fields 3, 14, 15 and 24; the first behind the name is the third.
+_STATE, _USER_TICKS, _SYSTEM_TICKS, _RESIDENT_PAGES = 0, 11, 12, 21
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Counter(Protocol):
@@ -75,10 +77,12 @@ class Vitals:
     Attributes:
         is_stopped: By SIGSTOP or its kind.
         cpu_ticks: Processor time it has used, in the kernel's clock ticks.
+        resident_bytes: Memory that it has in use, what it shares with others included.
     """
 
     is_stopped: bool
     cpu_ticks: int
+    resident_bytes: int = 0
 
 
 def read_vitals(pid: int) -> Vitals | None:
@@ -89,7 +93,8 @@ def read_vitals(pid: int) -> Vitals | None:
         return None
     fields = line.rpartition(") ")[2].split()
     is_stopped = fields[_STATE] == _STOPPED
-    return Vitals(is_stopped, int(fields[_USER_TICKS]) + int(fields[_SYSTEM_TICKS]))
+    cpu_ticks = int(fields[_USER_TICKS]) + int(fields[_SYSTEM_TICKS])
+    return Vitals(is_stopped, cpu_ticks, int(fields[_RESIDENT_PAGES]) * _PAGE_BYTES)
 
 
 class StallDetector:

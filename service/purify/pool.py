@@ -43,11 +43,13 @@ class BatchOutcome:
         seconds: None if it failed.
         suspicions: Of each of its images; None where there is no detector.
         failure: None if it succeeded.
+        memory_bytes: What the worker held of its device afterwards.
     """
 
     seconds: float | None = None
     suspicions: tuple[float | None, ...] = ()
     failure: BatchFailure | None = None
+    memory_bytes: int = 0
 
 
 class RemoteWorker(SupervisedChild):
@@ -120,7 +122,11 @@ class RemoteWorker(SupervisedChild):
             return BatchOutcome(failure=BatchFailure.DIED)
         if "failure" in answer:
             return BatchOutcome(failure=BatchFailure(answer["failure"]))
-        return BatchOutcome(float(answer["seconds"]), tuple(answer["suspicions"]))
+        return BatchOutcome(
+            float(answer["seconds"]),
+            tuple(answer["suspicions"]),
+            memory_bytes=int(answer["memory_bytes"]),
+        )
 
     async def clear_away(self) -> None:
         """Ends what is left of a process that is of no more use, so that `start` may follow."""
@@ -334,7 +340,7 @@ class WorkerPool:
         finally:
             # Also if the service stops: the process has the pixels in use until the batch is over.
             outcome = await running
-            self._settle(batch, outcome)
+            self._settle(worker, batch, outcome)
         return outcome.failure is None or not outcome.failure.ended_worker
 
     def _timeout_s(self, batch: JobBatch) -> float:
@@ -351,7 +357,7 @@ class WorkerPool:
         self._metrics.batch_shapes.observe(len({(job.height, job.width) for job in batch.jobs}))
         self._metrics.padding.observe(batch.padding_ratio)
 
-    def _settle(self, batch: JobBatch, outcome: BatchOutcome) -> None:
+    def _settle(self, worker: RemoteWorker, batch: JobBatch, outcome: BatchOutcome) -> None:
         for job in batch.jobs:
             job.pixels.release()
         if outcome.failure is not None:
@@ -360,7 +366,14 @@ class WorkerPool:
                 job.done.set_exception(PoisonousImage())
         elif outcome.seconds is not None:
             self._queue.finish(batch, outcome.seconds)
+            self._measure(worker, outcome.seconds, outcome.memory_bytes)
             for job, suspicion in zip(batch.jobs, outcome.suspicions, strict=True):
                 if not job.done.done():
                     job.made_by = self.facts
                     job.done.set_result(suspicion)
+
+    def _measure(self, worker: RemoteWorker, seconds: float, memory_bytes: int) -> None:
+        # The same label before and after a reload: the device is the same.
+        labels = ("" if self.facts is None else self.facts.device, worker.name.rpartition("-")[2])
+        self._metrics.device_busy.labels(*labels).inc(seconds)
+        self._metrics.device_memory.labels(*labels).set(memory_bytes)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from codefend.models.buckets import Bucket, crop_from_bucket, pad_to_bucket
 from codefend.models.tiles import Tiling
 from codefend.service.processes.child import Ask, Handler, Message, bound_spinning
+from codefend.service.processes.heartbeat import read_vitals
 from codefend.service.processes.pixels import lay_tile, read_tile
 from codefend.service.purify.engine import (
     DeviceOutOfMemory,
@@ -115,7 +117,18 @@ def _run_batch(engine: Engine, tiling: Tiling, meta: dict[str, Any], _: bytes, _
     except Exception:  # the worker's loop: whatever the engine raised, the next batch may succeed
         logger.exception("a batch of %d in %s failed", len(places), bucket)
         return _failed(engine, BatchFailure.RAISED)
-    return {"seconds": time.perf_counter() - started_s, "suspicions": suspicions}, b""
+    seconds = time.perf_counter() - started_s
+    return {"seconds": seconds, "suspicions": suspicions, "memory_bytes": _memory_bytes()}, b""
+
+
+def _memory_bytes() -> int:
+    """Memory that this process holds of its GPU; of the host, where it has none."""
+    torch = sys.modules.get("torch")  # not every engine loads it
+    if torch is not None and torch.cuda.is_initialized():
+        devices = range(torch.cuda.device_count())
+        return sum(torch.cuda.memory_reserved(device) for device in devices)
+    vitals = read_vitals(os.getpid())
+    return 0 if vitals is None else vitals.resident_bytes
 
 
 def _failed(engine: Engine, failure: BatchFailure) -> Message:

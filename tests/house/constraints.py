@@ -10,7 +10,7 @@ from packaging.version import Version
 
 HERE = Path(__file__).parents[2]
 FILE = HERE / "constraints.txt"
-EXTRAS = ("lab", "dev", "tracing", "openvino", "heic", "docs")
+EXTRAS = ("lab", "dev", "tracing", "openvino", "heic", "docs", "quarantine")
 ROOT = "codefend"
 
 

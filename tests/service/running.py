@@ -110,9 +110,9 @@ def make_settings(upstream_url="http://127.0.0.1:9/v1", *, engine_options=None, 
 
 
 @contextmanager
-def run_service(settings, *, wait=True):
+def run_service(settings, *, wait=True, port=0):
     app = create_app(settings)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", port))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     config = make_server_config(app, settings)
     config.timeout_graceful_shutdown = 2

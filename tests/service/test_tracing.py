@@ -1,19 +1,26 @@
 """A collector on a real port receives what a service with traces sends."""
 
 import gzip
+import hashlib
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
+import numpy as np
 import pytest
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.datastructures import Headers
 
+from codefend.service.conventions import guardrail_attributes
 from codefend.service.tracing import Tracer, choose_request_id, make_tracer, read_trace
-from tests.service.pictures import png
+from tests.service.pictures import encode, png
 from tests.service.running import make_settings, run_service
 from tests.service.test_api import as_form
 
@@ -73,7 +80,7 @@ def test_anything_else_begins_a_trace_of_its_own(header):
 
 @pytest.fixture(scope="module")
 def collector():
-    """The URL of a collector, and the spans that it was sent."""
+    """The URL of a collector that speaks OTLP over HTTP, and the spans that it was sent."""
     spans = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -86,7 +93,7 @@ def collector():
                 body = gzip.decompress(body)
             for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
                 named = {a.key: a.value.string_value for a in resource.resource.attributes}
-                assert named["service.name"] == "codefend"
+                assert named["service.name"] in {"codefend", "model"}
                 spans.extend(span for scope in resource.scope_spans for span in scope.spans)
             self.send_response(200)
             self.send_header("content-length", "0")
@@ -115,7 +122,8 @@ def test_one_span_a_request_and_one_a_stage_reach_the_collector(collector, upstr
     attributes = {attribute.key: attribute.value for attribute in request.attributes}
     assert attributes["codefend.outcome"].string_value == "ok"
     assert attributes["http.response.status_code"].int_value == 200
-    stages = [span for span in ours if span is not request]
+    assert attributes["gen_ai.operation.name"].string_value == "chat"
+    stages = [span for span in ours if span not in (request, *guardrails(ours))]
     assert [span.name for span in stages] == [
         "admit", "decode", "queue", "purify", "encode", "forward", "respond"
     ]  # fmt: skip
@@ -124,6 +132,10 @@ def test_one_span_a_request_and_one_a_stage_reach_the_collector(collector, upstr
         assert request.start_time_unix_nano <= span.start_time_unix_nano
         assert span.start_time_unix_nano <= span.end_time_unix_nano
         assert span.end_time_unix_nano <= request.end_time_unix_nano
+    (image,) = guardrails(ours)
+    assert image.parent_span_id == request.span_id
+    assert request.start_time_unix_nano <= image.start_time_unix_nano
+    assert image.end_time_unix_nano <= request.end_time_unix_nano
     sent = [
         {k.lower(): v for k, v in headers.items()}["traceparent"] for headers in upstream.headers
     ]
@@ -131,6 +143,85 @@ def test_one_span_a_request_and_one_a_stage_reach_the_collector(collector, upstr
     assert sent[-1].endswith("-00")
     assert httpx.Headers(upstream.headers[-1])["tracestate"] == "rojo=1"
     assert json.loads(upstream.bodies[0])["stream"] is False
+
+
+def said(span):
+    return {
+        each.key: getattr(each.value, each.value.WhichOneof("value")) for each in span.attributes
+    }
+
+
+def guardrails(spans):
+    return [span for span in spans if span.name == "run_guardrail"]
+
+
+def test_guard_and_model_stand_in_one_trace(collector, upstream):
+    """The model behind writes a span of its own, as vLLM does, below that of the service."""
+    url, spans = collector
+    exporter = SimpleSpanProcessor(OTLPSpanExporter(url))
+    model = TracerProvider(resource=Resource.create({"service.name": "model"}))
+    model.add_span_processor(exporter)
+
+    def answer(handler, document):
+        context = TraceContextTextMapPropagator().extract(
+            {name.lower(): value for name, value in handler.headers.items()}
+        )
+        with model.get_tracer("model").start_as_current_span("llm_request", context):
+            handler.answer(document, "a red car")
+
+    upstream.reply = answer
+    with run_service(make_settings(upstream.url, otlp_endpoint=url)) as service:
+        response = service.client.post("/v1/vqa", **as_form(png(), question="?"))
+        request_id = response.headers["x-request-id"]
+    model.shutdown()
+    (request,) = (s for s in spans if said(s).get("codefend.request_id") == request_id)
+    trace = [span for span in spans if span.trace_id == request.trace_id]
+    (model_span,) = (span for span in trace if span.name == "llm_request")
+    assert model_span.parent_span_id == request.span_id
+    assert {span.name for span in trace} >= {"/v1/vqa", "forward", "run_guardrail", "llm_request"}
+    assert said(guardrails(trace)[0]) == {
+        "gen_ai.operation.name": "run_guardrail",
+        "gen_ai.guardrail.component.name": "codefend",
+        "gen_ai.guardrail.policy.id": "service",
+        "gen_ai.guardrail.target.type": "input",
+        "gen_ai.guardrail.verdict.type": "modify",
+        "gen_ai.security.content.modified": True,
+        "gen_ai.security.content.input.hash": hashlib.sha256(png()).hexdigest(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "is_modified"),
+    [
+        ({}, "modify", True),
+        ({"mode": "shadow"}, "allow", False),
+        ({"on_flagged": "refuse"}, "deny", False),
+    ],
+)
+def test_the_verdict_on_every_image_is_told(collector, upstream, changes, verdict, is_modified):
+    url, spans = collector
+    settings = make_settings(
+        upstream.url, otlp_endpoint=url, engine_options={"suspects": True}, **changes
+    )
+    attacked = np.full((64, 64, 3), 255, np.uint8)
+    with run_service(settings) as service:
+        form = as_form(encode(attacked), question="?")
+        response = service.client.post("/v1/vqa", **form)
+        assert service.metric("codefend_images_total", verdict=verdict) == 1
+    request_id = response.headers["x-request-id"]
+    (request,) = (s for s in spans if said(s).get("codefend.request_id") == request_id)
+    (image,) = (s for s in guardrails(spans) if s.trace_id == request.trace_id)
+    found = said(image)
+    assert found["gen_ai.guardrail.verdict.type"] == verdict
+    assert found["gen_ai.security.content.modified"] is is_modified
+    assert found["gen_ai.guardrail.risk.score"] == 1.0
+    assert said(request).get("error.type") == ("image_flagged" if verdict == "deny" else None)
+
+
+def test_an_image_without_a_verdict_says_why():
+    found = guardrail_attributes({}, "service", "deadline_exceeded")
+    assert found["error.type"] == "deadline_exceeded"
+    assert "gen_ai.guardrail.verdict.type" not in found
 
 
 @pytest.mark.parametrize(
