@@ -1,4 +1,4 @@
-"""The `codefend` command: serve, mllm, purify, prepare, verify, config.
+"""The `codefend` command: serve, mllm, purify, prepare, verify, report, quarantine, config.
 
 Spawned processes import this module again: whatever is heavy is imported where it is used.
 """
@@ -233,6 +233,25 @@ def quarantine_open(
             (target / file.stem / Path(name).name).write_bytes(content)
         typer.echo(target / file.stem)
     raise typer.Exit(1 if num_failures else 0)
+
+
+@app.command()
+def report(
+    logs: Annotated[list[Path], typer.Argument(help="Logs of the service.", exists=True)],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Say what a rollout in shadow mode has shown: flagged, changed, refused, cost, threshold."""
+    from codefend.service.rollout import RolloutReport, read_events
+
+    events = []
+    for log in logs:
+        with log.open(encoding="utf-8", errors="replace") as lines:
+            events += read_events(lines)
+    try:
+        found = RolloutReport.of(events)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    typer.echo(found.to_json() if as_json else found.to_markdown())
 
 
 @app.command()

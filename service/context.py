@@ -23,7 +23,7 @@ from codefend.service.errors import (
     PurificationFailed,
 )
 from codefend.service.metrics import Metrics, Stage
-from codefend.service.policy import Policy, Verdict
+from codefend.service.policy import ImageVerdict, Policy
 from codefend.service.protocols.base import Protocol
 from codefend.service.tracing import Interval, RequestSpan
 
@@ -240,9 +240,9 @@ class RequestContext:
         started_s = time.monotonic()
         try:
             yield
-            facts["verdict"] = Verdict.MODIFY
+            facts["verdict"] = ImageVerdict.MODIFY
         except (ImageFlagged, PurificationFailed):
-            facts["verdict"] = Verdict.DENY
+            facts["verdict"] = ImageVerdict.DENY
             raise
         finally:
             self.guarded.append((Interval("run_guardrail", started_s, time.monotonic()), facts))

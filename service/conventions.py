@@ -7,7 +7,7 @@ its pull request 427 proposes (as of September 2026). What has no name there is 
 from collections.abc import Mapping
 from typing import Any, Final
 
-from codefend.service.policy import Verdict
+from codefend.service.policy import ImageVerdict
 
 __all__ = ["Attributes", "guardrail_attributes", "request_attributes"]
 
@@ -83,7 +83,7 @@ def guardrail_attributes(facts: Mapping[str, Any], policy: str, outcome: str) ->
         attributes[ERROR_TYPE] = outcome
     else:
         attributes[GUARDRAIL_VERDICT_TYPE] = str(verdict)
-        attributes[SECURITY_CONTENT_MODIFIED] = verdict == Verdict.MODIFY
+        attributes[SECURITY_CONTENT_MODIFIED] = verdict == ImageVerdict.MODIFY
     if facts.get("suspicion") is not None:
         attributes[GUARDRAIL_RISK_SCORE] = facts["suspicion"]
     if "sha256" in facts:

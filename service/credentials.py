@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codefend.service.errors import AmbiguousKey, Unauthorized, WrongHost
+from codefend.service.policy import Quarantined
 from codefend.service.policy_change import PolicyChange, read_policy_change
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = [
     "Key",
     "KeyRing",
     "check_key",
+    "check_nothing_is_kept",
     "check_origins",
     "hash_key",
     "is_loopback",
@@ -165,6 +167,25 @@ def read_keys(file: Path) -> tuple[Key, ...]:
     )
     _check_callers(keys, file)
     return keys
+
+
+def check_nothing_is_kept(quarantine: Quarantined, file: Path | None) -> None:
+    """Refuses a quarantine that was not given its place and its key.
+
+    Args:
+        quarantine: What holds for keys that set nothing else.
+        file: Of keys; None for none.
+
+    Raises:
+        ValueError: Flagged images are to be kept, of all keys or of some.
+    """
+    keys = read_keys(file) if file is not None else ()
+    if Quarantined.FLAGGED in {quarantine, *(key.change.quarantine for key in keys)}:
+        msg = (
+            "quarantine = flagged needs CODEFEND_QUARANTINE_DIRECTORY, and "
+            "CODEFEND_QUARANTINE_KEY, which codefend quarantine keygen FILE prints"
+        )
+        raise ValueError(msg)
 
 
 def _read_policies(tables: object, file: Path) -> dict[str, PolicyChange]:

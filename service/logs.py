@@ -6,7 +6,13 @@ import sys
 import time
 from typing import Any
 
-__all__ = ["configure_logs", "log_request"]
+__all__ = ["EVENT_VERSION", "configure_logs", "log_request"]
+
+EVENT_VERSION = 1
+"""Of `deploy/observability/events.schema.json`, which describes the lines of requests and images.
+
+Fields may be added within a version; one that goes, or changes its meaning, makes a new one.
+"""
 
 _access = logging.getLogger("codefend.access")
 _audit = logging.getLogger("codefend.audit")
@@ -49,6 +55,7 @@ def log_request(
         images: What each image was, and what became of it.
         facts: What the request's own line says beside that.
     """
+    common = {"event": EVENT_VERSION} | common
     for image in images:
         _audit.info("image", extra={"fields": common | image})
     _access.info("request", extra={"fields": common | facts})

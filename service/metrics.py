@@ -5,14 +5,14 @@ labels and meaning. The rest may change with what it measures.
 """
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from codefend.service.policy import Verdict
+from codefend.service.policy import ImageVerdict
 
 __all__ = ["STABLE", "Metrics", "Stage"]
 
@@ -57,29 +57,28 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.stage_duration = Histogram(
-            "codefend_stage_duration_seconds",
+        self._describe_requests()
+        self._describe_images()
+        self._describe_processes()
+        self._describe_limits()
+        self._describe_upstream()
+        self._describe_batches()
+
+    def _describe_requests(self) -> None:
+        self.stage_duration = self._histogram(
+            "stage_duration_seconds",
             "Time a request spent in each stage.",
-            ["stage"],
-            buckets=_STAGE_BUCKETS_S,
-            registry=self.registry,
+            _STAGE_BUCKETS_S,
+            "stage",
         )
         for stage in Stage:
             self.stage_duration.labels(stage.value)
-        self.request_duration = Histogram(
-            "codefend_request_duration_seconds",
+        self.request_duration = self._histogram(
+            "request_duration_seconds",
             "Time from a request's arrival until its answer was sent.",
-            ["endpoint"],
-            buckets=_STAGE_BUCKETS_S,
-            registry=self.registry,
+            _STAGE_BUCKETS_S,
+            "endpoint",
         )
-        self.images = self._counter(
-            "images",
-            "Images by verdict: modify (purified), allow (passed as sent), deny (refused).",
-            "verdict",
-        )
-        for verdict in Verdict:
-            self.images.labels(verdict.value)
         self.requests = self._counter(
             "requests", "Requests answered, by endpoint and outcome.", "endpoint", "outcome"
         )
@@ -89,50 +88,58 @@ class Metrics:
         self.fields = self._counter(
             "fields", "Fields of chats that passed unrefused, or were taken out.", "verdict"
         )
-        self.bypass = self._counter("bypass", "Images that were forwarded unpurified.", "reason")
-        for reason in BYPASS_REASONS:
-            self.bypass.labels(reason)
-        self.flagged = self._counter("flagged", "Images with a suspicion above 0.99.")
-        self.quarantine = self._counter(
-            "quarantine",
-            "Flagged images by what became of their copy: kept, or why not.",
-            "outcome",
-        )
-        self.quarantine_bytes = self._gauge("quarantine_bytes", "Bytes of all sealed images.")
-        self.suspicion = Histogram(
-            "codefend_suspicion",
-            "Suspicion of images: the share of clean images that looked less attacked.",
-            buckets=(0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 1.0),
-            registry=self.registry,
-        )
-        self.cached = self._counter("cached", "Images answered from the cache of purified images.")
         self.prompts = self._counter(
             "prompts", "Prompts that a generator was asked for: written, late or unfit.", "outcome"
-        )
-        self.connections = self._gauge("connections", "Open client connections.")
-        self.door_refusals = self._counter(
-            "door_refusals", "Connections refused, or closed unserved.", "reason"
-        )
-        self.worker_restarts = self._counter(
-            "worker_restarts", "Processes that ended and were replaced.", "kind"
-        )
-        self.batch_failures = self._counter("batch_failures", "Batches that failed.", "reason")
-        self.reloads = self._counter("reloads", "Reloads of weights and prompts.", "outcome")
-        self.generation = self._gauge(
-            "generation", "Model version that serves: loads of weights, counted from 1."
-        )
-        self.ready = self._gauge("ready", "Whether /readyz answers 200: 1, or 0.")
-        self.version = Info("codefend_build", "What runs.", registry=self.registry)
-        self.queue_depth = self._gauge(
-            "queue_depth", "Images, and tiles of large ones, in the queue of the purifier."
         )
         self.in_flight = self._gauge("requests_in_flight", "Requests in flight.")
         self.held_bytes = self._gauge(
             "held_bytes", "Bytes that bodies, images and answers of requests in flight hold."
         )
-        self._describe_limits()
-        self._describe_upstream()
-        self._describe_batches()
+        self.connections = self._gauge("connections", "Open client connections.")
+        self.door_refusals = self._counter(
+            "door_refusals", "Connections refused, or closed unserved.", "reason"
+        )
+
+    def _describe_images(self) -> None:
+        self.images = self._counter(
+            "images",
+            "Images by verdict: modify (purified), allow (passed as sent), deny (refused).",
+            "verdict",
+        )
+        for verdict in ImageVerdict:
+            self.images.labels(verdict.value)
+        self.bypass = self._counter("bypass", "Images that were forwarded unpurified.", "reason")
+        for reason in BYPASS_REASONS:
+            self.bypass.labels(reason)
+        self.suspicion = self._histogram(
+            "suspicion",
+            "Suspicion of images: the share of clean images that looked less attacked.",
+            (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 1.0),
+        )
+        self.flagged = self._counter("flagged", "Images with a suspicion above 0.99.")
+        self.quarantine = self._counter(
+            "quarantine",
+            "Copies of flagged images: kept, or why not.",
+            "outcome",
+        )
+        self.quarantine_bytes = self._gauge("quarantine_bytes", "Bytes of all sealed images.")
+        self.cached = self._counter("cached", "Images answered from the cache of purified images.")
+        self.queue_depth = self._gauge(
+            "queue_depth", "Images, and tiles of large ones, in the queue of the purifier."
+        )
+
+    def _describe_processes(self) -> None:
+        self.ready = self._gauge("ready", "Whether /readyz answers 200: 1, or 0.")
+        self.version = Info("codefend_build", "What runs.", registry=self.registry)
+        self.worker_restarts = self._counter(
+            "worker_restarts", "Processes that ended and were replaced.", "kind"
+        )
+        self.reloads = self._counter("reloads", "Reloads of weights and prompts.", "outcome")
+        self.generation = self._gauge(
+            "generation", "Model version that serves: loads of weights, counted from 1."
+        )
+        self.process_memory = ProcessMemory()
+        self.registry.register(self.process_memory)
 
     def _describe_limits(self) -> None:
         self.requests_limit = self._gauge(
@@ -163,36 +170,25 @@ class Metrics:
         )
 
     def _describe_batches(self) -> None:
-        self.batch_size = Histogram(
-            "codefend_batch_size",
-            "Images per batch.",
-            buckets=_BATCH_BUCKETS,
-            registry=self.registry,
+        self.batch_size = self._histogram("batch_size", "Images per batch.", _BATCH_BUCKETS)
+        self.batch_shapes = self._histogram(
+            "batch_distinct_sizes", "Different image sizes per batch.", _BATCH_BUCKETS
         )
-        self.batch_shapes = Histogram(
-            "codefend_batch_distinct_sizes",
-            "Different image sizes per batch.",
-            buckets=_BATCH_BUCKETS,
-            registry=self.registry,
-        )
-        self.padding = Histogram(
-            "codefend_batch_padding_ratio",
+        self.padding = self._histogram(
+            "batch_padding_ratio",
             "Part of a batch's pixels that is padding.",
-            buckets=(0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0),
-            registry=self.registry,
+            (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0),
         )
-
+        self.batch_failures = self._counter("batch_failures", "Batches that failed.", "reason")
         self.device_busy = self._counter(
             "device_busy_seconds", "Time that workers spent on batches.", "device", "worker"
         )
-        self.device_memory = Gauge(
-            "codefend_device_memory_bytes",
+        self.device_memory = self._gauge(
+            "device_memory_bytes",
             "Memory that a worker held after its last batch: of its GPU, or of the host on a CPU.",
-            ["device", "worker"],
-            registry=self.registry,
+            "device",
+            "worker",
         )
-        self.process_memory = ProcessMemory()
-        self.registry.register(self.process_memory)
 
     def exposition(self) -> bytes:
         """The metrics in Prometheus' text format."""
@@ -201,8 +197,15 @@ class Metrics:
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         return Counter(f"codefend_{name}_total", documentation, labels, registry=self.registry)
 
-    def _gauge(self, name: str, documentation: str) -> Gauge:
-        return Gauge(f"codefend_{name}", documentation, registry=self.registry)
+    def _gauge(self, name: str, documentation: str, *labels: str) -> Gauge:
+        return Gauge(f"codefend_{name}", documentation, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, documentation: str, buckets: Sequence[float], *labels: str
+    ) -> Histogram:
+        return Histogram(
+            f"codefend_{name}", documentation, labels, registry=self.registry, buckets=buckets
+        )
 
 
 class ProcessMemory(Collector):

@@ -57,7 +57,7 @@ from codefend.service.forward.embedded import EmbeddedModel
 from codefend.service.forward.upstream import ModelList, Upstream
 from codefend.service.ledger import StateLedger
 from codefend.service.metrics import Metrics, Stage
-from codefend.service.policy import Mode, Verdict
+from codefend.service.policy import ImageVerdict, Mode
 from codefend.service.processes.pixels import Picture
 from codefend.service.prompts import Prompts
 from codefend.service.protocols.base import Protocol
@@ -313,7 +313,7 @@ class Pipeline:
 
     def _note_bypass(self, context: RequestContext, facts: dict[str, Any], reason: str) -> None:
         self.metrics.bypass.labels(reason).inc()
-        facts.update(bypassed=reason, verdict=Verdict.ALLOW)
+        facts.update(bypassed=reason, verdict=ImageVerdict.ALLOW)
         fields = {"request_id": context.request_id, "reason": reason}
         logger.warning("an unpurified image is forwarded", extra={"fields": fields})
 

@@ -15,6 +15,7 @@ __all__ = [
     "PROBES",
     "Animated",
     "Disclosure",
+    "ImageVerdict",
     "Mode",
     "OnFlagged",
     "OnPurifyFailure",
@@ -22,7 +23,6 @@ __all__ = [
     "Quarantined",
     "TextImages",
     "UnknownFields",
-    "Verdict",
 ]
 
 # They need no key, and are answered when nothing else is.
@@ -72,7 +72,7 @@ class OnFlagged(StrEnum):
     REFUSE = "refuse"
 
 
-class Verdict(StrEnum):
+class ImageVerdict(StrEnum):
     """What became of one image, in the words of guardrails."""
 
     MODIFY = "modify"  # the model gets it purified

@@ -12,6 +12,7 @@ from codefend.models.prompts.templates import GENERATOR, SHIPPED_TEMPLATES, read
 from codefend.models.tiles import Tiling
 from codefend.service.credentials import (
     check_key,
+    check_nothing_is_kept,
     check_origins,
     hash_key,
     is_loopback,
@@ -521,16 +522,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _a_quarantine_has_its_place(self) -> Self:
-        if self.quarantine_directory is not None and self.quarantine_key is not None:
-            return self
-        keys = read_keys(self.api_keys_file) if self.api_keys_file else ()
-        wishes = {self.quarantine, *(key.change.quarantine for key in keys)}
-        if Quarantined.FLAGGED in wishes:
-            msg = (
-                "quarantine = flagged needs CODEFEND_QUARANTINE_DIRECTORY, and "
-                "CODEFEND_QUARANTINE_KEY, which codefend quarantine keygen FILE prints"
-            )
-            raise ValueError(msg)
+        if self.quarantine_directory is None or self.quarantine_key is None:
+            check_nothing_is_kept(self.quarantine, self.api_keys_file)
         return self
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 """What a program can check of the documentation: that it is true to the code, and short."""
 
 import json
+import math
 import re
 import shlex
 import subprocess
@@ -118,6 +119,18 @@ def test_the_codes_of_upstreams_that_are_documented_are_those_that_pass():
         for code in re.findall(r"`(\w+)`", codes)
     }
     assert documented == {code: known.error.status for code, known in KNOWN_CODES.items()}
+
+
+def test_capacity_is_what_was_measured_and_arithmetic():
+    rows = json.loads(read("benchmarks/results/service-cpu.json"))["rows"]
+    (measured,) = (r["value"] for r in rows if r["name"] == "megapixels_per_processor_second")
+    text = read("docs/capacity.md")
+    assert f"**{measured:.3f} MP**" in text
+    assert f"÷ {measured:.3f} ÷ 0.7" in text
+    for rate in (10, 1000):
+        cores = [rate * side_px**2 / 1e6 / round(measured, 3) / 0.7 for side_px in (256, 512, 1024)]
+        line = " | ".join(f"{math.ceil(each / 2):,}" for each in cores)
+        assert f"| {rate:,} | {line} |" in text
 
 
 def test_the_answer_that_is_documented_is_one_of_the_service():

@@ -15,6 +15,8 @@ from codefend.lab.detection.scoring import (
     detection_rows,
     detection_table,
     load_detector,
+    logged_suspicions,
+    recalibrate,
     save_detector,
 )
 from codefend.lab.detection.uploads import benign_uploads, evading_uploads
@@ -36,8 +38,12 @@ __all__ = ["Detect", "app"]
 class Calibrate(RunSettings):
     """Make suspicion mean what it says on your own images: 1 % of them will be flagged."""
 
-    photos: Path
+    photos: Path | None = None
     """Folder of your own clean images, 100 or more."""
+    log: Path | None = None
+    """Log of the service instead: the suspicions of traffic that is known to be clean."""
+    most_px: int = Field(1024, ge=64)
+    """CODEFEND_TILE_ABOVE_PX of that service: an image in tiles has a mean of suspicions."""
     out: Path
     """Where the calibrated detector goes."""
     detector: Path = WEIGHTS_DIRECTORY / "detector"
@@ -118,16 +124,27 @@ class Detect(VictimExperiment):
 
 def _calibrate(settings: Calibrate) -> None:
     scorer, _ = _scorer(settings.detector, settings.purifier)
-    samples = folder_samples(settings.photos)
-    if len(samples) < 100:
-        raise LabError(
-            f"{settings.photos} holds {len(samples)} images; a calibration takes 100 or more"
-        )
-    calibrate(scorer, [sample.image for sample in samples], seed=settings.seed)
+    if settings.photos is not None and settings.log is None:
+        num_images = _calibrate_on_photos(scorer, settings.photos, settings.seed)
+    elif settings.log is not None and settings.photos is None:
+        suspicions = logged_suspicions(settings.log, settings.most_px)
+        num_images = len(suspicions)
+        try:
+            recalibrate(scorer.detector, suspicions)
+        except ValueError as error:
+            raise LabError(f"{settings.log}: {error}") from error
+    else:
+        raise LabError("give either --photos, a folder of clean images, or --log, a service's log")
     save_detector(scorer.detector, settings.out)
-    typer.echo(
-        f"calibrated on {len(samples)} images; serve it with CODEFEND_DETECTOR={settings.out}"
-    )
+    typer.echo(f"calibrated on {num_images} images; serve it with CODEFEND_DETECTOR={settings.out}")
+
+
+def _calibrate_on_photos(scorer: SuspicionScorer, photos: Path, seed: int) -> int:
+    samples = folder_samples(photos)
+    if len(samples) < 100:
+        raise LabError(f"{photos} holds {len(samples)} images; a calibration takes 100 or more")
+    calibrate(scorer, [sample.image for sample in samples], seed=seed)
+    return len(samples)
 
 
 def _scorer(

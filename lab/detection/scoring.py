@@ -5,6 +5,7 @@ What it notices is told by AUROC, by the rate caught at 1 % false alarms, and by
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,12 @@ from codefend.lab.experiments.report import Row, cell, radius, rows_under
 from codefend.lab.experiments.statistics import Estimate, Floats, Measure, wilson
 from codefend.lab.experiments.table import Table, pivot
 from codefend.lab.progress import progress
-from codefend.models.detector.calibration import clean_quantiles, is_flagged, suspicions_of
+from codefend.models.detector.calibration import (
+    clean_quantiles,
+    is_flagged,
+    scores_of,
+    suspicions_of,
+)
 from codefend.models.detector.network import SuspicionDetector
 from codefend.models.manifest import weights_sha256
 from codefend.models.quantise import dequantise
@@ -32,6 +38,8 @@ __all__ = [
     "detection_rows",
     "detection_table",
     "load_detector",
+    "logged_suspicions",
+    "recalibrate",
     "save_detector",
 ]
 
@@ -91,6 +99,38 @@ def calibrate(scorer: SuspicionScorer, *groups: Sequence[np.ndarray], seed: int 
     quantiles = [clean_quantiles(scorer.scores(images, seed=seed)) for images in groups]
     highest = tuple(float(level) for level in np.max(quantiles, axis=0))
     scorer.detector.register_to_config(clean_quantiles=highest)
+
+
+def recalibrate(detector: SuspicionDetector, suspicions: Sequence[float]) -> None:
+    """Sets the detector's quantiles by suspicions that itself had of clean images.
+
+    Raises:
+        ValueError: there are fewer than 100, or over 1 % of them are beyond its calibration.
+    """
+    scores = scores_of(suspicions, detector.config.clean_quantiles)
+    detector.register_to_config(clean_quantiles=clean_quantiles(scores))
+
+
+def logged_suspicions(log: Path, most_px: int) -> list[float]:
+    """Suspicions of the images of a service's log, each file once.
+
+    Args:
+        log: JSON lines, as `deploy/observability/events.schema.json` has them; others are skipped.
+        most_px: longest side of an image that was purified in one piece; larger ones are skipped.
+    """
+    found: dict[str, float] = {}
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        _, brace, rest = line.partition("{")
+        try:
+            event = json.loads(brace + rest)
+        except ValueError:
+            continue
+        is_image = isinstance(event, dict) and event.get("message") == "image"
+        if not is_image or event.get("suspicion") is None:
+            continue
+        if max(event["width"], event["height"]) <= most_px:
+            found[event["sha256"]] = float(event["suspicion"])
+    return list(found.values())
 
 
 def save_detector(detector: SuspicionDetector, directory: Path) -> None:

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FLAG_ABOVE", "clean_quantiles", "is_flagged", "suspicion_of_tiles", "suspicions_of"]
+__all__ = [
+    "FLAG_ABOVE",
+    "clean_quantiles",
+    "is_flagged",
+    "scores_of",
+    "suspicion_of_tiles",
+    "suspicions_of",
+]
 
 FLAG_ABOVE = 0.99
 """Suspicion above which an image is flagged: 1 % of the clean images that calibration saw."""
@@ -38,6 +45,22 @@ def suspicions_of(scores: NDArray[np.floating], quantiles: Sequence[float]) -> N
     if len(quantiles) != len(_LEVELS):
         raise ValueError("the detector is not calibrated")
     return np.interp(np.asarray(scores, np.float64), quantiles, _LEVELS)
+
+
+def scores_of(suspicions: Sequence[float], quantiles: Sequence[float]) -> NDArray[np.float64]:
+    """Suspicions (N,) back to the scores (N,) that they came from: the inverse of `suspicions_of`.
+
+    Raises:
+        ValueError: so many are 1 that the score which 1 % are above is not known any more: all
+            scores beyond the calibration's are 1.
+    """
+    found = np.asarray(suspicions, np.float64)
+    if np.mean(found >= 1.0) >= 1 - FLAG_ABOVE:
+        raise ValueError(
+            "over 1 % of these images lie beyond all that the calibration saw, so that their "
+            "scores are lost; calibrate on the images themselves"
+        )
+    return np.interp(found, _LEVELS, np.asarray(quantiles, np.float64))
 
 
 def is_flagged(suspicion: float) -> bool:

@@ -20,12 +20,19 @@ from codefend.lab.detection.scoring import (
     detection_rows,
     detection_table,
     load_detector,
+    logged_suspicions,
+    recalibrate,
 )
 from codefend.lab.detection.uploads import Evading
 from codefend.lab.errors import LabError
 from codefend.lab.evaluate.uploads import Uploads
 from codefend.lab.experiments.report import Threat
-from codefend.models.detector.calibration import clean_quantiles
+from codefend.models.detector.calibration import (
+    clean_quantiles,
+    is_flagged,
+    scores_of,
+    suspicions_of,
+)
 from codefend.models.detector.network import SuspicionDetector
 from codefend.models.purifier.pipeline import PurificationPipeline
 
@@ -82,6 +89,40 @@ def test_rows_tell_what_is_caught_and_what_is_flagged(scorer):
     table = detection_table(rows)
     assert "| t0 | apgd | language_loss | no | 8/255 |" in table
     assert len(table.splitlines()) == 4
+
+
+def test_scores_come_back_from_suspicions():
+    quantiles = clean_quantiles(np.random.default_rng(0).normal(size=1000))
+    scores = np.linspace(quantiles[1], quantiles[-2], 50)
+    assert scores_of(suspicions_of(scores, quantiles), quantiles) == pytest.approx(scores)
+    with pytest.raises(ValueError, match="on the images themselves"):
+        scores_of([1.0] * 2 + [0.5] * 98, quantiles)
+
+
+def test_a_detector_is_calibrated_on_what_a_service_logged(scorer, tmp_path):
+    calibrate(scorer, [grey(level) for level in range(50, 250)])
+    traffic = [grey(level) for level in range(60, 160)]  # duller than the calibration's images
+    suspicions = scorer.suspicions(traffic, seed=0)
+    assert not any(map(is_flagged, suspicions))
+    lines = [
+        {"message": "image", "sha256": str(number), "width": 64, "height": 64, "suspicion": found}
+        for number, found in enumerate(suspicions)
+    ]
+    others = [
+        lines[0],  # the same file again
+        {"message": "request", "suspicion": 1.0},
+        lines[1] | {"sha256": "large", "width": 4000, "suspicion": 1.0},
+        lines[1] | {"sha256": "failed", "suspicion": None},
+    ]
+    log = tmp_path / "guard.log"
+    log.write_text("\n".join(["guard | nonsense", *map(json.dumps, [*lines, *others])]))
+    found = logged_suspicions(log, 1024)
+    assert found == pytest.approx(list(suspicions))
+    recalibrate(scorer.detector, found)
+    flags = [is_flagged(suspicion) for suspicion in scorer.suspicions(traffic, seed=0)]
+    assert sum(flags) == 1
+    with pytest.raises(ValueError, match="at least 100"):
+        recalibrate(scorer.detector, found[:99])
 
 
 def test_calibration_makes_a_hundredth_of_the_clean_images_suspicious(scorer):
