@@ -68,13 +68,14 @@ def renderer():
     return program
 
 
-def render(*overlays, name="codefend", namespace="default"):
+def render(*overlays, name="codefend", namespace="default", is_notes=False):
     """The chart's manifests as text.
 
     Args:
         overlays: Over the chart's values: names of files in it, or values.
         name: Of the release.
         namespace: Where it is installed.
+        is_notes: What Helm says at the end instead.
 
     Raises:
         subprocess.CalledProcessError: The chart refuses the values; `stderr` says why.
@@ -86,7 +87,8 @@ def render(*overlays, name="codefend", namespace="default"):
             file.write_text(overlay if isinstance(overlay, str) else yaml.safe_dump(overlay))
             files.append(CHART / overlay if isinstance(overlay, str) else file)
         command = [renderer(), CHART, name, namespace, *files]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return done.stderr if is_notes else done.stdout
 
 
 def manifest(name):

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from cloudcoil.models.keda.v1alpha1 import ScaledObject
 from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor
-from jsonschema import Draft202012Validator
+from jsonschema import Draft7Validator
 
 from codefend.service.metrics import Metrics
 from codefend.service.settings import Settings
@@ -298,7 +298,7 @@ def test_the_grace_outlasts_the_drain(manifests):
 
 
 def problems(values):
-    validator = Draft202012Validator(json.loads(chart.SCHEMA.read_text()))
+    validator = Draft7Validator(json.loads(chart.SCHEMA.read_text()))
     return [error.json_path for error in validator.iter_errors(values)]
 
 
@@ -360,6 +360,15 @@ def test_settings_reach_the_service_as_they_were_written():
     assert found["CODEFEND_DEADLINE_S"] == "7.5"
     assert found["CODEFEND_MODE"] == "off"
     Settings(max_body_bytes=int(found["CODEFEND_MAX_BODY_BYTES"]), mode=found["CODEFEND_MODE"])
+
+
+@needs_go
+@pytest.mark.slow
+def test_whoever_installs_it_is_told_where_it_is_and_how_to_get_the_key():
+    notes = chart.render("values-vllm.yaml", name="front", is_notes=True)
+    assert "http://front-codefend.default.svc:80/v1" in notes
+    assert "get secret front-codefend-keys -o jsonpath='{.data.api-keys}'" in notes
+    assert "get secret" not in chart.render("values-vllm.yaml", chart.KEYS, is_notes=True)
 
 
 @needs_go

@@ -34,7 +34,8 @@ func fail(err error) {
 	}
 }
 
-// render prints every manifest of the chart, templates in the order of their names.
+// render prints every manifest of the chart, templates in the order of their names; and on standard
+// error what Helm says at the end.
 func render(chart, name, namespace string, overlays []string) error {
 	about, err := read(filepath.Join(chart, "Chart.yaml"))
 	if err != nil {
@@ -69,14 +70,17 @@ func render(chart, name, namespace string, overlays []string) error {
 		}
 	}
 	for _, file := range files {
-		if filepath.Ext(file) != ".yaml" {
+		if filepath.Ext(file) == ".tpl" {
 			continue
 		}
 		var out bytes.Buffer
 		if err := all.ExecuteTemplate(&out, filepath.Base(file), root); err != nil {
 			return err
 		}
-		if text := strings.TrimSpace(out.String()); text != "" {
+		text := strings.TrimSpace(out.String())
+		if filepath.Ext(file) == ".txt" {
+			fmt.Fprintln(os.Stderr, text)
+		} else if text != "" {
 			fmt.Printf("---\n%s\n", text)
 		}
 	}
