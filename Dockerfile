@@ -28,7 +28,7 @@ COPY deploy/image ./deploy/image
 FROM build AS packages-guard
 ARG PIP_INDEX_URL
 ARG PIP_FIND_LINKS
-RUN python deploy/image/packages.py --without-torch openvino tracing heic > /tmp/packages.txt \
+RUN python deploy/image/packages.py --without-torch openvino tracing heic quarantine > /tmp/packages.txt \
     && /opt/codefend/bin/pip install --constraint constraints.txt --requirement /tmp/packages.txt
 
 # Torch by itself: it alone differs between the targets, and it is the largest part.
@@ -38,7 +38,7 @@ ARG PIP_FIND_LINKS
 ARG CPU_TORCH_INDEX_URL
 RUN /opt/codefend/bin/pip install ${CPU_TORCH_INDEX_URL:+--index-url "$CPU_TORCH_INDEX_URL"} \
         --constraint constraints.txt torch \
-    && python deploy/image/packages.py openvino tracing heic > /tmp/packages.txt \
+    && python deploy/image/packages.py openvino tracing heic quarantine > /tmp/packages.txt \
     && /opt/codefend/bin/pip install --constraint constraints.txt --requirement /tmp/packages.txt
 COPY codefend ./codefend
 COPY service ./service
@@ -63,7 +63,7 @@ ARG PIP_FIND_LINKS
 ARG CUDA_TORCH_INDEX_URL
 RUN /opt/codefend/bin/pip install ${CUDA_TORCH_INDEX_URL:+--index-url "$CUDA_TORCH_INDEX_URL"} \
         --constraint constraints.txt torch \
-    && python deploy/image/packages.py tracing heic > /tmp/packages.txt \
+    && python deploy/image/packages.py tracing heic quarantine > /tmp/packages.txt \
     && /opt/codefend/bin/pip install --constraint constraints.txt --requirement /tmp/packages.txt
 COPY codefend ./codefend
 COPY service ./service

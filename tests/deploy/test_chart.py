@@ -8,7 +8,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from cloudcoil.models.keda.v1alpha1 import ScaledObject
-from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor
+from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
 from jsonschema import Draft7Validator
 
 from codefend.service.metrics import Metrics
@@ -17,7 +17,7 @@ from tests.deploy import chart
 
 # The oldest and the newest of what is supported today, and what lies between.
 KUBERNETES = ["1.33", "1.35", "1.37"]
-CUSTOM = {"ScaledObject": ScaledObject, "ServiceMonitor": ServiceMonitor}
+CUSTOM = {model.__name__: model for model in (ScaledObject, ServiceMonitor, PrometheusRule)}
 FILES = sorted(chart.MANIFESTS.glob("*.yaml"))
 MODEL_URL = {"upstream": {"url": "http://models:8000/v1"}}
 needs_go = pytest.mark.skipif(
@@ -274,6 +274,38 @@ def test_everything_selects_the_guards_pods(manifests):
             <= metrics["metadata"]["labels"].items()
         )
         assert monitor["spec"]["endpoints"][0]["port"] == metrics["spec"]["ports"][0]["name"]
+
+
+def test_the_alerts_are_those_of_the_repository_and_ask_for_the_job():
+    manifests = documents((chart.MANIFESTS / "vllm-autoscaled.yaml").read_text())
+    text = (chart.ROOT / "deploy/observability/rules.yml").read_text()
+    assert of(manifests, "PrometheusRule")["spec"] == yaml.safe_load(text), "make manifests"
+    job_label = of(manifests, "ServiceMonitor")["spec"]["jobLabel"]
+    job = of(manifests, "Service", "codefend-metrics")["metadata"]["labels"][job_label]
+    assert {*re.findall(r'job="(\w+)"', text)} == {job}
+
+
+@needs_go
+@pytest.mark.slow
+def test_the_dashboard_is_the_repositorys():
+    manifests = documents(chart.render("values-vllm.yaml", {"dashboard": {"enabled": True}}))
+    held = of(manifests, "ConfigMap", "codefend-dashboard")
+    folder = chart.ROOT / "deploy/observability/grafana/dashboards"
+    assert held["data"]["codefend.json"] == (folder / "codefend.json").read_text()
+    assert held["metadata"]["labels"]["grafana_dashboard"] == "1"
+
+
+@needs_go
+@pytest.mark.slow
+def test_weights_of_ones_own_are_mounted():
+    values = {
+        "extraVolumes": [{"name": "weights", "persistentVolumeClaim": {"claimName": "mine"}}],
+        "extraVolumeMounts": [{"name": "weights", "mountPath": "/weights", "readOnly": True}],
+    }
+    assert problems(values) == []
+    manifests = documents(chart.render("values-vllm.yaml", values))
+    assert list(complaints(of(manifests, "Deployment"), "1.37")) == []
+    assert values["extraVolumeMounts"][0] in guard_of(manifests)["volumeMounts"]
 
 
 def test_replicas_follow_a_metric_that_exists():

@@ -174,9 +174,6 @@ def test_everything_that_is_published_is_so_on_loopback(compose):
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
-@pytest.mark.skipif(
-    not (ROOT / "deploy/observability").is_dir(), reason="what is mounted is not there yet"
-)
 def test_prometheus_asks_where_the_metrics_are(compose):
     config = yaml.safe_load((ROOT / "deploy/observability/prometheus.yml").read_text())
     (job,) = [job for job in config["scrape_configs"] if job["job_name"] == "codefend"]
@@ -185,9 +182,6 @@ def test_prometheus_asks_where_the_metrics_are(compose):
     assert config["rule_files"] == ["rules.yml"]
 
 
-@pytest.mark.skipif(
-    not (ROOT / "deploy/observability").is_dir(), reason="what is mounted is not there yet"
-)
 def test_what_is_mounted_out_of_the_repository_is_there(compose):
     mounts = [
         volume.split(":")[0]

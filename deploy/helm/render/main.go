@@ -52,15 +52,16 @@ func render(chart, name, namespace string, overlays []string) error {
 	// Helm hands the chart's own fields over with capitals.
 	described := object{"Name": about["name"], "Version": about["version"], "AppVersion": about["appVersion"]}
 	release := object{"Name": name, "Namespace": namespace, "Service": "kubectl"}
-	root := object{"Values": values, "Chart": described, "Release": release}
+	files := files{chart}
+	root := object{"Values": values, "Chart": described, "Release": release, "Files": files}
 
 	all := template.New("chart").Option("missingkey=zero")
 	all.Funcs(functions(all))
-	files, err := filepath.Glob(filepath.Join(chart, "templates", "*"))
+	templates, err := filepath.Glob(filepath.Join(chart, "templates", "*"))
 	if err != nil {
 		return err
 	}
-	for _, file := range files {
+	for _, file := range templates {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			return err
@@ -69,7 +70,7 @@ func render(chart, name, namespace string, overlays []string) error {
 			return err
 		}
 	}
-	for _, file := range files {
+	for _, file := range templates {
 		if filepath.Ext(file) == ".tpl" {
 			continue
 		}
@@ -99,10 +100,23 @@ func functions(all *template.Template) template.FuncMap {
 		text, err := yaml.Marshal(value)
 		return strings.TrimSuffix(string(text), "\n"), err
 	}
+	found["fromYaml"] = func(text string) (object, error) {
+		value := object{}
+		return value, yaml.Unmarshal([]byte(text), &value)
+	}
 	// As `helm template` does: there is no cluster to look at.
 	found["lookup"] = func(_, _, _, _ string) object { return object{} }
 	found["fail"] = func(message string) (string, error) { return "", errors.New(message) }
 	return found
+}
+
+// files are what a template may put in as it is.
+type files struct{ chart string }
+
+// Get is a file's text; Helm answers what is missing with nothing.
+func (f files) Get(name string) (string, error) {
+	text, err := os.ReadFile(filepath.Join(f.chart, name))
+	return string(text), err
 }
 
 func read(path string) (object, error) {
