@@ -93,7 +93,7 @@ manifests: $(VENV)/.dev
 
 # The site that the documentation is read on: build/site/index.html, which loads nothing from elsewhere.
 site: $(VENV)/.dev
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # What is released: the wheel, and the list of what it needs, with versions and licences.
 wheel: $(VENV)/.dev

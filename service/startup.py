@@ -132,10 +132,11 @@ def describe_first_steps(settings: Settings, seconds: float) -> str:
     model = "the embedded one, for a first try; yours: CODEFEND_UPSTREAM_URL=http://HOST:PORT/v1"
     if settings.upstream_url is not None:
         model = _without_credentials(settings.upstream_url)
+    page = f"  Page     {url}/\n" if settings.shows_page else ""
     return f"""
 CoDefend is ready at {url} (after {seconds:.0f} s).
 
-  Try it   curl -s {url}/v1/vqa{key} -F 'question=what is in the image?' -F file=@{file}
+{page}  Try it   curl -s {url}/v1/vqa{key} -F 'question=what is in the image?' -F file=@{file}
   Clients  base_url="{url}/v1", for OpenAI's and others'
   Model    {model}
   API      {url}/docs

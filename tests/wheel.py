@@ -20,7 +20,8 @@ import httpx
 from tests.service.running import wait_until_ready
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "codefend", "service", "models", "lab")
+ROOMS = ("codefend", "service", "models", "lab", "gallery")
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", *ROOMS)
 START_TIMEOUT_S = 400
 
 

@@ -11,9 +11,9 @@ from codefend.lab.baselines.purifiers import purifying
 from codefend.lab.errors import LabError
 from codefend.models.purifier.purifier import Purifier
 
-__all__ = ["defence_named"]
+__all__ = ["DEFENCES", "defence_named"]
 
-_MAKERS: dict[str, Callable[[float], Defence]] = {
+DEFENCES: dict[str, Callable[[float], Defence]] = {
     "bilateral": bilateral,
     "bit_depth": lambda bits: bit_depth(round(bits)),
     "blur": blur,
@@ -21,6 +21,7 @@ _MAKERS: dict[str, Callable[[float], Defence]] = {
     "median": lambda size_px: median(round(size_px)),
     "noise": gaussian_noise,
 }
+"""Baselines by name, each made from its one setting; a new one is a new row here."""
 
 
 def defence_named(text: str, networks: Mapping[str, tuple[Purifier, str]]) -> Defence:
@@ -42,12 +43,12 @@ def defence_named(text: str, networks: Mapping[str, tuple[Purifier, str]]) -> De
 
 def _part(word: str, networks: Mapping[str, tuple[Purifier, str]]) -> Defence:
     name, _, setting = word.partition(":")
-    known = ", ".join(["none", *networks, *_MAKERS])
+    known = ", ".join(["none", *networks, *DEFENCES])
     try:
         if name in networks:
             return _network(name, *networks[name], setting)
-        if name in _MAKERS and setting:
-            return _MAKERS[name](float(setting))
+        if name in DEFENCES and setting:
+            return DEFENCES[name](float(setting))
     except ValueError as error:
         raise LabError(f"{word} is no defence: {error}") from error
     raise LabError(f"{word} is no defence; known: {known}; a baseline takes a number, as jpeg:30")

@@ -100,11 +100,23 @@ def check_weights(version: ModelVersion) -> None:
 
 
 def check_directories(*sources: str | None) -> None:
-    """The same for any directories of weights; None and hub ids are passed over."""
+    """The same for any directories of weights; None and hub ids are passed over.
+
+    Raises:
+        UnfitModelVersion: As above, or what can only be a path leads to no directory.
+    """
     for source in sources:
+        if source and _is_path(source) and not os.path.isdir(source):
+            msg = f"{source} is no directory: name one that holds weights, or a hub id (owner/name)"
+            raise UnfitModelVersion("bad_weights", msg)
         problems = list(_problems_of(Path(source))) if source and os.path.isdir(source) else []
         if problems:
             raise UnfitModelVersion("bad_weights", "; ".join(problems))
+
+
+def _is_path(source: str) -> bool:
+    """Whether it cannot be a hub's id, which is a name, or an owner and a name."""
+    return source.startswith(("/", ".", "~")) or source.count("/") > 1
 
 
 def _problems_of(directory: Path) -> Iterator[str]:

@@ -143,7 +143,11 @@ def test_an_address_of_another_machine_is_said_too(monkeypatch, served):
 @pytest.mark.parametrize(
     ("settings", "said", "unsaid"),
     [
-        ({}, ["http://127.0.0.1:8000/v1/vqa -F", "embedded"], ["Bearer"]),
+        (
+            {},
+            ["http://127.0.0.1:8000/v1/vqa -F", "embedded", "http://127.0.0.1:8000/\n"],
+            ["Bearer"],
+        ),
         (
             {
                 "host": "0.0.0.0",
@@ -155,7 +159,7 @@ def test_an_address_of_another_machine_is_said_too(monkeypatch, served):
                 "-H 'Authorization: Bearer YOUR-KEY'",
                 "//vllm:8000",
             ],
-            ["a-secret", "u:p", "embedded"],
+            ["a-secret", "u:p", "embedded", "Page"],
         ),
         ({"host": "::1", "port": 9000}, ["http://[::1]:9000/v1"], []),
     ],
@@ -253,6 +257,17 @@ def test_shipped_weights_are_not_served_without_their_manifest(
     result = run("serve")
     assert (served, result.exit_code) == ([], 2)
     assert "manifest.json" in result.output
+
+
+@pytest.mark.parametrize("name", ["PURIFIER", "PURIFIER_ADAPTERS", "DETECTOR", "MLLM"])
+@pytest.mark.parametrize("path", ["/nowhere", "./nowhere", "~/nowhere", "work/own/weights"])
+def test_a_path_that_leads_nowhere_is_said_before_anything_is_loaded(
+    monkeypatch, served, name, path
+):
+    monkeypatch.setenv(f"CODEFEND_{name}", path)
+    result = run("serve")
+    assert (served, result.exit_code) == ([], 2)
+    assert f"{path} is no directory" in result.output
 
 
 def test_weights_of_ones_own_may_have_no_manifest_and_the_log_says_so(
