@@ -65,7 +65,7 @@ def find_uses_of_torch(settings: Settings) -> list[str]:
     """What of these settings cannot be served without torch; a small image leaves it out."""
     purifies = settings.mode is not Mode.OFF
     uses = {
-        "the embedded model, which answers where CODEFEND_UPSTREAM_URL is not set": (
+        "the embedded model, which answers where CODEFEND_UPSTREAM_URL is not set,": (
             settings.upstream_url is None
         ),
         f"CODEFEND_BACKEND={settings.backend}": (
