@@ -39,11 +39,11 @@ __all__ = ["TrainGenerator", "prefix_loss", "sampled", "untuned"]
 _RANK, _ALPHA = 16, 32
 _IGNORED = -100
 _BATCH_SIZE = 16  # questions
-_SERVED_BATCH, _TIMED = 8, 10
+_SERVED_BATCH, _TIMED = 8, 5
 _UNATTACKED = Threat(tier=Tier.CLEAN, attack="none")
 _NOTES = (
     "*right*, *misled*, *declined*: as in the search's reports. `generator` writes a prefix to "
-    "each question, greedily, `template` is the same text for all. Times are medians of ten on "
+    "each question, greedily, `template` is the same text for all. Times are medians of five on "
     "this device, with 5th and 95th percentiles; memory is that of the weights as the service "
     "holds them. Brackets are 95 % intervals; leads are paired, by a bootstrap over scenes."
 )
