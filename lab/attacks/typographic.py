@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,21 +63,34 @@ def board(lines: Sequence[str], height: int, width: int, *, area: int | None = N
     """
     text = "\n".join(lines)
     for size in range(height, _LEAST_SIZE - 1, -1):
-        drawn = _draw(text, size)
-        rows, columns, _ = drawn.shape
+        columns, rows = _measure(text, size)[:2]
         if rows <= height and columns <= width and rows * columns <= (area or height * width):
-            return drawn
+            return _draw(text, size)
     raise ValueError(f"{text!r} cannot be written on {area or height * width} pixels")
 
 
-def _draw(text: str, size: int) -> np.ndarray:
-    font = ImageFont.load_default(size)
-    scratch = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    left, top, right, bottom = scratch.multiline_textbbox((0, 0), text, font=font)
+@cache
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)
+
+
+@cache
+def _scratch() -> ImageDraw.ImageDraw:
+    return ImageDraw.Draw(Image.new("RGB", (1, 1)))
+
+
+def _measure(text: str, size: int) -> tuple[int, int, tuple[float, float]]:
+    """Columns and rows of a board, and where its text begins."""
+    left, top, right, bottom = _scratch().multiline_textbbox((0, 0), text, font=_font(size))
     margin = max(1, size // 6)
-    sides = (int(right - left) + 2 * margin, int(bottom - top) + 2 * margin)
-    paper = Image.new("RGB", sides, _PAPER)
-    ImageDraw.Draw(paper).multiline_text((margin - left, margin - top), text, _INK, font=font)
+    start = (margin - left, margin - top)
+    return int(right - left) + 2 * margin, int(bottom - top) + 2 * margin, start
+
+
+def _draw(text: str, size: int) -> np.ndarray:
+    columns, rows, start = _measure(text, size)
+    paper = Image.new("RGB", (columns, rows), _PAPER)
+    ImageDraw.Draw(paper).multiline_text(start, text, _INK, font=_font(size))
     return np.asarray(paper)
 
 

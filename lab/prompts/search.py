@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from gepa.api import optimize
@@ -41,6 +41,7 @@ __all__ = [
     "texts_table",
 ]
 
+KeyT = TypeVar("KeyT")
 Proposer = Callable[..., dict[str, str]]
 
 _ROUNDING = 1e-9
@@ -172,29 +173,35 @@ class Standing:
 
     Attributes:
         text: the template.
-        attacked: by model, the mean score under attack.
-        clean: by model, the share of clean questions that are right.
+        right: by model and family, the share of answers that are right.
         refused: by model, the share of clean questions that are declined without need.
     """
 
     text: str
-    attacked: Mapping[str, float]
-    clean: Mapping[str, float]
+    right: Mapping[tuple[str, str], float]
     refused: Mapping[str, float]
 
     @classmethod
     def of(cls, text: str, scorer: Scorer, items: Sequence[Item]) -> Standing:
         """Asks what is not known yet."""
-        attacked: dict[str, list[float]] = {}
-        clean: dict[str, list[float]] = {}
+        right: dict[tuple[str, str], list[float]] = {}
         refused: dict[str, list[float]] = {}
         for item, verdict in zip(items, scorer.verdicts(text, items), strict=True):
+            right.setdefault((item.subject, item.family), []).append(verdict.score)
             if item.family == CLEAN:
-                clean.setdefault(item.subject, []).append(verdict.right)
                 refused.setdefault(item.subject, []).append(verdict.refused)
-            else:
-                attacked.setdefault(item.subject, []).append(verdict.score)
-        return cls(text, *map(_means, (attacked, clean, refused)))
+        return cls(text, _means(right), _means(refused))
+
+    def is_cheap(self, plain: Standing, tolerance: float) -> bool:
+        """Whether nobody pays for it: no model, neither on clean images nor in a family of attacks.
+
+        Args:
+            plain: the question as it is.
+            tolerance: most that each model may lose of right answers in a family, and decline more.
+        """
+        losses = [plain.right[place] - rate for place, rate in self.right.items()]
+        losses += [rate - plain.refused[subject] for subject, rate in self.refused.items()]
+        return max(losses) <= tolerance + _ROUNDING
 
     def gain(self, plain: Standing) -> float:
         """What the model gains under attack that gains least: a prompt is to serve all of them.
@@ -202,26 +209,25 @@ class Standing:
         Args:
             plain: the question as it is.
         """
-        return min(score - plain.attacked[subject] for subject, score in self.attacked.items())
+        gains: dict[str, list[float]] = {}
+        for (subject, family), rate in self.right.items():
+            if family != CLEAN:
+                gains.setdefault(subject, []).append(rate - plain.right[subject, family])
+        return min(_means(gains).values())
 
-    def is_cheap(self, plain: Standing, tolerance: float) -> bool:
-        """Whether it costs no model more clean answers or refusals than that.
-
-        Args:
-            plain: the question as it is.
-            tolerance: most that each model may lose of clean answers, and decline more.
-        """
-        loss = max(plain.clean[subject] - rate for subject, rate in self.clean.items())
-        declined = max(rate - plain.refused[subject] for subject, rate in self.refused.items())
-        return max(loss, declined) <= tolerance + _ROUNDING
+    @property
+    def clean(self) -> float:
+        """Right clean answers, in the mean over models."""
+        own = [rate for (_, family), rate in self.right.items() if family == CLEAN]
+        return float(np.mean(own))
 
 
-def _means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    return {subject: float(np.mean(own)) for subject, own in values.items()}
+def _means(values: Mapping[KeyT, Sequence[float]]) -> dict[KeyT, float]:
+    return {key: float(np.mean(own)) for key, own in values.items()}
 
 
 def ranked(standings: Sequence[Standing], plain: Standing, *, tolerance: float) -> list[Standing]:
-    """Those that cost next to nothing clean first, and of these what gains most under attack.
+    """Those that nobody pays for first, and of these what gains most under attack.
 
     Args:
         standings: candidates.
@@ -230,14 +236,14 @@ def ranked(standings: Sequence[Standing], plain: Standing, *, tolerance: float) 
     """
 
     def worth(standing: Standing) -> tuple[bool, float, float]:
-        clean = sum(standing.clean.values())
-        return standing.is_cheap(plain, tolerance), standing.gain(plain), clean
+        cheap = standing.is_cheap(plain, tolerance)
+        return cheap, standing.gain(plain), standing.clean
 
     return sorted(standings, key=worth, reverse=True)
 
 
 def choose(standings: Sequence[Standing], plain: Standing, *, tolerance: float) -> Standing:
-    """What gains most under attack of what costs next to nothing clean; else the plain question.
+    """What gains most under attack of what nobody pays for; else the plain question.
 
     Args:
         standings: candidates.
@@ -321,15 +327,16 @@ def _paired(ours: Sequence[bool], theirs: Sequence[bool]) -> Estimate:
 
 def texts_table(found: Mapping[str, Standing]) -> str:
     """What was found, and how each text does on validation."""
-    subjects = list(next(iter(found.values())).clean)
-    kinds = ("attacked, right", "clean, right", "clean, declined")
-    heads = ["", "text", *(f"{subject}, {kind}" for subject in subjects for kind in kinds)]
+    places = list(next(iter(found.values())).right)
+    heads = ["", "text", *(f"{subject}, {family}" for subject, family in places), "declined"]
     lines = []
     for name, each in found.items():
-        parts = (each.attacked, each.clean, each.refused)
-        rates = [part[subject] for subject in subjects for part in parts]
+        rates = [*(each.right[place] for place in places), max(each.refused.values())]
         lines.append([name, f"`{each.text}`", *(f"{rate:.1%}" for rate in rates)])
-    return "On validation:\n\n" + Table(heads, lines).markdown()
+    return (
+        "Right on validation, and most declined of a model's clean questions:\n\n"
+        + Table(heads, lines).markdown()
+    )
 
 
 def compared_tables(rows: Sequence[Row], *, ours: str) -> list[str]:

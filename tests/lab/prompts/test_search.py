@@ -24,8 +24,8 @@ def test_it_finds_the_text_that_helps_and_not_the_one_that_declines(log, items):
     best = choose([Standing.of(text, scorer, items) for text in texts], plain, tolerance=0.0)
     assert texts[0] == PLAIN
     assert "silver" in best.text
-    assert (plain.attacked, best.attacked) == ({"m": 0.0}, {"m": 1.0})
-    assert (best.clean, best.refused) == ({"m": 1.0}, {"m": 0.0})
+    assert (plain.right["m", "typographic"], best.right["m", "typographic"]) == (0.0, 1.0)
+    assert (best.clean, best.refused) == (1.0, {"m": 0.0})
 
 
 def test_it_asks_no_more_than_it_may_and_nothing_twice(log, items, upstream):
@@ -61,7 +61,8 @@ def test_an_oracle_is_worth_nothing_and_costs_no_call(log, items, upstream):
 
 
 def standing(text, attacked, clean, refused):
-    return Standing(text, {"m": attacked}, {"m": clean}, {"m": refused})
+    right = {("m", "typographic"): attacked, ("m", "clean"): clean}
+    return Standing(text, right, {"m": refused})
 
 
 def test_what_costs_clean_answers_or_declines_is_not_chosen():
@@ -73,10 +74,10 @@ def test_what_costs_clean_answers_or_declines_is_not_chosen():
     assert choose([dear, shy], plain, tolerance=0.05) is dear
 
 
-def of_two(text, attacked, clean, refused=(0.0, 0.0)):
-    return Standing(
-        text, *(dict(zip("ab", each, strict=True)) for each in (attacked, clean, refused))
-    )
+def of_two(text, attacked, clean, pages=(0.5, 0.5)):
+    by_family = {"typographic": attacked, "clean": clean, "figstep": pages}
+    right = {(m, f): each[i] for f, each in by_family.items() for i, m in enumerate("ab")}
+    return Standing(text, right, dict.fromkeys("ab", 0.0))
 
 
 def test_no_model_pays_for_what_another_gains():
@@ -85,6 +86,14 @@ def test_no_model_pays_for_what_another_gains():
     good = of_two("good", (0.5, 0.5), (0.9, 0.9))
     assert choose([uneven, good], plain, tolerance=0.005) is good
     assert ranked([uneven, good], plain, tolerance=0.005) == [good, uneven]
+
+
+def test_what_turns_one_attack_and_opens_the_door_to_another_is_not_chosen():
+    plain = of_two(PLAIN, (0.1, 0.3), (0.9, 0.9))
+    one_sided = of_two("one-sided", (0.9, 0.9), (0.9, 0.9), pages=(0.1, 0.6))
+    good = of_two("good", (0.2, 0.4), (0.9, 0.9))
+    assert choose([one_sided, good], plain, tolerance=0.005) is good
+    assert choose([one_sided], plain, tolerance=0.005) is plain
 
 
 def test_a_text_is_worth_what_it_does_for_the_model_that_gains_least():
