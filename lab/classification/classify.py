@@ -109,7 +109,8 @@ class Classify(PretrainedExperiment):
             )
             coverage.append(f"- {name}: sure of {windows.coverage}.")
             run = ClassifierRun(victim, windows, self, self.white_box)
-            rows += [*run.unaware_rows(asked, against), *run.white_box_rows(adaptive)]
+            rows += run.unaware_rows(asked, against) if asked else []
+            rows += run.white_box_rows(adaptive)
         return rows, coverage
 
     def rows_of_parts(self, weights: Mapping[str, str]) -> list[Row]:

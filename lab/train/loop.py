@@ -90,9 +90,16 @@ class _FromStep(Dataset[Any]):
         return self._batches[self._first + index]
 
 
-def begin(seed: int) -> tuple[torch.device, torch.dtype]:
-    """Seeds everything that a training draws; gives its device, and what it multiplies in."""
+def begin(seed: int, *, shapes_repeat: bool = True) -> tuple[torch.device, torch.dtype]:
+    """Seeds everything that a training draws; gives its device, and what it multiplies in.
+
+    Args:
+        seed: of the training.
+        shapes_repeat: Whether few shapes come again and again. A GPU then tries every algorithm
+            for each of them first, which takes a minute where shapes are many.
+    """
     torch.manual_seed(seed)
+    torch.backends.cudnn.benchmark = shapes_repeat
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return device, compute_dtype(device)
 
@@ -124,7 +131,6 @@ def train_loop(
         label: Name on the progress bar.
         seed: Decides, with the step, all noise that the loss draws.
     """
-    torch.backends.cudnn.benchmark = True  # shapes repeat
     state = _State(module, settings, checkpoint)
     state.restore()
     module.train()

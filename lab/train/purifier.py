@@ -64,7 +64,7 @@ class PurifierTrainer:
             network: Starts as the base.
             options: What is minimised, and how it is computed.
         """
-        device, dtype = begin(self.seed)
+        device, dtype = begin(self.seed, shapes_repeat=all(s.is_fixed for s in self.sources))
         network.to(device, memory_format=torch.channels_last)
         if options.compiled:
             network.compile(dynamic=False)
@@ -111,7 +111,6 @@ class PurifierTrainer:
 
     def _fit(self, module: nn.Module, loss: SourceLoss, name: str, device: torch.device) -> None:
         batches = SourceBatches(self.photos, self.sources, self.seed)
-        torch.backends.cudnn.benchmark = True  # before the steps are captured
         steps = [_step_of(loss, source) for source in self.sources]
         for number, example in enumerate(batches[0]):
             if self.sources[number].is_fixed:

@@ -237,7 +237,7 @@ class PhotographsRun(TrainingRun):
 
     Killed at any moment, moved to another folder or machine, it goes on from its checkpoint and
     ends with the same weights. At the size of one GPU:
-    `codefend-lab train photographs --batch-size 128 --compiled --num-workers 12`.
+    `codefend-lab train photographs --batch-size 128 --num-workers 12`.
     """
 
     shortcuts: ClassVar[Mapping[str, str]] = {

@@ -212,6 +212,7 @@ def test_the_command_trains_publishes_and_goes_on(world_file, photo_folder, tmp_
     assert CliRunner().invoke(app, [*call, "--stop-after", "1"]).exit_code == 0
     told = CliRunner().invoke(app, call)
     assert told.exit_code == 0, told.output
+    assert not torch.backends.cudnn.benchmark, "every step has other shapes"
     curve = (tmp_path / "run" / "purifier.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in curve] == [1, 2, 3]
     made = PurificationPipeline.from_pretrained(tmp_path / "weights" / "purifier")
