@@ -117,15 +117,16 @@ fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz --images $(IMAGES) --requests $(REQUESTS) \
 		--examples $(EXAMPLES) --bodies $(BODIES) --http-bodies $(HTTP_BODIES) --seed $(SEED)
 
-# With docker, podman or buildah: make image TARGETS='cpu guard' BUILDER=podman
+# With docker, podman or buildah, the first that works: make image TARGETS='cpu guard' BUILDER=podman
 # IMAGE_OPTIONS go to the builder: --build-arg CPU_TORCH_INDEX_URL=..., --build-arg PYTHON_IMAGE=...
 TARGETS       ?= cpu
-BUILDER       ?= $(firstword $(foreach name,docker podman buildah,$(shell command -v $(name))))
+BUILDER       ?= $(shell for name in docker podman buildah; do \
+	$$name info > /dev/null 2>&1 && echo $$name && break; done)
 IMAGE_OPTIONS ?=
 # The others' own format has no place for a health check.
-IMAGE_FORMAT  := $(if $(filter-out docker,$(notdir $(BUILDER))),--format docker)
+IMAGE_FORMAT   = $(if $(filter-out docker,$(notdir $(BUILDER))),--format docker)
 image:
-	@test -n "$(BUILDER)" || { echo "make image needs docker, podman or buildah"; exit 1; }
+	@test -n "$(BUILDER)" || { echo "make image needs docker, podman or buildah, and none works"; exit 1; }
 	for target in $(TARGETS); do \
 		$(BUILDER) build $(IMAGE_FORMAT) $(IMAGE_OPTIONS) --target $$target --tag codefend:$$target \
 			--build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" \

@@ -3,6 +3,7 @@
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import types
@@ -97,6 +98,32 @@ def test_the_images_python_is_the_tested_one(stages):
     tested = "{}.{}".format(*sys.version_info[:2])
     default = re.search(r"^ARG PYTHON_IMAGE=(.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert tested != "3.11" or default[1].startswith("python:3.11-")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("builder", ["docker", "podman", "buildah"])
+def test_every_builder_makes_every_target_with_its_health_check(builder):
+    command = ["make", "--dry-run", "image", f"BUILDER={builder}", "TARGETS=cpu guard cuda"]
+    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert "for target in cpu guard cuda;" in said
+    assert f"{builder} build " in said
+    assert ("--format docker" in said) == (builder != "docker")
+
+
+@pytest.mark.slow
+def test_without_a_builder_it_is_said(tmp_path):
+    (tmp_path / "sh").symlink_to("/bin/sh")
+    make = shutil.which("make")
+    done = subprocess.run(
+        [make, "image"],
+        cwd=ROOT,
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "needs docker, podman or buildah" in done.stdout
 
 
 # What is installed, and what is left out.
