@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: serve test test-fast test-clients test-litellm test-browser check bench bench-gpu gpu docs site wheel try-wheel sbom gallery fuzz image manifests clean
+.PHONY: serve test test-fast test-clients test-litellm test-browser check playground bench bench-gpu gpu docs site wheel try-wheel sbom gallery fuzz image manifests clean
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/python:
@@ -23,6 +23,25 @@ serve: $(VENV)/.serve
 	$(BIN)/codefend serve
 
 # Several at once, one thread each; then, one by one, what measures how long something takes.
+$(VENV)/.lab: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[lab]'
+	@touch $@
+
+# Gradio wants an older Pillow than is pinned: it has an environment of its own, which finds all other
+# packages in $(VENV), so that torch is not fetched again.
+GRADIO := $(VENV)/playground
+$(GRADIO)/.ready: $(VENV)/.lab
+	$(BIN)/python -m venv $(GRADIO)
+	$(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
+		> "$$($(GRADIO)/bin/python -c 'import site; print(site.getsitepackages()[0])')/lab.pth"
+	$(GRADIO)/bin/python -m pip install --quiet --editable '.[lab,playground]'
+	@touch $@
+
+# PLAYGROUND='--port 7870 --victim DIR --purifier DIR'; --help says more.
+PLAYGROUND ?=
+playground: $(GRADIO)/.ready
+	$(GRADIO)/bin/python -m codefend.lab.cli playground $(PLAYGROUND)
+
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not alone"
 	$(BIN)/python -m pytest -m alone
@@ -60,7 +79,7 @@ $(VENV)/axe-core/package/axe.min.js:
 	mkdir -p $(VENV)/axe-core
 	cd $(VENV)/axe-core && npm pack --silent axe-core@$(AXE_VERSION) && tar xzf axe-core-*.tgz && rm axe-core-*.tgz
 
-test-browser: $(VENV)/.browser $(VENV)/axe-core/package/axe.min.js
+test-browser: $(VENV)/.browser $(GRADIO)/.ready $(VENV)/axe-core/package/axe.min.js
 	$(BIN)/python -m pytest tests/browser $(if $(SHOTS),--shots $(SHOTS))
 
 check: $(VENV)/.dev

@@ -17,6 +17,7 @@ from codefend.lab.attacks.registry import ATTACKS, AttackConfig
 from codefend.lab.attacks.scenes import attack_scenes
 from codefend.lab.errors import LabError
 from codefend.lab.experiments.settings import RunSettings, add_command
+from codefend.lab.gallery.scenes import entry_truths
 from codefend.lab.progress import progress
 from codefend.lab.victims.dialogue import CAPTION_REQUEST, Dialogue
 from codefend.lab.victims.generate import generate
@@ -97,13 +98,7 @@ def _read_gallery(file: Path) -> tuple[list[Path], list[list[Dialogue]]]:
     try:
         entries: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
         paths = [file.parent / entry["clean"] for entry in entries]
-        truths = [
-            [
-                Dialogue(CAPTION_REQUEST, entry["caption"]),
-                *(Dialogue(asked["question"], asked["answer"]) for asked in entry["questions"]),
-            ]
-            for entry in entries
-        ]
+        truths = [entry_truths(entry) for entry in entries]
     except (KeyError, TypeError, ValueError) as error:
         raise LabError(f"{file} is not a gallery: {error!r}") from error
     return paths, truths

@@ -16,6 +16,7 @@ from codefend.lab.evaluate.command import Evaluate
 from codefend.lab.experiments.settings import Experiment, add_command, add_experiments
 from codefend.lab.fidelity.command import Fidelity
 from codefend.lab.large import Large
+from codefend.lab.playground.app import PlaygroundRun, run_playground
 from codefend.lab.plots.report import plot
 from codefend.lab.prompts.command import FindPrompt
 from codefend.lab.prompts.effect import PromptEffect
@@ -60,6 +61,7 @@ register_attack(app)
 app.command("plot")(plot)
 add_experiments(app, EXPERIMENTS)
 add_command(app, "parts", RunParts, run_parts)
+add_command(app, "playground", PlaygroundRun, run_playground)
 
 
 def main() -> None:

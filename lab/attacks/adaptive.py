@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from codefend.lab.attacks.interface import Objective
 from codefend.lab.attacks.objectives import language_objective
-from codefend.lab.attacks.pixels import attack_pixels
+from codefend.lab.attacks.pixels import attack_pixels, counted
 from codefend.lab.attacks.registry import AttackConfig
 from codefend.lab.baselines.defence import Forward
 from codefend.lab.baselines.purifiers import noise_source
@@ -172,7 +172,7 @@ def attack_through(
         forward: how images and gradients get through the defence.
         images: (H, W, 3) uint8 each.
         truths: for each image, what the attack leads away from, asked as the defended model is.
-        on_step: called whenever the objective was asked; shows progress.
+        on_step: called whenever the objective was asked; shows progress, and may end it by raising.
     """
     through = ThroughDefence(
         language_objective(config.search.goal, victim, list(truths) * config.draws_at_once),
@@ -183,15 +183,10 @@ def attack_through(
         getattr(torch, config.autocast) if config.autocast else None,
     )
 
-    def counted(candidates: Tensor) -> Tensor:
-        losses = through(candidates)
-        on_step()
-        return losses
-
     return attack_pixels(
         config.search.build(),
         images,
-        counted,
+        counted(through, on_step),
         epsilon=config.search.epsilon,
         generator=torch.Generator().manual_seed(config.search.seed),
         device=victim.device,

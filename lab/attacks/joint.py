@@ -7,7 +7,7 @@ image side is signed ascent under the wording chosen last.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -120,6 +120,7 @@ class RewordedLoss:
         score: AnswerScore,
         *,
         generator: Generator | None = None,
+        on_step: Callable[[], object] = lambda: None,
     ) -> None:
         """Draws the rewordings; until ``reword`` is called every prompt is the original.
 
@@ -128,8 +129,10 @@ class RewordedLoss:
             truths: for each image, its questions with their right answers.
             score: what an answer contributes.
             generator: source of the typos.
+            on_step: called whenever it was asked.
         """
         self._score = score
+        self._on_step = on_step
         self._victims = victims
         self._candidates = [
             [
@@ -147,7 +150,9 @@ class RewordedLoss:
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) float in [0, 1] to losses (B,), on the images' device."""
-        return torch.stack([loss(images) for loss in self._losses]).mean(dim=0)
+        losses = torch.stack([loss(images) for loss in self._losses]).mean(dim=0)
+        self._on_step()
+        return losses
 
     @torch.no_grad()
     def reword(self, images: Tensor) -> None:

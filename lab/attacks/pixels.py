@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from codefend.lab.attacks.interface import Attack, Budgeted, Objective
 from codefend.models.codec import encode_image
 from codefend.models.quantise import dequantise
 
-__all__ = ["attack_pixels", "decode_png", "quantise_within"]
+__all__ = ["attack_pixels", "counted", "decode_png", "quantise_within"]
 
 
 def quantise_within(adversarial: Tensor, clean: np.ndarray, epsilon: float) -> np.ndarray:
@@ -36,6 +36,17 @@ def decode_png(data: bytes) -> np.ndarray:
     """A PNG file to (H, W, 3) uint8."""
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGB"))
+
+
+def counted(objective: Objective, on_step: Callable[[], object]) -> Objective:
+    """The same objective; `on_step` is called whenever it was asked."""
+
+    def ask(images: Tensor) -> Tensor:
+        losses = objective(images)
+        on_step()
+        return losses
+
+    return ask
 
 
 def attack_pixels(

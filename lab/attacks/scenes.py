@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from codefend.lab.attacks.objectives import (
     prototype_guided,
     targeted_loss,
 )
-from codefend.lab.attacks.pixels import attack_pixels
+from codefend.lab.attacks.pixels import attack_pixels, counted
 from codefend.lab.attacks.registry import AttackConfig
 from codefend.lab.victims.dialogue import CAPTION_REQUEST, Dialogue
 from codefend.lab.victims.victim import Victim
@@ -55,6 +55,7 @@ def attack_scenes(
     *,
     target_images: Sequence[np.ndarray] = (),
     surrogates: Sequence[Victim] = (),
+    on_step: Callable[[], object] = lambda: None,
 ) -> list[bytes]:
     """Attacks images of one size and returns the PNG files that would be uploaded.
 
@@ -67,6 +68,7 @@ def attack_scenes(
         targets: for each image, the caption that a targeted attack heads for.
         target_images: for each image, the one that a targeted attack on the encoder heads for.
         surrogates: further models whose objectives join the victim's in the mean.
+        on_step: called whenever the objective was asked; shows progress, and may end it by raising.
 
     Raises:
         ValueError: where the attack lacks targets, surrogates or other images.
@@ -79,6 +81,7 @@ def attack_scenes(
         targets,
         target_images=target_images,
         surrogates=surrogates,
+        on_step=on_step,
     )
     return [upload.image for upload in uploads]
 
@@ -92,6 +95,7 @@ def attack_uploads(
     *,
     target_images: Sequence[np.ndarray] = (),
     surrogates: Sequence[Victim] = (),
+    on_step: Callable[[], object] = lambda: None,
 ) -> list[AttackedUpload]:
     """As ``attack_scenes``, with the questions as the attacker asks them."""
     if config.name == "ensemble" and not surrogates:
@@ -100,12 +104,13 @@ def attack_uploads(
     generator = torch.Generator().manual_seed(config.seed)
     scenes = _Scenes(images, truths, targets, target_images)
     if config.name == "joint":
-        reworded = RewordedLoss(victims, truths, answer_score(config.goal), generator=generator)
+        score = answer_score(config.goal)
+        reworded = RewordedLoss(victims, truths, score, generator=generator, on_step=on_step)
         files = _attack(config, scenes, reworded, generator, victim.device)
         prompts = reworded.prompts
     else:
         objective = mean_of([_objective(config, each, scenes) for each in victims])
-        files = _attack(config, scenes, objective, generator, victim.device)
+        files = _attack(config, scenes, counted(objective, on_step), generator, victim.device)
         prompts = [tuple(dialogue.prompt for dialogue in group) for group in truths]
     return [AttackedUpload(*upload) for upload in zip(files, prompts, strict=True)]
 

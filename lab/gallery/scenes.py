@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,12 +23,13 @@ from codefend.lab.errors import LabError
 from codefend.lab.evaluate.data import truths
 from codefend.lab.service_client import ServiceClient
 from codefend.lab.victims.answers import is_match
+from codefend.lab.victims.dialogue import CAPTION_REQUEST, Dialogue
 from codefend.lab.victims.victim import Victim
 from codefend.lab.world.compose import World
 from codefend.lab.world.scenes import Scene, scenes
 from codefend.models.codec import encode_image
 
-__all__ = ["GalleryScore", "ask_gallery", "build_gallery", "gallery_entries"]
+__all__ = ["GalleryScore", "ask_gallery", "build_gallery", "entry_truths", "gallery_entries"]
 
 GALLERY_SEED = 48
 BATCH_SIZE = 24
@@ -53,6 +55,14 @@ def gallery_entries(gallery: Path) -> list[dict[str, Any]]:
         raise LabError(f"{file} does not exist; make it with: codefend-lab data gallery")
     entries: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
     return entries
+
+
+def entry_truths(entry: Mapping[str, Any]) -> list[Dialogue]:
+    """What is true of a scene of the list: its caption first, then its questions' answers."""
+    return [
+        Dialogue(CAPTION_REQUEST, entry["caption"]),
+        *(Dialogue(asked["question"], asked["answer"]) for asked in entry["questions"]),
+    ]
 
 
 def build_gallery(

@@ -1,0 +1,1 @@
+"""The playground: attack a picture while you look on, and see what the defence leaves of it."""
