@@ -1,11 +1,11 @@
-"""`python -m tests.sieges memory|kills|tenants`: longer than a test may take; prints JSON lines."""
+"""`python -m tests.sieges memory|kills|tenants|rollout`: longer than a test may take; prints JSON lines."""
 
 import json
 import sys
 
-from tests.sieges import kills, memory, tenants
+from tests.sieges import kills, memory, rollout, tenants
 
-SIEGES = {"memory": memory.run, "kills": kills.run, "tenants": tenants.run}
+SIEGES = {"memory": memory.run, "kills": kills.run, "tenants": tenants.run, "rollout": rollout.run}
 
 if __name__ == "__main__":
     name, *rest = sys.argv[1:]
