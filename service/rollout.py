@@ -142,7 +142,10 @@ class RolloutReport:
                 f"{self.num_flagged} of {self.num_judged} images, {share:.1%} "
                 f"(95 % interval {low:.1%} to {high:.1%}); {self.num_flagged_files} files",
             ),
-            *((f"flagged, caller {c}", f"{n}") for c, n in self.flagged_by_caller.items()),
+            *(
+                (f"flagged, caller {c or 'without a key'}", f"{n}")
+                for c, n in self.flagged_by_caller.items()
+            ),
             *(
                 (f"would have been refused: field {name}", f"{n} requests")
                 for name, n in self.refused_fields.items()

@@ -8,11 +8,12 @@ import math
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self, cast
+from typing import TYPE_CHECKING, Protocol, Self, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codefend.models.buckets import Bucket
 from codefend.models.detector.calibration import suspicions_of
 from codefend.service.cores import share_threads, usable_cores
 from codefend.service.devices import Backend, CpuDtype, GpuDtype
@@ -28,6 +29,7 @@ __all__ = [
     "EngineOptions",
     "GraphLimits",
     "NetworkEngine",
+    "RemoteEngine",
     "Runner",
     "find_engine_loader",
 ]
@@ -130,6 +132,27 @@ class Engine(Protocol):
 
         Returns:
             Suspicion in [0, 1]; None if there is no detector.
+        """
+
+
+@runtime_checkable
+class RemoteEngine(Protocol):
+    """Purifies elsewhere: what `run_batch` of the worker does, it has done there."""
+
+    def run_batch(
+        self, bucket: Bucket, uploads: Sequence[NDArray[np.uint8]]
+    ) -> tuple[list[NDArray[np.uint8]], list[float | None]]:
+        """Purifies images of one bucket.
+
+        Args:
+            bucket: Their padded shape.
+            uploads: (H, W, 3) uint8 RGB each, no larger than the bucket.
+
+        Returns:
+            The same, purified; and the suspicion of each, None where there is no detector.
+
+        Raises:
+            DeviceOutOfMemory: The device has too little memory for so large a batch.
         """
 
 

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -20,11 +21,12 @@ from codefend.service.purify.engine import (
     DeviceOutOfMemory,
     Engine,
     EngineOptions,
+    RemoteEngine,
     find_engine_loader,
 )
 from codefend.service.stages import BatchFailure
 
-__all__ = ["SICK_EXIT_CODE", "WorkerConfig", "make_worker"]
+__all__ = ["SICK_EXIT_CODE", "WorkerConfig", "make_worker", "run_batch", "warm_up"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +53,10 @@ def make_worker(config: WorkerConfig) -> tuple[Handler, dict[str, Any]]:
     """
     bound_spinning()
     engine = find_engine_loader(config.engine)(config.options)
-    return partial(_run_batch, engine, config.tiling), asdict(engine.facts) | _warm_up(engine)
+    return partial(_run_batch, engine, config.tiling), asdict(engine.facts) | warm_up(engine)
 
 
-def _warm_up(engine: Engine) -> dict[str, float]:
+def warm_up(engine: Engine) -> dict[str, float]:
     """Runs each warm-up shape twice; a device that lacks memory for the large one does without.
 
     Returns:
@@ -94,6 +96,31 @@ def _grey(bucket: Bucket) -> NDArray[np.uint8]:
     return np.full((1, bucket.height, bucket.width, 3), 128, np.uint8)
 
 
+def run_batch(
+    engine: Engine, bucket: Bucket, uploads: Sequence[NDArray[np.uint8]]
+) -> tuple[list[NDArray[np.uint8]], list[float | None]]:
+    """Purifies images of one bucket: pads them, crops them back, and asks for their suspicion.
+
+    Args:
+        engine: What purifies.
+        bucket: Their padded shape.
+        uploads: (H, W, 3) uint8 RGB each, no larger than the bucket.
+
+    Returns:
+        The same, purified; and the suspicion of each, None where there is no detector.
+
+    Raises:
+        DeviceOutOfMemory: The device has too little memory for so large a batch.
+    """
+    batch = np.stack([pad_to_bucket(pixels, bucket) for pixels in uploads])
+    purified = [
+        crop_from_bucket(pixels, *upload.shape[:2])
+        for upload, pixels in zip(uploads, engine.purify(batch), strict=True)
+    ]
+    pairs = zip(uploads, purified, strict=True)
+    return purified, [engine.suspect(upload, pixels) for upload, pixels in pairs]
+
+
 def _run_batch(engine: Engine, tiling: Tiling, meta: dict[str, Any], _: bytes, __: Ask) -> Message:
     """Runs one batch; a failure is an answer, and the worker's end only if the engine is sick."""
     started_s = time.perf_counter()
@@ -104,13 +131,10 @@ def _run_batch(engine: Engine, tiling: Tiling, meta: dict[str, Any], _: bytes, _
         decoded = [
             read_tile(name, size, tile) for (name, size, _), tile in zip(places, tiles, strict=True)
         ]
-        batch = np.stack([pad_to_bucket(pixels, bucket) for pixels in decoded])
-        purified = engine.purify(batch)
-        suspicions = []
-        for (name, size, number), upload, pixels in zip(places, decoded, purified, strict=True):
-            cropped = crop_from_bucket(pixels, *upload.shape[:2])
-            suspicions.append(engine.suspect(upload, cropped))
-            lay_tile(name, size, tiling, number, cropped)
+        remote = engine.run_batch if isinstance(engine, RemoteEngine) else None
+        purified, suspicions = (remote or partial(run_batch, engine))(bucket, decoded)
+        for (name, size, number), pixels in zip(places, purified, strict=True):
+            lay_tile(name, size, tiling, number, pixels)
     except (DeviceOutOfMemory, MemoryError):
         logger.warning("a batch of %d in %s needs more memory than there is", len(places), bucket)
         return _failed(engine, BatchFailure.OUT_OF_MEMORY)

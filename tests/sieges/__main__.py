@@ -1,4 +1,4 @@
-"""`python -m tests.sieges memory|kills|tenants|rollout`: longer than a test may take; prints JSON lines."""
+"""`python -m tests.sieges memory|kills|tenants|rollout`: longer than a test; prints JSON lines."""
 
 import json
 import sys

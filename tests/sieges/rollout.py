@@ -1,4 +1,4 @@
-"""A rollout in shadow mode with the quarantine on: the report, what can be read, what is deleted."""
+"""A rollout in shadow mode with the quarantine on: the report, what is read, what is deleted."""
 
 import io
 import json
@@ -70,8 +70,8 @@ class Watched:
 
 def run(minutes=10):
     """Sends traffic for so long, and yields what there is to say."""
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         settings = {
             "mode": "shadow",
             "log_level": "info",
