@@ -48,7 +48,7 @@ class ClusterOptions(BaseModel):
     batches_at_once: int = Field(2, ge=1, le=64)
 
 
-class Purifier:
+class PurifierReplica:
     """One device: the engine of a worker, without the service's process around it."""
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ class Guard:
 
 
 # A device runs one batch at a time; what waits is counted by Ray, which scales on it.
-PURIFIERS = serve.deployment(Purifier, name=PURIFIER, max_ongoing_requests=1)
+PURIFIERS = serve.deployment(PurifierReplica, name=PURIFIER, max_ongoing_requests=1)
 GUARDS = serve.deployment(serve.ingress()(Guard), name="Guard", max_ongoing_requests=1024)
 
 
