@@ -25,9 +25,9 @@ __all__ = ["HASHES", "NUM_SCENES", "VERSION", "check_test_set", "write_test_set"
 VERSION = "1"
 """Another number where what follows from the same packages would be other scenes."""
 HASHES = Path(__file__).with_name("test_set.sha256")
-"""The sha256 of each scene, in order: of its pixels and its truths."""
+"""The first 64 bits of each scene's sha256, in order: of its pixels and its truths."""
 NUM_SCENES = 512
-_SEED, _BATCH = 0, 32
+_SEED, _BATCH, _DIGITS = 0, 32, 16
 
 
 def write_test_set(world: World, out: Path, num_scenes: int = NUM_SCENES) -> None:
@@ -97,4 +97,4 @@ def _digest(folder: Path, entry: dict[str, Any]) -> str:
         pixels = np.asarray(image.convert("RGB"))
     truths = json.dumps(entry, sort_keys=True, separators=(",", ":"))
     told = f"{truths}\n{pixels.shape[1]}x{pixels.shape[0]}\n".encode()
-    return hashlib.sha256(told + pixels.tobytes()).hexdigest()
+    return hashlib.sha256(told + pixels.tobytes()).hexdigest()[:_DIGITS]

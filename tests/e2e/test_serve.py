@@ -18,6 +18,7 @@ import pytest
 
 from codefend.models.mllm.tiny import tiny_mllm
 from codefend.models.purifier.pipeline import PurificationPipeline
+from tests.documented import shell_blocks
 from tests.service.pictures import png
 from tests.service.running import status_of_readiness, wait_until_ready
 from tests.service.test_api import as_form
@@ -126,17 +127,23 @@ def test_a_terminal_says_when_it_is_ready_and_a_command_that_works(client, envir
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-def test_the_examples_of_the_readme_run(client, environment):
+@pytest.mark.parametrize("block", [block for block in shell_blocks() if block.asks], ids=str)
+def test_the_documented_requests_are_answered(block, client, environment, tmp_path):
+    (tmp_path / "gallery").symlink_to(ROOT / "gallery")
+    code = block.code.replace(":8000/", f":{environment['CODEFEND_PORT']}/")
+    shown = run(["bash", "-e", "-c", code], tmp_path)
+    assert "error" not in shown
+    assert re.search(r'"(answer|caption|verdict)":', shown) or (tmp_path / "purified.webp").exists()
+
+
+def test_the_python_of_the_readme_runs(client, environment):
     text = (ROOT / "README.md").read_text().replace(":8000/", f":{environment['CODEFEND_PORT']}/")
-    blocks = re.findall(r"^```(sh|python)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    (curl,) = (code for language, code in blocks if language == "sh" and "curl" in code)
-    (python,) = (code for language, code in blocks if language == "python")
-    assert run(["bash", "-c", curl]).startswith('"answer":"')
+    (python,) = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     assert run([sys.executable, "-c", python]).endswith("\n")
 
 
-def run(command):
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def run(command, folder=ROOT):
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
