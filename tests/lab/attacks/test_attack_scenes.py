@@ -118,3 +118,16 @@ def test_questions_come_back_changed_under_the_joint_attack_alone(victim, clean)
     changed = [upload.prompts for upload in joint]
     assert [len(prompts) for prompts in changed] == [len(prompts) for prompts in asked]
     assert changed != asked
+
+
+@pytest.mark.parametrize("name", ["pgd", "apgd", "joint"])
+def test_every_step_is_told_and_may_be_the_last(name, victim, clean):
+    told = []
+    attack_scenes(config(name), victim, list(clean), TRUTHS, on_step=lambda: told.append(name))
+    assert len(told) == config(name).steps + 1
+
+    def leave():
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        attack_scenes(config(name), victim, list(clean), TRUTHS, on_step=leave)
