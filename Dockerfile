@@ -18,7 +18,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=igno
 ARG PIP_INDEX_URL
 ARG PIP_FIND_LINKS
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml constraints.txt ./
 # What writes the bill of materials stays out of what is served.
 RUN python -m venv /opt/codefend \
     && python -m venv /opt/sbom \
@@ -40,6 +40,7 @@ RUN /opt/codefend/bin/pip install ${CPU_TORCH_INDEX_URL:+--index-url "$CPU_TORCH
         --constraint constraints.txt torch \
     && python deploy/image/packages.py openvino tracing heic quarantine > /tmp/packages.txt \
     && /opt/codefend/bin/pip install --constraint constraints.txt --requirement /tmp/packages.txt
+COPY README.md LICENSE ./
 COPY codefend ./codefend
 COPY service ./service
 COPY models ./models
@@ -65,6 +66,7 @@ RUN /opt/codefend/bin/pip install ${CUDA_TORCH_INDEX_URL:+--index-url "$CUDA_TOR
         --constraint constraints.txt torch \
     && python deploy/image/packages.py tracing heic quarantine > /tmp/packages.txt \
     && /opt/codefend/bin/pip install --constraint constraints.txt --requirement /tmp/packages.txt
+COPY README.md LICENSE ./
 COPY codefend ./codefend
 COPY service ./service
 COPY models ./models
