@@ -129,6 +129,9 @@ def describe_first_steps(settings: Settings, seconds: float) -> str:
     key = " -H 'Authorization: Bearer YOUR-KEY'" if has_keys else ""
     example = Path("gallery/images/000-attacked.png")
     file = example if example.exists() else "photo.jpg"
+    ask = f"curl -s {url}/v1/vqa{key} -F 'question=what is in the image?' -F file=@{file}"
+    # The purified image is in the answer, too: a terminal has no use for it.
+    ask += r""" | grep -oE '"(answer|message)":"[^"]*"'"""
     model = "the embedded one, for a first try; yours: CODEFEND_UPSTREAM_URL=http://HOST:PORT/v1"
     if settings.upstream_url is not None:
         model = _without_credentials(settings.upstream_url)
@@ -136,7 +139,7 @@ def describe_first_steps(settings: Settings, seconds: float) -> str:
     return f"""
 CoDefend is ready at {url} (after {seconds:.0f} s).
 
-{page}  Try it   curl -s {url}/v1/vqa{key} -F 'question=what is in the image?' -F file=@{file}
+{page}  Try it   {ask}
   Clients  base_url="{url}/v1", for OpenAI's and others'
   Model    {model}
   API      {url}/docs

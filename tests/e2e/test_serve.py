@@ -123,7 +123,7 @@ def test_a_terminal_says_when_it_is_ready_and_a_command_that_works(client, envir
     text = shown.decode()
     assert f"ready at http://127.0.0.1:{environment['CODEFEND_PORT']} " in text
     (curl,) = re.findall(r"Try it +(curl .*?)\r?\n", text)
-    assert "answer" in json.loads(run(["bash", "-c", curl]))
+    assert run(["bash", "-c", curl]).startswith('"answer":"')
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
