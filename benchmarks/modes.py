@@ -5,6 +5,7 @@ Each runs in a process of its own, as a worker of the service does.
 
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -164,7 +165,9 @@ class _Stock:
     def __init__(self, pipeline: Purifier) -> None:
         self._pipeline = pipeline
 
-    def purify(self, images: NDArray[np.uint8], seed: int) -> tuple[NDArray[np.uint8], float]:
+    def purify(
+        self, images: NDArray[np.uint8], seed: int, levels: Sequence[float] | None = None
+    ) -> tuple[NDArray[np.uint8], float]:
         pixels = torch.tensor(images, device=self._pipeline.device)
         generator = torch.Generator(self._pipeline.device).manual_seed(seed)
         floats = dequantise(pixels, self._pipeline.dtype).contiguous()

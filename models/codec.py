@@ -17,6 +17,7 @@ __all__ = [
     "chroma_subsampling",
     "data_url",
     "encode_image",
+    "through_jpeg",
 ]
 
 
@@ -79,6 +80,17 @@ def encode_image(
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     picture.save(buffer, image_format.value, **options)
     return buffer.getvalue()
+
+
+def through_jpeg(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """A picture as a JPEG keeps it: encoded as `encode_image` does, and decoded again.
+
+    Args:
+        pixels: (H, W, 3) uint8, RGB.
+        quality: On the scale of libjpeg, 1 to 100.
+    """
+    with Image.open(io.BytesIO(encode_image(pixels, ImageFormat.JPEG, quality))) as image:
+        return np.asarray(image)
 
 
 def _encode_png(pixels: NDArray[np.uint8]) -> bytes:

@@ -21,6 +21,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from codefend.models.buckets import Bucket
+from codefend.models.purifier.strengths import Strength
 from codefend.service.app import create_app
 from codefend.service.logs import configure_logs
 from codefend.service.purify.engine import EngineOptions, find_engine_loader
@@ -63,10 +64,13 @@ class PurifierReplica:
         return self._engine.facts
 
     def run_batch(
-        self, bucket: Bucket, uploads: Sequence[NDArray[np.uint8]]
+        self,
+        bucket: Bucket,
+        uploads: Sequence[NDArray[np.uint8]],
+        strength: Strength = Strength.STANDARD,
     ) -> tuple[list[NDArray[np.uint8]], list[float | None]]:
         """Purifies images of one bucket, as a worker does."""
-        return run_batch(self._engine, bucket, uploads)
+        return run_batch(self._engine, bucket, uploads, strength)
 
     def suspect(self, upload: NDArray[np.uint8], purified: NDArray[np.uint8]) -> float | None:
         """How much an upload looks attacked."""

@@ -22,7 +22,9 @@ CodefendError
 ├── Overloaded 429 (with Retry-After)
 │   ├── RateLimited
 │   └── KeyBusy
-├── InternalError 500, DeadlineExceeded 504, PurificationOff 503
+├── InternalError 500, DeadlineExceeded 504
+├── PurificationOff 503
+│   └── StrengthUnavailable
 ├── Unavailable 503 (with Retry-After)
 │   ├── ShuttingDown
 │   ├── NotReady
@@ -82,6 +84,7 @@ __all__ = [
     "RemoteImage",
     "RequestRefused",
     "ShuttingDown",
+    "StrengthUnavailable",
     "TargetTooLong",
     "TooManyConnections",
     "TooManyImages",
@@ -508,6 +511,13 @@ class PurificationOff(CodefendError):
     def headers(self) -> dict[str, str]:
         """Tells OpenAI's clients, which send a 503 again by themselves, that this is of no use."""
         return {"X-Should-Retry": "false"}
+
+
+class StrengthUnavailable(PurificationOff):
+    """The policy of a key names a strength that the purifier does not have."""
+
+    code = "strength_unavailable"
+    message = "The purifier has no such strength: the operator can set strength = standard."
 
 
 class DeadlineExceeded(CodefendError):

@@ -12,7 +12,8 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from codefend.models.buckets import Bucket, choose_bucket, crop_from_bucket, pad_to_bucket
-from codefend.models.codec import ImageFormat, encode_image
+from codefend.models.codec import ImageFormat, encode_image, through_jpeg
+from codefend.models.purifier.strengths import STRENGTHS, Strength
 from codefend.models.tiles import Tiling
 from codefend.service.decode.colours import lay_on_white
 from codefend.service.decode.picture import PictureLimits, decode_picture
@@ -40,14 +41,27 @@ class ImagePurifier:
     >>> purified = purifier(image)
     """
 
-    def __init__(self, engine: Engine, *, tiling: Tiling, max_batch_pixels: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        tiling: Tiling,
+        max_batch_pixels: int,
+        strength: Strength = Strength.STANDARD,
+    ) -> None:
         """Takes an engine.
 
         Args:
             engine: Purifies batches.
             tiling: How large images are cut.
             max_batch_pixels: Most pixels of a batch of several images, padding included.
+            strength: How strongly images are purified, the JPEG behind it included.
+
+        Raises:
+            ValueError: The purifier has no such strength.
         """
+        engine.facts.levels_at(strength)
+        self._strength = strength
         self._engine = engine
         self._tiling = tiling
         self._max_batch_pixels = max_batch_pixels
@@ -78,7 +92,12 @@ class ImagePurifier:
             OSError: There is no such purifier; or ValueError, RuntimeError, as in `load`.
         """
         engine = find_engine_loader(settings.engine)(EngineOptions.of(settings, device))
-        return cls(engine, tiling=settings.tiling, max_batch_pixels=settings.max_batch_pixels)
+        return cls(
+            engine,
+            tiling=settings.tiling,
+            max_batch_pixels=settings.max_batch_pixels,
+            strength=settings.strength,
+        )
 
     def __call__(self, images: Any) -> Any:
         """Purifies one image or several, each with fresh noise.
@@ -133,14 +152,18 @@ class ImagePurifier:
             for start in range(0, len(indices), size):
                 chunk = indices[start : start + size]
                 batch = np.stack([pad_to_bucket(images[index], bucket) for index in chunk])
-                for index, pixels in zip(chunk, self._engine.purify(batch), strict=True):
+                purified = self._engine.purify(batch, self._strength)
+                for index, pixels in zip(chunk, purified, strict=True):
                     done[index] = crop_from_bucket(pixels, *images[index].shape[:2])
-        return [done[index] for index in range(len(images))]
+        quality = STRENGTHS[self._strength].jpeg_quality
+        ordered = [done[index] for index in range(len(images))]
+        return ordered if quality is None else [through_jpeg(each, quality) for each in ordered]
 
     def _purify_one(self, pixels: Pixels) -> Pixels:
         height, width = pixels.shape[:2]
         padded = pad_to_bucket(pixels, choose_bucket(height, width))
-        return crop_from_bucket(self._engine.purify(padded[np.newaxis])[0], height, width)
+        purified = self._engine.purify(padded[np.newaxis], self._strength)
+        return crop_from_bucket(purified[0], height, width)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,12 @@ A request carries its policy from its admission on: a file read anew changes non
 Every process of the service loads this module as it starts, so it needs little.
 """
 
+from collections.abc import Set
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
 from enum import StrEnum
 
+from codefend.models.purifier.strengths import STRENGTHS, Strength
 from codefend.service.protocols.base import all_protocols
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "Quarantined",
     "TextImages",
     "UnknownFields",
+    "check_codec",
 ]
 
 # They need no key, and are answered when nothing else is.
@@ -120,6 +123,7 @@ class Policy:
         on_flagged: What becomes of one that looks attacked.
         disclose: How much a response tells.
         quarantine: Which images are kept.
+        strength: How strongly images are purified.
         max_requests: Most at once; None for no bound of its own.
         max_requests_per_minute: Most in a minute; None for any number.
         endpoints: Paths that may be asked for; None for all.
@@ -131,6 +135,7 @@ class Policy:
     on_flagged: OnFlagged = OnFlagged.PURIFY
     disclose: Disclosure = Disclosure.MINIMAL
     quarantine: Quarantined = Quarantined.NONE
+    strength: Strength = Strength.STANDARD
     max_requests: int | None = None
     max_requests_per_minute: int | None = None
     endpoints: frozenset[str] | None = None
@@ -141,3 +146,21 @@ class Policy:
         if self.endpoints is not None:
             fields["endpoints"] = ",".join(sorted(self.endpoints))
         return " ".join(f"{name}={value}" for name, value in fields.items() if value is not None)
+
+
+def check_codec(strength: Strength, given: Set[str]) -> None:
+    """Refuses a second codec beside that of a strength, which is a part of the defence.
+
+    Args:
+        strength: Of the service.
+        given: Names of the settings that are set.
+
+    Raises:
+        ValueError: There is one.
+    """
+    if STRENGTHS[strength].jpeg_quality and given & {"forward_format", "jpeg_quality"}:
+        msg = (
+            f"CODEFEND_STRENGTH={strength} writes JPEGs of its own quality, as a part of the "
+            "defence: leave CODEFEND_FORWARD_FORMAT and CODEFEND_JPEG_QUALITY out"
+        )
+        raise ValueError(msg)

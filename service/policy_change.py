@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from codefend.models.purifier.strengths import Strength
 from codefend.service.policy import (
     ENDPOINTS,
     Disclosure,
@@ -29,6 +30,7 @@ class PolicyChange(BaseModel):
     on_flagged: OnFlagged | None = None
     disclose: Disclosure | None = None
     quarantine: Quarantined | None = None
+    strength: Strength | None = None
     max_requests: int | None = Field(None, ge=1, strict=True)
     max_requests_per_minute: int | None = Field(None, ge=1, strict=True)
     endpoints: frozenset[str] | None = Field(None, min_length=1)

@@ -16,7 +16,7 @@ from codefend.models.prompts.templates import Template
 from codefend.service.context import RequestContext
 from codefend.service.errors import ClientLeft, CodefendError
 from codefend.service.metrics import Stage
-from codefend.service.policy import Disclosure
+from codefend.service.policy import Disclosure, Policy
 from codefend.service.protocols.base import openai_error_event
 from codefend.service.schemas import Defense, NamedVersion
 from codefend.service.stages import EngineFacts, Purified
@@ -39,7 +39,7 @@ _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 def describe_defense(
     engine: EngineFacts | None,
     template: Template | None,
-    disclose: Disclosure,
+    policy: Policy,
     *,
     bypassed: bool,
     purified: Purified | None,
@@ -49,15 +49,18 @@ def describe_defense(
     Args:
         engine: What purified the image, or would have; None where there is no purifier.
         template: The prompt template; None where no model is asked.
-        disclose: `minimal` gives names and nothing measured, lest it serve as an oracle.
+        policy: How strongly it was purified; and what is disclosed: `minimal` gives names and
+            nothing measured, lest it serve as an oracle.
         bypassed: Whether the model saw the image unpurified.
         purified: What purification said of the image; None if it failed.
     """
-    full = disclose is Disclosure.FULL
+    full = policy.disclose is Disclosure.FULL
+    levels = engine.levels_at(policy.strength) if engine and engine.has(policy.strength) else ()
     return Defense(
         purifier=engine and NamedVersion(name=engine.name, version=engine.version),
-        steps=engine.steps if full and engine else None,
-        noise_level=engine.noise_level if full and engine else None,
+        strength=policy.strength if full and engine else None,
+        steps=len(levels) if full and engine else None,
+        noise_level=levels[0] if full and levels else None,
         prompt_template=(
             None if template is None else NamedVersion(name=template.name, version=template.version)
         ),

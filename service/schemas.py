@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from codefend.models.codec import ImageFormat
+from codefend.models.purifier.strengths import Strength
 from codefend.service.formats.table import FORMAT_LABELS, FORMATS
 from codefend.service.protocols.base import Protocol
 
@@ -96,6 +97,9 @@ class Defense(BaseModel):
     """What the defence did; with CODEFEND_DISCLOSE=minimal, names and nothing measured."""
 
     purifier: NamedVersion | None = Field(description="null where purification is off.")
+    strength: Strength | None = Field(
+        description="How strongly the image is purified; null under minimal disclosure."
+    )
     steps: int | None = Field(description="Denoising steps; null under minimal disclosure.")
     noise_level: float | None = Field(description="t*; null under minimal disclosure.")
     prompt_template: NamedVersion | None = Field(

@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from codefend.models.codec import JPEG_QUALITY, ImageFormat
 from codefend.models.prompts.templates import GENERATOR, SHIPPED_TEMPLATES, read_templates
+from codefend.models.purifier.strengths import STRENGTHS, Strength
 from codefend.models.tiles import Tiling
 from codefend.service.credentials import (
     check_key,
@@ -29,6 +30,7 @@ from codefend.service.policy import (
     Quarantined,
     TextImages,
     UnknownFields,
+    check_codec,
 )
 from codefend.service.protocols.prompting import PromptPlace, PromptSource
 from codefend.service.sealing import check_public_key
@@ -87,6 +89,13 @@ class Settings(BaseSettings):
     mode: Mode = Field(
         Mode.ENFORCE,
         description="shadow forwards the original and only records; off purifies nothing at all.",
+    )
+    strength: Strength = Field(
+        Strength.STANDARD,
+        description="How much noise is added and taken out again: light keeps more of a picture, "
+        "strong takes out more of an attack, and writes a JPEG whose quality is a part of the "
+        "defence; standard is the purifier's own noise level. The policy of a key may say "
+        "otherwise.",
     )
     on_purify_failure: OnPurifyFailure = Field(
         OnPurifyFailure.REFUSE,
@@ -195,14 +204,15 @@ class Settings(BaseSettings):
     forward_format: ImageFormat = Field(
         ImageFormat.PNG,
         description="File that the model gets of a purified image, and clients who name none: png "
-        "and webp keep every pixel, jpeg is smaller.",
+        "and webp keep every pixel, jpeg is smaller. It cannot be set where CODEFEND_STRENGTH has "
+        "a JPEG of its own.",
     )
     jpeg_quality: int = Field(
         JPEG_QUALITY,
         ge=1,
         le=100,
         description="Quality of JPEGs that are written, on libjpeg's scale; from 90 on colours "
-        "keep their resolution.",
+        "keep their resolution. A strength's own quality holds instead.",
     )
 
     # queue
@@ -405,6 +415,10 @@ class Settings(BaseSettings):
         """How large images are cut."""
         return Tiling(self.tile_above_px)
 
+    def format_at(self, strength: Strength) -> ImageFormat:
+        """File that the model gets of an image purified so strongly."""
+        return ImageFormat.JPEG if STRENGTHS[strength].jpeg_quality else self.forward_format
+
     @property
     def detector_source(self) -> str | None:
         """Where the detector is; None for none."""
@@ -419,6 +433,7 @@ class Settings(BaseSettings):
             on_flagged=self.on_flagged,
             disclose=self.disclose,
             quarantine=self.quarantine,
+            strength=self.strength,
             max_requests=self.max_requests_per_key,
             max_requests_per_minute=self.max_requests_per_minute,
         )
@@ -527,7 +542,8 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _the_backend_is_there(self) -> Self:
+    def _the_backend_and_the_codec_fit(self) -> Self:
+        check_codec(self.strength, self.model_fields_set)
         check_backend(self.backend, self.devices)
         check_cpu_dtype(self.cpu_dtype, self.backend)
         return self

@@ -21,6 +21,7 @@ from typing import Protocol
 
 from codefend.models.codec import ImageFormat
 from codefend.models.detector.calibration import FLAG_ABOVE, suspicion_of_tiles
+from codefend.models.purifier.strengths import STRENGTHS
 from codefend.models.tiles import Tiling
 from codefend.service.admit.limits import RETRY_AFTER_S, MemoryBudget
 from codefend.service.context import RequestContext
@@ -107,11 +108,7 @@ class Shield(Protocol):
 
     @property
     def facts(self) -> EngineFacts | None:
-        """What the purifier is; None where there is none.
-
-        Raises:
-            NotReady: No worker has been warm yet.
-        """
+        """What the purifier is; None where there is none. NotReady: none has been warm yet."""
 
     def check_purifies(self) -> None:
         """Refuses where nobody could get a purified image.
@@ -202,13 +199,10 @@ async def as_url(
 
 @dataclass(frozen=True, slots=True)
 class ImageStages:
-    """The stages that an image goes through, and where its pixels lie.
+    """The stages that an image goes through.
 
     Attributes:
-        decode: Makes pixels of bytes.
-        queue: Where images wait for the purifier.
-        purify: The purifier.
-        encode: Makes bytes of pixels.
+        decode, queue, purify, encode: They.
         cache: What was purified of late.
         pixels: Where pixels lie.
         memory: How many bytes there may be.
@@ -292,7 +286,8 @@ class DiffusionShield:
             place = (upload.admitted.pixels.name, Picture.PURIFIED)
             fresh = await asyncio.to_thread(read_pixels, *place, upload.height, upload.width)
             if engine.model_version == self._stages.purify.model_version:
-                cache.keep(context.caller, upload.sha256, Replay(fresh, suspicion, engine))
+                seen = (context.caller, upload.sha256, context.policy.strength)
+                cache.keep(*seen, Replay(fresh, suspicion, engine))
         return self._judge(context, upload, suspicion, engine, cached=False)
 
     async def encode(
@@ -309,22 +304,25 @@ class DiffusionShield:
         Raises:
             Unavailable: No process could do it.
         """
+        own = STRENGTHS[context.policy.strength].jpeg_quality
+        quality = own if which is Picture.PURIFIED else None
+        written = (image, which, image_format, context.caller)
         with context.timings.stage(Stage.ENCODE):
-            return await self._stages.encode.encode(
-                image, which, image_format, context.caller, in_url=in_url
-            )
+            return await self._stages.encode.encode(*written, in_url=in_url, jpeg_quality=quality)
 
     async def _admit(self, context: RequestContext, header: PictureHeader) -> Admitted:
         """Decides on a picture: one that is let in holds memory, and a place or a replay.
 
         Raises:
-            NotReady: There is no purifier, or none for too long.
+            NotReady: There is no purifier, or none for too long; or StrengthUnavailable.
             ImageTooSlow: It would take too long by itself; Overloaded: with what is ahead of it.
             OutOfMemory: There is no memory for it now.
         """
         tiles = self._stages.tiling.cut(header.height, header.width)
         cache, queue = self._stages.cache, self._stages.queue
-        replay = cache.find(context.caller, header.sha256) if cache.is_on else None
+        strength = context.policy.strength
+        self._stages.purify.check_strength(strength)
+        replay = cache.find(context.caller, header.sha256, strength) if cache.is_on else None
         with ExitStack() as holding:
             if replay is None:
                 sizes = [(tile.height, tile.width) for tile in tiles]
@@ -351,7 +349,8 @@ class DiffusionShield:
     ) -> Purified:
         """Records the suspicion, and refuses what is flagged where the policy says so."""
         flagged = None if suspicion is None else suspicion > FLAG_ABOVE
-        upload.facts.update(cached=cached, suspicion=suspicion, flagged=flagged)
+        strength = context.policy.strength.value
+        upload.facts.update(cached=cached, strength=strength, suspicion=suspicion, flagged=flagged)
         if suspicion is not None:
             self._metrics.suspicion.observe(suspicion)
         if flagged:

@@ -7,12 +7,13 @@ alone knows their order.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
 from codefend.models.buckets import Bucket
+from codefend.models.purifier.strengths import Strength
 from codefend.models.tiles import Tiling
 from codefend.service.context import RequestContext, Slot
 from codefend.service.fairness import Flow
@@ -124,7 +125,9 @@ class DecodedImage:
 class EngineFacts:
     """What an engine says about itself; responses repeat its name, version, steps and noise.
 
-    Its `details` are for the log: precision, memory, and whatever else its backend has to say.
+    `steps` and `noise_level` are the purifier's own; `levels` has the noise level of each step by
+    strength, of every one that it has. `details` are for the log: precision, memory, and whatever
+    else its backend has to say.
     """
 
     name: str
@@ -135,6 +138,24 @@ class EngineFacts:
     model_version: int = 0
     backend: str = ""
     details: dict[str, Any] = field(default_factory=dict)
+    levels: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    def has(self, strength: Strength) -> bool:
+        """Whether the purifier has it; each has its own noise level."""
+        return strength in self.levels or strength is Strength.STANDARD
+
+    def levels_at(self, strength: Strength) -> tuple[float, ...]:
+        """Of each step.
+
+        Raises:
+            ValueError: The purifier has no such strength.
+        """
+        if strength in self.levels:
+            return tuple(self.levels[strength])
+        if self.has(strength):
+            return tuple(self.noise_level * 0.5**step for step in range(self.steps))
+        msg = f"{self.name} has no strength {strength}: set standard, its own noise level"
+        raise ValueError(msg)
 
 
 # What goes through the stages from decode to encode.
@@ -177,6 +198,7 @@ class Job:
             none.
         image_size: Height and width of the image that it is a tile of; None if it is whole.
         tile: Its number among the tiles of the image.
+        strength: How strongly it is purified.
         bucket: The smallest that holds it; known from when it is in the queue.
         flow: With what it takes turns; likewise.
         started_at_s: Time at which its last batch began.
@@ -196,6 +218,7 @@ class Job:
     slot: Slot | None = None
     image_size: tuple[int, int] | None = None
     tile: int = 0
+    strength: Strength = Strength.STANDARD
     bucket: Bucket = field(init=False)
     flow: Flow = field(init=False)
     started_at_s: float | None = None
@@ -222,6 +245,7 @@ def jobs_of(context: RequestContext, image: DecodedImage, tiling: Tiling) -> lis
             context.deadline_s,
             queued_at_s=now_s,
             caller=context.caller,
+            strength=context.policy.strength,
             reservation=image.admitted.context,
             slot=context.slot,
             image_size=size,
@@ -233,7 +257,7 @@ def jobs_of(context: RequestContext, image: DecodedImage, tiling: Tiling) -> lis
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JobBatch:
-    """Jobs that run together, padded to one bucket.
+    """Jobs of one strength that run together, padded to one bucket.
 
     Attributes:
         bucket: Their shape.
@@ -246,6 +270,11 @@ class JobBatch:
     jobs: tuple[Job, ...]
     num_pixels: int
     padding_ratio: float
+
+    @property
+    def strength(self) -> Strength:
+        """Of all of them."""
+        return self.jobs[0].strength
 
 
 class BatchFailure(StrEnum):

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from codefend.lab.baselines.defence import Defence, straight_through, with_gradient_of
-from codefend.models.codec import ImageFormat, chroma_subsampling, encode_image
+from codefend.models.codec import chroma_subsampling, through_jpeg
 from codefend.models.quantise import dequantise, quantise
 
 __all__ = [
@@ -39,7 +39,7 @@ def jpeg(quality: int) -> Defence:
     """
     if not 1 <= quality <= 95:
         raise ValueError(f"quality must be in 1..95, got {quality}")
-    apply = partial(_per_image, partial(_jpeg, quality))
+    apply = partial(_per_image, partial(through_jpeg, quality=quality))
 
     def by_proxy(images: Tensor, generator: Generator) -> Tensor:
         with torch.no_grad():
@@ -69,12 +69,6 @@ def bit_depth(bits: int) -> Defence:
     return Defence(
         "bit_depth", f"bits={bits}", apply, gradient_paths={"bpda": straight_through(apply)}
     )
-
-
-def _jpeg(quality: int, pixels: np.ndarray) -> np.ndarray:
-    encoded = encode_image(pixels, ImageFormat.JPEG, quality)
-    with Image.open(io.BytesIO(encoded)) as image:
-        return np.asarray(image)
 
 
 def _per_image(

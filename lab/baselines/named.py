@@ -10,6 +10,7 @@ from codefend.lab.baselines.filters import bilateral, blur, gaussian_noise, medi
 from codefend.lab.baselines.purifiers import purifying
 from codefend.lab.errors import LabError
 from codefend.models.purifier.purifier import Purifier
+from codefend.models.purifier.strengths import STRENGTHS, Strength
 
 __all__ = ["DEFENCES", "defence_named"]
 
@@ -29,8 +30,9 @@ def defence_named(text: str, networks: Mapping[str, tuple[Purifier, str]]) -> De
 
     Args:
         text: ``none``, or parts joined by ``+``: a baseline and its setting (``jpeg:30``), or a
-            network, its noise level and its steps (``purifier:0.05``, ``base:0.1x4``; as served
-            where they are left out).
+            network, its noise level and its steps (``purifier:0.05``, ``base:0.1x4``), or the
+            strength at which it is served, its codec included (``purifier:strong``; ``standard``
+            where all is left out).
         networks: purifiers and the hashes of their weights, by name.
 
     Raises:
@@ -38,26 +40,37 @@ def defence_named(text: str, networks: Mapping[str, tuple[Purifier, str]]) -> De
     """
     if text == "none":
         return NO_DEFENCE
-    return chained([_part(word, networks) for word in text.split("+")])
+    return chained([part for word in text.split("+") for part in _parts(word, networks)])
 
 
-def _part(word: str, networks: Mapping[str, tuple[Purifier, str]]) -> Defence:
+def _parts(word: str, networks: Mapping[str, tuple[Purifier, str]]) -> list[Defence]:
     name, _, setting = word.partition(":")
     known = ", ".join(["none", *networks, *DEFENCES])
     try:
         if name in networks:
             return _network(name, *networks[name], setting)
         if name in DEFENCES and setting:
-            return DEFENCES[name](float(setting))
+            return [DEFENCES[name](float(setting))]
     except ValueError as error:
         raise LabError(f"{word} is no defence: {error}") from error
     raise LabError(f"{word} is no defence; known: {known}; a baseline takes a number, as jpeg:30")
 
 
-def _network(name: str, pipeline: Purifier, sha256: str, setting: str) -> Defence:
-    """A purifier at ``LEVEL`` or ``LEVELxSTEPS``; what is left out is as served."""
+def _network(name: str, pipeline: Purifier, sha256: str, setting: str) -> list[Defence]:
+    """A purifier at a strength, ``LEVEL`` or ``LEVELxSTEPS``; what is left out is its own."""
+    if not setting or setting in STRENGTHS:
+        return _as_strong(name, pipeline, sha256, Strength(setting or Strength.STANDARD))
     level, _, steps = setting.partition("x")
     noise_level, num_steps = float(level) if level else None, int(steps) if steps else None
     if not 0 < (1.0 if noise_level is None else noise_level) <= 1 or int(steps or 1) < 1:
         raise ValueError("levels are in (0, 1], steps at least 1")
-    return purifying(name, pipeline, sha256, noise_level=noise_level, num_steps=num_steps)
+    return [purifying(name, pipeline, sha256, noise_level=noise_level, num_steps=num_steps)]
+
+
+def _as_strong(name: str, pipeline: Purifier, sha256: str, strength: Strength) -> list[Defence]:
+    if strength not in pipeline.strengths:
+        raise ValueError(f"{name} has no strength {strength}: its noise is on another scale")
+    row = STRENGTHS[strength]
+    levels = row.levels(pipeline.config.noise_level, pipeline.config.num_steps)
+    parts = [purifying(name, pipeline, sha256, noise_level=levels[0], num_steps=len(levels))]
+    return parts if row.jpeg_quality is None else [*parts, jpeg(row.jpeg_quality)]

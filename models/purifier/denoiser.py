@@ -24,13 +24,14 @@ def denoise(network: UNet2DModel, noisy: Tensor, noise_level: float | Tensor) ->
     Args:
         network: Reads and writes pixel-unshuffled images.
         noisy: (B, 3, H, W), about [0, 1] plus noise; H and W multiples of ``padding_multiple``.
-        noise_level: σ in units of the [0, 1] range: a float, or (B,) for one level an image.
+        noise_level: σ in units of the [0, 1] range: a float, (B,) for one level an image, or () for
+            one of all.
 
     Returns:
         (B, 3, H, W), not clamped.
     """
     sigma = (
-        noise_level.to(noisy.dtype)
+        noise_level.to(noisy.dtype).view(-1)
         if isinstance(noise_level, Tensor)
         else full((1,), noise_level, dtype=noisy.dtype, device=noisy.device)
     )

@@ -21,6 +21,7 @@ from torch.nn import functional
 from codefend.models.purifier.folded import can_be_folded, folded
 from codefend.models.purifier.purifier import Purifier
 from codefend.models.purifier.ranges import RANGES_NAME, Ranges
+from codefend.models.purifier.strengths import levels_by_strength
 
 __all__ = ["eight_bit", "measured_ranges"]
 
@@ -31,10 +32,10 @@ _EXACT = ("conv_in", "conv_out")
 
 @torch.no_grad()
 def measured_ranges(purifier: Purifier, batches: Iterable[Tensor], generator: Generator) -> Ranges:
-    """Purifies pictures, and notes what each convolution reads.
+    """Purifies pictures at every strength, and notes what each convolution reads.
 
     Args:
-        purifier: A pixel purifier of one step.
+        purifier: A pixel purifier.
         batches: (B, 3, H, W) in [0, 1] each: such as are purified in use, attacked ones among them.
         generator: Of the noise.
 
@@ -48,10 +49,13 @@ def measured_ranges(purifier: Purifier, batches: Iterable[Tensor], generator: Ge
         found[name] = (min(low, float(values.min())), max(high, float(values.max())))
 
     observed = folded(purifier)
+    config = purifier.config
+    all_levels = sorted(set(levels_by_strength(config.noise_level, config.num_steps).values()))
     for name, conv in _convolutions(observed):
         conv.register_forward_pre_hook(lambda _, inputs, name=name: note(name, inputs[0]))
     for images in batches:
-        observed.purify(images, generator)
+        for levels in all_levels:
+            observed.purify(images, generator, noise_level=levels[0], num_steps=len(levels))
     return found
 
 
@@ -59,7 +63,7 @@ def eight_bit(purifier: Purifier, ranges: Ranges) -> Purifier:
     """The purifier with its network folded, and its convolutions in 8 bits.
 
     Args:
-        purifier: A pixel purifier of one step, in single precision; it is left as it is.
+        purifier: A pixel purifier, in single precision; it is left as it is.
         ranges: Of `measured_ranges`.
 
     Raises:
@@ -107,7 +111,7 @@ def _convolutions(purifier: Purifier) -> Iterator[tuple[str, nn.Conv2d]]:
         ValueError: It is of a kind that is not folded.
     """
     if not can_be_folded(purifier):
-        raise ValueError("only a pixel purifier of one step runs in 8-bit integers")
+        raise ValueError("only a pixel purifier runs in 8-bit integers")
     for name, module in purifier.unet.named_modules():
         if isinstance(module, nn.Conv2d) and name not in _EXACT:
             yield name, module

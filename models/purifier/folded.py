@@ -1,4 +1,4 @@
-"""A pixel purifier's network for one noise level: what it computes, in fewer and cheaper steps.
+"""A pixel purifier's network as a CPU likes it: what it computes, in fewer and cheaper steps.
 
 What engines convert, in place of the network that was trained. On a CPU a convolution reads its
 channels side by side, and whatever wants them in planes costs a copy there and another one back;
@@ -16,7 +16,6 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codefend.models.purifier.denoiser import time_of
 from codefend.models.purifier.pipeline import PurificationPipeline
 from codefend.models.purifier.purifier import Purifier
 
@@ -24,29 +23,29 @@ __all__ = ["UpsamplingConv", "can_be_folded", "folded"]
 
 
 def folded(purifier: Purifier) -> Purifier:
-    """The purifier with its network folded: equal to rounding, for its own noise level alone.
+    """The purifier with its network folded: equal to rounding, at every noise level.
 
-    Three things change. The embedding of the noise level is a constant and goes into biases. Group
-    norm is a scale and a shift of each channel, from the channels' means. The nearest neighbour
-    enlarged, then convolved by 3×3, is one transposed convolution by 4×4: 4 products instead of 9.
+    Three things change. What the embedding of the noise level adds to each channel moves the means
+    and squares that the norm behind it takes, and no picture. Group norm is a scale and a shift of
+    each channel, from the channels' means. The nearest neighbour enlarged, then convolved by 3×3,
+    is one transposed convolution by 4×4: 4 products instead of 9.
 
     Args:
         purifier: Of any kind, in single precision; it is left as it is.
 
     Returns:
-        A copy; the purifier itself where it is no pixel purifier of one step, whose level would not
-        be a constant.
+        A copy; the purifier itself where it is no pixel purifier.
     """
     if not can_be_folded(purifier):
         return purifier
     folding = copy.copy(purifier)
-    folding.unet = _folded(purifier.unet, float(purifier.config.noise_level))
+    folding.unet = _folded(purifier.unet)
     return folding
 
 
 def can_be_folded(purifier: Purifier) -> bool:
-    """Whether it is a pixel purifier of one step."""
-    return isinstance(purifier, PurificationPipeline) and purifier.config.num_steps == 1
+    """Whether it is a pixel purifier."""
+    return isinstance(purifier, PurificationPipeline)
 
 
 class UpsamplingConv(nn.Module):
@@ -92,51 +91,53 @@ class _GroupNorm(nn.Module):
         groups = torch.eye(norm.num_groups).repeat_interleave(size, dim=0)
         self.register_buffer("mixing", (groups @ groups.T / size)[:, :, None, None])
 
-    def forward(self, images: Tensor) -> Tensor:
-        mean = self._of_groups(images)
-        variance = (self._of_groups(images * images) - mean * mean).clamp_min(0)
+    def forward(self, images: Tensor, shift: Tensor | None = None) -> Tensor:
+        """Of ``images + shift``, the shift (B, C, 1, 1), which is never added to a picture."""
+        means, squares = (each.mean((2, 3), keepdim=True) for each in (images, images * images))
+        if shift is not None:
+            squares = squares + shift * (2 * means + shift)
+            means = means + shift
+        mean, square = (functional.conv2d(each, self.mixing) for each in (means, squares))
+        variance = (square - mean * mean).clamp_min(0)
         scale = _of_channels(self.weight) * torch.rsqrt(variance + self.eps)
-        return images * scale + (_of_channels(self.bias) - mean * scale)
-
-    def _of_groups(self, images: Tensor) -> Tensor:
-        return functional.conv2d(images.mean((2, 3), keepdim=True), self.mixing)
+        offset = -mean if shift is None else shift - mean
+        return images * scale + (_of_channels(self.bias) + offset * scale)
 
 
 class _Block(nn.Module):
-    """A residual block whose time embedding is in its bias."""
+    """A residual block whose second norm takes in what the noise level adds to each channel."""
 
-    def __init__(self, block: ResnetBlock2D, embedding: Tensor) -> None:
+    def __init__(self, block: ResnetBlock2D) -> None:
         super().__init__()
         self.norm1, self.norm2 = _GroupNorm(block.norm1), _GroupNorm(block.norm2)
         self.conv1, self.conv2 = block.conv1, block.conv2
         self.conv_shortcut = block.conv_shortcut
-        self.conv1.bias += block.time_emb_proj(functional.silu(embedding))[0]
+        self.time_emb_proj = block.time_emb_proj
 
-    def forward(self, images: Tensor, _embedding: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, embedding: Tensor) -> Tensor:
+        shift = self.time_emb_proj(functional.silu(embedding))[:, :, None, None]
         hidden = self.conv1(functional.silu(self.norm1(images)))
-        hidden = self.conv2(functional.silu(self.norm2(hidden)))
+        hidden = self.conv2(functional.silu(self.norm2(hidden, shift)))
         shortcut = images if self.conv_shortcut is None else self.conv_shortcut(images)
         total: Tensor = shortcut + hidden
         return total
 
 
 @torch.no_grad()
-def _folded(network: UNet2DModel, noise_level: float) -> UNet2DModel:
+def _folded(network: UNet2DModel) -> UNet2DModel:
     network = copy.deepcopy(network).requires_grad_(False)
-    time = time_of(torch.full((1,), noise_level))
-    embedding = network.time_embedding(network.time_proj(time))
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
-            simpler = _simpler(child, embedding)
+            simpler = _simpler(child)
             if simpler is not None:
                 setattr(parent, name, simpler)
     return network
 
 
-def _simpler(module: nn.Module, embedding: Tensor) -> nn.Module | None:
+def _simpler(module: nn.Module) -> nn.Module | None:
     """What takes a module's place; None where it is of another make than is known here."""
     if isinstance(module, ResnetBlock2D):
-        return _Block(module, embedding) if _is_plain(module) else None
+        return _Block(module) if _is_plain(module) else None
     if isinstance(module, Upsample2D):
         is_plain = module.interpolate and module.use_conv and module.norm is None
         return UpsamplingConv(module.conv) if is_plain else None

@@ -6,12 +6,14 @@ run it gives the same picture.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from codefend.models.purifier.purifier import Purifier, noise_levels
+from codefend.models.purifier.purifier import Level, Purifier
+from codefend.models.purifier.strengths import Strength, levels_by_strength
 from codefend.models.quantise import as_bytes, dequantise, round_to_levels
 
 __all__ = ["PurifierGraph"]
@@ -22,6 +24,7 @@ class PurifierGraph(nn.Module):
 
     Attributes:
         purifier: What it runs.
+        levels: The noise levels of each strength that it has.
     """
 
     def __init__(self, purifier: Purifier) -> None:
@@ -32,47 +35,71 @@ class PurifierGraph(nn.Module):
         """
         super().__init__()
         self.purifier = purifier
-        self._levels = noise_levels(purifier.config.noise_level, purifier.config.num_steps)
+        config = purifier.config
+        self.levels = levels_by_strength(config.noise_level, config.num_steps, purifier.strengths)
         components = purifier.components.values()
         self._parts = nn.ModuleList(part for part in components if isinstance(part, nn.Module))
         self.eval().requires_grad_(False)
 
     def describe(self) -> dict[str, Any]:
-        """What it is: name, version, steps and noise level, as JSON has them."""
+        """What it is: name, version, steps, noise level and levels by strength, for JSON."""
         config = self.purifier.config
         return {
             "name": str(config.name),
             "version": str(config.version),
             "steps": int(config.num_steps),
             "noise_level": float(config.noise_level),
+            "levels": self.levels,
         }
 
-    def noise_shape(self, num_images: int, height: int, width: int) -> tuple[int, ...]:
-        """Of one batch's noise, (S, B, C, h, w)."""
-        return len(self._levels), *self.purifier.noise_shape(num_images, height, width)
+    @property
+    def own_levels(self) -> tuple[float, ...]:
+        """Those that the purifier itself names."""
+        return self.levels[Strength.STANDARD]
+
+    def noise_shape(
+        self, num_images: int, height: int, width: int, num_steps: int | None = None
+    ) -> tuple[int, ...]:
+        """Of one batch's noise, (S, B, C, h, w); of the purifier's own number of steps for None."""
+        steps = len(self.own_levels) if num_steps is None else num_steps
+        return steps, *self.purifier.noise_shape(num_images, height, width)
 
     def draw_noise(
-        self, num_images: int, height: int, width: int, generator: torch.Generator
+        self,
+        num_images: int,
+        height: int,
+        width: int,
+        generator: torch.Generator,
+        num_steps: int | None = None,
     ) -> Tensor:
-        """Fresh noise of one batch, (S, B, C, h, w) in the purifier's precision."""
+        """Fresh noise of one batch, of ``noise_shape``, in the purifier's precision."""
         return torch.randn(
-            self.noise_shape(num_images, height, width),
+            self.noise_shape(num_images, height, width, num_steps),
             generator=generator,
             device=generator.device,
             dtype=self.purifier.dtype,
         )
 
-    def forward(self, pixels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, pixels: Tensor, noise: Tensor, levels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Purifies a batch.
 
         Args:
             pixels: (B, H, W, 3) uint8 RGB.
             noise: Of ``draw_noise``.
+            levels: (S,) float32, of each step: an input, so that one network serves every strength;
+                None for the purifier's own.
 
         Returns:
             (B, H, W, 3) uint8; and the sum of all levels before they were clamped, which is finite
             if each of them is: a picture holds no NaN, and must not hide one.
         """
         images = dequantise(pixels, self.purifier.dtype)
-        levels = round_to_levels(self.purifier.purify_given(images, self._levels, noise.unbind(0)))
-        return as_bytes(levels), levels.sum()
+        purified = self.purifier.purify_given(images, self.steps_of(levels), noise.unbind(0))
+        rounded = round_to_levels(purified)
+        return as_bytes(rounded), rounded.sum()
+
+    def steps_of(self, levels: Tensor | None) -> Sequence[Level]:
+        """The level of each step, (); the purifier's own for None."""
+        return self.own_levels if levels is None else levels.unbind(0)

@@ -29,7 +29,7 @@ from codefend.models.purifier.latent_step import (
     predict_clean,
     timesteps_of,
 )
-from codefend.models.purifier.purifier import Purifier, Run, run_directly
+from codefend.models.purifier.purifier import Level, Purifier, Run, run_directly
 
 __all__ = ["LatentPurificationPipeline"]
 
@@ -125,7 +125,7 @@ class LatentPurificationPipeline(Purifier):
         return self._cropped(run(decode, self.vae, latents), images)
 
     def _purify_padded(
-        self, images: Tensor, levels: Sequence[float], noises: Iterable[Tensor], run: Run
+        self, images: Tensor, levels: Sequence[Level], noises: Iterable[Tensor], run: Run
     ) -> Tensor:
         prompt = self.empty_prompt(images.shape[0]).to(images.dtype)
         latents = run(encode, self.vae, images).to(images.dtype)

@@ -56,7 +56,9 @@ def timesteps_of(
     """
     num_timesteps = int(scheduler.config.num_train_timesteps)
     if isinstance(noise_level, Tensor):
-        return (noise_level * num_timesteps).round().long().sub(1).clamp(0, num_timesteps - 1)
+        # As one of one: indexed by a scalar, a table would have its value fetched from the device.
+        indices = (noise_level * num_timesteps).round().long().view(-1)
+        return indices.sub(1).clamp(0, num_timesteps - 1)
     index = min(max(round(noise_level * num_timesteps) - 1, 0), num_timesteps - 1)
     return torch.full((num_images,), index, dtype=torch.long, device=device)
 

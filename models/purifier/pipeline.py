@@ -14,7 +14,8 @@ from torch import Tensor
 
 from codefend.models.purifier.denoiser import denoise, padding_multiple
 from codefend.models.purifier.network import build_network
-from codefend.models.purifier.purifier import Purifier, Run
+from codefend.models.purifier.purifier import Level, Purifier, Run
+from codefend.models.purifier.strengths import Strength
 
 __all__ = ["PurificationPipeline"]
 
@@ -76,8 +77,13 @@ class PurificationPipeline(Purifier):
         """A value for each value of the image."""
         return 3, 1
 
+    @property
+    def strengths(self) -> tuple[Strength, ...]:
+        """All: the table's noise levels are on this scale."""
+        return tuple(Strength)
+
     def _purify_padded(
-        self, images: Tensor, levels: Sequence[float], noises: Iterable[Tensor], run: Run
+        self, images: Tensor, levels: Sequence[Level], noises: Iterable[Tensor], run: Run
     ) -> Tensor:
         current = images
         for level, noise in zip(levels, noises, strict=True):

@@ -15,7 +15,12 @@ from diffusers import DiffusionPipeline
 from torch import Generator, Tensor
 from torch.nn import functional
 
-__all__ = ["Purifier", "Run", "noise_levels", "run_directly"]
+from codefend.models.purifier.strengths import Strength, noise_levels
+
+__all__ = ["Level", "Purifier", "Run", "run_directly"]
+
+Level = float | Tensor
+"""A noise level: a number, or a tensor () where it is an input of a captured network."""
 
 Run = Callable[..., Tensor]
 """Calls a function without randomness on its arguments, now or (for memory's sake) once more."""
@@ -42,9 +47,14 @@ class Purifier(DiffusionPipeline):  # type: ignore[misc]
     def noise_layout(self) -> tuple[int, int]:
         """Channels of the noise, and the pixels a side that one of its values stands for."""
 
+    @property
+    def strengths(self) -> tuple[Strength, ...]:
+        """Those that it has: where noise is on a scale of another kind, only its own level is."""
+        return (Strength.STANDARD,)
+
     @abstractmethod
     def _purify_padded(
-        self, images: Tensor, levels: Sequence[float], noises: Iterable[Tensor], run: Run
+        self, images: Tensor, levels: Sequence[Level], noises: Iterable[Tensor], run: Run
     ) -> Tensor:
         """(B, 3, H, W) in [0, 1], sides multiples of ``padding_multiple``, to the same shape.
 
@@ -114,7 +124,7 @@ class Purifier(DiffusionPipeline):  # type: ignore[misc]
     def purify_given(
         self,
         images: Tensor,
-        levels: Sequence[float],
+        levels: Sequence[Level],
         noises: Iterable[Tensor],
         *,
         run: Run = run_directly,
@@ -148,22 +158,6 @@ class Purifier(DiffusionPipeline):  # type: ignore[misc]
     def __call__(self, images: Tensor, **options: Any) -> Tensor:
         """The ``diffusers`` way to call ``purify``."""
         return self.purify(images, **options)
-
-
-def noise_levels(noise_level: float, num_steps: int) -> tuple[float, ...]:
-    """The levels of ``num_steps`` steps, from ``noise_level`` down, each half the one before.
-
-    Every step adds fresh noise to the last prediction (multistep consistency sampling, Song et al.
-    2023, algorithm 1).
-
-    Raises:
-        ValueError: ``noise_level`` outside (0, 1] or fewer than one step.
-    """
-    if not 0 < noise_level <= 1:
-        raise ValueError(f"noise_level must be in (0, 1], not {noise_level}")
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1, not {num_steps}")
-    return tuple(noise_level * 0.5**step for step in range(num_steps))
 
 
 def _check(images: Tensor) -> None:

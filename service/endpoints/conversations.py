@@ -119,13 +119,13 @@ def _report(
     context: RequestContext, chat: Chat, images: list[Shielded], used: Template | None
 ) -> list[ImageReport]:
     """What is said of each image."""
-    disclose = context.policy.disclose
+    policy = context.policy
     return [
         ImageReport(
             part.param,
             image.size,
             describe_defense(
-                image.engine, used, disclose, bypassed=image.bypassed, purified=image.purification
+                image.engine, used, policy, bypassed=image.bypassed, purified=image.purification
             ),
             image.purified,
         )

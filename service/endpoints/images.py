@@ -96,7 +96,7 @@ async def _purify(
     upload = await pipeline.decode(context, request.headers.get("content-type", ""), body)
     try:
         fields = _parse_fields(PurifyFields, {**request.query_params, **upload.fields})
-        image_format = fields.output_format or pipeline.settings.forward_format
+        image_format = fields.output_format or pipeline.settings.format_at(context.policy.strength)
         raw_format = _raw_format(request.headers.get("accept", ""), image_format)
         image_format = raw_format or image_format
         purified = await pipeline.purify(context, upload)
@@ -116,7 +116,7 @@ async def _purify(
         defense=describe_defense(
             None if purified is None else purified.engine,
             None,
-            disclose,
+            context.policy,
             bypassed=False,
             purified=purified,
         ),
@@ -302,7 +302,7 @@ def _describe(
     defense = describe_defense(
         image.engine,
         template,
-        disclose,
+        context.policy,
         bypassed=image.bypassed,
         purified=image.purification,
     )

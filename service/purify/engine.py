@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from codefend.models.buckets import Bucket
 from codefend.models.detector.calibration import suspicions_of
+from codefend.models.purifier.strengths import Strength
 from codefend.service.cores import share_threads, usable_cores
 from codefend.service.devices import Backend, CpuDtype, GpuDtype
 from codefend.service.stages import EngineFacts
@@ -73,6 +74,7 @@ class EngineOptions:
         gpu_dtype: Precision of the purifier on a GPU.
         graphs: What is captured there.
         cpu_dtype: Precision of the purifier on a CPU.
+        strength: One that the purifier must have.
     """
 
     purifier: str
@@ -84,6 +86,7 @@ class EngineOptions:
     gpu_dtype: GpuDtype = GpuDtype.FLOAT16
     graphs: GraphLimits = GraphLimits()
     cpu_dtype: CpuDtype = CpuDtype.AUTO
+    strength: Strength = Strength.STANDARD
 
     @classmethod
     def of(cls, settings: "Settings", device: str) -> Self:
@@ -100,6 +103,7 @@ class EngineOptions:
             settings.gpu_dtype,
             GraphLimits(settings.max_batch, settings.max_batch_pixels, settings.gpu_graph_memory),
             settings.cpu_dtype,
+            settings.strength,
         )
 
 
@@ -110,11 +114,14 @@ class Engine(Protocol):
     def facts(self) -> EngineFacts:
         """What it is."""
 
-    def purify(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def purify(
+        self, images: NDArray[np.uint8], strength: Strength = Strength.STANDARD
+    ) -> NDArray[np.uint8]:
         """Purifies one batch, with fresh noise for every image.
 
         Args:
             images: (B, H, W, 3) uint8 RGB; H and W are multiples of 64.
+            strength: Of all of them; one that its facts name.
 
         Returns:
             The same shape and type.
@@ -140,13 +147,17 @@ class RemoteEngine(Protocol):
     """Purifies elsewhere: what `run_batch` of the worker does, it has done there."""
 
     def run_batch(
-        self, bucket: Bucket, uploads: Sequence[NDArray[np.uint8]]
+        self,
+        bucket: Bucket,
+        uploads: Sequence[NDArray[np.uint8]],
+        strength: Strength = Strength.STANDARD,
     ) -> tuple[list[NDArray[np.uint8]], list[float | None]]:
         """Purifies images of one bucket.
 
         Args:
             bucket: Their padded shape.
             uploads: (H, W, 3) uint8 RGB each, no larger than the bucket.
+            strength: Of all of them.
 
         Returns:
             The same, purified; and the suspicion of each, None where there is no detector.
@@ -159,12 +170,15 @@ class RemoteEngine(Protocol):
 class Runner(Protocol):
     """Runs a purifier's network on one device."""
 
-    def purify(self, images: NDArray[np.uint8], seed: int) -> tuple[NDArray[np.uint8], float]:
+    def purify(
+        self, images: NDArray[np.uint8], seed: int, levels: Sequence[float] | None = None
+    ) -> tuple[NDArray[np.uint8], float]:
         """Runs one batch.
 
         Args:
             images: (B, H, W, 3) uint8 RGB.
             seed: Of the noise: 128 bits.
+            levels: Noise level of each step; None for the purifier's own.
 
         Returns:
             The same shape and type; and the sum of all levels, as `PurifierGraph` has it.
@@ -212,22 +226,27 @@ class NetworkEngine:
         self.facts = facts
         self._detector = detector
 
-    def purify(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def purify(
+        self, images: NDArray[np.uint8], strength: Strength = Strength.STANDARD
+    ) -> NDArray[np.uint8]:
         """Purifies one batch, with fresh noise for every image.
 
         Args:
             images: (B, H, W, 3) uint8 RGB; H and W are multiples of 64.
+            strength: Of all of them.
 
         Returns:
             The same shape and type.
 
         Raises:
             DeviceOutOfMemory: The device has too little memory for so large a batch.
+            ValueError: The purifier has no such strength.
             ArithmeticError: What came out is no picture.
         """
         # Libraries start every process with one and the same seed. Noise that an attacker can
         # replay protects little, so each batch takes its seed from the system.
-        purified, total = self.runner.purify(images, secrets.randbits(SEED_BITS))
+        levels = self.facts.levels_at(strength)
+        purified, total = self.runner.purify(images, secrets.randbits(SEED_BITS), levels)
         if not math.isfinite(total):
             msg = "the purifier gave values that are no numbers"
             raise ArithmeticError(msg)

@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -110,7 +110,10 @@ class _Views(NamedTuple):
 
 
 class _StaticBuffers:
-    """Memory that all graphs share: one batch runs at a time, and each begins where it does."""
+    """Memory that all graphs share: one batch runs at a time, and each begins where it does.
+
+    The noise levels are among it, so that one graph serves every strength of as many steps.
+    """
 
     def __init__(self, eager: TorchRunner, device: GraphDevice, max_pixels: int) -> None:
         self._graph = eager.graph
@@ -122,6 +125,7 @@ class _StaticBuffers:
         self._noise = torch.zeros(num_noise, dtype=purifier.dtype, device=eager.device)
         self._host_pixels = device.pinned(3 * max_pixels, torch.uint8)
         self._host_purified = device.pinned(3 * max_pixels, torch.uint8)
+        self.levels = eager.levels_on_device(eager.graph.own_levels).clone()
         self.total = torch.zeros(1, device=eager.device)
         self.host_total = device.pinned(1, torch.float32)
 
@@ -170,12 +174,17 @@ class GraphRunner:
             "graph_memory_ceiling_mib": self._ceiling_bytes // MEBIBYTE,
         }
 
-    def purify(self, images: NDArray[np.uint8], seed: int) -> tuple[NDArray[np.uint8], float]:
-        """Runs the purifier on one batch, as `Runner` says."""
-        shape = self._shape_of(images)
+    def purify(
+        self, images: NDArray[np.uint8], seed: int, levels: Sequence[float] | None = None
+    ) -> tuple[NDArray[np.uint8], float]:
+        """Runs the purifier on one batch, as `Runner` says; eagerly in other numbers of steps."""
+        own = self._eager.graph.own_levels
+        levels = own if levels is None else tuple(levels)
+        shape = self._shape_of(images) if len(levels) == len(own) else None
         captured = None if shape is None else self._find(shape)
         if shape is None or captured is None:
-            return self._eager.purify(images, seed)
+            return self._eager.purify(images, seed, levels)
+        self._buffers.levels.copy_(self._eager.levels_on_device(levels))
         return self._replay(captured, shape, images, seed)
 
     @torch.inference_mode()
@@ -244,7 +253,7 @@ class GraphRunner:
         views = self._buffers.views(shape)
 
         def run() -> None:
-            purified, total = self._eager.graph(views.pixels, views.noise)
+            purified, total = self._eager.graph(views.pixels, views.noise, self._buffers.levels)
             views.purified.copy_(purified)
             self._buffers.total.copy_(total)
 

@@ -103,6 +103,7 @@ class RemoteWorker(SupervisedChild):
         """Runs one batch, and ends the process if it takes too long."""
         meta = {
             "bucket": [batch.bucket.height, batch.bucket.width],
+            "strength": batch.strength,
             "images": [
                 {
                     "pixels": job.pixels.name,

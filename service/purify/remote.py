@@ -18,6 +18,7 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from codefend.models.buckets import Bucket
+from codefend.models.purifier.strengths import Strength
 from codefend.service.purify.engine import EngineOptions
 from codefend.service.stages import EngineFacts
 
@@ -47,15 +48,20 @@ class RayEngine:
         self.facts: EngineFacts = self._ask("describe")
 
     def run_batch(
-        self, bucket: Bucket, uploads: Sequence[NDArray[np.uint8]]
+        self,
+        bucket: Bucket,
+        uploads: Sequence[NDArray[np.uint8]],
+        strength: Strength = Strength.STANDARD,
     ) -> tuple[list[NDArray[np.uint8]], list[float | None]]:
         """Purifies images of one bucket; see `RemoteEngine`."""
-        purified, suspicions = self._ask("run_batch", bucket, list(uploads))
+        purified, suspicions = self._ask("run_batch", bucket, list(uploads), strength)
         return purified, suspicions
 
-    def purify(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def purify(
+        self, images: NDArray[np.uint8], strength: Strength = Strength.STANDARD
+    ) -> NDArray[np.uint8]:
         """Purifies one batch of whole buckets: a worker's warm-up does."""
-        purified, _ = self.run_batch(Bucket(*images.shape[1:3]), list(images))
+        purified, _ = self.run_batch(Bucket(*images.shape[1:3]), list(images), strength)
         return np.stack(purified)
 
     def suspect(self, upload: NDArray[np.uint8], purified: NDArray[np.uint8]) -> float | None:

@@ -12,7 +12,8 @@ import numpy as np
 from cachetools import TTLCache
 from numpy.typing import NDArray
 
-from codefend.service.errors import PurificationFailed
+from codefend.models.purifier.strengths import Strength
+from codefend.service.errors import PurificationFailed, StrengthUnavailable
 from codefend.service.metrics import Metrics
 from codefend.service.processes.supervision import Supervision
 from codefend.service.purify.model_version import ModelVersion, UnfitModelVersion
@@ -71,6 +72,15 @@ class PurifyStage:
     def facts(self) -> EngineFacts | None:
         """What the present purifier is; None before one was warm."""
         return self._pool.facts
+
+    def check_strength(self, strength: Strength) -> None:
+        """Refuses a strength that the present purifier does not have.
+
+        Raises:
+            StrengthUnavailable: It has others.
+        """
+        if self.facts is not None and not self.facts.has(strength):
+            raise StrengthUnavailable
 
     def start(self) -> None:
         """Begins to load the workers, in the background."""
@@ -162,7 +172,8 @@ class Replay:
 class PurifiedCache:
     """Keeps pictures, so that a client who resends its history pays for each of them once.
 
-    Two uploads are the same when the same caller sends the same bytes of a file. Nobody is answered
+    Two uploads are the same when the same caller sends the same bytes of a file, and they are to be
+    purified as strongly. Nobody is answered
     with what another caller sent: whether an image was seen before is a secret of its own. The most
     recently used pictures stay. All methods belong to the event loop's thread.
 
@@ -181,7 +192,7 @@ class PurifiedCache:
             clock: Seconds.
         """
         self.is_on = max_bytes > 0
-        self._replays: TTLCache[tuple[str, str], Replay] = TTLCache(
+        self._replays: TTLCache[tuple[str, str, Strength], Replay] = TTLCache(
             max_bytes, lifetime_s, clock, getsizeof=lambda replay: replay.pixels.nbytes
         )
 
@@ -190,19 +201,20 @@ class PurifiedCache:
         """Memory of all pictures together."""
         return int(self._replays.currsize)
 
-    def find(self, caller: str, sha256: str) -> Replay | None:
+    def find(self, caller: str, sha256: str, strength: Strength) -> Replay | None:
         """What a caller's file was purified to; None where there is nothing to replay.
 
         Args:
             caller: Whose file it is.
             sha256: Of the file's bytes.
+            strength: How strongly it is to be purified.
         """
-        return self._replays.get((caller, sha256))
+        return self._replays.get((caller, sha256, strength))
 
-    def keep(self, caller: str, sha256: str, replay: Replay) -> None:
+    def keep(self, caller: str, sha256: str, strength: Strength, replay: Replay) -> None:
         """Keeps a purified picture, at the expense of those unused for longest."""
         if replay.pixels.nbytes <= self._replays.maxsize:
-            self._replays[caller, sha256] = replay
+            self._replays[caller, sha256, strength] = replay
 
     def clear(self) -> None:
         """Forgets all pictures."""

@@ -1,10 +1,12 @@
 """Runs a purifier eagerly with torch, channels last; imported by workers, never by the service."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from codefend.models.purifier.graph import PurifierGraph
 from codefend.service.purify.engine import DeviceOutOfMemory
@@ -36,15 +38,18 @@ class TorchRunner:
         self.graph = graph.to(device)
         self.graph.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._generator = torch.Generator(device)
+        self._levels: dict[tuple[float, ...], Tensor] = {}
 
     def describe(self) -> dict[str, Any]:
         """What it computes in, for logs."""
         return {"dtype": str(self.graph.purifier.dtype).removeprefix("torch.")}
 
-    def purify(self, images: NDArray[np.uint8], seed: int) -> tuple[NDArray[np.uint8], float]:
+    def purify(
+        self, images: NDArray[np.uint8], seed: int, levels: Sequence[float] | None = None
+    ) -> tuple[NDArray[np.uint8], float]:
         """Runs the purifier on one batch, as `Runner` says."""
         try:
-            return self._purify(images, seed)
+            return self._purify(images, seed, tuple(levels or self.graph.own_levels))
         except torch.OutOfMemoryError as error:
             reason = str(error)
         # Out here the error is gone, and with it the frames that held the batch: only now can what
@@ -56,10 +61,19 @@ class TorchRunner:
         """The source of one batch's noise, on the device."""
         return self._generator.manual_seed(seed & SEED_MASK)
 
+    def levels_on_device(self, levels: tuple[float, ...]) -> Tensor:
+        """(S,) float32; copied to the device once."""
+        if levels not in self._levels:
+            self._levels[levels] = torch.tensor(levels, device=self.device)
+        return self._levels[levels]
+
     @torch.inference_mode()
-    def _purify(self, images: NDArray[np.uint8], seed: int) -> tuple[NDArray[np.uint8], float]:
+    def _purify(
+        self, images: NDArray[np.uint8], seed: int, levels: tuple[float, ...]
+    ) -> tuple[NDArray[np.uint8], float]:
         pixels = torch.tensor(images, device=self.device)
         num_images, height, width, _ = images.shape
-        noise = self.graph.draw_noise(num_images, height, width, self.seeded(seed))
-        purified, total = self.graph(pixels, noise)
+        size = (num_images, height, width)
+        noise = self.graph.draw_noise(*size, self.seeded(seed), len(levels))
+        purified, total = self.graph(pixels, noise, self.levels_on_device(levels))
         return purified.cpu().numpy(), float(total)

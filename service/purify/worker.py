@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codefend.models.buckets import Bucket, crop_from_bucket, pad_to_bucket
+from codefend.models.purifier.strengths import Strength
 from codefend.models.tiles import Tiling
 from codefend.service.processes.child import Ask, Handler, Message, bound_spinning
 from codefend.service.processes.heartbeat import read_vitals
@@ -49,10 +50,12 @@ def make_worker(config: WorkerConfig) -> tuple[Handler, dict[str, Any]]:
     """Loads the engine, warms it up, and returns the message handler and what the engine is.
 
     Raises:
-        ValueError: The engine returned something else than a purified batch and a suspicion.
+        ValueError: The engine returned something else than a purified batch and a suspicion, or its
+            purifier does not have the service's strength.
     """
     bound_spinning()
     engine = find_engine_loader(config.engine)(config.options)
+    engine.facts.levels_at(config.options.strength)
     return partial(_run_batch, engine, config.tiling), asdict(engine.facts) | warm_up(engine)
 
 
@@ -97,7 +100,10 @@ def _grey(bucket: Bucket) -> NDArray[np.uint8]:
 
 
 def run_batch(
-    engine: Engine, bucket: Bucket, uploads: Sequence[NDArray[np.uint8]]
+    engine: Engine,
+    bucket: Bucket,
+    uploads: Sequence[NDArray[np.uint8]],
+    strength: Strength = Strength.STANDARD,
 ) -> tuple[list[NDArray[np.uint8]], list[float | None]]:
     """Purifies images of one bucket: pads them, crops them back, and asks for their suspicion.
 
@@ -105,6 +111,7 @@ def run_batch(
         engine: What purifies.
         bucket: Their padded shape.
         uploads: (H, W, 3) uint8 RGB each, no larger than the bucket.
+        strength: Of all of them.
 
     Returns:
         The same, purified; and the suspicion of each, None where there is no detector.
@@ -115,7 +122,7 @@ def run_batch(
     batch = np.stack([pad_to_bucket(pixels, bucket) for pixels in uploads])
     purified = [
         crop_from_bucket(pixels, *upload.shape[:2])
-        for upload, pixels in zip(uploads, engine.purify(batch), strict=True)
+        for upload, pixels in zip(uploads, engine.purify(batch, strength), strict=True)
     ]
     pairs = zip(uploads, purified, strict=True)
     return purified, [engine.suspect(upload, pixels) for upload, pixels in pairs]
@@ -132,7 +139,9 @@ def _run_batch(engine: Engine, tiling: Tiling, meta: dict[str, Any], _: bytes, _
             read_tile(name, size, tile) for (name, size, _), tile in zip(places, tiles, strict=True)
         ]
         remote = engine.run_batch if isinstance(engine, RemoteEngine) else None
-        purified, suspicions = (remote or partial(run_batch, engine))(bucket, decoded)
+        purified, suspicions = (remote or partial(run_batch, engine))(
+            bucket, decoded, Strength(meta["strength"])
+        )
         for (name, size, number), pixels in zip(places, purified, strict=True):
             lay_tile(name, size, tiling, number, pixels)
     except (DeviceOutOfMemory, MemoryError):

@@ -5,7 +5,8 @@ one with most company, and the others fill it up, in turns too. So one caller's 
 little more than the batch that runs. A batch never waits for company longer than a fraction of its
 own time, nor at all when nobody is on the way. Images of a smaller bucket fill up a larger one's
 batch where that pads them little, so that uploads of different sizes share batches. Tiles of large
-pictures fill up batches, too, but for a short time only, for everyone waits while they run.
+pictures fill up batches, too, but for a short time only, for everyone waits while they run. A batch
+is of one strength: an engine adds the same noise to all of it.
 
 What becomes of a batch that failed is decided here, too (`regroup`). Batches that raise are halved
 until the image at fault is alone: a try costs no more than its own time, and what was too much for
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from math import inf
 
 from codefend.models.buckets import Bucket
+from codefend.models.purifier.strengths import Strength
 from codefend.service.fairness import Flow
 from codefend.service.stages import BatchFailure
 
@@ -82,6 +84,7 @@ class Waiting:
         caller: Whose it is.
         picture: The number of the picture whose tile it is; None if it is whole.
         group: It was in a batch that failed, and runs with those of this group and nobody else.
+        strength: How strongly it is purified.
     """
 
     key: int
@@ -91,6 +94,7 @@ class Waiting:
     caller: str = ""
     picture: int | None = None
     group: int | None = None
+    strength: Strength = Strength.STANDARD
 
     @property
     def flow(self) -> Flow:
@@ -141,8 +145,10 @@ def plan_batch(
         together = [image for image in waiting if image.group == group]
         return _plan_of(together, _holding_all(together))
     by_flow = _in_turns(waiting, virtual_time_of)
-    # 2. Of the flow whose turn it is, an image that has waited too long goes first.
+    # 2. Of the flow whose turn it is, an image that has waited too long goes first; company is what
+    # is to be purified as strongly.
     urgent = next((image for image in by_flow[0] if image.is_urgent(now_s)), None)
+    by_flow = _as_strong_as(urgent or by_flow[0][0], by_flow)
     if urgent is not None:
         return _plan_of(_deal(urgent.bucket, by_flow, limits), urgent.bucket)
     # 3. Otherwise the largest group with an image of that flow, then the oldest.
@@ -165,6 +171,11 @@ def _in_turns(
         by_flow.setdefault(image.flow, []).append(image)
     flows = sorted(by_flow, key=virtual_time_of) if len(by_flow) > 1 else by_flow
     return [by_flow[flow] for flow in flows]
+
+
+def _as_strong_as(leader: Waiting, by_flow: Sequence[list[Waiting]]) -> list[list[Waiting]]:
+    alike = ([each for each in flow if each.strength is leader.strength] for flow in by_flow)
+    return [images for images in alike if images]
 
 
 def _largest_group(

@@ -236,7 +236,15 @@ class ImageQueue:
         if not self._jobs:
             return None, None
         waiting = [
-            Waiting(key, job.bucket, job.queued_at_s, job.deadline_s, *job.flow, job.group)
+            Waiting(
+                key,
+                job.bucket,
+                job.queued_at_s,
+                job.deadline_s,
+                *job.flow,
+                job.group,
+                job.strength,
+            )
             for key, job in self._jobs.items()
         ]
         plan = plan_batch(

@@ -66,7 +66,7 @@ class SigningEngine:
         """Nothing: marks are what it is for."""
         return None
 
-    def purify(self, images):
+    def purify(self, images, strength=None):
         purified = images.copy()
         for pixels in purified:
             nonce = secrets.token_bytes(NONCE_BYTES)

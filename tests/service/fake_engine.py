@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from codefend.models.purifier.strengths import Strength, levels_by_strength
 from codefend.service.purify.engine import DeviceOutOfMemory
 from codefend.service.stages import EngineFacts
 
@@ -20,13 +21,23 @@ KILL = (255, 0, 1)
 KILL_ONCE = (255, 0, 2)
 FAIL = (255, 0, 3)
 HANG_ONCE = (255, 0, 4)
+MARKS = {Strength.LIGHT: 30, Strength.STRONG: 120}
 SICKEN_ONCE = (255, 0, 5)
 
 
 class FakeEngine:
-    def __init__(self, seconds=0.0, flag=None, memory_pixels=None, suspects=False, mark=None):
+    def __init__(
+        self,
+        seconds=0.0,
+        flag=None,
+        memory_pixels=None,
+        suspects=False,
+        mark=None,
+        strengths=tuple(Strength),
+    ):
         version = "1" if mark is None else str(mark)
-        self.facts = EngineFacts("fake", version, steps=1, noise_level=0.1, device="cpu")
+        levels = levels_by_strength(0.1, 1, [Strength(each) for each in strengths])
+        self.facts = EngineFacts("fake", version, 1, 0.1, "cpu", levels=levels)
         self._mark = mark
         self._suspects = suspects
         self._seconds = seconds
@@ -34,7 +45,7 @@ class FakeEngine:
         self._memory_pixels = memory_pixels
         self._is_sick = False
 
-    def purify(self, images):
+    def purify(self, images, strength=Strength.STANDARD):
         if self._memory_pixels and images[..., 0].size > self._memory_pixels:
             raise DeviceOutOfMemory
         for image in images:
@@ -43,11 +54,13 @@ class FakeEngine:
         purified = np.uint8(255) - images
         if self._mark is not None:
             purified[:, 0, 1] = self._mark
+        if strength is not Strength.STANDARD:
+            purified[:, 0, :, 2] = MARKS[strength]
         return purified
 
     def suspect(self, upload, purified):
         """The level of red in the last pixel, if it is to suspect anything."""
-        assert self._mark is not None or np.array_equal(purified, np.uint8(255) - upload)
+        assert self._mark is not None or np.array_equal(purified[1:], np.uint8(255) - upload[1:])
         return float(upload[-1, -1, 0]) / 255 if self._suspects else None
 
     def _misbehave(self, colour):
@@ -65,7 +78,7 @@ class FakeEngine:
 
 
 class SpoilingEngine(FakeEngine):
-    def purify(self, images):
+    def purify(self, images, strength=Strength.STANDARD):
         return np.zeros_like(images)
 
     def suspect(self, upload, purified):

@@ -206,7 +206,7 @@ function showAnswer({ task, fields, picture }, answer) {
   byId("truth").textContent = truth === undefined ? "" : `True of this scene: ${truth}`;
 }
 
-function showDefence({ suspicion, flagged, purifier, steps, noise_level: level, cached }) {
+function showDefence({ suspicion, flagged, purifier, strength, steps, noise_level: level, cached }) {
   const isKnown = suspicion !== null;
   byId("suspicion").textContent = isKnown ? suspicion.toFixed(2) : "not told";
   byId("meter").hidden = !isKnown;
@@ -218,6 +218,7 @@ function showDefence({ suspicion, flagged, purifier, steps, noise_level: level, 
     : "This service discloses nothing measured, or has no detector.";
   const parts = [
     purifier ? `${purifier.name} ${purifier.version}` : "no purifier",
+    ...(strength === null ? [] : [`${strength} strength`]),
     ...(steps === null ? [] : [`${steps} step${steps === 1 ? "" : "s"}`]),
     ...(level === null ? [] : [`noise level ${level}`]),
     ...(cached ? ["replayed from the cache for the same bytes"] : []),

@@ -9,7 +9,9 @@ from codefend.lab.baselines.defence import NO_DEFENCE, chained, defend
 from codefend.lab.baselines.filters import bilateral, gaussian_noise
 from codefend.lab.baselines.named import defence_named
 from codefend.lab.errors import LabError
+from codefend.models.purifier.latent import LatentPurificationPipeline
 from codefend.models.purifier.pipeline import PurificationPipeline
+from codefend.models.purifier.strengths import STRENGTHS, Strength
 from codefend.models.quantise import quantise
 
 
@@ -72,6 +74,30 @@ def test_words_name_defences():
     assert steps.setting == f"noise_level=0.1 num_steps=4 weights={'a' * 12}"
     assert defence_named("none", {}) is NO_DEFENCE
     assert defence_named("bit_depth:4", {}).setting == "bits=4"
+
+
+@pytest.mark.parametrize("strength", list(Strength))
+def test_a_strength_is_what_is_served_its_codec_included(strength):
+    networks = {"purifier": (PurificationPipeline.tiny(), "a" * 64)}
+    row, found = STRENGTHS[strength], defence_named(f"purifier:{strength}", networks)
+    levels = row.levels(0.05, 1)
+    words = f"purifier:{levels[0]}x{len(levels)}"
+    if row.jpeg_quality is not None:
+        words += f"+jpeg:{row.jpeg_quality}"
+        assert set(found.gradient_paths) == {"bpda", "surrogate"}, "the codec's smooth one included"
+    assert (found.name, found.setting) == _named(words, networks)
+    if strength is Strength.STANDARD:
+        assert (found.name, found.setting) == _named("purifier", networks)
+
+
+def _named(words, networks):
+    found = defence_named(words, networks)
+    return found.name, found.setting
+
+
+def test_a_strength_is_of_pixel_purifiers():
+    with pytest.raises(LabError, match="no strength strong"):
+        defence_named("latent:strong", {"latent": (LatentPurificationPipeline.tiny(), "a" * 64)})
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from codefend.models.purifier.latent import LatentPurificationPipeline
 from codefend.models.purifier.loading import load_purifier
 from codefend.models.purifier.pipeline import PurificationPipeline
 from codefend.models.purifier.ranges import RANGES_NAME, read_ranges, write_ranges
+from codefend.models.purifier.strengths import STRENGTHS, Strength
 from codefend.models.quantise import dequantise
 from tests.service.pictures import picture
 
@@ -84,10 +85,21 @@ def test_a_white_box_attackers_gradient_gets_through(pictures):
 
 
 def test_other_kinds_are_refused(pictures):
-    for pipeline in (LatentPurificationPipeline.tiny(), PurificationPipeline.tiny(0)):
-        pipeline.register_to_config(num_steps=2)
-        with pytest.raises(ValueError, match="only a pixel purifier"):
-            ranges_of(pipeline, pictures)
+    with pytest.raises(ValueError, match="only a pixel purifier"):
+        ranges_of(LatentPurificationPipeline.tiny(), pictures)
+
+
+@pytest.mark.parametrize("strength", list(Strength))
+def test_ranges_hold_at_every_strength(pictures, strength):
+    pipeline = PurificationPipeline.tiny(0)
+    levels = STRENGTHS[strength].levels(0.05, 1)
+    options = {"noise_level": levels[0], "num_steps": len(levels)}
+    rounded = eight_bit(pipeline, ranges_of(pipeline, pictures))
+    found, exact = (
+        each.purify(pictures, torch.Generator().manual_seed(2), **options)
+        for each in (rounded, pipeline)
+    )
+    assert decibels(found, exact) > 45
 
 
 def test_ranges_of_another_network_are_refused(pictures):

@@ -13,6 +13,7 @@ from codefend.models.purifier.latent import LatentPurificationPipeline
 from codefend.models.purifier.latent_network import build_tiny_autoencoder
 from codefend.models.purifier.loading import load_purifier
 from codefend.models.purifier.pipeline import PurificationPipeline
+from codefend.models.purifier.strengths import levels_by_strength
 from codefend.service.settings import Settings
 from tests.installed import needs_openvino
 
@@ -22,9 +23,9 @@ SIZES = [(1, 64, 64), (2, 128, 192), (5, 64, 320), (3, 192, 64)]
 class Unrounded(PurifierGraph):
     """As floats, so that a difference far below one level is seen."""
 
-    def forward(self, pixels, noise):
+    def forward(self, pixels, noise, levels):
         images = pixels.permute(0, 3, 1, 2).float() / 255
-        return self.purifier.purify_given(images, self._levels, noise.unbind(0))
+        return self.purifier.purify_given(images, self.steps_of(levels), noise.unbind(0))
 
 
 def tiny_pixel():
@@ -52,7 +53,8 @@ def some_batch(graph, num_images, height, width, seed=0):
     pixels = torch.randint(
         0, 256, (num_images, height, width, 3), dtype=torch.uint8, generator=generator
     )
-    return pixels, graph.draw_noise(num_images, height, width, generator)
+    noise = graph.draw_noise(num_images, height, width, generator)
+    return pixels, noise, torch.tensor(graph.own_levels)
 
 
 def openvino_of(graph):
@@ -68,12 +70,13 @@ def test_a_graph_is_what_purify_computes(make):
     purifier = make()
     graph = PurifierGraph(purifier)
     for height, width in ((64, 64), (50, 70)):
-        pixels, noise = some_batch(graph, 2, height, width)
+        pixels, _, levels = some_batch(graph, 2, height, width)
         images = pixels.permute(0, 3, 1, 2).float() / 255
         generator = torch.Generator().manual_seed(5)
         expected = purifier.purify(images, generator)
         noise = graph.draw_noise(2, height, width, torch.Generator().manual_seed(5))
-        purified, total = graph(pixels, noise)
+        purified, total = graph(pixels, noise, levels)
+        assert torch.equal(graph(pixels, noise)[0], purified), "its own levels are the default"
         assert purified.dtype == torch.uint8
         assert torch.isfinite(total)
         seen = purified.permute(0, 3, 1, 2).float() / 255
@@ -100,9 +103,10 @@ def test_openvino_equals_torch_given_the_same_noise(make):
     graph = Unrounded(make())
     compiled = openvino_of(graph)
     for size in SIZES:
-        batch = some_batch(graph, *size)
-        (purified,) = run(compiled, *batch)
-        assert np.abs(purified - graph(*batch).numpy()).max() < 1e-4
+        pixels, noise, own = some_batch(graph, *size)
+        for levels in (own, own * 2):  # an input: one network serves every strength
+            (purified,) = run(compiled, pixels, noise, levels)
+            assert np.abs(purified - graph(pixels, noise, levels).numpy()).max() < 1e-4
 
 
 @needs_openvino
@@ -127,14 +131,19 @@ def test_openvino_rounds_as_torch_does():
 def test_company_and_its_padding_change_no_image(make):
     graph = Unrounded(make())
     compiled = openvino_of(graph)
-    pixels, noise = some_batch(graph, 4, 128, 64)
-    (together,) = run(compiled, pixels, noise)
-    (alone,) = run(compiled, pixels[1:2], noise[:, 1:2])
+    pixels, noise, levels = some_batch(graph, 4, 128, 64)
+    (together,) = run(compiled, pixels, noise, levels)
+    (alone,) = run(compiled, pixels[1:2], noise[:, 1:2], levels)
     assert np.abs(together[1:2] - alone).max() < 1e-4
     pixels[2:], noise[:, 2:] = 0, 1e3
-    (beside_padding,) = run(compiled, pixels, noise)
+    (beside_padding,) = run(compiled, pixels, noise, levels)
     assert np.abs(beside_padding[:2] - together[:2]).max() < 1e-4
     assert np.abs(beside_padding[2:] - together[2:]).max() > 0.1
+
+
+def test_strengths_are_those_of_the_table_on_a_scale_that_is_its_own():
+    assert PurifierGraph(tiny_pixel()).levels == levels_by_strength(0.05, 1)
+    assert PurifierGraph(tiny_latent()).levels == {"standard": (0.2, 0.1)}
 
 
 def test_one_level_for_all_is_one_level_an_image():
@@ -186,10 +195,11 @@ def test_a_graph_can_be_captured(make):
     graph = PurifierGraph(make()).to("meta")
     pixels = torch.zeros((2, 64, 128, 3), dtype=torch.uint8, device="meta")
     noise = torch.zeros(graph.noise_shape(2, 64, 128)).to("meta")
+    levels = torch.zeros(len(noise), device="meta")
     with torch.no_grad():
-        graph(pixels, noise)  # warms up: what the schedule needs comes to the device
+        graph(pixels, noise, levels)  # warms up: what the schedule needs comes to the device
         with OnTheDeviceAlone():
-            purified, total = graph(pixels, noise)
+            purified, total = graph(pixels, noise, levels)
     assert purified.shape == pixels.shape
     assert total.device.type == "meta"
 

@@ -11,6 +11,7 @@ from codefend.models.purifier.graph import PurifierGraph
 from codefend.models.purifier.latent import LatentPurificationPipeline
 from codefend.models.purifier.network import build_network
 from codefend.models.purifier.pipeline import PurificationPipeline
+from codefend.models.purifier.strengths import Strength
 from codefend.service.purify import graph_runner
 from codefend.service.purify.engine import GraphLimits
 from codefend.service.purify.graph_runner import GraphRunner, GraphShape, batch_sizes
@@ -90,6 +91,27 @@ def test_noise_is_the_seeds_in_each_replay():
     first, again, other = (runner.purify(images, seed)[0] for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("strength", list(Strength))
+def test_one_graph_serves_every_strength(strength):
+    device = HostDevice()
+    runner = runner_of(device=device)
+    device.told.clear()
+    levels = runner._eager.graph.levels[strength]
+    purified, _ = runner.purify(pictures(2), 7, levels)
+    expected, _ = runner._eager.purify(pictures(2), 7, levels)
+    assert "replay" in device.told
+    assert np.abs(purified.astype(int) - expected).max() <= 1
+
+
+def test_other_numbers_of_steps_run_eagerly():
+    device = HostDevice()
+    runner = runner_of(device=device)
+    device.told.clear()
+    purified, _ = runner.purify(pictures(2), 7, (0.1, 0.05))
+    assert np.array_equal(purified, runner._eager.purify(pictures(2), 7, (0.1, 0.05))[0])
+    assert device.told == []
 
 
 def test_padding_never_alters_real_images(monkeypatch):

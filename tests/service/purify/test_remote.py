@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from codefend.models.buckets import Bucket
+from codefend.models.purifier.strengths import Strength
 from codefend.service.purify.engine import DeviceOutOfMemory, RemoteEngine
 from codefend.service.purify.worker import run_batch
-from tests.service.fake_engine import FakeEngine
+from tests.service.fake_engine import MARKS, FakeEngine
 from tests.service.pictures import picture
 
 ray_exceptions = pytest.importorskip("ray.exceptions")
@@ -63,6 +64,8 @@ def test_it_does_what_a_worker_does():
     for upload, found in zip(uploads, purified, strict=True):
         assert np.array_equal(found, 255 - upload)
     assert suspicions == [float(upload[-1, -1, 0]) / 255 for upload in uploads]
+    strong, _ = engine.run_batch(BUCKET, uploads, Strength.STRONG)
+    assert (strong[0][0, :, 2] == MARKS[Strength.STRONG]).all()
     batch = np.stack([picture(64, 64, seed) for seed in range(2)])
     assert np.array_equal(engine.purify(batch), 255 - batch)
     assert engine.facts.name == "fake"

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codefend.models.buckets import Bucket, choose_bucket
+from codefend.models.purifier.strengths import Strength
 from codefend.service.queueing.batching import BatchLimits, Waiting, plan_batch
 
 LIMITS = BatchLimits(max_images=4, max_pixels=1 << 20, wait_fraction=0.1, join_waste=0.3)
@@ -187,3 +188,17 @@ def test_a_picture_in_tiles_leads_when_it_is_its_turn_and_not_by_its_number():
     assert plan(waiting, turn_of=turns.__getitem__).keys == (9,)
     turns["", None] = (0, 2)
     assert 9 not in plan(waiting, turn_of=turns.__getitem__).keys
+
+
+def test_a_batch_is_of_one_strength():
+    strengths = (Strength.STRONG, Strength.STANDARD, Strength.STRONG, Strength.LIGHT)
+    waiting = [Waiting(key, SMALL, key, 100, strength=each) for key, each in enumerate(strengths)]
+    assert plan(waiting, now_s=10).keys == (0, 2)
+    assert plan(waiting[1:], now_s=10).keys == (1,)
+
+
+def test_a_batch_is_as_strong_as_whoever_has_waited_too_long():
+    late = Waiting(9, SMALL, 0, 100, strength=Strength.STRONG)
+    flood = [Waiting(key, SMALL, 45, 145) for key in range(3)]
+    assert plan([*flood, late], now_s=49).keys == (0, 1, 2)
+    assert plan([*flood, late], now_s=51).keys == (9,)
