@@ -135,7 +135,7 @@ def test_a_lack_of_memory_is_told_with_openvino_too(purifier, monkeypatch):
 
     images = picture(64, 64)[np.newaxis]
     with monkeypatch.context() as patch:
-        patch.setattr(engine.runner, "_purifier", fail)
+        patch.setattr(engine.runner, "_purifiers", {1: fail})
         with pytest.raises(DeviceOutOfMemory, match="Failed to allocate"):
             engine.purify(images)
     assert engine.purify(images).shape == images.shape
