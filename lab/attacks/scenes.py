@@ -21,7 +21,7 @@ from codefend.lab.attacks.objectives import (
 )
 from codefend.lab.attacks.pixels import attack_pixels, counted
 from codefend.lab.attacks.registry import AttackConfig
-from codefend.lab.victims.dialogue import CAPTION_REQUEST, Dialogue
+from codefend.lab.victims.dialogue import Dialogue
 from codefend.lab.victims.victim import Victim
 from codefend.models.quantise import dequantise
 
@@ -141,7 +141,9 @@ def _objective(config: AttackConfig, victim: Victim, scenes: _Scenes) -> Objecti
         captions = scenes.targets if config.targeted else [g[0].answer for g in scenes.truths]
         return image_text_matching(victim, captions, towards=config.targeted)
     if config.targeted:
-        return targeted_loss(victim, [Dialogue(CAPTION_REQUEST, text) for text in scenes.targets])
+        requests = [group[0].prompt for group in scenes.truths]
+        wanted = [Dialogue(*pair) for pair in zip(requests, scenes.targets, strict=True)]
+        return targeted_loss(victim, wanted)
     return language_objective(config.goal, victim, scenes.truths)
 
 

@@ -10,6 +10,7 @@ from codefend.lab.evaluate.context import EvalContext
 from codefend.lab.evaluate.outcomes import Condition, Responses, VictimResponder
 from codefend.lab.evaluate.scores import (
     Scores,
+    captions_lead,
     lead,
     measure_alone,
     measure_attacked,
@@ -35,7 +36,8 @@ class Assessor:
     @classmethod
     def of(cls, context: EvalContext) -> Assessor:
         """Keeps answers in the folder of the report."""
-        return cls(context, VictimResponder.within(context.victim, context.out))
+        size = context.oblivious.batch_size_asked
+        return cls(context, VictimResponder.within(context.victim, context.out, batch_size=size))
 
     def outcomes(self, condition: Condition, uploads: Uploads, seeds: int) -> list[Responses]:
         """What the victim says, once a seed; once in all where the defence draws no noise."""
@@ -91,7 +93,7 @@ class Assessor:
             num_clean: scenes that were asked about unattacked, at once, where those are more than
                 were attacked; what was lost of them is then not counted.
         """
-        num = scores.cider.shape[1]
+        num = scores.num_scenes
         undefended, clean = (
             self.clean(each, num_clean or num).first(num)
             for each in (self.context.conditions[0], condition)
@@ -130,10 +132,15 @@ class Assessor:
 
 
 def attack_measures(attacked: Scores, clean: Scores, *, with_loss: bool = True) -> list[Measure]:
-    """Untargeted success, and the accuracy lost on the same scenes by the same condition."""
+    """Untargeted success, and the accuracy lost on the same scenes by the same condition.
+
+    Where captions are all that is asked for, the CIDEr lost.
+    """
     measures = [*measure_attacked(attacked, clean)]
     if with_loss and attacked.right.size:
         measures.append(("vqa", "accuracy_lost", lead(clean, attacked)))
+    elif with_loss and attacked.cider.size:
+        measures.append(("caption", "cider_lost", captions_lead(clean, attacked)))
     return measures
 
 
@@ -143,6 +150,6 @@ def _leads(ours: Scores, rivals: Mapping[str, Scores]) -> list[Measure]:
     for name, theirs in rivals.items():
         if name in OURS or not ours.right.size:
             continue
-        num = min(ours.cider.shape[1], theirs.cider.shape[1])
+        num = min(ours.num_scenes, theirs.num_scenes)
         measures.append(("vqa", f"accuracy_lead:{name}", lead(ours.first(num), theirs.first(num))))
     return measures

@@ -232,23 +232,32 @@ def _oblivious_curve(rows: Sequence[Row]) -> dict[float, Row]:
 def _accuracies(
     rows: Sequence[Row], tier: Tier, defence: str, metric: str = "accuracy"
 ) -> list[Row]:
-    """Untargeted VQA figures of one tier and defence."""
+    """Untargeted VQA figures of one tier and defence; CIDEr where nothing was answered."""
+    task = _task(rows)
+    metric = metric if task == "vqa" else metric.replace("accuracy", "cider")
     return [
         row
         for row in rows
         if (row.tier, row.defence, row.task, row.metric, row.targeted)
-        == (tier, defence, "vqa", metric, False)
+        == (tier, defence, task, metric, False)
     ]
+
+
+def _task(rows: Sequence[Row]) -> str:
+    """What checks look at: answers, or captions where nothing else was asked for."""
+    return "vqa" if any(row.task == "vqa" for row in rows) else "caption"
 
 
 def _noise_costs(rows: Sequence[Row], defence: str) -> Iterator[tuple[float, float]]:
     """Radius and lost accuracy of uniform noise, wherever it was measured."""
+    task = _task(rows)
+    quality = "accuracy" if task == "vqa" else "cider"
     for row in rows:
-        if (row.attack, row.defence, row.task) != (NOISE, defence, "vqa"):
+        if (row.attack, row.defence, row.task) != (NOISE, defence, task):
             continue
-        if row.metric == "accuracy_lost":
+        if row.metric == f"{quality}_lost":
             yield row.epsilon, row.value
-        elif row.metric == "accuracy_of_clean" and defence == "none" and row.value > 0:
+        elif row.metric == f"{quality}_of_clean" and defence == "none" and row.value > 0:
             # Undefended, clean accuracy on the same scenes is accuracy over what is left of it.
             yield row.epsilon, _accuracy_beside(row, rows) * (1.0 / row.value - 1.0)
 
@@ -257,7 +266,7 @@ def _accuracy_beside(share: Row, rows: Sequence[Row]) -> float:
     return next(
         row.value
         for row in rows
-        if row.metric == "accuracy"
+        if row.metric in {"accuracy", "cider"}
         and (row.tier, row.attack, row.epsilon, row.defence, row.task)
         == (share.tier, share.attack, share.epsilon, share.defence, share.task)
     )

@@ -34,6 +34,7 @@ from codefend.lab.evaluate.data import (
     Material,
     TrueScene,
     folder_material,
+    public_material,
     training_questions,
     world_material,
 )
@@ -44,6 +45,7 @@ from codefend.lab.evaluate.suite import labels_of, variants_named
 from codefend.lab.evaluate.tables import (
     check_notes,
     findings,
+    kept_table,
     oblivious_notes,
     oblivious_table,
     suite_table,
@@ -52,6 +54,7 @@ from codefend.lab.evaluate.tables import (
 )
 from codefend.lab.evaluate.tiers import oblivious_rows, tier_rows
 from codefend.lab.experiments.report import Row, Threat, rows_under, write_report
+from codefend.lab.folders.public import is_public, open_public
 from codefend.lab.folders.source import open_data
 from codefend.lab.plots.report import plot_report
 from codefend.lab.service_client import ServiceClient
@@ -102,7 +105,8 @@ class Evaluate(VictimExperiment):
     """How much of T1 to T4 is run where nothing else is said."""
     data: str = ""
     """Folder of images, or an id of the datasets package, instead of the embedded world. Without a
-    scenes.json in it, the victim's own answers to clean images are the truth."""
+    scenes.json in it, the victim's own answers to clean images are the truth. Or a public test set
+    in its official files: coco:DIR, vqav2:DIR or textvqa:DIR."""
     size_px: int = Field(224, ge=1)
     """With data: side that images are cut and scaled to."""
     num_scenes: int = Field(512, ge=1)
@@ -149,7 +153,13 @@ class Evaluate(VictimExperiment):
         asked, attacker = self.load(self.victim)
         material = self._material(asked)
         chooser = SettingChooser(
-            asked, material.validation, self.oblivious.main_attack, self.out, attacker=attacker
+            asked,
+            material.validation,
+            self.oblivious.main_attack,
+            self.out,
+            attacker=attacker,
+            batch_size=self.oblivious.batch_size,
+            batch_size_asked=self.oblivious.batch_size_asked,
         )
         factory = DefenceFactory(self.purifier, self.base, self.device)
         wanted = factory.conditions(self._names(), chooser, tune_purifier=self.tune_purifier)
@@ -196,6 +206,8 @@ class Evaluate(VictimExperiment):
 
     def _material(self, victim: Victim) -> Material:
         numbers = {"num": self.num_scenes, "num_validation": self.num_validation}
+        if is_public(self.data):
+            return public_material(open_public(self.data), self.split, self.size_px, **numbers)
         if self.data:
             images = open_data(self.data, self.size_px)
             return folder_material(images, victim, self.split, out=self.out, **numbers)
@@ -232,6 +244,7 @@ class Evaluate(VictimExperiment):
             warning,
             oblivious_table(row for row in rows if row.attack not in suite),
             suite_table(rows, suite),
+            kept_table(rows) if is_public(self.data) else "",
             *tier_tables(rows),
             findings(rows),
             *notes,
@@ -240,7 +253,7 @@ class Evaluate(VictimExperiment):
         typer.echo(
             write_report(self.out, meta, rows, sections, checks=[asdict(check) for check in checks])
         )
-        if any(row.tier != Tier.CLEAN for row in rows):
+        if any(row.tier != Tier.CLEAN and row.task == "vqa" for row in rows):
             plot_report(self.out / "report.json", self.out)
         if warning:
             typer.echo(warning, err=True)

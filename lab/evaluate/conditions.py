@@ -24,10 +24,10 @@ from codefend.lab.baselines.purifiers import load_purifier, purifying, round_tri
 from codefend.lab.errors import LabError
 from codefend.lab.evaluate.data import TrueScene
 from codefend.lab.evaluate.outcomes import Condition, VictimResponder
+from codefend.lab.evaluate.scores import score
 from codefend.lab.evaluate.uploads import Attacker
 from codefend.lab.experiments.store import Store
 from codefend.lab.progress import progress
-from codefend.lab.victims.answers import is_match
 from codefend.lab.victims.victim import Victim
 from codefend.models.prompts.templates import render
 
@@ -64,7 +64,10 @@ def served_prompt(task: str, question: str | None) -> str:
 
 
 class SettingChooser:
-    """Scores settings on one set of validation scenes, clean and attacked."""
+    """Scores settings on one set of validation scenes, clean and attacked.
+
+    By right answers, or by CIDEr where the scenes ask for captions alone.
+    """
 
     def __init__(
         self,
@@ -74,6 +77,8 @@ class SettingChooser:
         out: Path,
         *,
         attacker: Victim | None = None,
+        batch_size: int = 32,
+        batch_size_asked: int = 256,
     ) -> None:
         """Attacks the scenes, unless that was done before.
 
@@ -83,13 +88,15 @@ class SettingChooser:
             attack: untargeted, as oblivious as the test's.
             out: folder of attacked images and outcomes.
             attacker: whose gradients are used, where not the victim's.
+            batch_size: scenes attacked at once.
+            batch_size_asked: prompts asked at once.
         """
         self._scenes = scenes
         self._clean = [scene.image for scene in scenes]
-        self._attacked = Attacker(attacker or victim, Store(out / "attacked")).oblivious(
-            attack, scenes
-        )
-        self._respond = VictimResponder.within(victim, out)
+        store = Store(out / "attacked")
+        attacks = Attacker(attacker or victim, store, batch_size=batch_size)
+        self._attacked = attacks.oblivious(attack, scenes)
+        self._respond = VictimResponder.within(victim, out, batch_size=batch_size_asked)
 
     def choose(
         self, defences: Sequence[Defence], *, clean_share: float = 0.0
@@ -100,22 +107,20 @@ class SettingChooser:
             defences: all settings of all names.
             clean_share: of the undefended clean accuracy, what a setting must keep.
         """
-        whole = self._accuracy(NO_DEFENCE, self._clean)
+        whole = self._quality(NO_DEFENCE, self._clean)
         trials = progress(defences, desc="settings")
         return choose_settings(trials, self._score, least_clean=clean_share * whole)
 
     def _score(self, defence: Defence) -> tuple[float, float]:
-        return self._accuracy(defence, self._attacked), self._accuracy(defence, self._clean)
+        return self._quality(defence, self._attacked), self._quality(defence, self._clean)
 
-    def _accuracy(self, defence: Defence, images: list[np.ndarray]) -> float:
+    def _quality(self, defence: Defence, images: list[np.ndarray]) -> float:
+        """The share of right answers; CIDEr where nothing is asked but captions."""
         condition = Condition(defence.name, defence)
-        (outcome,) = self._respond(condition, images, self._scenes, seeds=1, with_captions=False)
-        right = [
-            is_match(said, question.answer)
-            for scene, answers in zip(self._scenes, outcome.answers, strict=True)
-            for question, said in zip(scene.questions, answers, strict=True)
-        ]
-        return float(np.mean(right))
+        is_asked = any(scene.questions for scene in self._scenes)
+        said = self._respond(condition, images, self._scenes, seeds=1, with_captions=not is_asked)
+        found = score(said, self._scenes, [scene.captions for scene in self._scenes])
+        return float((found.right if is_asked else found.cider).mean())
 
 
 def distinct(conditions: Sequence[Condition]) -> tuple[list[Condition], list[str]]:

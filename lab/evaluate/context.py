@@ -79,6 +79,10 @@ class ObliviousSettings(RunSettings):
     """Seeds of the defence's noise."""
     seed: int = 0
     """Of scenes, targets and random starts."""
+    batch_size: Positive = 32
+    """Scenes attacked at once: fewer where the model is large. Each batch has its own seed."""
+    batch_size_asked: Positive = 256
+    """Prompts asked at once, in every tier."""
 
     @property
     def main_attack(self) -> AttackConfig:

@@ -11,11 +11,13 @@ import numpy as np
 
 from codefend.lab.errors import LabError
 from codefend.lab.experiments.store import Store, digest_of
-from codefend.lab.folders.folder import AnsweredQuestion, ImageFolder, Truth
+from codefend.lab.folders.folder import AnsweredQuestion, ImageFolder, JudgedQuestion, Truth
 from codefend.lab.folders.pseudo_labels import GENERIC_QUESTIONS, FolderScene, PseudoLabeler
-from codefend.lab.victims.answers import normalise
+from codefend.lab.folders.public import PublicExample, PublicSet, padded
+from codefend.lab.victims.answers import is_match, normalise
 from codefend.lab.victims.dialogue import CAPTION_REQUEST, Dialogue
 from codefend.lab.victims.victim import Victim
+from codefend.lab.victims.vqa_accuracy import vqa_accuracy
 from codefend.lab.world.compose import World
 from codefend.lab.world.language import questions
 from codefend.lab.world.layout import Split, sample_layout
@@ -25,7 +27,9 @@ __all__ = [
     "AskedQuestion",
     "Material",
     "TrueScene",
+    "correctness",
     "folder_material",
+    "public_material",
     "target_captions",
     "training_questions",
     "truths",
@@ -61,7 +65,7 @@ class TrueScene(Protocol):
 
     @property
     def captions(self) -> tuple[str, ...]:
-        """Right captions; the first is the one that an attack leads away from."""
+        """Right captions, the first of them attacked; none where captions are not asked for."""
 
     @property
     def questions(self) -> tuple[AskedQuestion, ...]:
@@ -71,11 +75,23 @@ class TrueScene(Protocol):
     def objects(self) -> tuple[str, ...]:
         """Names of what stands in it."""
 
+    @property
+    def request(self) -> str | None:
+        """In what words a caption is asked for; the usual ones if None."""
+
 
 def truths(scene: TrueScene) -> list[Dialogue]:
-    """The caption and every question of a scene with their right answers."""
-    caption = Dialogue(CAPTION_REQUEST, scene.captions[0])
-    return [caption, *(Dialogue(q.question, q.answer) for q in scene.questions)]
+    """The caption, where there is one, and every question of a scene with their right answers."""
+    request = scene.request or CAPTION_REQUEST
+    captions = [Dialogue(request, caption) for caption in scene.captions[:1]]
+    return [*captions, *(Dialogue(q.question, q.answer) for q in scene.questions)]
+
+
+def correctness(said: str, asked: AskedQuestion) -> float:
+    """How right an answer is, in [0, 1]: VQA accuracy where people judged, else an exact match."""
+    if isinstance(asked, JudgedQuestion):
+        return vqa_accuracy(said, asked.answers)
+    return float(is_match(said, asked.answer))
 
 
 def world_scenes(world: World, split: Split, num: int, *, seed: int) -> Sequence[TrueScene]:
@@ -182,6 +198,43 @@ def folder_material(
         _scenes(images, labeler, validation, store),
         _note(images, len(tested), len(validation)),
     )
+
+
+def public_material(
+    examples: PublicSet, split: Split, size_px: int, *, num: int, num_validation: int
+) -> Material:
+    """Examples of a public test set, in the order of its draw.
+
+    Args:
+        examples: the set.
+        split: test: the first drawn are tested, and the last choose settings. validation: the last
+            choose settings, and those before them are tested.
+        size_px: side of the squares that pictures are laid on.
+        num: how many are tested, where there are as many.
+        num_validation: how many choose settings; none of their pictures is tested.
+
+    Raises:
+        LabError: too few examples, or a picture that is missing or cannot be read.
+    """
+    if split == "train":
+        raise LabError(f"{examples.name} is a test set: nothing is trained on it")
+    held = examples.last(num_validation + num, without=examples.examples[:num])
+    validation = held[:num_validation]
+    tested = examples.examples[:num] if split == "test" else held[num_validation:]
+    if not tested or not validation:
+        raise LabError(
+            f"{examples.name}:{examples.root} has {len(examples.examples)} examples: too few for "
+            f"--num-scenes {num} and --num-validation {num_validation}"
+        )
+
+    def scene(example: PublicExample) -> TrueScene:
+        image = padded(example.picture, size_px)
+        return FolderScene(image, example.captions, example.questions, request=example.request)
+
+    note = f"Data: {examples.describe()}; {len(tested)} tested, {len(validation)} for settings. "
+    note += f"Pictures are laid whole on squares of {size_px} px, grey where they do not reach. "
+    note += "Objects named and the question-only prior need the embedded world and are left out."
+    return Material([scene(one) for one in tested], [scene(one) for one in validation], note)
 
 
 def _scenes(

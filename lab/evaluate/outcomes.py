@@ -23,8 +23,6 @@ from codefend.lab.victims.victim import Victim
 
 __all__ = ["Condition", "Responses", "VictimResponder", "majority", "plain_prompt"]
 
-_BATCH_SIZE = 256  # most prompts at once
-
 
 def plain_prompt(task: str, question: str | None) -> str:
     """The question as it is: what an undefended model is asked."""
@@ -70,15 +68,17 @@ class VictimResponder:
     Attributes:
         victim: who is asked.
         responder: keeps outcomes.
+        batch_size: most prompts at once.
     """
 
     victim: Victim
     responder: Responder
+    batch_size: int = 256
 
     @classmethod
-    def within(cls, victim: Victim, out: Path) -> VictimResponder:
+    def within(cls, victim: Victim, out: Path, *, batch_size: int = 256) -> VictimResponder:
         """Keeps outcomes below the folder of a report."""
-        return cls(victim, Responder(Store(out / "outcomes")))
+        return cls(victim, Responder(Store(out / "outcomes")), batch_size)
 
     def __call__(
         self,
@@ -97,10 +97,13 @@ class VictimResponder:
             images: what is uploaded, (H, W, 3) uint8 each.
             scenes: what is true of them.
             seeds: of the defence's noise; a defence without noise is asked about once.
-            with_captions: whether captions are asked for.
+            with_captions: whether captions are asked for, of scenes that have any.
             with_answers: whether the scenes' questions are asked.
         """
-        captions = [[condition.prompt("caption", None)] if with_captions else [] for _ in scenes]
+        captions = [
+            [condition.prompt("caption", scene.request)] if with_captions and scene.captions else []
+            for scene in scenes
+        ]
         questions = [
             [condition.prompt("vqa", q.question) for q in scene.questions] if with_answers else []
             for scene in scenes
@@ -123,7 +126,7 @@ class VictimResponder:
         """Answers, and likeness to the clean images where something defends them."""
 
         def said(prompts: list[list[str]], most: int) -> list[list[str]]:
-            options = {"max_new_tokens": most, "batch_size": _BATCH_SIZE}
+            options = {"max_new_tokens": most, "batch_size": self.batch_size}
             return generate(self.victim, images, prompts, **options)
 
         told = [text for texts in said(captions, MAX_CAPTION_TOKENS) for text in texts]

@@ -10,20 +10,20 @@ import numpy as np
 from codefend.lab.attacks.interface import Tier
 from codefend.lab.baselines.defence import defend
 from codefend.lab.evaluate.context import EvalContext
-from codefend.lab.evaluate.data import TrueScene
+from codefend.lab.evaluate.data import TrueScene, correctness
 from codefend.lab.evaluate.fidelity import fidelity
 from codefend.lab.evaluate.outcomes import Condition
 from codefend.lab.evaluate.tiers import white_box_uploads
 from codefend.lab.evaluate.uploads import Uploader, Uploads
 from codefend.lab.labels import OURS
 from codefend.lab.plots.sheet import SheetPanel, SheetRow, difference_image, draw_sheet
-from codefend.lab.victims.answers import is_match
 from codefend.lab.victims.generate import MAX_ANSWER_TOKENS, generate
 from codefend.lab.victims.victim import Victim
 
 __all__ = ["difference_panel", "draw_examples"]
 
 _NUM_SCENES, _NUM_QUESTIONS = 4, 4
+_RIGHT = 0.5  # of an answer that people judge
 
 
 def draw_examples(context: EvalContext, tiers: Collection[Tier], out: Path) -> None:
@@ -66,7 +66,7 @@ def _row(
 
     def panel(title: str, image: np.ndarray, questions: list[str]) -> SheetPanel:
         (said,) = generate(victim, [image], [questions], max_new_tokens=MAX_ANSWER_TOKENS)
-        right = tuple(is_match(a, q.answer) for a, q in zip(said, asked, strict=True))
+        right = tuple(correctness(a, q) >= _RIGHT for a, q in zip(said, asked, strict=True))
         return SheetPanel(title, image, tuple(said), right)
 
     panels = [panel("clean", scene.image, plain)]

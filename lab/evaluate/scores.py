@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocoevalcap.cider.cider import Cider
 
-from codefend.lab.evaluate.data import AskedQuestion, TrueScene
+from codefend.lab.evaluate.data import AskedQuestion, TrueScene, correctness
 from codefend.lab.evaluate.outcomes import Responses
 from codefend.lab.experiments.statistics import Estimate, Floats, Measure, ratio, wilson
 from codefend.lab.victims.answers import is_match, normalise
@@ -20,6 +20,7 @@ from codefend.lab.victims.answers import is_match, normalise
 __all__ = [
     "QuestionPrior",
     "Scores",
+    "captions_lead",
     "cider_scores",
     "lead",
     "measure_alone",
@@ -45,17 +46,19 @@ class Scores:
     """Scores of one condition on one set of images, with S seeds, N scenes and Q questions in all.
 
     Attributes:
-        right: (S, Q) whether each answer is right.
+        num_scenes: N.
+        right: (S, Q) how right each answer is, in [0, 1]; 0 or 1 where one answer alone is right.
         refused: (S, Q) whether it refuses although the truth does not.
         scene_of: (Q,) the scene of each question.
         kinds: (Q,) its type.
-        cider: (S, N) CIDEr of each caption.
+        cider: (S, N) CIDEr of each caption; where none was asked for, no columns.
         named: (S, N) whether each caption names every object; where none are known, no columns.
         hit: (S, N) whether each caption is the target's; without targets no columns.
         psnr_db: (S, N), or no columns where nothing defends.
         ssim: (S, N), likewise.
     """
 
+    num_scenes: int
     right: Floats
     refused: Floats
     scene_of: NDArray[np.int64]
@@ -74,14 +77,15 @@ class Scores:
             for name in ("cider", "named", "hit", "psnr_db", "ssim")
         }
         cut |= {"right": self.right[:, asked], "refused": self.refused[:, asked]}
+        cut |= {"num_scenes": min(num_scenes, self.num_scenes)}
         cut |= {"scene_of": self.scene_of[asked], "kinds": self.kinds[asked]}
         return Scores(**cut)
 
-    def right_by_scene(self, num_scenes: int) -> Floats:
+    def right_by_scene(self) -> Floats:
         """(N, 2): right answers, a mean over seeds, and questions of each scene."""
         mean = self.right.mean(axis=0)
-        right = np.bincount(self.scene_of, weights=mean, minlength=num_scenes)
-        return np.stack([right, np.bincount(self.scene_of, minlength=num_scenes)], axis=1)
+        right = np.bincount(self.scene_of, weights=mean, minlength=self.num_scenes)
+        return np.stack([right, np.bincount(self.scene_of, minlength=self.num_scenes)], axis=1)
 
 
 def score(
@@ -103,8 +107,9 @@ def score(
     asked = questions if has_answers else []
     answers = [[text for texts in o.answers for text in texts] for o in outcomes]
     return Scores(
+        num_scenes=len(scenes),
         right=_table(
-            [is_match(text, q.answer) for text, (_, q) in zip(said, asked, strict=True)]
+            [correctness(text, q) for text, (_, q) in zip(said, asked, strict=True)]
             for said in answers
         ),
         refused=_table(
@@ -116,7 +121,10 @@ def score(
         ),
         scene_of=np.array([index for index, _ in asked], dtype=np.int64),
         kinds=np.array([q.kind for _, q in asked], dtype=np.str_),
-        cider=np.stack([cider_scores(dict(enumerate(o.captions)), references) for o in outcomes]),
+        cider=_table(
+            cider_scores(dict(enumerate(o.captions)), references) if any(references) else []
+            for o in outcomes
+        ),
         named=_table(
             [names_all(text, s.objects) for text, s in zip(o.captions, scenes, strict=False)]
             if any(scene.objects for scene in scenes)
@@ -239,9 +247,8 @@ def measure_beside_clean(scores: Scores, undefended: Scores) -> Iterator[Measure
         scores: any condition, attacked or not.
         undefended: the same scenes without attack and without defence.
     """
-    num_scenes = undefended.cider.shape[1]
     if scores.right.size and undefended.right.any():
-        kept, whole = scores.right_by_scene(num_scenes), undefended.right_by_scene(num_scenes)
+        kept, whole = scores.right_by_scene(), undefended.right_by_scene()
         estimate = ratio(kept[:, 0], whole[:, 0], n=len(scores.scene_of))
         yield "vqa", "accuracy_of_clean", estimate
     if scores.cider.size and undefended.cider.any():
@@ -251,9 +258,14 @@ def measure_beside_clean(scores: Scores, undefended: Scores) -> Iterator[Measure
 
 def lead(ours: Scores, theirs: Scores) -> Estimate:
     """Difference of two conditions' accuracies on the same questions, paired by scene."""
-    num_scenes = ours.cider.shape[1]
-    mine, other = ours.right_by_scene(num_scenes), theirs.right_by_scene(num_scenes)
+    mine, other = ours.right_by_scene(), theirs.right_by_scene()
     return ratio(mine[:, 0] - other[:, 0], mine[:, 1], n=len(ours.scene_of))
+
+
+def captions_lead(ours: Scores, theirs: Scores) -> Estimate:
+    """Difference of two conditions' CIDEr on the same scenes."""
+    difference = ours.cider.mean(axis=0) - theirs.cider.mean(axis=0)
+    return ratio(difference, np.ones_like(difference))
 
 
 def _rate(successes: Floats) -> Estimate:
@@ -263,7 +275,8 @@ def _rate(successes: Floats) -> Estimate:
 
 def _lost(attacked: Floats, clean: Floats) -> Estimate:
     per_seed = clean.sum() / len(clean)
-    return wilson(float((clean * (1 - attacked)).sum() / clean.sum()), round(per_seed))
+    lost = np.maximum(clean - attacked, 0.0)
+    return wilson(float(lost.sum() / clean.sum()), max(1, round(per_seed)))
 
 
 def _mean(values: Floats) -> Estimate:

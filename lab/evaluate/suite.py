@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 
@@ -147,7 +148,7 @@ def family_rows(context: EvalContext, variants: Sequence[Variant]) -> list[Row]:
             sets.append(Uploads(words, uploads.clean))
         for each in sets:
             rows += assessor.all_rows(each.threat, (asked or assessor).all_scores(each))
-            for condition in context.conditions if variant.is_written else ():
+            for condition in context.conditions if variant.is_written and own[0].captions else ():
                 measures = [_wrong_words(assessor, condition, each)]
                 rows += assessor.row_list(condition.name, each.threat, measures)
     return rows
@@ -173,19 +174,11 @@ class _Scene:
     captions: tuple[str, ...]
     questions: tuple[AskedQuestion, ...]
     objects: tuple[str, ...]
+    request: str | None
 
     @classmethod
     def of(cls, scene: TrueScene, questions: Sequence[AskedQuestion]) -> _Scene:
-        return cls(scene.image, scene.captions, tuple(questions), scene.objects)
-
-
-@dataclass(frozen=True, slots=True)
-class _Reworded:
-    """A question in an attacker's words."""
-
-    question: str
-    answer: str
-    kind: str
+        return cls(scene.image, scene.captions, tuple(questions), scene.objects, scene.request)
 
 
 def without_sign(scene: TrueScene) -> TrueScene:
@@ -195,7 +188,5 @@ def without_sign(scene: TrueScene) -> TrueScene:
 
 def reworded(scene: TrueScene, wording: Sequence[str]) -> TrueScene:
     """The scene's questions in the attacker's words; the caption is asked for as ever."""
-    questions = zip(scene.questions, wording[1:], strict=True)
-    return _Scene.of(
-        scene, [_Reworded(text, asked.answer, asked.kind) for asked, text in questions]
-    )
+    asked = zip(scene.questions, wording[bool(scene.captions) :], strict=True)
+    return _Scene.of(scene, [replace(cast("Any", each), question=text) for each, text in asked])

@@ -11,11 +11,12 @@ from codefend.lab.evaluate.context import EvalContext, TierSettings
 from codefend.lab.evaluate.uploads import CURVE_SUFFIX
 from codefend.lab.experiments.report import Row, cell, radius
 from codefend.lab.experiments.table import Table, pivot
-from codefend.lab.labels import OURS, UNION
+from codefend.lab.labels import NOISE, OURS, UNION
 
 __all__ = [
     "check_notes",
     "findings",
+    "kept_table",
     "oblivious_notes",
     "oblivious_table",
     "suite_table",
@@ -47,6 +48,8 @@ _WORDS = {
     Tier.QUERY: "one who sees the service's answers alone",
 }
 _NUM_WORST = 3
+_KEPT = {"accuracy_of_clean": "VQA accuracy", "cider_of_clean": "CIDEr"}
+_ORDER = {str(tier): number for number, tier in enumerate(Tier)}
 
 
 def oblivious_table(rows: Iterable[Row]) -> str:
@@ -97,6 +100,29 @@ def suite_table(rows: Iterable[Row], attacks: Collection[str]) -> str:
         lines.append([*about, *(cell(found.get(name)) for name in defences), str(first.n)])
     table = Table(["attack", "family", "held out", *defences, "n"], lines)
     return f"## T0: the attack suite, answers right\n\n{table.markdown()}"
+
+
+def kept_table(rows: Iterable[Row]) -> str:
+    """A section with the share of the undefended model's clean quality that each defence keeps.
+
+    That is what reports of other protocols are best compared by; of each attack the least.
+    """
+    own = [
+        row
+        for row in rows
+        if row.metric in _KEPT and not row.targeted and not row.attack.endswith(CURVE_SUFFIX)
+    ]
+    if not own:
+        return ""
+    least = sorted((row for row in own if row.attack != NOISE), key=lambda row: row.value)
+    table = pivot(least, lambda row: row.defence, lambda row: (row.tier, row.epsilon))
+    columns = sorted({(row.tier, row.epsilon) for row in least}, key=lambda c: (_ORDER[c[0]], c[1]))
+    heads = [f"{tier.upper()} {radius(epsilon)}" if epsilon else tier for tier, epsilon in columns]
+    names = [name for name in dict.fromkeys(row.defence for row in own)]
+    lines = [[name, *(cell(table[name].get(column)) for column in columns)] for name in names]
+    what = _KEPT[own[0].metric]
+    title = f"## Share of the undefended model's clean {what} that is kept, under the worst attack"
+    return f"{title}\n\n{Table(['defence', *heads], lines).markdown()}"
 
 
 def tier_tables(rows: Sequence[Row]) -> list[str]:
@@ -212,7 +238,9 @@ def oblivious_notes(context: EvalContext, trials: Sequence[Trial]) -> str:
         [f"{t.defence.name} {t.defence.setting}", f"{t.attacked:.1%}", f"{t.clean:.1%}"]
         for t in trials
     ]
-    table = Table(["setting", "attacked VQA", "clean VQA"], tried).markdown()
+    is_asked = any(scene.questions for scene in context.scenes)
+    what = "VQA" if is_asked else "CIDEr, %"
+    table = Table(["setting", f"attacked {what}", f"clean {what}"], tried).markdown()
     return "\n".join([*lines, "", table])
 
 

@@ -27,7 +27,6 @@ from codefend.lab.victims.victim import Victim
 
 __all__ = ["CURVE_SUFFIX", "Attacker", "Uploader", "Uploads", "oblivious_uploads", "union_threat"]
 
-BATCH_SIZE = 32
 CURVE_SUFFIX = "-curve"
 _Aim = str | np.ndarray | None  # a caption, an image, or just away from the truth
 _WORDED = "joint"  # the attack that changes the questions, too
@@ -70,11 +69,13 @@ class Attacker:
         victim: whose gradients are used.
         store: where attacked images are kept.
         others: further models of the ensemble's attacker.
+        batch_size: scenes attacked at once.
     """
 
     victim: Victim
     store: Store
     others: Sequence[Victim] = ()
+    batch_size: int = 32
 
     def oblivious(
         self, config: AttackConfig, scenes: Sequence[TrueScene], targets: Sequence[str] = ()
@@ -89,7 +90,7 @@ class Attacker:
         """
         others = self.others if config.name == "ensemble" else ()
         # One perturbation for all images is learned on half of them: it needs them at once.
-        size = len(scenes) if config.name == "universal" else BATCH_SIZE
+        size = len(scenes) if config.name == "universal" else self.batch_size
         following = [scenes[(i + size) % len(scenes)].image for i in range(len(scenes))]
         nothing = [None] * len(scenes)
         aims: Sequence[_Aim] = targets or (following if config.targeted else nothing)
@@ -186,6 +187,8 @@ def oblivious_uploads(
 ) -> Iterator[Uploads]:
     """T0's images: every goal at the main radius, the first at the others, towards a caption, too.
 
+    Where scenes have no captions, none is headed for.
+
     Args:
         attacker: who attacks.
         settings: how.
@@ -198,14 +201,16 @@ def oblivious_uploads(
         threat = Threat.of(config, tier=Tier.OBLIVIOUS)
         return Uploads(threat, images, [scene.image for scene in own], targets)
 
-    captions = target_captions(scenes, seed=settings.seed)
     for epsilon in sorted({settings.epsilon, *settings.epsilons}):
         is_main = epsilon == settings.epsilon
         for goal in settings.goals if is_main else settings.goals[:1]:
             num = len(scenes) if is_main else settings.num_scenes_other
-            yield made(settings.config(epsilon, goal), num)
+            if num:
+                yield made(settings.config(epsilon, goal), num)
     num = settings.num_scenes_targeted
-    yield made(settings.config(settings.epsilon, "language", targeted=True), num, captions[:num])
+    if num and any(scene.captions for scene in scenes):
+        targets = target_captions(scenes, seed=settings.seed)[:num]
+        yield made(settings.config(settings.epsilon, "language", targeted=True), num, targets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +223,8 @@ class Uploader:
     def attacker(self) -> Attacker:
         """Who makes them."""
         context = self.context
-        return Attacker(context.attacker, Store(context.out / "attacked"), context.others)
+        store, size = Store(context.out / "attacked"), context.oblivious.batch_size
+        return Attacker(context.attacker, store, context.others, size)
 
     def clean(self, num: int) -> Uploads:
         """The scenes themselves."""
@@ -284,21 +290,21 @@ class Uploader:
         search = replace(config.search, seed=config.search.seed + 1000 * number)
         standing = left.right.max(axis=0) > 0
         asked: list[tuple[TrueScene, list[Dialogue]]] = []
-        for index, (scene, (caption, *answers)) in enumerate(
-            self._asked(condition, left.cider.shape[1])
-        ):
+        for index, (scene, dialogues) in enumerate(self._asked(condition, left.num_scenes)):
+            num_captions = len(dialogues) - len(scene.questions)
+            captions, answers = dialogues[:num_captions], dialogues[num_captions:]
             stands = standing[left.scene_of == index]
             kept = [answer for answer, is_left in zip(answers, stands, strict=True) if is_left]
-            asked.append((scene, kept or [caption]))
+            asked.append((scene, kept or captions or answers))
         return self._white_box(condition, replace(config, search=search), asked, f"-left{number}")
 
     def _asked(self, condition: Condition, num: int) -> list[tuple[TrueScene, list[Dialogue]]]:
         """What is right of the first scenes, asked as the condition asks it."""
 
         def dialogues(scene: TrueScene) -> list[Dialogue]:
-            caption = Dialogue(condition.prompt("caption", None), scene.captions[0])
+            request = condition.prompt("caption", scene.request)
             return [
-                caption,
+                *(Dialogue(request, caption) for caption in scene.captions[:1]),
                 *(Dialogue(condition.prompt("vqa", q.question), q.answer) for q in scene.questions),
             ]
 
@@ -329,8 +335,9 @@ class Uploader:
 
     def _oblivious(self, config: AttackConfig, num: int, tier: Tier) -> Uploads:
         # Whole batches, as T0 itself makes them: its files serve here, and these serve T0.
-        whole = -(-num // BATCH_SIZE) * BATCH_SIZE
-        images = self.attacker.oblivious(config, self.context.scenes[:whole])[:num]
+        attacker = self.attacker
+        whole = -(-num // attacker.batch_size) * attacker.batch_size
+        images = attacker.oblivious(config, self.context.scenes[:whole])[:num]
         return Uploads(Threat.of(config, tier=tier), images)
 
     def _white_box(

@@ -29,6 +29,7 @@ from codefend.lab.world.splits import group_alike, split_groups
 __all__ = [
     "AnsweredQuestion",
     "ImageFolder",
+    "JudgedQuestion",
     "Truth",
     "open_folder",
     "open_picture",
@@ -50,6 +51,13 @@ class AnsweredQuestion:
     question: str
     answer: str
     kind: str = "any"
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedQuestion(AnsweredQuestion):
+    """A question that people answered, not all alike; ``answer`` is what most of them said."""
+
+    answers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

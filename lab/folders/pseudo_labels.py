@@ -33,12 +33,21 @@ GENERIC_QUESTIONS: tuple[tuple[str, str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class FolderScene:
-    """A picture and what is true of it, as an evaluation reads it; objects are not known."""
+    """A picture and what is true of it, as an evaluation reads it; objects are not known.
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        captions: right ones; none where captions are not asked for.
+        questions: with right answers.
+        objects: none.
+        request: in what words a caption is asked for; the usual ones if None.
+    """
 
     image: np.ndarray
     captions: tuple[str, ...]
     questions: tuple[AnsweredQuestion, ...]
     objects: tuple[str, ...] = ()
+    request: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

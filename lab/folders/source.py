@@ -17,6 +17,7 @@ from PIL import Image
 
 from codefend.lab.errors import LabError
 from codefend.lab.folders.folder import ImageFolder, open_folder
+from codefend.lab.folders.public import is_public
 from codefend.lab.progress import progress
 
 __all__ = ["Data", "SizePx", "fetch_dataset", "open_data"]
@@ -44,8 +45,12 @@ def open_data(source: str, size_px: int) -> ImageFolder:
         size_px: side of the squares that a batch is made of.
 
     Raises:
-        LabError: there are no such pictures.
+        LabError: there are no such pictures, or they are a public test set.
     """
+    if is_public(source):
+        raise LabError(
+            f"{source} is a test set, which only `evaluate` takes: give a folder of other pictures"
+        )
     folder = Path(source)
     return open_folder(folder if folder.is_dir() else fetch_dataset(source, DATASETS), size_px)
 

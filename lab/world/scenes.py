@@ -35,6 +35,11 @@ class Scene:
     index: int
     layout: Layout
 
+    @property
+    def request(self) -> str | None:
+        """No words of its own in which a caption is asked for."""
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class SceneBatch:

@@ -19,6 +19,7 @@ class LittleScene:
     captions: tuple[str, ...]
     questions: tuple[Asked, ...]
     objects: tuple[str, ...]
+    request: str | None = None
 
 
 def scene(index, name):

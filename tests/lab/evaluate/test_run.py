@@ -83,8 +83,7 @@ def test_resume_does_nothing_again(build, finished, monkeypatch):
 
 def test_interrupted_attack_repeats_only_what_is_missing(victim, scenes, tmp_path, monkeypatch):
     config = AttackConfig(name="pgd", epsilon=8 / 255, steps=1)
-    monkeypatch.setattr(codefend.lab.evaluate.uploads, "BATCH_SIZE", 2)
-    make = Attacker(victim, Store(tmp_path)).oblivious
+    make = Attacker(victim, Store(tmp_path), batch_size=2).oblivious
     first = make(config, scenes)
     folder = sorted(tmp_path.glob("*/*"))[0]
     (folder / "000.png").unlink()
