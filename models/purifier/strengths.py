@@ -47,9 +47,11 @@ STRENGTHS: Mapping[Strength, StrengthSettings] = {
     Strength.STANDARD: StrengthSettings(),
     Strength.STRONG: StrengthSettings(jpeg_quality=60),
 }
-"""Every strength; their numbers stand here and nowhere else. They were chosen on collages apart from
-the test's (`experiments/photographs-settings.toml`): less than light keeps hardly more of what was
-clean and restores a quarter, more noise than standard restores no more."""
+"""Every strength; their numbers stand here and nowhere else.
+
+Chosen on collages apart from the test's (`experiments/photographs-settings.toml`): less noise than
+light keeps little more of what was clean and restores a quarter, more than standard restores less.
+"""
 
 
 def levels_by_strength(
