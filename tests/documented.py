@@ -24,6 +24,8 @@ NOT_RUN = {
     "pip": "the index; make serve and make try-wheel install the same in earnest",
     "pre-commit": "installs itself into the checkout's hooks",
     "python3": "makes an environment; make try-wheel does so in earnest",
+    "ray": "starts a cluster; tests/deploy/test_ray.py does so where the extra is installed",
+    "serve": "Ray's, on that cluster; the same",
     "vllm": "needs a GPU; its protocol is played in tests/service/test_servers.py",
     "kill": "what the signal does is tested in tests/faults/test_reload.py",
 }
