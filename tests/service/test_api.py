@@ -46,6 +46,7 @@ def test_purify_takes_every_envelope(service, envelope):
     assert np.array_equal(pixels_of(purified), 255 - picture(50, 70))
     assert answer["defense"] == {
         "purifier": {"name": "fake", "version": "1"},
+        "strength": "standard",
         "steps": 1,
         "noise_level": 0.1,
         "prompt_template": None,
