@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from codefend.lab.documents.document import Document, Fonts
+from codefend.lab.documents.document import Fonts
 from codefend.lab.documents.kinds import draw_page, draw_receipt, draw_screen
 from codefend.lab.errors import LabError
 from codefend.lab.train.crops import text_crops
@@ -170,7 +170,7 @@ def augmented(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 _SCENE_SIDE_PX = 128
 _TEXT_SIZES_PX = (9, 11, 13, 16, 20, 26, 34)
 _KINDS = (draw_page, draw_receipt, draw_screen)
-_STEPS_A_DOCUMENT = 16
+_STEPS_A_CANVAS = 16
 _CANVAS_SIDE_PX = 320
 
 
@@ -214,8 +214,10 @@ class PictureMix:
             for share in (self.scene_share, self.text_share, self.leaves_share)
         )
         num_lines = num_text // 3
-        pictures = [_document_window(self.size_px, step, rng) for _ in range(num_text - num_lines)]
-        pictures += [_leaves_window(self.size_px, step, rng) for _ in range(num_leaves)]
+        pictures = [
+            _shared_window(_document, self.size_px, step, rng) for _ in range(num_text - num_lines)
+        ]
+        pictures += [_shared_window(_leaves, self.size_px, step, rng) for _ in range(num_leaves)]
         num_photos = self.batch_size - num_scenes - num_text - num_leaves
         pictures += self.photographs.windows(num_photos, self.size_px, step, rng)
         parts = [
@@ -240,21 +242,18 @@ def _stacked(pictures: Sequence[np.ndarray], size_px: int) -> Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
-def _document_window(size_px: int, step: int, rng: np.random.Generator) -> np.ndarray:
-    """A window, pixel by pixel, of one of a few documents that some steps in a row share."""
-    place = int(rng.integers(4))
-    image = _document(step // _STEPS_A_DOCUMENT * 4 + place).image
+def _shared_window(
+    canvas_of: Callable[[int], np.ndarray], size_px: int, step: int, rng: np.random.Generator
+) -> np.ndarray:
+    """A window, pixel by pixel, of one of a few canvases that some steps in a row share.
+
+    To paint one takes as long as to train on many.
+    """
+    image = canvas_of(step // _STEPS_A_CANVAS * 4 + int(rng.integers(4)))
     short = [max(0, size_px - length) for length in image.shape[:2]]
     image = np.pad(image, ((0, short[0]), (0, short[1]), (0, 0)), mode="edge")
     top, left = (int(rng.integers(length - size_px + 1)) for length in image.shape[:2])
     return augmented(image[top : top + size_px, left : left + size_px], rng)
-
-
-def _leaves_window(size_px: int, step: int, rng: np.random.Generator) -> np.ndarray:
-    """A window of one of a few canvases: to paint one takes as long as to train on many."""
-    canvas = _leaves(step // _STEPS_A_DOCUMENT * 4 + int(rng.integers(4)))
-    top, left = (int(rng.integers(length - size_px + 1)) for length in canvas.shape[:2])
-    return augmented(canvas[top : top + size_px, left : left + size_px], rng)
 
 
 @lru_cache(maxsize=8)
@@ -263,11 +262,11 @@ def _leaves(number: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def _document(number: int) -> Document:
+def _document(number: int) -> np.ndarray:
     rng = np.random.default_rng([12, number])
     draw = _KINDS[int(rng.integers(len(_KINDS)))]
     size_px = int(rng.choice(_TEXT_SIZES_PX))
-    return draw(number, size_px, _fonts(), seed=1_000_003)
+    return draw(number, size_px, _fonts(), seed=1_000_003).image
 
 
 @lru_cache(maxsize=1)
