@@ -6,7 +6,7 @@ sees behind the defence what it saw on the clean window.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from codefend.lab.attacks.pixels import attack_pixels, quantise_within
 from codefend.lab.attacks.registry import AttackConfig
 from codefend.lab.baselines.defence import Defence
 from codefend.lab.classification.windows import Windows
+from codefend.lab.evaluate.uploads import Uploads
 from codefend.lab.experiments.craft import AttackBatch, craft, gradients_of
 from codefend.lab.experiments.pretrained import (
     PretrainedExperiment,
@@ -109,19 +110,30 @@ class ClassifierRun:
         rows = self._compared(clean, found, against)
         for level in self.plan.levels:
             worst: dict[Defence, Floats] = {}
-            attack = AttackConfig(
-                name=ATTACK, epsilon=level / 255, steps=self.plan.steps, seed=self.plan.seed
-            )
-            for config in (replace(attack, goal=goal) for goal in _OBJECTIVES):
-                images = self._attacked(config)
-                threat = Threat.of(config, tier=Tier.OBLIVIOUS)
-                for defence in progress(defences, desc=threat.attack):
-                    right = self._right(defence, images)
-                    rows += self._rows(threat, defence, right)
+            for uploads in self.unaware(level):
+                for defence in progress(defences, desc=uploads.threat.attack):
+                    right = self._right(defence, uploads.images)
+                    rows += self._rows(uploads.threat, defence, right)
                     worst[defence] = np.minimum(worst.get(defence, right), right)
-            union = Threat.of(config, tier=Tier.OBLIVIOUS, label=UNION)
-            rows += self._compared(union, worst, against)
+            rows += self._compared(replace(uploads.threat, attack=UNION), worst, against)
         return rows
+
+    def unaware(self, level: int) -> Iterator[Uploads]:
+        """All windows attacked undefended (T0), by each objective in turn.
+
+        Args:
+            level: the radius, in levels of 255.
+        """
+        for goal in _OBJECTIVES:
+            config = AttackConfig(
+                name=ATTACK,
+                epsilon=level / 255,
+                steps=self.plan.steps,
+                seed=self.plan.seed,
+                goal=goal,
+            )
+            threat = Threat.of(config, tier=Tier.OBLIVIOUS)
+            yield Uploads(threat, self._attacked(config), self.windows.images)
 
     def _compared(
         self, threat: Threat, found: Mapping[Defence, Floats], against: Defence | None

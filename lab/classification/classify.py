@@ -14,8 +14,16 @@ import typer
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
 from codefend.lab.attacks.interface import Tier
+from codefend.lab.baselines.named import defence_named
 from codefend.lab.classification.attacked import ATTACK, GAIN, ClassifierRun, ClassifyWhiteBox
 from codefend.lab.classification.windows import LEAST_CONFIDENCE, SIDE_PX, confident_windows
+from codefend.lab.detection.scoring import (
+    SuspicionScorer,
+    detection_rows,
+    detection_table,
+    load_detector,
+)
+from codefend.lab.detection.uploads import altered_uploads
 from codefend.lab.encoders.encoder import CLASSIFIERS, load_any_classifier
 from codefend.lab.errors import LabError
 from codefend.lab.experiments.pretrained import (
@@ -68,6 +76,8 @@ class Classify(PretrainedExperiment):
     most: PositiveInt = 320
     """Windows kept at most, things in turns."""
     white_box: ClassifyWhiteBox = ClassifyWhiteBox()
+    detector: Path | None = None
+    """Detector that the windows are shown to, too: clean, altered and attacked (T0)."""
     device: str = ""
     """Torch device; found where empty."""
 
@@ -85,21 +95,31 @@ class Classify(PretrainedExperiment):
         networks = self.load_networks(device=device)
         weights = {name: sha256 for name, (_, sha256) in networks.items()}
         joined = self.rows_of_parts(weights)
-        measured, coverage = self._measured(networks, device)
+        scorer = None
+        if self.detector:
+            detector, weights["detector"] = load_detector(self.detector, device=device)
+            scorer = SuspicionScorer(detector, defence_named("purifier", networks))
+        measured, noticed, coverage = self._measured(networks, scorer, device)
         rows = [*joined, *measured]
         meta = provenance(seed=self.seed, weights=weights, device=device, settings=self)
-        tables = [table.markdown() for table in tables_of(rows, self.victims)]
+        tables = [table.markdown() for table in tables_of(rows, self.victims)] if rows else []
+        tables += [f"{name}:\n\n{detection_table(found)}" for name, found in noticed.items()]
         notes = "\n".join([self._notes(), *coverage])
-        typer.echo(write_report(self.out, meta, rows, [*tables, notes]))
-        save_small(draw_curves(rows, self.victims), self.out / "trade-off.png")
+        every = [*rows, *(row for found in noticed.values() for row in found)]
+        typer.echo(write_report(self.out, meta, every, [*tables, notes]))
+        if any(_is_counted(row) for row in rows):
+            save_small(draw_curves(rows, self.victims), self.out / "trade-off.png")
 
-    def _measured(self, networks: Networks, device: str) -> tuple[list[Row], list[str]]:
-        """What this run finds itself, and of how many windows of each classifier."""
+    def _measured(
+        self, networks: Networks, scorer: SuspicionScorer | None, device: str
+    ) -> tuple[list[Row], dict[str, list[Row]], list[str]]:
+        """What this run finds itself, what a detector notices, and of how many windows."""
         rows: list[Row] = []
+        noticed: dict[str, list[Row]] = {}
         coverage: list[str] = []
         asked, adaptive = named(self.defences, networks), named(self.through, networks)
-        if not (asked or adaptive):
-            return rows, coverage
+        if not (asked or adaptive or scorer):
+            return rows, noticed, coverage
         against = dict(zip(self.defences, asked, strict=True)).get(self.against)
         photos = folder_samples(self.photos) if self.photos else photo_samples(World(self.world))
         for name in self.victims:
@@ -111,7 +131,11 @@ class Classify(PretrainedExperiment):
             run = ClassifierRun(victim, windows, self, self.white_box)
             rows += run.unaware_rows(asked, against) if asked else []
             rows += run.white_box_rows(adaptive)
-        return rows, coverage
+            if scorer:
+                shown = [*altered_uploads("photo", windows.images, seed=self.seed)]
+                shown += [each for level in self.levels for each in run.unaware(level)]
+                noticed[name] = detection_rows(shown, scorer, victim=name, seeds=self.seeds)
+        return rows, noticed, coverage
 
     def rows_of_parts(self, weights: Mapping[str, str]) -> list[Row]:
         """What earlier runs found; a figure that several hold stands once.
@@ -155,6 +179,11 @@ class Classify(PretrainedExperiment):
             )
         if self.against:
             notes += f"\n\nGains, in points, are over {self.against} on the same windows."
+        if self.detector:
+            notes += (
+                "\n\nflagged: the share above the detector's threshold that ships. caught: the "
+                "share above the threshold that flags 1 % of the same windows unattacked."
+            )
         if not (self.through or self.parts):
             return notes
         how = self.white_box

@@ -25,7 +25,7 @@ from codefend.lab.experiments.craft import AttackBatch, craft
 from codefend.lab.experiments.report import Threat
 from codefend.models.detector.network import SuspicionDetector
 
-__all__ = ["Evading", "benign_uploads", "evading_uploads"]
+__all__ = ["Evading", "altered_uploads", "benign_uploads", "evading_uploads"]
 
 _BATCH_SIZE = 8
 _NUM_DRAWS = 4
@@ -52,17 +52,27 @@ def benign_uploads(
         num_documents: of each kind and text size.
         seed: of noise and texts.
     """
-    found = []
-    for source, images in (("scene", scenes), ("photo", photos)):
-        found.append(_benign(source, images))
-        for name, alter in _ALTERED.items():
-            rng = np.random.default_rng([seed, 14])
-            found.append(_benign(f"{source}-{name}", [alter(pixels, rng) for pixels in images]))
+    found = [*altered_uploads("scene", scenes, seed=seed)]
+    found += altered_uploads("photo", photos, seed=seed)
     drawn = documents(Fonts.built_in(), num=num_documents, seed=seed)
     for kind in dict.fromkeys(document.kind for document in drawn):
         images = [document.image for document in drawn if document.kind == kind]
         found.append(_benign(kind, images))
     return found
+
+
+def altered_uploads(source: str, images: Sequence[np.ndarray], *, seed: int) -> Iterator[Uploads]:
+    """Clean images, then the same altered in each way that the web alters images.
+
+    Args:
+        source: what they are of; each alteration's name stands behind it.
+        images: (H, W, 3) uint8 each, of any sizes.
+        seed: of noise.
+    """
+    yield _benign(source, images)
+    for name, alter in _ALTERED.items():
+        rng = np.random.default_rng([seed, 14])
+        yield _benign(f"{source}-{name}", [alter(pixels, rng) for pixels in images])
 
 
 def _benign(name: str, images: Sequence[np.ndarray]) -> Uploads:

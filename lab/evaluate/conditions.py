@@ -20,6 +20,7 @@ from codefend.lab.baselines.grid import (
     diffpure_grid,
     purifier_grid,
 )
+from codefend.lab.baselines.named import defence_named
 from codefend.lab.baselines.purifiers import load_purifier, purifying, round_trip
 from codefend.lab.errors import LabError
 from codefend.lab.evaluate.data import TrueScene
@@ -30,6 +31,8 @@ from codefend.lab.experiments.store import Store
 from codefend.lab.progress import progress
 from codefend.lab.victims.victim import Victim
 from codefend.models.prompts.templates import render
+from codefend.models.purifier.purifier import Purifier
+from codefend.models.purifier.strengths import Strength
 
 __all__ = [
     "CONDITIONS",
@@ -44,6 +47,8 @@ CONDITIONS = (
     "none",
     "codefend",
     "purifier",
+    "light",
+    "strong",
     "prompt",
     "diffpure",
     "autoencoder",
@@ -52,8 +57,9 @@ CONDITIONS = (
     "blur",
     "median",
 )
-USUAL_CONDITIONS = tuple(name for name in CONDITIONS if name != "autoencoder")
-"""Without what only a latent base has."""
+_STRENGTHS = tuple(each.value for each in Strength if each is not Strength.STANDARD)
+USUAL_CONDITIONS = tuple(name for name in CONDITIONS if name not in {"autoencoder", *_STRENGTHS})
+"""Without what only a latent base has, and without the purifier's other strengths."""
 
 CLEAN_SHARE = 0.97  # of the undefended clean accuracy, what our setting must keep
 
@@ -186,8 +192,15 @@ class DefenceFactory:
             raise LabError(f"unknown defences: {', '.join(sorted(unknown))}")
         wanted = [name for name in CONDITIONS if name in names]
         defences = self._baselines(wanted, chooser)
-        if {"codefend", "purifier"} & set(wanted):
-            defences["purifier"] = self._ours(chooser if tune_purifier else None)
+        if {"codefend", "purifier", *_STRENGTHS} & set(wanted):
+            pipeline, sha256 = load_purifier(self.purifier, device=self.device)
+            self.weights["purifier"] = sha256
+            defences["purifier"] = self._ours(pipeline, chooser if tune_purifier else None)
+            defences |= {
+                name: defence_named(f"purifier:{name}", {"purifier": (pipeline, sha256)})
+                for name in _STRENGTHS
+                if name in wanted
+            }
         conditions = [Condition("none", NO_DEFENCE)]
         for name in wanted:
             if name == "codefend":
@@ -211,8 +224,7 @@ class DefenceFactory:
         self.trials += trials
         return best
 
-    def _ours(self, chooser: SettingChooser | None) -> Defence:
-        pipeline, self.weights["purifier"] = load_purifier(self.purifier, device=self.device)
+    def _ours(self, pipeline: Purifier, chooser: SettingChooser | None) -> Defence:
         sha256 = self.weights["purifier"]
         if chooser is None:
             return purifying("purifier", pipeline, sha256)

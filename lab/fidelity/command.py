@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,6 +16,7 @@ from codefend.lab.attacks.pixels import decode_png
 from codefend.lab.baselines.compression import bit_depth, jpeg
 from codefend.lab.baselines.defence import Defence
 from codefend.lab.baselines.filters import blur, median
+from codefend.lab.baselines.named import defence_named
 from codefend.lab.baselines.purifiers import load_purifier, purifying
 from codefend.lab.documents.document import SYSTEM_FONTS, Fonts
 from codefend.lab.documents.kinds import TEXT_SIZES_PX, documents
@@ -36,6 +38,7 @@ from codefend.lab.reading import Tesseract
 from codefend.lab.victims.classifier import TRAINING_CLASSIFIER, feature_maps, load_classifier
 from codefend.lab.world.compose import World
 from codefend.models.manifest import WEIGHTS_DIRECTORY
+from codefend.models.purifier.strengths import STRENGTHS
 
 __all__ = ["DEFAULT_DEFENCES", "Fidelity", "defences_of"]
 
@@ -64,7 +67,8 @@ class Fidelity(Experiment):
     tasks: tuple[Task, ...] = TASKS
     """What is looked at."""
     defences: tuple[str, ...] = DEFAULT_DEFENCES
-    """Names, with settings: purifier,diffpure=0.1x4,jpeg=50."""
+    """Names, with settings: purifier,diffpure=0.1x4,jpeg=50; light and strong are the purifier at
+    another strength."""
     purifier: Path = WEIGHTS_DIRECTORY / "purifier"
     """Our purifier."""
     base: Path = WEIGHTS_DIRECTORY / "base"
@@ -122,7 +126,8 @@ def defences_of(
 
     Args:
         texts: names, each with `=setting`: quality, bits, standard deviation or window in pixels;
-            of a purifier the noise level, and the steps after an x.
+            of a purifier the noise level, and the steps after an x; of a strength, whose name
+            stands for our purifier at it, none.
         purifier: directory of our purifier.
         base: directory of DiffPure's network.
         device: torch device of both.
@@ -137,6 +142,10 @@ def defences_of(
     weights: dict[str, str] = {}
 
     def made(name: str, setting: str) -> Defence:
+        if name in STRENGTHS and not setting:
+            networks = {"purifier": load_purifier(purifier, device=device)}
+            weights["purifier"] = networks["purifier"][1]
+            return replace(defence_named(f"purifier:{name}", networks), name=name)
         if name not in directories:
             return _FILTERS[name](setting)
         level, _, steps = setting.partition("x")
@@ -152,7 +161,7 @@ def defences_of(
         try:
             defence = made(name, setting)
         except KeyError as error:
-            known = ", ".join([*directories, *_FILTERS])
+            known = ", ".join([*directories, *STRENGTHS, *_FILTERS])
             raise LabError(f"unknown defence {name!r}; there are {known}") from error
         except ValueError as error:
             raise LabError(f"bad setting of {name}: {error}") from error

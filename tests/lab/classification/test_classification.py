@@ -26,6 +26,8 @@ from codefend.lab.fidelity.samples import Sample
 from codefend.lab.victims.classifier import ClassifierVictim
 from codefend.lab.victims.preprocess import Preprocess
 from codefend.lab.victims.resizing import PixelScale, ResizeCrop
+from codefend.models.detector.calibration import clean_quantiles
+from codefend.models.detector.network import SuspicionDetector
 
 
 class Brightness(torch.nn.Module):
@@ -171,14 +173,22 @@ def test_attacks_move_what_is_near_and_no_more(classifier, tmp_path, monkeypatch
 def test_the_command_writes_a_report(world_file, tmp_path, monkeypatch):
     monkeypatch.setattr("codefend.lab.classification.windows.LEAST_CONFIDENCE", 0.0)
     out = tmp_path / "report"
+    detector = SuspicionDetector.tiny()
+    detector.register_to_config(clean_quantiles=clean_quantiles(range(-100, 100)))
+    detector.save_pretrained(tmp_path / "detector")
     told = CliRunner().invoke(
         app,
-        f"classify --out {out} --world {world_file} --per-photo 1 --steps 1 --seeds 1 "
+        f"classify --out {out} --detector {tmp_path / 'detector'} --world {world_file} "
+        "--per-photo 1 --steps 1 --seeds 1 "
         "--victims efficientnet-lite0 --defences none,purifier,jpeg:30,noise:0.05+jpeg:40 "
         "--through jpeg:30 --white-box.windows 1 --white-box.draws 1 --white-box.steps 1".split(),
     )
     assert told.exit_code == 0, told.output
     rows = json.loads((out / "report.json").read_text())["rows"]
+    noticed = [row for row in rows if row["task"] is None]
+    assert {row["metric"] for row in noticed} == {"flagged", "auroc", "tpr_at_1fpr"}
+    assert {"photo", "photo-jpeg-50", "pgd"} <= {row["attack"] for row in noticed}
+    rows = [row for row in rows if row not in noticed]
     assert {row["task"] for row in rows} == {"classification"}
     assert {"none", f"purifier noise_level={CONTROL_NOISE} num_steps=1"} <= {
         row["defence"] for row in rows
@@ -187,6 +197,8 @@ def test_the_command_writes_a_report(world_file, tmp_path, monkeypatch):
     assert "| efficientnet-lite0 | clean | 4/255 | 8/255 | n |" in report
     assert "| noise+jpeg deviation=0.05 quality=40 |" in report
     assert "| T2: predictions left | efficientnet-lite0, 4/255 |" in report
+    assert "efficientnet-lite0:\n\n| tier | images | family |" in report
+    assert "| codefend" not in report  # what a detector notices is no defence's figure
     assert (out / "trade-off.png").stat().st_size > 1000
     refused = CliRunner().invoke(
         app, ["classify", "--out", str(out), "--world", str(world_file), "--victims", "resnet"]

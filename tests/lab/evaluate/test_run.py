@@ -178,9 +178,11 @@ def test_roster_builds_conditions_in_order(victim, scenes, tmp_path):
     pipeline.save_pretrained(tmp_path / "purifier")
     chooser = SettingChooser(victim, scenes[:2], SETTINGS.main_attack, tmp_path)
     factory = DefenceFactory(tmp_path / "purifier", tmp_path / "missing")
-    built = factory.conditions(["prompt", "bit_depth", "codefend"], chooser)
-    assert [c.name for c in built] == ["none", "codefend", "prompt", "bit_depth"]
+    built = factory.conditions(["prompt", "bit_depth", "codefend", "strong"], chooser)
+    assert [c.name for c in built] == ["none", "codefend", "strong", "prompt", "bit_depth"]
     assert built[1].defence.is_random
+    ours, codec = built.pop(2).defence.parts
+    assert (ours.name, ours.setting, codec.name) == ("purifier", built[1].defence.setting, "jpeg")
     assert len(factory.weights["purifier"]) == 64
     assert built[2].prompt("caption", None) == served_prompt("caption", None)
     with pytest.raises(LabError, match="unknown defences"):

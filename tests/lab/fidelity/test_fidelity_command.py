@@ -136,3 +136,12 @@ def test_defences_by_name_and_setting(tmp_path):
     assert settings["blur"] == "sigma_px=1.5"
     assert set(weights) == {"purifier", "base"}
     assert len(defences_of(DEFAULT_DEFENCES, tmp_path, tmp_path)[0]) == 6
+
+
+def test_strengths_stand_beside_one_another_by_name(tmp_path):
+    PurificationPipeline.tiny().save_pretrained(tmp_path)
+    made, weights = defences_of(["light", "standard", "strong"], tmp_path, tmp_path)
+    assert [defence.name for defence in made] == ["light", "standard", "strong"]
+    assert made[0].setting.startswith("noise_level=0.05 num_steps=1 ")
+    assert made[2].setting.endswith(" quality=60")
+    assert set(weights) == {"purifier"}
