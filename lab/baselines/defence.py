@@ -32,6 +32,8 @@ __all__ = [
 Forward = Callable[[Tensor, Generator], Tensor]
 """(B, 3, H, W) float in [0, 1] and a source of noise, to the same shape and range."""
 
+_NEAREST_FIRST = ("exact", "surrogate", "bpda")
+
 
 @dataclass(frozen=True, slots=True)
 class Defence:
@@ -54,6 +56,11 @@ class Defence:
     is_random: bool = False
     gradient_paths: Mapping[str, Forward] = field(default_factory=dict, compare=False, repr=False)
     parts: tuple[Defence, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def gradients(self) -> list[str]:
+        """The names of its gradient paths, the nearest to the derivative first."""
+        return [name for name in _NEAREST_FIRST if name in self.gradient_paths]
 
 
 def _unchanged(images: Tensor, generator: Generator) -> Tensor:
@@ -131,9 +138,6 @@ def recomputed(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
     return value
 
 
-_NEAREST_FIRST = ("exact", "surrogate", "bpda")
-
-
 def chained(parts: Sequence[Defence]) -> Defence:
     """Applies defences in turn; between them images are whole levels, as the service has them.
 
@@ -187,5 +191,5 @@ def _through(parts: Sequence[Defence], gradient: str) -> Forward:
 
 
 def _nearest(part: Defence, gradient: str) -> str:
-    order = ("exact", gradient, *_NEAREST_FIRST)
+    order = ("exact", gradient, *part.gradients)
     return next(name for name in order if name in part.gradient_paths)

@@ -13,7 +13,6 @@ from codefend.lab.evaluate.query import query_rows
 from codefend.lab.evaluate.scores import Scores, measure_alone, worst, worst_repeat
 from codefend.lab.evaluate.suite import Variant, family_rows
 from codefend.lab.evaluate.uploads import Uploader, Uploads, oblivious_uploads, union_threat
-from codefend.lab.experiments.craft import NEAREST_FIRST
 from codefend.lab.experiments.report import Row, Threat
 from codefend.lab.experiments.statistics import Measure
 from codefend.lab.labels import OURS, UNION
@@ -161,7 +160,7 @@ def _curve_rows(uploader: Uploader, assessor: Assessor) -> list[Row]:
 
 def _gradients(condition: Condition, settings: TierSettings) -> list[str]:
     """The settings' that the defence has; all where it has none of them, or draws no noise."""
-    own = [gradient for gradient in NEAREST_FIRST if gradient in condition.defence.gradient_paths]
+    own = condition.defence.gradients
     if not condition.defence.is_random:
         return own
     return [gradient for gradient in settings.gradients if gradient in own] or own
@@ -169,7 +168,7 @@ def _gradients(condition: Condition, settings: TierSettings) -> list[str]:
 
 def _focused_gradients(condition: Condition, settings: TierSettings) -> list[str]:
     """One for each further round: the nearest to the derivative; of a still defence all in turn."""
-    own = [gradient for gradient in NEAREST_FIRST if gradient in condition.defence.gradient_paths]
+    own = condition.defence.gradients
     if condition.defence.is_random:
         return own[:1] * settings.num_focused
     return [own[number % len(own)] for number in range(settings.num_focused_still)]

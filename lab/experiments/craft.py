@@ -19,8 +19,6 @@ T = TypeVar("T")
 
 SEEDS_APART = 1_000_003
 """Between the seeds of two runs there is room for so many batches."""
-NEAREST_FIRST = ("exact", "surrogate", "bpda")
-"""Ways through a defence, the nearest to its derivative first."""
 
 
 @dataclass(frozen=True, slots=True)

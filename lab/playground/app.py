@@ -30,6 +30,7 @@ from codefend.lab.playground.trials import (
 )
 from codefend.models.manifest import WEIGHTS_DIRECTORY
 from codefend.models.prompts.templates import SHIPPED_TEMPLATES
+from codefend.models.purifier.strengths import Strength
 
 __all__ = ["Playground", "PlaygroundRun", "run_playground"]
 
@@ -218,7 +219,7 @@ class Playground:
 
     def _lay_out_wishes(self) -> list[Any]:
         """The question, and the fields of a wish in their order; the prompt is the last."""
-        gr, prompt = self._gradio, self._studio.prompt
+        gr, prompt, strengths = self._gradio, self._studio.prompt, self._studio.strengths
         return [
             gr.Textbox(_first_question(self._scenes[0]), label="Question", elem_id="question"),
             gr.Slider(1, 16, 8, step=1, label="ε: levels of 255 that a value may change"),
@@ -228,6 +229,12 @@ class Playground:
                 "", label="Target", placeholder="what it shall say; empty: anything but the truth"
             ),
             gr.Checkbox(False, label="The attacker knows the defence", info="Slow, and stronger."),
+            gr.Radio(
+                [strength.value for strength in strengths],
+                value=Strength.STANDARD.value,
+                label="At this strength",
+                info="Which one that attacker goes through.",
+            ),
             gr.Checkbox(
                 prompt is not None,
                 label="Defensive prompt",
@@ -253,9 +260,10 @@ class Playground:
         self, session: _Session, original: CleanPicture, question: str, *fields: Any
     ) -> Iterator[tuple[str, Any, Any]]:
         """Shows how far it is, then what came of it."""
-        levels, steps, attack, target, knows_defence, with_prompt = fields
+        levels, steps, attack, target, knows_defence, strength, with_prompt = fields
+        through = Strength(strength) if knows_defence else None
         with self._told():
-            wish = Wish(int(levels), int(steps), attack, target.strip(), knows_defence)
+            wish = Wish(int(levels), int(steps), attack, target.strip(), through)
         live = session.live = self._studio.attack(original, wish)
         started_s = time.monotonic()
         while not live.wait(POLL_S):

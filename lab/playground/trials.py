@@ -1,7 +1,8 @@
 """What the playground does, without its page: attacks that can be watched, and answers beside them.
 
 A `Studio` holds the models. It attacks a `CleanPicture` in a thread; a `LiveAttack` counts its
-steps and can end it. The victim is asked about the picture clean, attacked and purified.
+steps and can end it. The victim is asked about the picture clean, attacked and purified at each
+strength, as served.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ from codefend.lab.attacks.adaptive import AdaptiveConfig, attack_through
 from codefend.lab.attacks.pixels import decode_png
 from codefend.lab.attacks.registry import AttackConfig
 from codefend.lab.attacks.scenes import attack_scenes
-from codefend.lab.baselines.defence import defend
-from codefend.lab.baselines.purifiers import load_purifier, purifying
+from codefend.lab.baselines.defence import Defence, defend
+from codefend.lab.baselines.named import defence_named
+from codefend.lab.baselines.purifiers import load_purifier
 from codefend.lab.errors import LabError
 from codefend.lab.victims.dialogue import CAPTION_REQUEST, Dialogue
 from codefend.lab.victims.generate import generate
 from codefend.lab.victims.victim import Victim, load_victim
 from codefend.models.prompts.templates import Task, Template, read_templates
 from codefend.models.purifier.purifier import Purifier
+from codefend.models.purifier.strengths import Strength
 
-__all__ = ["NOISE", "Answered", "CleanPicture", "LiveAttack", "Studio", "Wish", "read_photo"]
+__all__ = ["Answered", "CleanPicture", "LiveAttack", "Studio", "Wish", "read_photo"]
 
-NOISE: Mapping[str, float] = {"half the noise": 0.5, "as served": 1.0, "twice the noise": 2.0}
-"""How strongly a picture is purified, by name: multiples of the purifier's own noise level."""
 MAX_ANSWER_TOKENS = 32
 NUM_DRAWS = 4
 """Of the defence's noise, averaged at each step of an attacker who knows it."""
@@ -81,14 +82,15 @@ class Wish:
         attack: `apgd` or `pgd`.
         target: what the victim shall say when asked to describe the picture; empty: away from the
             truth.
-        knows_defence: whether gradients go through the purifier as well.
+        through: strength of the defence that gradients go through as well; None where the attacker
+            does not know the defence.
     """
 
     levels: int
     steps: int
     attack: str = "apgd"
     target: str = ""
-    knows_defence: bool = False
+    through: Strength | None = None
 
     def __post_init__(self) -> None:
         """Refuses what cannot be had.
@@ -96,7 +98,7 @@ class Wish:
         Raises:
             LabError: A target, of an attacker who knows the defence.
         """
-        if self.target and self.knows_defence:
+        if self.target and self.through is not None:
             msg = "An attacker who knows the defence leads away from the truth: leave the target."
             raise LabError(msg)
 
@@ -203,6 +205,11 @@ class Studio:
         """What the template says beside a question; None where it is plain and says nothing."""
         return self._templates[Task.VQA].instructions or None
 
+    @property
+    def strengths(self) -> tuple[Strength, ...]:
+        """Those that the purifier has."""
+        return self._purifier.strengths
+
     def attack(self, original: CleanPicture, wish: Wish) -> LiveAttack:
         """Starts to attack a picture."""
         config = wish.config(self._new_seed())
@@ -210,13 +217,15 @@ class Studio:
         def run(on_step: Callable[[], None]) -> bytes:
             truths = [original.truths or self._own_words(original.pixels)]
             images = [original.pixels]
-            if not wish.knows_defence:
+            if wish.through is None:
                 (found,) = attack_scenes(
                     config, self._victim, images, truths, [wish.target], on_step=on_step
                 )
                 return found
-            adaptive = AdaptiveConfig(search=config, gradient="exact", num_draws=NUM_DRAWS)
-            forward = purifying("purifier", self._purifier, "").gradient_paths["exact"]
+            defence = self._defence(wish.through)
+            gradient = defence.gradients[0]
+            adaptive = AdaptiveConfig(search=config, gradient=gradient, num_draws=NUM_DRAWS)
+            forward = defence.gradient_paths[gradient]
             (found,) = attack_through(
                 adaptive, self._victim, forward, images, truths, on_step=on_step
             )
@@ -230,21 +239,23 @@ class Studio:
         )
         return (Dialogue(CAPTION_REQUEST, said),)
 
-    def purify(self, pixels: np.ndarray, noise: float = 1.0) -> np.ndarray:
+    def _defence(self, strength: Strength) -> Defence:
+        """As served: the noise, the steps and the codec of a strength."""
+        return defence_named(f"purifier:{strength}", {"purifier": (self._purifier, "")})
+
+    def purify(self, pixels: np.ndarray, strength: Strength) -> np.ndarray:
         """A picture purified, with fresh noise.
 
         Args:
             pixels: (H, W, 3) uint8.
-            noise: Multiple of the purifier's own level.
+            strength: One of `strengths`.
         """
-        level = min(1.0, noise * self._purifier.config.noise_level)
-        defence = purifying("purifier", self._purifier, "", noise_level=level)
-        return defend(defence, [pixels], seed=self._new_seed())[0]
+        return defend(self._defence(strength), [pixels], seed=self._new_seed())[0]
 
     def compare(
         self, clean: np.ndarray, attacked: np.ndarray | None, question: str, *, with_prompt: bool
     ) -> list[Answered]:
-        """The picture clean, attacked and purified by each noise level, and what is said of each.
+        """The picture clean, attacked and purified at each strength, and what is said of each.
 
         The prompt goes to purified pictures alone, as it is part of the defence.
 
@@ -264,7 +275,7 @@ class Studio:
             pictures["attacked"] = attacked
         uploaded = clean if attacked is None else attacked
         purified = {
-            f"purified, {name}": self.purify(uploaded, share) for name, share in NOISE.items()
+            f"purified, {strength}": self.purify(uploaded, strength) for strength in self.strengths
         }
         asked = [plain] * len(pictures) + [defended if with_prompt else plain] * len(purified)
         return self._ask(pictures | purified, asked)

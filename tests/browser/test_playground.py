@@ -89,7 +89,7 @@ def test_a_scene_is_attacked_and_purified_and_compared(page, shoot):
     says(page, re.compile(r"Step \d+ of 20"))
     says(page, "Attacked in 20 steps")
     says(page, "True of the scene")
-    names = ["clean", "attacked", "half the noise", "as served", "twice the noise"]
+    names = ["clean", "attacked", "light", "standard", "strong"]
     wait_until(lambda: len(rows(page)) == len(names))
     for row, name in zip(rows(page), names, strict=True):
         assert name in row[0]
@@ -105,6 +105,16 @@ def test_a_photo_of_ones_own_is_attacked(page):
     page.wait_for_function("url => document.querySelector('#picked img').src !== url", arg=before)
     set_steps(page, 5)
     page.get_by_label("Target").fill("a pizza")
+    button(page, "Attack").click()
+    says(page, "Attacked in 5 steps")
+    wait_until(lambda: len(rows(page)) == 5)
+
+
+def test_the_attacker_may_know_the_defence_at_any_strength(page):
+    assert page.get_by_label("standard").is_checked()
+    page.get_by_label("strong").check()
+    page.get_by_label("The attacker knows the defence").check()
+    set_steps(page, 5)
     button(page, "Attack").click()
     says(page, "Attacked in 5 steps")
     wait_until(lambda: len(rows(page)) == 5)

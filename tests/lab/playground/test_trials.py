@@ -1,17 +1,21 @@
 """The playground without its page: attacks that are watched and ended, and answers beside them."""
 
+import io
 import threading
 from concurrent.futures import CancelledError
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from codefend.lab.errors import LabError
-from codefend.lab.playground.trials import NOISE, CleanPicture, LiveAttack, Studio, Wish, read_photo
+from codefend.lab.playground.trials import CleanPicture, LiveAttack, Studio, Wish, read_photo
 from codefend.lab.victims.dialogue import CAPTION_REQUEST, Dialogue
 from codefend.models.prompts.templates import Task, Template, read_templates
+from codefend.models.purifier.latent import LatentPurificationPipeline
 from codefend.models.purifier.pipeline import PurificationPipeline
+from codefend.models.purifier.strengths import STRENGTHS, Strength
 
 PROMPT = "Look twice. {question}"
 
@@ -46,7 +50,7 @@ def finish(live):
         Wish(8, 3),
         Wish(2, 3, "pgd"),
         Wish(4, 3, target="a cat"),
-        Wish(4, 2, knows_defence=True),
+        *(Wish(4, 2, through=strength) for strength in Strength),
     ],
     ids=str,
 )
@@ -71,7 +75,7 @@ def test_every_attack_starts_elsewhere(studio, original):
 
 def test_a_target_is_not_for_whoever_knows_the_defence():
     with pytest.raises(LabError, match="leave the target"):
-        Wish(8, 10, target="a cat", knows_defence=True)
+        Wish(8, 10, target="a cat", through=Strength.STANDARD)
 
 
 def test_a_cancelled_attack_ends_at_its_next_step():
@@ -107,7 +111,7 @@ def test_a_real_attack_is_cancelled_too(studio, original):
 def test_pictures_stand_side_by_side(studio, original):
     attacked = np.uint8(255) - original.pixels
     compared = studio.compare(original.pixels, attacked, "is there a cat?", with_prompt=False)
-    names = ["clean", "attacked", *(f"purified, {name}" for name in NOISE)]
+    names = ["clean", "attacked", "purified, light", "purified, standard", "purified, strong"]
     assert [answered.name for answered in compared] == names
     assert np.array_equal(compared[0].pixels, original.pixels)
     assert np.array_equal(compared[1].pixels, attacked)
@@ -118,19 +122,69 @@ def test_pictures_stand_side_by_side(studio, original):
     assert without[0].answers == compared[0].answers
 
 
-def test_noise_is_a_multiple_of_the_purifiers_own(studio, original, purifier, monkeypatch):
-    levels = []
+def test_every_strength_is_what_is_served(studio, original, purifier, monkeypatch):
+    asked = []
     purify = purifier.purify
 
-    def note(*arguments, noise_level, **options):
-        levels.append(noise_level)
-        return purify(*arguments, noise_level=noise_level, **options)
+    def note(*arguments, noise_level, num_steps, **options):
+        asked.append((noise_level, num_steps))
+        return purify(*arguments, noise_level=noise_level, num_steps=num_steps, **options)
 
     monkeypatch.setattr(purifier, "purify", note)
-    studio.compare(original.pixels, None, "what?", with_prompt=False)
-    own = purifier.config.noise_level
-    assert levels == pytest.approx([own * share for share in NOISE.values()])
-    assert 1.0 in NOISE.values()
+    pixels = {strength: studio.purify(original.pixels, strength) for strength in Strength}
+    own = purifier.config
+    rows = [STRENGTHS[strength].levels(own.noise_level, own.num_steps) for strength in Strength]
+    assert asked == [(levels[0], len(levels)) for levels in rows]
+    assert is_jpeg(pixels[Strength.STRONG], STRENGTHS[Strength.STRONG].jpeg_quality)
+    assert not is_jpeg(pixels[Strength.STANDARD], STRENGTHS[Strength.STRONG].jpeg_quality)
+
+
+def is_jpeg(pixels, quality):
+    """Whether they came out of a JPEG: encoding them again then changes next to nothing."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="JPEG", quality=quality)
+    again = np.asarray(Image.open(file)).astype(int)
+    return np.abs(again - pixels).mean() < 0.5
+
+
+@pytest.mark.parametrize("strength", Strength)
+def test_whoever_knows_the_defence_goes_through_the_strength_that_was_picked(
+    studio, original, monkeypatch, strength
+):
+    searched = []
+
+    def note(adaptive, _victim, forward, images, _truths, *, on_step):
+        searched.append((adaptive.gradient, forward))
+        on_step()
+        return [png(images[0])]
+
+    monkeypatch.setattr("codefend.lab.playground.trials.attack_through", note)
+    finish(studio.attack(original, Wish(8, 2, through=strength)))
+    ((gradient, forward),) = searched
+    has_codec = STRENGTHS[strength].jpeg_quality is not None
+    assert gradient == ("surrogate" if has_codec else "exact")
+    images = torch.from_numpy(original.pixels.copy()).permute(2, 0, 1)[None] / 255
+    images.requires_grad_(True)
+    seen = forward(images, torch.Generator().manual_seed(0))
+    (slope,) = torch.autograd.grad(seen.square().sum(), images)
+    assert float(slope.abs().max()) > 0
+    levels = (seen.detach()[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    if has_codec:
+        assert is_jpeg(levels, STRENGTHS[strength].jpeg_quality)
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    return file.getvalue()
+
+
+def test_a_purifier_whose_noise_is_on_another_scale_has_one_strength(victim, original):
+    latent = LatentPurificationPipeline.tiny()
+    latent.set_progress_bar_config(disable=True)
+    studio = Studio(victim, latent, read_templates())
+    compared = studio.compare(original.pixels, None, "what?", with_prompt=False)
+    assert [answered.name for answered in compared] == ["clean", "purified, standard"]
 
 
 def test_the_prompt_goes_to_purified_pictures_alone(victim, purifier, original, monkeypatch):
@@ -147,9 +201,9 @@ def test_the_prompt_goes_to_purified_pictures_alone(victim, purifier, original, 
     plain = [CAPTION_REQUEST, "what?"]
     defended = [PROMPT.format(question=text) for text in plain]
     studio.compare(original.pixels, original.pixels, "what?", with_prompt=True)
-    assert asked["prompts"] == [plain] * 2 + [defended] * len(NOISE)
+    assert asked["prompts"] == [plain] * 2 + [defended] * len(Strength)
     studio.compare(original.pixels, original.pixels, "what?", with_prompt=False)
-    assert asked["prompts"] == [plain] * (2 + len(NOISE))
+    assert asked["prompts"] == [plain] * (2 + len(Strength))
 
 
 def test_a_plain_template_is_no_prompt(studio):
