@@ -127,7 +127,7 @@ def describe_first_steps(settings: Settings, seconds: float) -> str:
     url = f"http://{'127.0.0.1' if host in {'0.0.0.0', '[::]'} else host}:{settings.port}"  # noqa: S104
     has_keys = settings.api_keys or settings.api_keys_file
     key = " -H 'Authorization: Bearer YOUR-KEY'" if has_keys else ""
-    example = Path("gallery/images/000-attacked.png")
+    example = Path("gallery/images/007-attacked.png")
     file = example if example.exists() else "photo.jpg"
     ask = f"curl -s {url}/v1/vqa{key} -F 'question=what is in the image?' -F file=@{file}"
     # The purified image is in the answer, too: a terminal has no use for it.

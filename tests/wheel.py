@@ -41,7 +41,7 @@ def build_wheel(into, *options):
 
 
 def ask_installed(python, folder, **variables):
-    """Starts `codefend serve` and asks about the gallery's first image, attacked.
+    """Starts `codefend serve` and asks about the README's image.
 
     Args:
         python: Of the environment that the wheel is in.
@@ -61,7 +61,7 @@ def ask_installed(python, folder, **variables):
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             wait_until_ready(client, process, START_TIMEOUT_S)
-            with (ROOT / "gallery/images/000-attacked.png").open("rb") as image:
+            with (ROOT / "gallery/images/007-attacked.png").open("rb") as image:
                 data = {"question": "what is in the image?"}
                 answer = client.post("/v1/vqa", data=data, files={"file": image})
         return answer.raise_for_status().json(), time.monotonic() - began_s

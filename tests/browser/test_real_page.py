@@ -43,12 +43,12 @@ def answer(page):
 def test_an_attacked_scene_is_purified_and_understood(open_page, address, shoot, scheme):
     page = open_page(address, color_scheme=scheme)
     page.get_by_text("ask a question").click()
-    page.get_by_role("button", name="Scene 1:").click()
+    page.get_by_role("button", name="Scene 8:").click()
     answer(page)
-    page.get_by_role("button", name="what is at the top left?").click()
-    page.locator("#asked").get_by_text("what is at the top left?").wait_for()
-    assert answer(page) == "egg"
-    assert page.locator("#truth").inner_text() == "True of this scene: egg"
+    page.get_by_role("button", name="what stands at the center?").click()
+    page.locator("#asked").get_by_text("what stands at the center?").wait_for()
+    assert answer(page) == "banana"
+    assert page.locator("#truth").inner_text() == "True of this scene: banana"
     assert float(page.locator("#suspicion").inner_text()) > 0.99
     assert page.get_by_text("flagged", exact=True).is_visible()
     if scheme == "light":
@@ -58,7 +58,7 @@ def test_an_attacked_scene_is_purified_and_understood(open_page, address, shoot,
 def test_a_clean_scene_is_left_in_peace(open_page, address):
     page = open_page(address)
     page.get_by_text("clean", exact=True).click()
-    page.get_by_role("button", name="Scene 1:").click()
-    assert "egg" in answer(page)
+    page.get_by_role("button", name="Scene 8:").click()
+    assert "banana" in answer(page)
     assert float(page.locator("#suspicion").inner_text()) < 0.99
     assert page.get_by_text("flagged", exact=True).is_hidden()

@@ -36,6 +36,6 @@ def test_it_serves_where_there_is_no_checkout(wheel, tmp_path):
         archive.extractall(tmp_path / "installed")
     # The packages that it needs are this environment's; codefend itself is found first.
     answer, _ = ask_installed(sys.executable, tmp_path, PYTHONPATH=str(tmp_path / "installed"))
-    assert "egg" in answer["answer"]
+    assert "banana" in answer["answer"]
     assert answer["defense"]["purifier"]["name"] == "purifier"
     assert (tmp_path / "installed/codefend/service/__pycache__").is_dir(), "another one was served"
