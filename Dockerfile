@@ -25,6 +25,15 @@ RUN python -m venv /opt/codefend \
     && /opt/sbom/bin/pip install --quiet --constraint constraints.txt cyclonedx-bom
 COPY deploy/image ./deploy/image
 
+# What is installed last, into environments that differ: a change here fetches no package again.
+FROM scratch AS source
+COPY README.md LICENSE /
+COPY codefend /codefend
+COPY service /service
+COPY models /models
+# Its first scenes are part of the page at /.
+COPY gallery /gallery
+
 FROM build AS packages-guard
 ARG PIP_INDEX_URL
 ARG PIP_FIND_LINKS
@@ -40,12 +49,7 @@ RUN /opt/codefend/bin/pip install ${CPU_TORCH_INDEX_URL:+--index-url "$CPU_TORCH
         --constraint constraints.txt torch \
     && python deploy/image/packages.py openvino tracing heic quarantine > /tmp/packages.txt \
     && /opt/codefend/bin/pip install --constraint constraints.txt --requirement /tmp/packages.txt
-COPY README.md LICENSE ./
-COPY codefend ./codefend
-COPY service ./service
-COPY models ./models
-# Its first scenes are part of the page at /.
-COPY gallery ./gallery
+COPY --from=source / ./
 # Converted here, once: the container's user can write nothing beside the weights.
 RUN /opt/codefend/bin/pip install --no-deps . \
     && /opt/codefend/bin/codefend prepare \
@@ -66,12 +70,7 @@ RUN /opt/codefend/bin/pip install ${CUDA_TORCH_INDEX_URL:+--index-url "$CUDA_TOR
         --constraint constraints.txt torch \
     && python deploy/image/packages.py tracing heic quarantine > /tmp/packages.txt \
     && /opt/codefend/bin/pip install --constraint constraints.txt --requirement /tmp/packages.txt
-COPY README.md LICENSE ./
-COPY codefend ./codefend
-COPY service ./service
-COPY models ./models
-# Its first scenes are part of the page at /.
-COPY gallery ./gallery
+COPY --from=source / ./
 RUN /opt/codefend/bin/pip install --no-deps . \
     && sh deploy/image/finish.sh /opt/codefend
 
