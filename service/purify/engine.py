@@ -152,19 +152,7 @@ class RemoteEngine(Protocol):
         uploads: Sequence[NDArray[np.uint8]],
         strength: Strength = Strength.STANDARD,
     ) -> tuple[list[NDArray[np.uint8]], list[float | None]]:
-        """Purifies images of one bucket.
-
-        Args:
-            bucket: Their padded shape.
-            uploads: (H, W, 3) uint8 RGB each, no larger than the bucket.
-            strength: Of all of them.
-
-        Returns:
-            The same, purified; and the suspicion of each, None where there is no detector.
-
-        Raises:
-            DeviceOutOfMemory: The device has too little memory for so large a batch.
-        """
+        """What `codefend.service.purify.worker.run_batch` says of its batch, engine apart."""
 
 
 class Runner(Protocol):

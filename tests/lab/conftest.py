@@ -13,6 +13,7 @@ from codefend.lab.world.assets import build_world_file
 from codefend.lab.world.compose import World
 from codefend.lab.world.layout import KINDS
 from codefend.models.mllm.tiny import tiny_mllm
+from codefend.models.purifier.pipeline import PurificationPipeline
 
 # Package clients fetch what these need, where it is not there yet.
 FETCHED = {"encoders_folder", "reader"}
@@ -49,6 +50,16 @@ def victim():
             if parameter.ndim > 1:
                 parameter.mul_(6.0)
     return Victim.wrap(model, processor, name="tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory):
+    """A folder with `mllm` and `purifier`, tiny and random, as commands load them; to be read."""
+    folder = tmp_path_factory.mktemp("tiny")
+    for part in tiny_mllm():
+        part.save_pretrained(folder / "mllm")
+    PurificationPipeline.tiny().save_pretrained(folder / "purifier")
+    return folder
 
 
 @pytest.fixture

@@ -11,25 +11,21 @@ from codefend.lab.cli import app
 from codefend.lab.errors import LabError
 from codefend.models.detector.calibration import clean_quantiles
 from codefend.models.detector.network import SuspicionDetector
-from codefend.models.mllm.tiny import tiny_mllm
-from codefend.models.purifier.pipeline import PurificationPipeline
 
 
 @pytest.fixture(scope="module")
-def words(world_file, tmp_path_factory):
+def words(world_file, tiny_weights, tmp_path_factory):
     root = tmp_path_factory.mktemp("detect")
     detector = SuspicionDetector.tiny()
     detector.save_pretrained(root / "uncalibrated")
     detector.register_to_config(clean_quantiles=clean_quantiles(range(-100, 100)))
     detector.save_pretrained(root / "detector")
-    PurificationPipeline.tiny().save_pretrained(root / "purifier")
-    for part in tiny_mllm():
-        part.save_pretrained(root / "mllm")
     return [
         *("detect", "evaluate", "--out", str(root / "report"), "--world", str(world_file)),
-        *("--detector", str(root / "detector"), "--purifier", str(root / "purifier")),
-        *("--victim", str(root / "mllm"), "--surrogate-models", "", "--families", "low_frequency"),
-        *("--num-scenes", "8", "--num-scenes-other", "2", "--family-scenes", "2", "--steps", "1"),
+        *("--detector", str(root / "detector"), "--purifier", str(tiny_weights / "purifier")),
+        *("--victim", str(tiny_weights / "mllm"), "--surrogate-models", ""),
+        *("--families", "low_frequency", "--family-scenes", "2", "--steps", "1"),
+        *("--num-scenes", "8", "--num-scenes-other", "2"),
         *("--evading-scenes", "1", "--evading-steps", "1", "--num-documents", "1", "--seeds", "2"),
         *("--device", "cpu"),
     ]

@@ -11,9 +11,7 @@ from codefend.lab.evaluate.data import world_scenes
 from codefend.lab.evaluate.outcomes import Responses
 from codefend.lab.experiments.report import Threat
 from codefend.lab.prompts import effect
-from codefend.models.mllm.tiny import tiny_mllm
 from codefend.models.prompts.templates import SHIPPED_TEMPLATES
-from codefend.models.purifier.pipeline import PurificationPipeline
 
 KNOWN = Threat(tier="t0", attack="x")
 
@@ -72,18 +70,15 @@ def test_differences_are_paired_by_scene():
 
 
 @pytest.mark.slow
-def test_a_whole_run(world_file, tmp_path):
-    for part in tiny_mllm():
-        part.save_pretrained(tmp_path / "victim")
-    PurificationPipeline.tiny().save_pretrained(tmp_path / "purifier")
+def test_a_whole_run(world_file, tiny_weights, tmp_path):
     entries = json.loads(SHIPPED_TEMPLATES.read_text())
     entries["caption"]["text"] = "look. {question}"
     (tmp_path / "templates.json").write_text(json.dumps(entries))
     words = {
         "--out": tmp_path / "out",
         "--world": world_file,
-        "--victim": tmp_path / "victim",
-        "--purifier": tmp_path / "purifier",
+        "--victim": tiny_weights / "mllm",
+        "--purifier": tiny_weights / "purifier",
         "--templates": tmp_path / "templates.json",
         "--others": "other={question} now",
         "--num-scenes": 4,

@@ -10,9 +10,7 @@ from codefend.lab.cli import app
 from codefend.lab.errors import LabError
 from codefend.lab.prompts import generator as module
 from codefend.lab.prompts.search import Scorer
-from codefend.models.mllm.tiny import tiny_mllm
 from codefend.models.prompts.generator import PrefixGenerator
-from codefend.models.purifier.pipeline import PurificationPipeline
 from tests.lab.prompts.conftest import item
 from tests.lab.train.test_connector import language_model
 
@@ -93,15 +91,12 @@ def test_what_was_tuned_is_read_back_as_the_service_reads_it(generator, source, 
 
 
 @pytest.mark.slow
-def test_a_whole_run_ends_with_one_table(source, world_file, tmp_path):
-    for part in tiny_mllm():
-        part.save_pretrained(tmp_path / "victim")
-    PurificationPipeline.tiny().save_pretrained(tmp_path / "purifier")
+def test_a_whole_run_ends_with_one_table(source, world_file, tiny_weights, tmp_path):
     words = {
         "--out": tmp_path / "out",
         "--world": world_file,
-        "--victim": tmp_path / "victim",
-        "--purifier": tmp_path / "purifier",
+        "--victim": tiny_weights / "mllm",
+        "--purifier": tiny_weights / "purifier",
         "--language-model": source,
         "--families": "clean,typographic",
         "--num-train": 2,

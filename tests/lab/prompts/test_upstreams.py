@@ -17,8 +17,6 @@ from codefend.lab.errors import LabError
 from codefend.lab.prompts.upstreams import HttpUpstream, LocalUpstream, Meter, Request
 from codefend.lab.service_client import ServiceClient
 from codefend.lab.victims.generate import generate
-from codefend.models.mllm.tiny import tiny_mllm
-from codefend.models.purifier.pipeline import PurificationPipeline
 from tests.lab.prompts.conftest import answer_of
 
 IMAGE = np.full((8, 8, 3), 7, np.uint8)
@@ -119,14 +117,11 @@ def recorder():
 
 
 @pytest.fixture
-def command(world_file, tmp_path, recorder):
-    for part in tiny_mllm():
-        part.save_pretrained(tmp_path / "victim")
-    PurificationPipeline.tiny().save_pretrained(tmp_path / "purifier")
+def command(world_file, tiny_weights, recorder):
     words = {
         "--world": world_file,
-        "--victim": tmp_path / "victim",
-        "--purifier": tmp_path / "purifier",
+        "--victim": tiny_weights / "mllm",
+        "--purifier": tiny_weights / "purifier",
         "--families": "clean,typographic",
         "--num-train": 2,
         "--num-validation": 2,

@@ -12,25 +12,20 @@ from codefend.lab.train.settings import RecipeRun
 from codefend.lab.train.sources import PairOrder
 from codefend.lab.victims.classifier import HELD_OUT, TRAINING_CLASSIFIER
 from codefend.models.manifest import read_manifest
-from codefend.models.mllm.tiny import tiny_mllm
-from codefend.models.purifier.pipeline import PurificationPipeline
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def tiny(world_file, tmp_path):
+def tiny(world_file, tiny_weights, tmp_path):
     """The command's options for two tiny models, and two steps."""
-    for part in tiny_mllm():
-        part.save_pretrained(tmp_path / "mllm")
-    PurificationPipeline.tiny(0).save_pretrained(tmp_path / "base")
     (tmp_path / "weights").mkdir()
     return {
-        "source": [f"{tmp_path / 'mllm'}=6,4", f"{TRAINING_CLASSIFIER}=2,2"],
+        "source": [f"{tiny_weights / 'mllm'}=6,4", f"{TRAINING_CLASSIFIER}=2,2"],
         "world": world_file,
         "runs": tmp_path / "runs",
         "weights": tmp_path / "weights",
-        "base": tmp_path / "base",
+        "base": tiny_weights / "purifier",
         "making": {"steps": 1, "batch_size": 2},
         "loop": {"num_steps": 2, "num_workers": 0},
         "shares": {"adversarial_share": 0.5},
