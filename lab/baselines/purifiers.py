@@ -14,7 +14,7 @@ from huggingface_hub import snapshot_download
 from torch import Generator, Tensor, nn
 
 from codefend.lab.baselines.defence import Defence, recomputed, straight_through, with_gradient_of
-from codefend.lab.errors import LabError
+from codefend.lab.errors import LabError, no_weights
 from codefend.models.manifest import weights_sha256
 from codefend.models.purifier.adapters import find_adapters, is_adapters
 from codefend.models.purifier.eight_bit import eight_bit
@@ -48,7 +48,7 @@ def load_purifier(directory: Path, *, device: str = "cpu") -> tuple[Purifier, st
         return _in_eight_bits(directory.with_name(directory.name.removesuffix(_INT8)), device)
     is_local = (directory / "model_index.json").exists() or is_adapters(directory)
     if not is_local and (directory.exists() or not _is_hub_id(directory)):
-        raise LabError(f"{directory} holds no purifier; make it with: codefend-lab train")
+        raise no_weights(directory, "no purifier", "make it with: codefend-lab train")
     try:
         pipeline = load_pipeline(directory)
     except (OSError, ValueError) as error:

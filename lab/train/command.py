@@ -14,7 +14,7 @@ import typer
 from codefend.lab.baselines.purifiers import load_purifier, purifying
 from codefend.lab.detection.scoring import SuspicionScorer, calibrate
 from codefend.lab.encoders.encoder import load_encoder
-from codefend.lab.errors import LabError
+from codefend.lab.errors import LabError, no_weights
 from codefend.lab.experiments.settings import add_command
 from codefend.lab.experiments.store import digest_of
 from codefend.lab.train.bases import train_autoencoder, train_base, train_latent_base
@@ -133,7 +133,7 @@ def tune_adapters(run: PurifierRun, trainer: PurifierTrainer) -> None:
 
 def _require_base(base: Path) -> None:
     if not base.exists():
-        raise LabError(f"{base} does not exist; make it with: codefend-lab train base")
+        raise no_weights(base, "no base", "make it with: codefend-lab train base")
 
 
 def _warmed_up(loop: LoopSettings, most_steps: int) -> LoopSettings:

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from codefend.lab.errors import LabError
+from codefend.lab.errors import no_weights
 from codefend.lab.victims.preprocess import Preprocess
 from codefend.models.manifest import weights_sha256
 from codefend.models.mllm.stills import load_processor
@@ -174,7 +174,7 @@ def load_victim(
         model = AutoModelForImageTextToText.from_pretrained(readable, dtype=dtype)
         processor = load_processor(source, model.config.model_type)
     except OSError as error:
-        raise LabError(f"no model in {source}: {error}") from error
+        raise no_weights(source, "no model", f"its loader says: {error}") from error
     if device == "cpu":
         _settle_on_cpu(model)
     return Victim.wrap(
