@@ -41,6 +41,7 @@ SMALL = {
     "BATCH": "4",
     "ATTACK_STEPS": "1",
     "STEPS": "2",
+    "MINUTES": "5",
     "NUM_TESTED": "4",
 }
 
