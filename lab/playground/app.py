@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import typer
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -132,8 +133,9 @@ class Playground:
         ]
 
     def serve(self, port: int) -> None:
-        """Serves the page on loopback until it is interrupted."""
-        self._build().launch(
+        """Serves the page on loopback until it is interrupted; says where, once it is ready."""
+        page = self._build()
+        _, address, _ = page.launch(
             server_name="127.0.0.1",
             server_port=port or None,
             share=False,
@@ -144,7 +146,11 @@ class Playground:
             css=_STYLE,
             theme=self._gradio.themes.Default(primary_hue="teal"),
             app_kwargs={"middleware": [Middleware(_AskingNobodyElse)]},
+            quiet=True,  # it would advise to share the page with everybody
+            prevent_thread_lock=True,
         )
+        typer.echo(f"The playground is ready at {address} (Ctrl+C stops it).")
+        page.block_thread()
 
     def _build(self) -> Any:
         """Lays out the page and wires it."""

@@ -5,7 +5,6 @@ import re
 import socket
 import subprocess
 
-import httpx
 import pytest
 
 from tests.browser.conftest import ROOT
@@ -35,18 +34,16 @@ def address(tmp_path_factory):
         ) as process,
     ):
         try:
-            wait_until(lambda: answers(url, process, log), START_TIMEOUT_S)
+            wait_until(lambda: f"ready at {url}/" in said(process, log), START_TIMEOUT_S)
+            assert "public link" not in said(process, log)
             yield url
         finally:
             process.terminate()
 
 
-def answers(url, process, log):
+def said(process, log):
     assert process.poll() is None, log.read_text()
-    try:
-        return httpx.get(url).status_code == 200
-    except httpx.TransportError:
-        return False
+    return log.read_text()
 
 
 @pytest.fixture
