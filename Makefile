@@ -22,7 +22,6 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 serve: $(VENV)/.serve
 	$(BIN)/codefend serve
 
-# Several at once, one thread each; then, one by one, what measures how long something takes.
 $(VENV)/.lab: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[lab]'
 	@touch $@
@@ -42,13 +41,15 @@ PLAYGROUND ?=
 playground: $(GRADIO)/.ready
 	$(GRADIO)/bin/python -m codefend.lab.cli playground $(PLAYGROUND)
 
+# Several at once, one thread each, in the order that tests/conftest.py gives them; then, one by one,
+# what measures how long something takes.
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not alone"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not alone"
 	$(BIN)/python -m pytest -m alone
 
 # No processes, no training: two minutes.
 test-fast: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
 
 # Real clients, pinned in tests/clients/locks, each in an environment of its own: minutes, and npm.
 # One alone: make test-clients CLIENT=openai-py; newer versions: make test-clients OPTIONS=--relock

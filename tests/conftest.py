@@ -1,4 +1,4 @@
-"""What holds for all tests: which are slow, which run alone, and that nothing outlives them."""
+"""What holds for all tests: which are slow, in what order, and that nothing outlives them."""
 
 import faulthandler
 import multiprocessing
@@ -19,21 +19,34 @@ hypothesis.settings.register_profile("no-deadline", deadline=None, max_examples=
 hypothesis.settings.load_profile("no-deadline")
 
 ENDING_TIMEOUT_S = 60
-# Everything there starts a service, or several, and measures how long something takes.
-ALONE = ("faults", "e2e", "litellm")
+# Everything there starts a service, or several.
+SLOW_FOLDERS = {"faults", "e2e", "litellm"}
 # What they give is a running service, a network that is fetched, or a whole evaluation.
 SLOW_FIXTURES = {"service", "session_upstream", "encoders_folder", "finished"}
 
 _running = None
 
 
+def pytest_ignore_collect(collection_path, config):
+    """For `-m alone` only files that name the mark: to import all others takes half a minute."""
+    if config.option.markexpr != "alone":
+        return None
+    files = collection_path.rglob("test_*.py") if collection_path.is_dir() else [collection_path]
+    return True if not any("mark.alone" in file.read_text() for file in files) else None
+
+
 def pytest_collection_modifyitems(items):
-    """Whoever asks for what is slow to make is slow, and whatever is in the folders of `ALONE`."""
+    """Whoever asks for what is slow to make is slow, too; files with anything slow come first.
+
+    What takes long is then well under way when a process runs out of files, and the others that
+    are left are short. A file's tests stay together.
+    """
     for item in items:
-        if item.path.parent.name in ALONE:
-            item.add_marker(pytest.mark.alone)
-        if SLOW_FIXTURES & set(item.fixturenames) or item.get_closest_marker("alone"):
+        is_slow = SLOW_FIXTURES & set(item.fixturenames) or item.get_closest_marker("alone")
+        if is_slow or item.path.parent.name in SLOW_FOLDERS:
             item.add_marker(pytest.mark.slow)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -9,6 +9,8 @@ from tests.faults.loads import head_of, is_right, pictures, post
 from tests.service.pictures import encode, picture, png
 from tests.service.running import make_settings, run_service
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def shared(upstream):

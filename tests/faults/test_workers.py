@@ -20,6 +20,8 @@ from tests.service.pictures import picture, png
 from tests.service.running import make_settings, run_service
 from tests.service.test_chat import PATH, chat, image_part, text_part, user
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def flag(tmp_path_factory):
