@@ -12,7 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from codefend.lab.cli import app
 from codefend.lab.errors import LabError
 from codefend.lab.prompts.upstreams import HttpUpstream, LocalUpstream, Meter, Request
 from codefend.lab.service_client import ServiceClient
@@ -132,18 +134,15 @@ def command(world_file, tiny_weights, recorder):
         "--upstream.model": "ruled",
     }
 
-    def start(out):
-        told = [str(word) for pair in words.items() for word in pair]
-        program = [sys.executable, "-m", "codefend.lab.cli", "prompt", "--out", str(out), *told]
-        return subprocess.Popen(
-            program,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+    told = [str(word) for pair in words.items() for word in pair]
+    return lambda out: ["prompt", "--out", str(out), *told]
 
-    return start
+
+def run(command):
+    """What a whole run says."""
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
 
 
 def announced(said):
@@ -154,23 +153,23 @@ def announced(said):
 @pytest.mark.slow
 def test_killed_at_half_and_run_again_it_ends_as_if_nothing_had_been(command, recorder, tmp_path):
     whole, halved = tmp_path / "whole", tmp_path / "halved"
-    process = command(whole)
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
+    said = run(command(whole))
     needed = recorder.calls
     assert needed <= announced(said)
 
     recorder.calls, recorder.stop_at = 0, needed // 2
-    process = command(halved)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "codefend.lab.cli", *command(halved)],
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert recorder.reached.wait(300)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (halved / "report.json").exists()
     recorder.stop_at = None
     recorder.reached.clear()
-    process = command(halved)
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
+    said = run(command(halved))
     in_flight = 4  # answered, but not yet written down
     assert needed <= recorder.calls <= needed + in_flight
     assert recorder.calls <= announced(said)

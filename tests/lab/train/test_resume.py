@@ -85,7 +85,8 @@ def photo_folder(world_file):
 def test_killed_three_times_and_moved_once_it_ends_the_same(world_file, photo_folder, tmp_path):
     wanted = train(world_file, photo_folder, tmp_path / "whole")
     first, second = tmp_path / "first", tmp_path / "elsewhere" / "second"
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # what is imported once, all three have
+    context.set_forkserver_preload([__name__])
     for number, (folder, step) in enumerate([(first, 3), (first, 7), (second, 9)]):
         if number == 2:  # only the checkpoint goes along
             second.mkdir(parents=True)
