@@ -124,7 +124,7 @@ def stays_alive(service):
 @pytest.fixture(scope="module")
 def shared():
     # Short where an upstream hangs; nothing good takes any time here.
-    haste = {"upstream_read_timeout_s": 2, "upstream_first_byte_timeout_s": 2}
+    haste = {"upstream_read_timeout_s": 1, "upstream_first_byte_timeout_s": 1}
     with run_raw_upstream() as raw, playing(raw, **haste) as play:
         yield play
 

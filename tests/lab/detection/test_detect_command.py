@@ -25,7 +25,7 @@ def words(world_file, tiny_weights, tmp_path_factory):
         *("--detector", str(root / "detector"), "--purifier", str(tiny_weights / "purifier")),
         *("--victim", str(tiny_weights / "mllm"), "--surrogate-models", ""),
         *("--families", "low_frequency", "--family-scenes", "2", "--steps", "1"),
-        *("--num-scenes", "8", "--num-scenes-other", "2"),
+        *("--num-scenes", "4", "--num-scenes-other", "2"),
         *("--evading-scenes", "1", "--evading-steps", "1", "--num-documents", "1", "--seeds", "2"),
         *("--device", "cpu"),
     ]
