@@ -131,6 +131,7 @@ def run_here(command, *_):
     assert (program, option) == ("python", "-m")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [module, *arguments])
+        patch.delitem(sys.modules, module, raising=False)  # another test may have imported it
         try:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
         except SystemExit as ended:
