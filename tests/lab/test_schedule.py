@@ -4,6 +4,7 @@ import json
 import runpy
 import shlex
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -129,9 +130,10 @@ def run_here(command, *_):
     """What `python -m MODULE ...` does, without a new interpreter that imports everything anew."""
     program, option, module, *arguments = shlex.split(command)
     assert (program, option) == ("python", "-m")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        # Another test may have imported it; what runs here is loaded anew, as `__main__`.
+        warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)
         patch.setattr(sys, "argv", [module, *arguments])
-        patch.delitem(sys.modules, module, raising=False)  # another test may have imported it
         try:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
         except SystemExit as ended:
