@@ -118,7 +118,7 @@ def kept_table(rows: Iterable[Row]) -> str:
     table = pivot(least, lambda row: row.defence, lambda row: (row.tier, row.epsilon))
     columns = sorted({(row.tier, row.epsilon) for row in least}, key=lambda c: (_ORDER[c[0]], c[1]))
     heads = [f"{tier.upper()} {radius(epsilon)}" if epsilon else tier for tier, epsilon in columns]
-    names = [name for name in dict.fromkeys(row.defence for row in own)]
+    names = list(dict.fromkeys(row.defence for row in own))
     lines = [[name, *(cell(table[name].get(column)) for column in columns)] for name in names]
     what = _KEPT[own[0].metric]
     title = f"## Share of the undefended model's clean {what} that is kept, under the worst attack"

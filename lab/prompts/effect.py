@@ -242,7 +242,7 @@ def _columns(
 
 def _answered(scores: Scores) -> Columns:
     """Right and declined, scene by scene."""
-    num = max(scores.cider.shape[1], int(scores.scene_of.max()) + 1)
+    num = scores.num_scenes
     asked = np.bincount(scores.scene_of, minlength=num).astype(np.float64)
 
     def by_scene(values: Floats) -> Floats:
