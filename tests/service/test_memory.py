@@ -41,14 +41,18 @@ def ask(service, tmp_path):
             return num_bytes
 
         send()
-        gc.collect()
-        tracemalloc.start()
-        try:
-            before = tracemalloc.get_traced_memory()[0]
-            num_bytes = send()
-            return (tracemalloc.get_traced_memory()[1] - before) / len(FILE), num_bytes
-        finally:
-            tracemalloc.stop()
+        # What else the process does meanwhile, another test's end for one, adds to a peak, and
+        # never takes from it: the smallest of three is the request's own.
+        peaks = []
+        for _ in range(3):
+            gc.collect()
+            tracemalloc.start()
+            try:
+                num_bytes = send()
+                peaks.append(tracemalloc.get_traced_memory()[1] / len(FILE))
+            finally:
+                tracemalloc.stop()
+        return min(peaks), num_bytes
 
     return ask
 
