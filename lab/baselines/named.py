@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
 from codefend.lab.baselines.compression import bit_depth, jpeg
 from codefend.lab.baselines.defence import NO_DEFENCE, Defence, chained
 from codefend.lab.baselines.filters import bilateral, blur, gaussian_noise, median
-from codefend.lab.baselines.purifiers import purifying
+from codefend.lab.baselines.purifiers import purifying, purifying_between
 from codefend.lab.errors import LabError
 from codefend.models.purifier.purifier import Purifier
 from codefend.models.purifier.strengths import STRENGTHS, Strength
@@ -24,13 +25,16 @@ DEFENCES: dict[str, Callable[[float], Defence]] = {
 }
 """Baselines by name, each made from its one setting; a new one is a new row here."""
 
+_DRAWN = re.compile(r"([\d.]+)-([\d.]+)")
+
 
 def defence_named(text: str, networks: Mapping[str, tuple[Purifier, str]]) -> Defence:
     """One defence, or several one behind another.
 
     Args:
         text: ``none``, or parts joined by ``+``: a baseline and its setting (``jpeg:30``), or a
-            network, its noise level and its steps (``purifier:0.05``, ``base:0.1x4``), or the
+            network, its noise level and its steps (``purifier:0.05``, ``base:0.1x4``), or two
+            levels that each image's is drawn between (``purifier:0.05-0.12``), or the
             strength at which it is served, its codec included (``purifier:strong``; ``standard``
             where all is left out).
         networks: purifiers and the hashes of their weights, by name.
@@ -57,9 +61,11 @@ def _parts(word: str, networks: Mapping[str, tuple[Purifier, str]]) -> list[Defe
 
 
 def _network(name: str, pipeline: Purifier, sha256: str, setting: str) -> list[Defence]:
-    """A purifier at a strength, ``LEVEL`` or ``LEVELxSTEPS``; what is left out is its own."""
+    """At a strength, ``LEVEL``, ``LEVELxSTEPS`` or ``LEVEL-LEVEL``; what is left out is its own."""
     if not setting or setting in STRENGTHS:
         return _as_strong(name, pipeline, sha256, Strength(setting or Strength.STANDARD))
+    if drawn := _DRAWN.fullmatch(setting):
+        return [purifying_between(name, pipeline, sha256, *map(float, drawn.groups()))]
     level, _, steps = setting.partition("x")
     noise_level, num_steps = float(level) if level else None, int(steps) if steps else None
     if not 0 < (1.0 if noise_level is None else noise_level) <= 1 or int(steps or 1) < 1:

@@ -7,13 +7,20 @@ to a level t*, then the reverse process in several steps.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
 from torch import Generator, Tensor, nn
 
-from codefend.lab.baselines.defence import Defence, recomputed, straight_through, with_gradient_of
+from codefend.lab.baselines.defence import (
+    Defence,
+    Forward,
+    recomputed,
+    straight_through,
+    with_gradient_of,
+)
 from codefend.lab.errors import LabError, no_weights
 from codefend.models.manifest import weights_sha256
 from codefend.models.purifier.adapters import find_adapters, is_adapters
@@ -27,6 +34,7 @@ __all__ = [
     "load_purifier",
     "noise_source",
     "purifying",
+    "purifying_between",
     "round_trip",
 ]
 
@@ -151,6 +159,57 @@ def purifying(
         apply,
         is_random=True,
         gradient_paths={"exact": exact, "bpda": straight_through(apply), "surrogate": by_proxy},
+    )
+
+
+def purifying_between(
+    name: str, pipeline: Purifier, sha256: str, lowest: float, highest: float
+) -> Defence:
+    """Purification whose noise level, too, is drawn anew for every image: uniform between two.
+
+    Whoever attacks through it averages over levels beside noise, in each of the ways of
+    ``purifying``.
+
+    Args:
+        name: what reports call it.
+        pipeline: the purifier.
+        sha256: of its weights.
+        lowest: noise level, on the scale of its kind.
+        highest: likewise, above ``lowest``.
+
+    Raises:
+        ValueError: these are no two rising levels in (0, 1].
+    """
+    if not 0 < lowest < highest <= 1:
+        raise ValueError("a range is of two levels in (0, 1], the lower first")
+
+    def each(way_of: Callable[[Defence], Forward]) -> Forward:
+        def forward(images: Tensor, generator: Generator) -> Tensor:
+            done = []
+            for image in images.unsqueeze(1):
+                # A source of its own: some ways draw more than others, and the next image's level
+                # must not depend on that.
+                seed = int(torch.randint(2**62, (), generator=generator))
+                source = torch.Generator().manual_seed(seed)
+                share = float(torch.rand((), generator=source))
+                level = lowest + share * (highest - lowest)
+                own = purifying(name, pipeline, sha256, noise_level=level)
+                done.append(way_of(own)(image, source))
+            return torch.cat(done)
+
+        return forward
+
+    fixed = purifying(name, pipeline, sha256, noise_level=highest)
+    return Defence(
+        name,
+        f"noise_level={lowest:g}-{highest:g} num_steps={pipeline.config.num_steps} "
+        f"weights={sha256[:12]}",
+        each(lambda own: own.apply),
+        is_random=True,
+        gradient_paths={
+            gradient: each(lambda own, gradient=gradient: own.gradient_paths[gradient])  # type: ignore[misc]
+            for gradient in fixed.gradient_paths
+        },
     )
 
 

@@ -90,6 +90,20 @@ def test_a_strength_is_what_is_served_its_codec_included(strength):
         assert (found.name, found.setting) == _named("purifier", networks)
 
 
+def test_each_image_has_a_level_of_its_own_between_two():
+    networks = {"purifier": (PurificationPipeline.tiny(), "a" * 64)}
+    found = defence_named("purifier:0.01-0.5", networks)
+    assert found.setting == f"noise_level=0.01-0.5 num_steps=1 weights={'a' * 12}"
+    grey = torch.full((8, 3, 16, 16), 0.5)
+    first = found.apply(grey, seeded())
+    assert torch.equal(found.apply(grey, seeded()), first)
+    assert not torch.equal(found.apply(grey, torch.Generator().manual_seed(1)), first)
+    changes = (first - grey).abs().mean(dim=(1, 2, 3))
+    narrow = defence_named("purifier:0.25-0.2500001", networks).apply(grey, seeded())
+    ordinary = (narrow - grey).abs().mean(dim=(1, 2, 3))
+    assert changes.max() / changes.min() > 2 * ordinary.max() / ordinary.min()
+
+
 def _named(words, networks):
     found = defence_named(words, networks)
     return found.name, found.setting
@@ -102,7 +116,10 @@ def test_a_strength_is_of_pixel_purifiers():
 
 @pytest.mark.parametrize(
     "word",
-    ["jpeg", "jpeg:0", "jpg:30", "noise:x", "purifier:0.05", "", "net:2", "net:0.1x0"],
+    [
+        *("jpeg", "jpeg:0", "jpg:30", "noise:x", "purifier:0.05", "", "net:2", "net:0.1x0"),
+        *("net:0.2-0.1", "net:0.1-0.1", "net:0-0.1", "net:0.1-2", "net:0.1-0.2x2"),
+    ],
 )
 def test_other_words_are_refused(word):
     with pytest.raises(LabError, match="is no defence"):

@@ -8,7 +8,7 @@ import torch
 from codefend.lab.baselines.compression import bit_depth, jpeg, smooth_jpeg
 from codefend.lab.baselines.defence import recomputed, straight_through, with_gradient_of
 from codefend.lab.baselines.filters import blur, gaussian_noise, median
-from codefend.lab.baselines.purifiers import load_purifier, purifying, round_trip
+from codefend.lab.baselines.purifiers import load_purifier, purifying, purifying_between, round_trip
 from codefend.lab.errors import LabError
 from codefend.models.purifier.latent import LatentPurificationPipeline
 from codefend.models.purifier.pipeline import PurificationPipeline
@@ -24,6 +24,7 @@ DEFENCES = [
     gaussian_noise(0.05),
     purifying("purifier", TINY, "0" * 64, noise_level=0.1, num_steps=3),
     purifying("purifier", TINY, "0" * 64, noise_level=0.1, num_steps=1),
+    purifying_between("purifier", TINY, "0" * 64, 0.05, 0.2),
     round_trip(LATENT, "0" * 64),
     purifying("purifier", LATENT, "0" * 64, noise_level=0.1, num_steps=2),
     purifying("purifier", LATENT, "0" * 64, noise_level=0.1, num_steps=1),
