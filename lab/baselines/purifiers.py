@@ -7,7 +7,6 @@ to a level t*, then the reverse process in several steps.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -183,18 +182,18 @@ def purifying_between(
     if not 0 < lowest < highest <= 1:
         raise ValueError("a range is of two levels in (0, 1], the lower first")
 
-    def each(way_of: Callable[[Defence], Forward]) -> Forward:
+    def drawn(way: str) -> Forward:
         def forward(images: Tensor, generator: Generator) -> Tensor:
             done = []
             for image in images.unsqueeze(1):
                 # A source of its own: some ways draw more than others, and the next image's level
                 # must not depend on that.
-                seed = int(torch.randint(2**62, (), generator=generator))
-                source = torch.Generator().manual_seed(seed)
+                source = _branch(generator, "cpu")
                 share = float(torch.rand((), generator=source))
                 level = lowest + share * (highest - lowest)
                 own = purifying(name, pipeline, sha256, noise_level=level)
-                done.append(way_of(own)(image, source))
+                passage = own.gradient_paths[way] if way else own.apply
+                done.append(passage(image, source))
             return torch.cat(done)
 
         return forward
@@ -204,19 +203,20 @@ def purifying_between(
         name,
         f"noise_level={lowest:g}-{highest:g} num_steps={pipeline.config.num_steps} "
         f"weights={sha256[:12]}",
-        each(lambda own: own.apply),
+        drawn(""),
         is_random=True,
-        gradient_paths={
-            gradient: each(lambda own, gradient=gradient: own.gradient_paths[gradient])  # type: ignore[misc]
-            for gradient in fixed.gradient_paths
-        },
+        gradient_paths={way: drawn(way) for way in fixed.gradient_paths},
     )
 
 
 def noise_source(pipeline: Purifier, generator: Generator) -> Generator:
     """A generator on the pipeline's device, seeded by one draw from ``generator`` on the CPU."""
+    return _branch(generator, pipeline.device)
+
+
+def _branch(generator: Generator, device: torch.device | str) -> Generator:
     seed = int(torch.randint(2**62, (), generator=generator))
-    return torch.Generator(pipeline.device).manual_seed(seed)
+    return torch.Generator(device).manual_seed(seed)
 
 
 def round_trip(pipeline: Purifier, sha256: str) -> Defence:
