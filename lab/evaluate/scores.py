@@ -81,11 +81,17 @@ class Scores:
         cut |= {"scene_of": self.scene_of[asked], "kinds": self.kinds[asked]}
         return Scores(**cut)
 
-    def right_by_scene(self) -> Floats:
-        """(N, 2): right answers, a mean over seeds, and questions of each scene."""
-        mean = self.right.mean(axis=0)
-        right = np.bincount(self.scene_of, weights=mean, minlength=self.num_scenes)
-        return np.stack([right, np.bincount(self.scene_of, minlength=self.num_scenes)], axis=1)
+    def by_scene(self, values: Floats) -> Floats:
+        """Sums over each scene's questions of a mean over seeds, and how many questions it has.
+
+        Args:
+            values: (S, Q), such as ``right``.
+
+        Returns:
+            (N, 2).
+        """
+        sums = np.bincount(self.scene_of, values.mean(axis=0), minlength=self.num_scenes)
+        return np.stack([sums, np.bincount(self.scene_of, minlength=self.num_scenes)], axis=1)
 
 
 def score(
@@ -248,7 +254,7 @@ def measure_beside_clean(scores: Scores, undefended: Scores) -> Iterator[Measure
         undefended: the same scenes without attack and without defence.
     """
     if scores.right.size and undefended.right.any():
-        kept, whole = scores.right_by_scene(), undefended.right_by_scene()
+        kept, whole = scores.by_scene(scores.right), undefended.by_scene(undefended.right)
         estimate = ratio(kept[:, 0], whole[:, 0], n=len(scores.scene_of))
         yield "vqa", "accuracy_of_clean", estimate
     if scores.cider.size and undefended.cider.any():
@@ -258,7 +264,7 @@ def measure_beside_clean(scores: Scores, undefended: Scores) -> Iterator[Measure
 
 def lead(ours: Scores, theirs: Scores) -> Estimate:
     """Difference of two conditions' accuracies on the same questions, paired by scene."""
-    mine, other = ours.right_by_scene(), theirs.right_by_scene()
+    mine, other = ours.by_scene(ours.right), theirs.by_scene(theirs.right)
     return ratio(mine[:, 0] - other[:, 0], mine[:, 1], n=len(ours.scene_of))
 
 

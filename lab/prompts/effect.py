@@ -242,17 +242,9 @@ def _columns(
 
 def _answered(scores: Scores) -> Columns:
     """Right and declined, scene by scene."""
-    num = scores.num_scenes
-    asked = np.bincount(scores.scene_of, minlength=num).astype(np.float64)
-
-    def by_scene(values: Floats) -> Floats:
-        mean = values.mean(axis=0)
-        return np.bincount(scores.scene_of, mean, minlength=num).astype(np.float64)
-
-    return {
-        ("vqa", "accuracy"): (by_scene(scores.right), asked),
-        ("vqa", "over_refusal"): (by_scene(scores.refused), asked),
-    }
+    right, asked = scores.by_scene(scores.right).T
+    refused, _ = scores.by_scene(scores.refused).T
+    return {("vqa", "accuracy"): (right, asked), ("vqa", "over_refusal"): (refused, asked)}
 
 
 def _captioned(outcomes: Sequence[Responses], scenes: Sequence[TrueScene]) -> Columns:
