@@ -17,7 +17,7 @@ from codefend.lab.attacks.interface import Objective
 from codefend.lab.attacks.objectives import language_objective
 from codefend.lab.attacks.pixels import attack_pixels, counted
 from codefend.lab.attacks.registry import AttackConfig
-from codefend.lab.baselines.defence import Forward
+from codefend.lab.baselines.defence import Forward, Penalty
 from codefend.lab.baselines.purifiers import noise_source
 from codefend.lab.victims.dialogue import Dialogue
 from codefend.lab.victims.victim import Victim
@@ -44,6 +44,7 @@ class ThroughDefence:
         num_draws: how many draws are averaged; 1 where the defence draws none.
         draws_at_once: how many of them are one batch; fills a GPU.
         autocast_dtype: precision of the defence's multiplications; the images' own where None.
+        penalty: of uploads, subtracted from their losses: that of an attacker who also evades.
     """
 
     objective: Objective
@@ -52,6 +53,7 @@ class ThroughDefence:
     num_draws: int = 16
     draws_at_once: int = 1
     autocast_dtype: torch.dtype | None = None
+    penalty: Penalty | None = None
 
     def __post_init__(self) -> None:
         """Refuses an empty average, and shares that do not make it up."""
@@ -83,13 +85,15 @@ class ThroughDefence:
     def _draw(self, images: Tensor) -> Tensor:
         """Mean losses (B,) of the draws that are made at once."""
         copies = self.draws_at_once
+        uploads = images.repeat(copies, 1, 1, 1)
         with torch.autocast(
             images.device.type,
             dtype=self.autocast_dtype or torch.bfloat16,
             enabled=self.autocast_dtype is not None,
         ):
-            seen = self.forward(images.repeat(copies, 1, 1, 1), self.generator)
-        return self.objective(seen).view(copies, len(images)).mean(dim=0)
+            seen = self.forward(uploads, self.generator)
+            paid = self.penalty(uploads, self.generator) if self.penalty else 0.0
+        return (self.objective(seen) - paid).view(copies, len(images)).mean(dim=0)
 
 
 def surrogate_forward(pipeline: Purifier, *, largest_noise_level: float | None = None) -> Forward:
@@ -129,8 +133,8 @@ class AdaptiveConfig:
 
     Attributes:
         search: what climbs, how far and from which seed; untargeted.
-        gradient: which of a defence's gradient paths: ``exact``, ``bpda``, ``surrogate``; or
-            ``transfer`` through a purifier of the attacker's own.
+        gradient: which of a defence's gradient paths: ``exact``, ``bpda``, ``surrogate``,
+            ``evading``; or ``transfer`` through a purifier of the attacker's own.
         num_draws: draws of noise averaged at every step.
         draws_at_once: how many of them are one batch.
         autocast: torch dtype of the purifier's multiplications by name; single precision if empty.
@@ -162,6 +166,7 @@ def attack_through(
     images: Sequence[np.ndarray],
     truths: Sequence[Sequence[Dialogue]],
     *,
+    penalty: Penalty | None = None,
     on_step: Callable[[], object] = lambda: None,
 ) -> list[bytes]:
     """Attacks images of one size through a defence; gives the PNG files that would be uploaded.
@@ -172,6 +177,7 @@ def attack_through(
         forward: how images and gradients get through the defence.
         images: (H, W, 3) uint8 each.
         truths: for each image, what the attack leads away from, asked as the defended model is.
+        penalty: what this way through the defence costs, if anything.
         on_step: called whenever the objective was asked; shows progress, and may end it by raising.
     """
     through = ThroughDefence(
@@ -181,6 +187,7 @@ def attack_through(
         config.num_draws,
         config.draws_at_once,
         getattr(torch, config.autocast) if config.autocast else None,
+        penalty,
     )
 
     return attack_pixels(

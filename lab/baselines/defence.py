@@ -1,7 +1,7 @@
 """What stands between an upload and the model, whether ours or a baseline: pixels to pixels.
 
 With it stands how a white-box attacker's gradient gets through a defence that has none, or too
-large a one, and one defence behind another, such as a codec behind a purifier.
+large a one, one defence behind another, such as a codec behind a purifier, and one of two.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from torch.utils.checkpoint import checkpoint
 from codefend.models.quantise import dequantise, quantise
 
 __all__ = [
+    "EVADING",
     "NO_DEFENCE",
     "Defence",
     "Forward",
+    "Penalty",
     "chained",
+    "chosen",
     "defend",
     "recomputed",
     "straight_through",
@@ -32,7 +35,12 @@ __all__ = [
 Forward = Callable[[Tensor, Generator], Tensor]
 """(B, 3, H, W) float in [0, 1] and a source of noise, to the same shape and range."""
 
-_NEAREST_FIRST = ("exact", "surrogate", "bpda")
+Penalty = Callable[[Tensor, Generator], Tensor]
+"""Uploads and a source of noise, to (B,) what an attacker subtracts from his losses of them."""
+
+EVADING = "evading"
+"""The way of an attacker who is also to pass as clean, so that the milder of two is applied."""
+_NEAREST_FIRST = (EVADING, "exact", "surrogate", "bpda")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,8 @@ class Defence:
         gradient_paths: ways for a white-box attacker's gradient through it, by the name that a
             report's ``gradient`` gives them: ``exact``, ``bpda``, or ``surrogate`` where a smooth
             proxy lends its gradient. Each returns what ``apply`` does, given an equal generator.
+            ``evading``, of a choice, returns what its milder part does.
+        penalties: of those ways that cost the attacker something, by the same names.
         parts: what is applied one after another, where it is a chain.
     """
 
@@ -55,11 +65,12 @@ class Defence:
     apply: Forward
     is_random: bool = False
     gradient_paths: Mapping[str, Forward] = field(default_factory=dict, compare=False, repr=False)
+    penalties: Mapping[str, Penalty] = field(default_factory=dict, compare=False, repr=False)
     parts: tuple[Defence, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def gradients(self) -> list[str]:
-        """The names of its gradient paths, the nearest to the derivative first."""
+        """The names of its gradient paths: evading, then the nearest to the derivative first."""
         return [name for name in _NEAREST_FIRST if name in self.gradient_paths]
 
 
@@ -148,30 +159,84 @@ def chained(parts: Sequence[Defence]) -> Defence:
         parts: at least one.
 
     Raises:
-        ValueError: where there is none.
+        ValueError: where there is none, or one of several is a choice: what it would be chosen by
+            is the upload.
     """
     if not parts:
         raise ValueError("a chain needs at least one defence")
     if len(parts) == 1:
         return parts[0]
+    if any(part.penalties for part in parts):
+        raise ValueError("a choice of two defences is no part of a chain: let it choose chains")
 
     def apply(images: Tensor, generator: Generator) -> Tensor:
         for part in parts:
             images = _rounded(part.apply(images, generator))
         return images
 
-    inexact = [part for part in parts if "exact" not in part.gradient_paths]
-    gradients = dict.fromkeys(name for part in inexact for name in part.gradient_paths) or (
-        "exact",
-    )
     return Defence(
         "+".join(part.name for part in parts),
         " ".join(part.setting for part in parts if part.setting),
         apply,
         is_random=any(part.is_random for part in parts),
-        gradient_paths={name: _through(parts, name) for name in gradients},
+        gradient_paths={name: _through(parts, name) for name in _ways(parts)},
         parts=tuple(parts),
     )
+
+
+def chosen(
+    is_alarmed: Forward, excess: Penalty, mild: Defence, harsh: Defence, *, setting: str
+) -> Defence:
+    """Applies a mild defence to most images, and a harsh one to those that raise an alarm.
+
+    Choosing how much to purify by how attacked an image looks is DiffCAP's idea (Fu et al. 2025),
+    which stops its diffusion there; here two defences are chosen between. A white-box attacker
+    gets through it by evading the alarm, and so through the mild one (after Carlini & Wagner 2017,
+    "Adversarial Examples Are Not Easily Detected", section 3), or by each of the ways through
+    whichever is applied.
+
+    Args:
+        is_alarmed: (B,) bool of uploads.
+        excess: (B,) by how much, at least 0, uploads are short of passing as clean, with its
+            gradient.
+        mild: what is applied without an alarm.
+        harsh: what is applied after one.
+        setting: what tells this alarm from others.
+    """
+    both = (mild, harsh)
+
+    def whichever(ways: Sequence[Forward]) -> Forward:
+        def forward(images: Tensor, generator: Generator) -> Tensor:
+            alarmed = is_alarmed(images.detach(), generator)
+            defended = torch.zeros_like(images)
+            for way, is_its in zip(ways, (~alarmed, alarmed), strict=True):
+                if bool(is_its.any()):
+                    defended = defended.index_put((is_its,), way(images[is_its], generator))
+            return defended
+
+        return forward
+
+    return Defence(
+        "/".join(part.name for part in both),
+        " ".join([setting, *(part.setting for part in both if part.setting)]),
+        whichever([part.apply for part in both]),
+        is_random=True,
+        gradient_paths={
+            EVADING: mild.gradient_paths[mild.gradients[0]],
+            **{name: whichever(_nearest_ways(both, name)) for name in _ways(both)},
+        },
+        penalties={EVADING: excess},
+    )
+
+
+def _ways(parts: Sequence[Defence]) -> list[str]:
+    """The names of all ways through the parts that are not exact; exact where all are."""
+    inexact = [part for part in parts if "exact" not in part.gradient_paths]
+    return list(dict.fromkeys(way for part in inexact for way in part.gradient_paths)) or ["exact"]
+
+
+def _nearest_ways(parts: Sequence[Defence], gradient: str) -> list[Forward]:
+    return [part.gradient_paths[_nearest(part, gradient)] for part in parts]
 
 
 def _rounded(images: Tensor) -> Tensor:
@@ -179,7 +244,7 @@ def _rounded(images: Tensor) -> Tensor:
 
 
 def _through(parts: Sequence[Defence], gradient: str) -> Forward:
-    ways = [part.gradient_paths[_nearest(part, gradient)] for part in parts]
+    ways = _nearest_ways(parts, gradient)
 
     def forward(images: Tensor, generator: Generator) -> Tensor:
         for way in ways:

@@ -13,7 +13,10 @@ from codefend.lab.errors import LabError
 from codefend.models.purifier.purifier import Purifier
 from codefend.models.purifier.strengths import STRENGTHS, Strength
 
-__all__ = ["DEFENCES", "defence_named"]
+__all__ = ["DEFENCES", "Chooser", "defence_named"]
+
+Chooser = Callable[[float, Defence, Defence], Defence]
+"""From a suspicion to two defences, of which the second is for images above it."""
 
 DEFENCES: dict[str, Callable[[float], Defence]] = {
     "bilateral": bilateral,
@@ -25,23 +28,33 @@ DEFENCES: dict[str, Callable[[float], Defence]] = {
 }
 """Baselines by name, each made from its one setting; a new one is a new row here."""
 
+_CHOSEN = re.compile(r"([^/@]+)/([^/@]+)@(0?\.\d+)")
 _DRAWN = re.compile(r"([\d.]+)-([\d.]+)")
 
 
-def defence_named(text: str, networks: Mapping[str, tuple[Purifier, str]]) -> Defence:
-    """One defence, or several one behind another.
+def defence_named(
+    text: str, networks: Mapping[str, tuple[Purifier, str]], choose: Chooser | None = None
+) -> Defence:
+    """One defence, several one behind another, or two to choose between.
 
     Args:
         text: ``none``, or parts joined by ``+``: a baseline and its setting (``jpeg:30``), or a
             network, its noise level and its steps (``purifier:0.05``, ``base:0.1x4``), or two
             levels that each image's is drawn between (``purifier:0.05-0.12``), or the
             strength at which it is served, its codec included (``purifier:strong``; ``standard``
-            where all is left out).
+            where all is left out). Two of these with a suspicion behind them
+            (``none/purifier:strong@0.8``): the second where the suspicion is above it.
         networks: purifiers and the hashes of their weights, by name.
+        choose: makes one of two; None where there is no detector.
 
     Raises:
         LabError: A part is unknown, or its setting means nothing.
     """
+    if two := _CHOSEN.fullmatch(text):
+        if choose is None:
+            raise LabError(f"{text} needs a detector: classify --detector")
+        mild, harsh = (defence_named(words, networks) for words in two.group(1, 2))
+        return choose(float(two.group(3)), mild, harsh)
     if text == "none":
         return NO_DEFENCE
     return chained([part for word in text.split("+") for part in _parts(word, networks)])

@@ -98,7 +98,8 @@ class Classify(PretrainedExperiment):
         scorer = None
         if self.detector:
             detector, weights["detector"] = load_detector(self.detector, device=device)
-            scorer = SuspicionScorer(detector, defence_named("purifier", networks))
+            purifier = defence_named("purifier", networks)
+            scorer = SuspicionScorer(detector, purifier, weights["detector"])
         measured, noticed, coverage = self._measured(networks, scorer, device)
         rows = [*joined, *measured]
         meta = provenance(seed=self.seed, weights=weights, device=device, settings=self)
@@ -117,7 +118,8 @@ class Classify(PretrainedExperiment):
         rows: list[Row] = []
         noticed: dict[str, list[Row]] = {}
         coverage: list[str] = []
-        asked, adaptive = named(self.defences, networks), named(self.through, networks)
+        choose = scorer.choice if scorer else None
+        asked, adaptive = (named(w, networks, choose) for w in (self.defences, self.through))
         if not (asked or adaptive or scorer):
             return rows, noticed, coverage
         against = dict(zip(self.defences, asked, strict=True)).get(self.against)

@@ -153,7 +153,7 @@ def _scorer(
     """The detector behind its purifier, and the hashes of both."""
     network, detector_sha256 = load_detector(detector, device=device)
     pipeline, sha256 = load_purifier(purifier, device=device)
-    scorer = SuspicionScorer(network, purifying("purifier", pipeline, sha256))
+    scorer = SuspicionScorer(network, purifying("purifier", pipeline, sha256), detector_sha256)
     return scorer, {"detector": detector_sha256, "purifier": sha256}
 
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Generator, Tensor
+from torch.nn import functional
 
-from codefend.lab.baselines.defence import Defence, defend
+from codefend.lab.baselines.defence import Defence, chosen, defend
 from codefend.lab.errors import LabError
 from codefend.lab.evaluate.uploads import Uploads
 from codefend.lab.experiments.report import Row, cell, radius, rows_under
@@ -29,7 +32,7 @@ from codefend.models.detector.calibration import (
 )
 from codefend.models.detector.network import SuspicionDetector
 from codefend.models.manifest import weights_sha256
-from codefend.models.quantise import dequantise
+from codefend.models.quantise import dequantise, quantise
 
 __all__ = [
     "SuspicionScorer",
@@ -44,6 +47,9 @@ __all__ = [
 ]
 
 FALSE_ALARMS = 0.01
+_EVADED = 0.5
+"""How suspicious he who evades still is, as a share of the suspicion that gives him away: as half
+of all clean images are where that is nearly 1."""
 _NUM_RESAMPLES = 1000
 
 
@@ -67,10 +73,12 @@ class SuspicionScorer:
     Attributes:
         detector: on any device.
         purifier: at the setting that is served.
+        sha256: of the detector's weights.
     """
 
     detector: SuspicionDetector
     purifier: Defence
+    sha256: str = ""
 
     @torch.no_grad()
     def scores(self, images: Sequence[np.ndarray], *, seed: int) -> Floats:
@@ -85,6 +93,42 @@ class SuspicionScorer:
     def suspicions(self, images: Sequence[np.ndarray], *, seed: int) -> Floats:
         """(N,) in [0, 1], by the detector's own calibration."""
         return suspicions_of(self.scores(images, seed=seed), self.detector.config.clean_quantiles)
+
+    def choice(self, above: float, mild: Defence, harsh: Defence) -> Defence:
+        """A defence that is ``harsh`` to images whose suspicion is above ``above``, in (0, 1)."""
+        return chosen(
+            partial(self._is_above, self._score_at(above)),
+            partial(self.excess, above=above),
+            mild,
+            harsh,
+            setting=f"suspicion>{above:g} weights={self.sha256[:12]}",
+        )
+
+    def excess(self, images: Tensor, generator: Generator, *, above: float) -> Tensor:
+        """By how much uploads score more than who safely evades ``above``, with its gradient.
+
+        A hinge, as in Carlini & Wagner 2017, "Adversarial Examples Are Not Easily Detected",
+        section 3: what passes as clean already is not made cleaner at the attack's expense.
+
+        Args:
+            images: (B, 3, H, W) float in [0, 1].
+            generator: of the purifier's noise.
+            above: the suspicion that gives an upload away.
+
+        Returns:
+            (B,) at least 0.
+        """
+        purified = self.purifier.gradient_paths["exact"](images, generator)
+        return functional.relu(self.detector(images, purified) - self._score_at(_EVADED * above))
+
+    def _is_above(self, limit: float, images: Tensor, generator: Generator) -> Tensor:
+        with torch.no_grad():
+            purified = dequantise(quantise(self.purifier.apply(images, generator)), images.dtype)
+            scores: Tensor = self.detector(images, purified)
+        return scores > limit
+
+    def _score_at(self, suspicion: float) -> float:
+        return float(scores_of([suspicion], self.detector.config.clean_quantiles)[0])
 
 
 def calibrate(scorer: SuspicionScorer, *groups: Sequence[np.ndarray], seed: int = 0) -> None:

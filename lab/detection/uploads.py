@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
-from torch.nn import functional
 
-from codefend.lab.attacks.interface import Objective, Tier
+from codefend.lab.attacks.adaptive import ThroughDefence
+from codefend.lab.attacks.interface import Tier
 from codefend.lab.attacks.objectives import language_objective
 from codefend.lab.attacks.pixels import attack_pixels
-from codefend.lab.baselines.defence import Forward
+from codefend.lab.baselines.defence import NO_DEFENCE
 from codefend.lab.detection.benign import gaussian, recompress, resize, uniform
 from codefend.lab.detection.scoring import SuspicionScorer
 from codefend.lab.documents.document import Fonts
@@ -23,9 +23,9 @@ from codefend.lab.evaluate.data import TrueScene, truths
 from codefend.lab.evaluate.uploads import Attacker, Uploads
 from codefend.lab.experiments.craft import AttackBatch, craft
 from codefend.lab.experiments.report import Threat
-from codefend.models.detector.network import SuspicionDetector
+from codefend.models.detector.calibration import FLAG_ABOVE
 
-__all__ = ["Evading", "altered_uploads", "benign_uploads", "evading_uploads"]
+__all__ = ["altered_uploads", "benign_uploads", "evading_uploads"]
 
 _BATCH_SIZE = 8
 _NUM_DRAWS = 4
@@ -79,45 +79,6 @@ def _benign(name: str, images: Sequence[np.ndarray]) -> Uploads:
     return Uploads(Threat(tier=Tier.CLEAN, attack=name), images)
 
 
-@dataclass(frozen=True, slots=True)
-class Evading:
-    """The victim's loss, less what the detector's score exceeds that of a usual clean image by.
-
-    A hinge, as in Carlini & Wagner 2017, "Adversarial Examples Are Not Easily Detected", section 3:
-    what passes as clean already is not made cleaner at the attack's expense.
-
-    Attributes:
-        harm: the victim's losses (B,) of what it sees.
-        detector: whose scores are minimised.
-        purify: the way through the purifier: images and a source of noise to purified images.
-        usual_score: a score under which nothing is flagged.
-        generator: of the purifier's noise, drawn anew at every call.
-        sees_purified: whether the victim is behind the purifier; else it is undefended.
-        weight: of the detector's excess.
-        num_draws: of noise, averaged.
-    """
-
-    harm: Objective
-    detector: SuspicionDetector
-    purify: Forward
-    usual_score: float
-    generator: Generator
-    sees_purified: bool = True
-    weight: float = 1.0
-    num_draws: int = 4
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) float in [0, 1] to losses (B,), to be maximised."""
-        losses = [self._draw(images) for _ in range(self.num_draws)]
-        return torch.stack(losses).mean(dim=0)
-
-    def _draw(self, images: Tensor) -> Tensor:
-        purified = self.purify(images, self.generator)
-        excess = functional.relu(self.detector(images, purified) - self.usual_score)
-        harm = self.harm(purified if self.sees_purified else images)
-        return harm - self.weight * excess
-
-
 def evading_uploads(
     settings: ObliviousSettings,
     attacker: Attacker,
@@ -135,20 +96,20 @@ def evading_uploads(
         scenes: what is attacked.
     """
     quantiles = scorer.detector.config.clean_quantiles
+    penalty = partial(scorer.excess, above=FLAG_ABOVE)
     config, victim = settings.config(settings.epsilon, "margin"), attacker.victim
     for label, sees_purified in _WAYS.items():
 
         def attack(
             batch: AttackBatch[TrueScene], sees_purified: bool = sees_purified
         ) -> list[bytes]:
-            evading = Evading(
-                harm=language_objective("margin", victim, [truths(s) for s in batch.items]),
-                detector=scorer.detector,
-                purify=scorer.purifier.gradient_paths["exact"],
-                usual_score=quantiles[len(quantiles) // 2],
-                generator=torch.Generator().manual_seed(batch.seed),
-                sees_purified=sees_purified,
-                num_draws=_NUM_DRAWS,
+            harmed = scorer.purifier if sees_purified else NO_DEFENCE
+            evading = ThroughDefence(
+                language_objective("margin", victim, [truths(s) for s in batch.items]),
+                harmed.gradient_paths["exact"],
+                torch.Generator().manual_seed(batch.seed),
+                _NUM_DRAWS,
+                penalty=penalty,
             )
             return attack_pixels(
                 config.build(),

@@ -159,15 +159,16 @@ def _curve_rows(uploader: Uploader, assessor: Assessor) -> list[Row]:
 
 
 def _gradients(condition: Condition, settings: TierSettings) -> list[str]:
-    """The settings' that the defence has; all where it has none of them, or draws no noise."""
+    """The settings' that it has, and who evades; all where it has none of these, or no noise."""
     own = condition.defence.gradients
-    if not condition.defence.is_random:
+    wanted = [gradient for gradient in settings.gradients if gradient in own]
+    if not (condition.defence.is_random and wanted):
         return own
-    return [gradient for gradient in settings.gradients if gradient in own] or own
+    return [*condition.defence.penalties, *wanted]
 
 
 def _focused_gradients(condition: Condition, settings: TierSettings) -> list[str]:
-    """One for each further round: the nearest to the derivative; of a still defence all in turn."""
+    """One for each further round: the first that it has; of a still defence all in turn."""
     own = condition.defence.gradients
     if condition.defence.is_random:
         return own[:1] * settings.num_focused

@@ -13,7 +13,7 @@ from codefend.lab.attacks.adaptive import AdaptiveConfig, attack_through
 from codefend.lab.attacks.interface import Tier
 from codefend.lab.attacks.registry import AttackConfig, Goal
 from codefend.lab.attacks.scenes import attack_uploads
-from codefend.lab.baselines.defence import Forward
+from codefend.lab.baselines.defence import Forward, Penalty
 from codefend.lab.evaluate.context import EvalContext, ObliviousSettings
 from codefend.lab.evaluate.data import TrueScene, target_captions, truths
 from codefend.lab.evaluate.outcomes import Condition
@@ -140,6 +140,7 @@ class Attacker:
         asked: Sequence[tuple[TrueScene, Sequence[Dialogue]]],
         *,
         batch_size: int,
+        penalty: Penalty | None = None,
     ) -> list[np.ndarray]:
         """Scenes attacked through a defence.
 
@@ -150,6 +151,7 @@ class Attacker:
             setting: tells this defence from others on disk.
             asked: scenes with what the attack leads away from, asked as the defended model is.
             batch_size: images attacked at once.
+            penalty: what this way costs, if anything; told on disk by config and setting.
         """
 
         def attack(batch: AttackBatch[tuple[TrueScene, Sequence[Dialogue]]]) -> list[bytes]:
@@ -159,6 +161,7 @@ class Attacker:
                 forward,
                 [scene.image for scene, _ in batch.items],
                 [dialogues for _, dialogues in batch.items],
+                penalty=penalty,
                 on_step=lambda: batch.advance(1),
             )
 
@@ -350,7 +353,8 @@ class Uploader:
         defence = condition.defence
         setting = f"{defence.name} {defence.setting}"
         forward = defence.gradient_paths[config.gradient]
-        uploads = self._through(Tier.WHITE_BOX, config, forward, setting, asked)
+        penalty = defence.penalties.get(config.gradient)
+        uploads = self._through(Tier.WHITE_BOX, config, forward, setting, asked, penalty)
         threat = replace(uploads.threat, attack=uploads.threat.attack + suffix)
         return replace(uploads, threat=threat)
 
@@ -361,10 +365,13 @@ class Uploader:
         forward: Forward,
         setting: str,
         asked: Sequence[tuple[TrueScene, Sequence[Dialogue]]],
+        penalty: Penalty | None = None,
     ) -> Uploads:
         search = config.search
         label = f"{tier}-{search.label}-{config.gradient}-{search.steps}"
         size = self.context.tiers.batch_size
-        images = self.attacker.through(label, config, forward, setting, asked, batch_size=size)
+        images = self.attacker.through(
+            label, config, forward, setting, asked, batch_size=size, penalty=penalty
+        )
         threat = Threat.of(search, tier=tier)
         return Uploads(replace(threat, eot=config.num_draws, gradient=config.gradient), images)

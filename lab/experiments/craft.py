@@ -78,5 +78,6 @@ def craft(
 
 
 def gradients_of(defence: Defence) -> list[str]:
-    """The exact gradient alone where a defence has it, else all that it has."""
-    return ["exact"] if "exact" in defence.gradient_paths else list(defence.gradient_paths)
+    """The exact gradient where a defence has it, else all that it has; and always the evading."""
+    own = defence.gradients
+    return [way for way in own if "exact" not in own or way in ("exact", *defence.penalties)]

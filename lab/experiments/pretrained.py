@@ -19,7 +19,7 @@ from codefend.lab.attacks.adaptive import ThroughDefence
 from codefend.lab.attacks.gradient import PGD, loss_and_grad, where_image
 from codefend.lab.attacks.interface import Objective
 from codefend.lab.baselines.defence import Defence
-from codefend.lab.baselines.named import defence_named
+from codefend.lab.baselines.named import Chooser, defence_named
 from codefend.lab.baselines.purifiers import load_purifier
 from codefend.lab.encoders.releases import ENCODERS_FOLDER
 from codefend.lab.experiments.report import Row, cell
@@ -58,7 +58,7 @@ class PretrainedExperiment(Experiment):
         *("jpeg:75", "jpeg:50", "jpeg:30", "jpeg:20"),
         *("noise:0.05+bilateral:0.2", "purifier:0.05+jpeg:40", "base:0.05+jpeg:40"),
     )
-    """Comma-separated: none, NETWORK:LEVEL, jpeg:30, noise:0.05+jpeg:40."""
+    """Comma-separated: none, NETWORK:LEVEL, jpeg:30, noise:0.05+jpeg:40, none/jpeg:30@0.8."""
     through: tuple[str, ...] = ()
     """Defences also attacked through themselves (T2), comma-separated."""
     levels: tuple[Annotated[int, Field(ge=1, le=255)], ...] = (4, 8)
@@ -77,9 +77,9 @@ class PretrainedExperiment(Experiment):
         return {name: load_purifier(path, device=device) for name, path in given.items()}
 
 
-def named(words: Iterable[str], networks: Networks) -> list[Defence]:
+def named(words: Iterable[str], networks: Networks, choose: Chooser | None = None) -> list[Defence]:
     """Defences from words; see `defence_named`."""
-    return [defence_named(word, networks) for word in words]
+    return [defence_named(word, networks, choose) for word in words]
 
 
 def label_of(defence: Defence) -> str:
@@ -106,7 +106,14 @@ def through(
         noise: source of it.
     """
     draws = num_draws if defence.is_random else 1
-    return ThroughDefence(objective(draws), defence.gradient_paths[gradient], noise, draws, draws)
+    return ThroughDefence(
+        objective(draws),
+        defence.gradient_paths[gradient],
+        noise,
+        draws,
+        draws,
+        penalty=defence.penalties.get(gradient),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """The rows of detection, from a detector whose verdicts are known."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,8 +10,12 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
+from codefend.lab.attacks.adaptive import ThroughDefence
 from codefend.lab.attacks.interface import Tier
-from codefend.lab.baselines.defence import Defence
+from codefend.lab.baselines.compression import jpeg
+from codefend.lab.baselines.defence import NO_DEFENCE, Defence, chained, defend
+from codefend.lab.baselines.filters import gaussian_noise
+from codefend.lab.baselines.named import defence_named
 from codefend.lab.baselines.purifiers import purifying
 from codefend.lab.cli import app
 from codefend.lab.detection.scoring import (
@@ -23,9 +28,9 @@ from codefend.lab.detection.scoring import (
     logged_suspicions,
     recalibrate,
 )
-from codefend.lab.detection.uploads import Evading
 from codefend.lab.errors import LabError
 from codefend.lab.evaluate.uploads import Uploads
+from codefend.lab.experiments.craft import gradients_of
 from codefend.lab.experiments.report import Threat
 from codefend.models.detector.calibration import (
     clean_quantiles,
@@ -36,7 +41,12 @@ from codefend.models.detector.calibration import (
 from codefend.models.detector.network import SuspicionDetector
 from codefend.models.purifier.pipeline import PurificationPipeline
 
-NOTHING = Defence("nothing", "", lambda images, generator: images)
+NOTHING = Defence(
+    "nothing",
+    "",
+    lambda images, generator: images,
+    gradient_paths={"exact": lambda images, generator: images},
+)
 
 
 class Brightness(SuspicionDetector):
@@ -146,25 +156,77 @@ class Sum(nn.Module):
         return images.sum(dim=(1, 2, 3))
 
 
-@pytest.mark.parametrize("sees_purified", [True, False])
-def test_an_evader_trades_harm_against_excess_suspicion(scorer, sees_purified):
-    def halved(images, generator):
-        return images / 2
+HALVED = Defence(
+    "halved", "", lambda images, generator: images / 2,
+    gradient_paths={"exact": lambda images, generator: images / 2},
+)  # fmt: skip
 
-    evading = Evading(
-        harm=Sum(),
-        detector=scorer.detector,
-        purify=halved,
-        usual_score=100.0,
-        generator=torch.Generator().manual_seed(0),
-        sees_purified=sees_purified,
-        weight=2.0,
+
+@pytest.mark.parametrize("harmed", [HALVED, NO_DEFENCE])
+def test_who_evades_trades_harm_against_excess_suspicion(scorer, harmed):
+    evading = ThroughDefence(
+        Sum(),
+        harmed.gradient_paths["exact"],
+        torch.Generator().manual_seed(0),
         num_draws=3,
+        penalty=partial(scorer.excess, above=0.8),
     )
-    dark, light = torch.full((1, 3, 4, 4), 0.2), torch.full((1, 3, 4, 4), 0.8)
-    share = 0.5 if sees_purified else 1.0
-    assert evading(dark).item() == pytest.approx(48 * 0.2 * share)
-    assert evading(light).item() == pytest.approx(48 * 0.8 * share - 2 * (204 - 100))
+    dark, light = torch.full((1, 3, 4, 4), 0.1), torch.full((1, 3, 4, 4), 0.8)
+    share = 0.5 if harmed is HALVED else 1.0
+    assert evading(dark).item() == pytest.approx(48 * 0.1 * share)
+    assert evading(light).item() == pytest.approx(48 * 0.8 * share - (204 - 40))
+    light.requires_grad_(True)
+    (slope,) = torch.autograd.grad(evading(light).sum(), light)
+    assert torch.allclose(slope, torch.full_like(slope, share - 255 / 48))
+
+
+def test_a_choice_is_harsh_to_what_is_suspicious_and_to_nothing_else(scorer):
+    choice = scorer.choice(0.8, NO_DEFENCE, HALVED)
+    images = [grey(level) for level in (10, 79, 82, 200)]
+    levels = [int(image.max()) for image in defend(choice, images, seed=0)]
+    assert levels == [10, 79, 41, 100]
+    assert defend(choice, images[:1], seed=0)[0].max() == 10, "none alarmed"
+    assert defend(choice, images[2:], seed=0)[0].max() == 41, "all alarmed"
+    assert choice.name == "none/halved"
+    assert choice.setting.startswith("suspicion>0.8 weights=")
+
+
+def test_the_ways_through_a_choice_are_who_evades_and_whichever_is_applied(scorer):
+    choice = scorer.choice(0.8, HALVED, jpeg(30))
+    assert choice.gradients == ["evading", "surrogate", "bpda"]
+    images = torch.rand((6, 3, 16, 16), generator=torch.Generator().manual_seed(0))
+    images[:3] *= 0.3
+    noise = torch.Generator().manual_seed(0)
+    assert torch.equal(choice.gradient_paths["evading"](images, noise), images / 2)
+    assert list(choice.penalties) == ["evading"]
+    paid = choice.penalties["evading"](images, noise)
+    assert torch.allclose(paid, (255 * images.mean(dim=(1, 2, 3)) - 40).relu(), atol=1e-3)
+    wanted = choice.apply(images, noise)
+    for way in ("surrogate", "bpda"):
+        uploads = images.clone().requires_grad_(True)
+        found = choice.gradient_paths[way](uploads, noise)
+        assert torch.allclose(found, wanted, atol=1e-6)
+        (slope,) = torch.autograd.grad(found.square().sum(), uploads)
+        assert all(float(each.abs().max()) > 0 for each in slope)
+
+
+def test_whoever_attacks_a_choice_also_evades(scorer):
+    exact = scorer.choice(0.8, NO_DEFENCE, HALVED)
+    assert gradients_of(exact) == ["evading", "exact"]
+    assert gradients_of(scorer.choice(0.8, HALVED, jpeg(30))) == ["evading", "surrogate", "bpda"]
+    with pytest.raises(ValueError, match="no part of a chain"):
+        chained([exact, jpeg(30)])
+
+
+def test_words_choose_by_suspicion(scorer):
+    found = defence_named("jpeg:90/noise:0.05+jpeg:30@0.8", {}, scorer.choice)
+    wanted = scorer.choice(0.8, jpeg(90), chained([gaussian_noise(0.05), jpeg(30)]))
+    assert (found.name, found.setting) == (wanted.name, wanted.setting)
+    for word in ("none/jpeg:30@1", "none/jpeg:30@0", "none/jpeg:30@", "none/jpeg:30"):
+        with pytest.raises(LabError, match="no defence"):
+            defence_named(word, {}, scorer.choice)
+    with pytest.raises(LabError, match="--detector"):
+        defence_named("none/jpeg:30@0.8", {})
 
 
 def test_commands_calibrate_on_a_folder_and_refuse_a_small_one(tmp_path):
