@@ -6,7 +6,7 @@ codec or filter behind it or none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -15,7 +15,8 @@ from pydantic import Field
 
 from codefend.lab.attacks.interface import Tier
 from codefend.lab.baselines.defence import NO_DEFENCE
-from codefend.lab.baselines.purifiers import load_purifier
+from codefend.lab.baselines.purifiers import load_purifier, purifying
+from codefend.lab.detection.scoring import SuspicionScorer, load_detector
 from codefend.lab.errors import LabError
 from codefend.lab.evaluate.assess import Assessor
 from codefend.lab.evaluate.context import (
@@ -95,7 +96,10 @@ class TradeOff(VictimExperiment):
     purifiers: tuple[str, ...] = (f"served={WEIGHTS_DIRECTORY / 'purifier'}",)
     """NAME=DIRECTORY; others are compared with the first."""
     settings: tuple[str, ...] = ()
-    """LEVELxSTEPS of every purifier beside its own, or NAME:LEVELxSTEPS; +jpeg:75 stands behind."""
+    """LEVELxSTEPS of every purifier beside its own, or NAME:LEVELxSTEPS; +jpeg:75 stands behind,
+    /LEVELxSTEPS@0.8 is what images of a suspicion above 0.8 go through instead."""
+    detector: Path = WEIGHTS_DIRECTORY / "detector"
+    """Of suspicion, behind the first purifier; read where a setting chooses by it."""
     surrogate: Path = WEIGHTS_DIRECTORY / "base"
     """The purifier of T1's attacker."""
     num_scenes: int = Field(64, ge=1)
@@ -113,7 +117,8 @@ class TradeOff(VictimExperiment):
     def run(self) -> None:
         """Makes whatever the folder lacks, and writes the report."""
         pipelines = self._pipelines()
-        points = points_of(pipelines, self.settings)
+        scorer = self._scorer(pipelines)
+        points = points_of(pipelines, self.settings, scorer.choice if scorer else None)
         asked, attacker = self.load(self.victim)
         seed = self.oblivious.seed
         num = self.white_box_scenes or 1
@@ -135,6 +140,7 @@ class TradeOff(VictimExperiment):
         # Last, and anew in every run: what is above is kept.
         rows += timing_rows(points, num_rounds=self.rounds, device=self.device)
         weights = {name: sha256 for name, (_, sha256) in pipelines.items()}
+        weights |= {"detector": scorer.sha256} if scorer else {}
         meta = self.meta({asked.name: asked.sha256, **weights}, self.split)
         notes = _notes(context, with_white_box=self.white_box_scenes > 0)
         sections = [tradeoff_table(rows, points), front_notes(rows, points), notes]
@@ -151,6 +157,13 @@ class TradeOff(VictimExperiment):
                 raise LabError(f"--purifier takes NAME=DIRECTORY, each name once; got {source}")
             found[name] = load_purifier(Path(directory), device=self.device)
         return found
+
+    def _scorer(self, pipelines: Mapping[str, tuple[Purifier, str]]) -> SuspicionScorer | None:
+        if not any("/" in word for word in self.settings):
+            return None
+        (name, (pipeline, sha256)), *_ = pipelines.items()
+        detector, detector_sha256 = load_detector(self.detector, device=self.device)
+        return SuspicionScorer(detector, purifying(name, pipeline, sha256), detector_sha256)
 
 
 def _notes(context: EvalContext, *, with_white_box: bool) -> str:
@@ -209,7 +222,9 @@ def tradeoff_table(rows: Sequence[Row], points: Sequence[Point]) -> str:
 
 
 def _named(point: Point) -> str:
-    return f"{point.purifier}, then {point.behind}" if point.behind else point.purifier
+    first = f"{point.purifier}, then {point.behind}" if point.behind else point.purifier
+    instead, _, above = point.harsh.partition("@")
+    return f"{first}; {instead} where suspicion > {above}" if above else first
 
 
 def _figures(rows: Sequence[Row], name: str) -> list[str]:

@@ -13,6 +13,8 @@ from codefend.lab.experiments.statistics import Estimate
 from codefend.lab.labels import UNION
 from codefend.lab.tradeoff.costs import PHOTO, TIME_METRIC, front_notes
 from codefend.lab.tradeoff.points import SERVED, points_of
+from codefend.models.detector.calibration import clean_quantiles
+from codefend.models.detector.network import SuspicionDetector
 from codefend.models.mllm.tiny import tiny_mllm
 from codefend.models.purifier.pipeline import PurificationPipeline
 
@@ -25,11 +27,27 @@ def command(world_file, tmp_path_factory):
     model, processor = tiny_mllm()
     model.save_pretrained(root / "mllm")
     processor.save_pretrained(root / "mllm")
+    detector = SuspicionDetector.tiny()
+    detector.register_to_config(clean_quantiles=clean_quantiles(range(101)))
+    detector.save_pretrained(root / "detector")
     return root, [
-        *("trade-off", "--out", str(root / "report"), "--world", str(world_file)),
+        *(
+            "trade-off",
+            "--detector",
+            str(root / "detector"),
+            "--out",
+            str(root / "report"),
+            "--world",
+            str(world_file),
+        ),
         *("--victim", str(root / "mllm"), "--rounds", "2", "--device", "cpu"),
         *("--purifier", f"ours={root / 'purifier0'}", "--purifier", f"other={root / 'purifier1'}"),
-        *("--surrogate", str(root / "purifier1"), "--settings", "0.1x2,ours:0.1x1+jpeg:75"),
+        *(
+            "--surrogate",
+            str(root / "purifier1"),
+            "--settings",
+            "0.1x2,ours:0.1x1+jpeg:75,ours:0.02x1/0.1x1+jpeg:75@0.8",
+        ),
         *("--num-scenes", "2", "--white-box-scenes", "1", "--steps", "1"),
         "--with-photos",
         *("--tier-steps", "1", "--eot", "1", "--gradients", "exact", "--seeds", "2"),
@@ -48,7 +66,8 @@ def test_table_rows_and_picture(command, monkeypatch):
         if row["attack"] in {"none", "worst-of-all"} and row["task"] != PHOTO
     }
     photos = [row for row in document["rows"] if row["task"] == PHOTO]
-    names = ["purifier", "ours@0.1x2", "ours@0.1x1+jpeg:75", "other@0.05x1", "other@0.1x2"]
+    names = ["purifier", "ours@0.1x2", "ours@0.1x1+jpeg:75", "ours@0.02x1/0.1x1+jpeg:75@0.8"]
+    names += ["other@0.05x1", "other@0.1x2"]
     for name in names:
         assert found[name, "clean", "milliseconds_512px"]["value"] > 0
         assert found[name, "clean", "psnr_db"]["n"] == 2
@@ -62,6 +81,10 @@ def test_table_rows_and_picture(command, monkeypatch):
     assert sum(line.startswith("| ") for line in lines) == num_tables * (1 + len(names))
     assert "| **ours** | **0.05** | **1** |" in result.stdout
     assert "| ours, then jpeg:75 | 0.1 | 1 |" in result.stdout
+    assert "| ours; 0.1x1+jpeg:75 where suspicion > 0.8 | 0.02 | 1 |" in result.stdout
+    ways = {row["gradient"] for row in document["rows"] if row["defence"] == names[3]}
+    assert {"evading", "surrogate", "bpda"} <= ways, "who evades attacks it, beside its own ways"
+    assert {"ours", "other", "detector"} < set(document["meta"]["weights"])
     for picture in ("trade-off.png", "pareto.png"):
         assert (root / "report" / picture).read_bytes().startswith(b"\x89PNG")
 
@@ -84,6 +107,9 @@ def test_table_rows_and_picture(command, monkeypatch):
         ("--settings", "0.05x0", "at least 1"),
         ("--settings", "theirs:0.05x1", "names none of ours, other"),
         ("--settings", "0.05x1+jpeg:0", "is no defence"),
+        ("--settings", "0.05x1/0.1x1", "is no defence"),
+        ("--settings", "0.05x1/0.1x1@1", "is no defence"),
+        ("--settings", "0.05x1/none@0.8", "is no defence"),
     ],
 )
 def test_bad_words(command, option, value, said):
