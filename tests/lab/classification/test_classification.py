@@ -181,7 +181,8 @@ def test_the_command_writes_a_report(world_file, tmp_path, monkeypatch):
         f"classify --out {out} --detector {tmp_path / 'detector'} --world {world_file} "
         "--per-photo 1 --steps 1 --seeds 1 "
         "--victims efficientnet-lite0 --defences none,purifier,jpeg:30,noise:0.05+jpeg:40 "
-        "--through jpeg:30 --white-box.windows 1 --white-box.draws 1 --white-box.steps 1".split(),
+        "--through jpeg:30,none/jpeg:30@0.5 "
+        "--white-box.windows 1 --white-box.draws 1 --white-box.steps 1".split(),
     )
     assert told.exit_code == 0, told.output
     rows = json.loads((out / "report.json").read_text())["rows"]
@@ -197,6 +198,8 @@ def test_the_command_writes_a_report(world_file, tmp_path, monkeypatch):
     assert "| efficientnet-lite0 | clean | 4/255 | 8/255 | n |" in report
     assert "| noise+jpeg deviation=0.05 quality=40 |" in report
     assert "| T2: predictions left | efficientnet-lite0, 4/255 |" in report
+    ways = {row["defence"]: row["gradient"] for row in rows if row["tier"] == "t2"}
+    assert ways["none/jpeg suspicion>0.5 quality=30"] == "evading+surrogate+bpda"
     assert "efficientnet-lite0:\n\n| tier | images | family |" in report
     assert "| codefend" not in report  # what a detector notices is no defence's figure
     assert (out / "trade-off.png").stat().st_size > 1000
