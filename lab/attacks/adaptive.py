@@ -17,7 +17,7 @@ from codefend.lab.attacks.interface import Objective
 from codefend.lab.attacks.objectives import language_objective
 from codefend.lab.attacks.pixels import attack_pixels, counted
 from codefend.lab.attacks.registry import AttackConfig
-from codefend.lab.baselines.defence import Forward, Penalty
+from codefend.lab.baselines.defence import Forward, PerImage
 from codefend.lab.baselines.purifiers import noise_source
 from codefend.lab.victims.dialogue import Dialogue
 from codefend.lab.victims.victim import Victim
@@ -53,7 +53,7 @@ class ThroughDefence:
     num_draws: int = 16
     draws_at_once: int = 1
     autocast_dtype: torch.dtype | None = None
-    penalty: Penalty | None = None
+    penalty: PerImage | None = None
 
     def __post_init__(self) -> None:
         """Refuses an empty average, and shares that do not make it up."""
@@ -166,7 +166,7 @@ def attack_through(
     images: Sequence[np.ndarray],
     truths: Sequence[Sequence[Dialogue]],
     *,
-    penalty: Penalty | None = None,
+    penalty: PerImage | None = None,
     on_step: Callable[[], object] = lambda: None,
 ) -> list[bytes]:
     """Attacks images of one size through a defence; gives the PNG files that would be uploaded.

@@ -22,7 +22,7 @@ __all__ = [
     "NO_DEFENCE",
     "Defence",
     "Forward",
-    "Penalty",
+    "PerImage",
     "chained",
     "chosen",
     "defend",
@@ -35,8 +35,8 @@ __all__ = [
 Forward = Callable[[Tensor, Generator], Tensor]
 """(B, 3, H, W) float in [0, 1] and a source of noise, to the same shape and range."""
 
-Penalty = Callable[[Tensor, Generator], Tensor]
-"""Uploads and a source of noise, to (B,) what an attacker subtracts from his losses of them."""
+PerImage = Callable[[Tensor, Generator], Tensor]
+"""Uploads (B, 3, H, W) float in [0, 1] and a source of noise, to a value (B,) of each."""
 
 EVADING = "evading"
 """The way of an attacker who is also to pass as clean, so that the milder of two is applied."""
@@ -56,7 +56,8 @@ class Defence:
             report's ``gradient`` gives them: ``exact``, ``bpda``, or ``surrogate`` where a smooth
             proxy lends its gradient. Each returns what ``apply`` does, given an equal generator.
             ``evading``, of a choice, returns what its milder part does.
-        penalties: of those ways that cost the attacker something, by the same names.
+        penalties: of those ways that cost the attacker something, by the same names: what he
+            subtracts from his losses.
         parts: what is applied one after another, where it is a chain.
     """
 
@@ -65,7 +66,7 @@ class Defence:
     apply: Forward
     is_random: bool = False
     gradient_paths: Mapping[str, Forward] = field(default_factory=dict, compare=False, repr=False)
-    penalties: Mapping[str, Penalty] = field(default_factory=dict, compare=False, repr=False)
+    penalties: Mapping[str, PerImage] = field(default_factory=dict, compare=False, repr=False)
     parts: tuple[Defence, ...] = field(default=(), compare=False, repr=False)
 
     @property
@@ -185,7 +186,7 @@ def chained(parts: Sequence[Defence]) -> Defence:
 
 
 def chosen(
-    is_alarmed: Forward, excess: Penalty, mild: Defence, harsh: Defence, *, setting: str
+    is_alarmed: PerImage, excess: PerImage, mild: Defence, harsh: Defence, *, setting: str
 ) -> Defence:
     """Applies a mild defence to most images, and a harsh one to those that raise an alarm.
 

@@ -21,7 +21,6 @@ from codefend.lab.detection.scoring import (
     SuspicionScorer,
     detection_rows,
     detection_table,
-    load_detector,
 )
 from codefend.lab.detection.uploads import altered_uploads
 from codefend.lab.encoders.encoder import CLASSIFIERS, load_any_classifier
@@ -97,9 +96,9 @@ class Classify(PretrainedExperiment):
         joined = self.rows_of_parts(weights)
         scorer = None
         if self.detector:
-            detector, weights["detector"] = load_detector(self.detector, device=device)
             purifier = defence_named("purifier", networks)
-            scorer = SuspicionScorer(detector, purifier, weights["detector"])
+            scorer = SuspicionScorer.load(self.detector, purifier, device=device)
+            weights["detector"] = scorer.sha256
         measured, noticed, coverage = self._measured(networks, scorer, device)
         rows = [*joined, *measured]
         meta = provenance(seed=self.seed, weights=weights, device=device, settings=self)

@@ -14,7 +14,6 @@ from codefend.lab.detection.scoring import (
     calibrate,
     detection_rows,
     detection_table,
-    load_detector,
     logged_suspicions,
     recalibrate,
     save_detector,
@@ -151,10 +150,10 @@ def _scorer(
     detector: Path, purifier: Path, device: str = "cpu"
 ) -> tuple[SuspicionScorer, dict[str, str]]:
     """The detector behind its purifier, and the hashes of both."""
-    network, detector_sha256 = load_detector(detector, device=device)
     pipeline, sha256 = load_purifier(purifier, device=device)
-    scorer = SuspicionScorer(network, purifying("purifier", pipeline, sha256), detector_sha256)
-    return scorer, {"detector": detector_sha256, "purifier": sha256}
+    behind = purifying("purifier", pipeline, sha256)
+    scorer = SuspicionScorer.load(detector, behind, device=device)
+    return scorer, {"detector": scorer.sha256, "purifier": sha256}
 
 
 app = typer.Typer(no_args_is_help=True, help="Notice attacks, and say how often.")

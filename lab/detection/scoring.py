@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -79,6 +80,12 @@ class SuspicionScorer:
     detector: SuspicionDetector
     purifier: Defence
     sha256: str = ""
+
+    @classmethod
+    def load(cls, directory: Path, purifier: Defence, *, device: str = "cpu") -> Self:
+        """A detector of ``load_detector`` behind a purifier on the same device."""
+        detector, sha256 = load_detector(directory, device=device)
+        return cls(detector, purifier, sha256)
 
     @torch.no_grad()
     def scores(self, images: Sequence[np.ndarray], *, seed: int) -> Floats:

@@ -13,7 +13,7 @@ from codefend.lab.attacks.adaptive import AdaptiveConfig, attack_through
 from codefend.lab.attacks.interface import Tier
 from codefend.lab.attacks.registry import AttackConfig, Goal
 from codefend.lab.attacks.scenes import attack_uploads
-from codefend.lab.baselines.defence import Forward, Penalty
+from codefend.lab.baselines.defence import Forward, PerImage
 from codefend.lab.evaluate.context import EvalContext, ObliviousSettings
 from codefend.lab.evaluate.data import TrueScene, target_captions, truths
 from codefend.lab.evaluate.outcomes import Condition
@@ -140,7 +140,7 @@ class Attacker:
         asked: Sequence[tuple[TrueScene, Sequence[Dialogue]]],
         *,
         batch_size: int,
-        penalty: Penalty | None = None,
+        penalty: PerImage | None = None,
     ) -> list[np.ndarray]:
         """Scenes attacked through a defence.
 
@@ -365,7 +365,7 @@ class Uploader:
         forward: Forward,
         setting: str,
         asked: Sequence[tuple[TrueScene, Sequence[Dialogue]]],
-        penalty: Penalty | None = None,
+        penalty: PerImage | None = None,
     ) -> Uploads:
         search = config.search
         label = f"{tier}-{search.label}-{config.gradient}-{search.steps}"

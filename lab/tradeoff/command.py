@@ -16,7 +16,7 @@ from pydantic import Field
 from codefend.lab.attacks.interface import Tier
 from codefend.lab.baselines.defence import NO_DEFENCE
 from codefend.lab.baselines.purifiers import load_purifier, purifying
-from codefend.lab.detection.scoring import SuspicionScorer, load_detector
+from codefend.lab.detection.scoring import SuspicionScorer
 from codefend.lab.errors import LabError
 from codefend.lab.evaluate.assess import Assessor
 from codefend.lab.evaluate.context import (
@@ -162,8 +162,8 @@ class TradeOff(VictimExperiment):
         if not any("/" in word for word in self.settings):
             return None
         (name, (pipeline, sha256)), *_ = pipelines.items()
-        detector, detector_sha256 = load_detector(self.detector, device=self.device)
-        return SuspicionScorer(detector, purifying(name, pipeline, sha256), detector_sha256)
+        behind = purifying(name, pipeline, sha256)
+        return SuspicionScorer.load(self.detector, behind, device=self.device)
 
 
 def _notes(context: EvalContext, *, with_white_box: bool) -> str:
