@@ -36,10 +36,10 @@ def sources(tmp_path):
     return tmp_path
 
 
-def options(sources: Path, tasks: str) -> list[str]:
+def options(sources: Path, tasks: str, defences: str = "purifier,jpeg=50") -> list[str]:
     given = {"out": sources / "out", "tasks": tasks, "purifier": sources / "purifier"}
     given |= {"photos": sources / "photos", "gallery": sources / "gallery", "seeds": 2}
-    given |= {"defences": "purifier,jpeg=50", "num-documents": 1, "text-sizes": "16"}
+    given |= {"defences": defences, "num-documents": 1, "text-sizes": "16"}
     return ["fidelity", *(f"--{name}={value}" for name, value in given.items())]
 
 
@@ -90,7 +90,7 @@ def has_fonts() -> bool:
     reason="tesseract-ocr, fonts-dejavu-core or fonts-liberation is not installed",
 )
 def test_text(sources):
-    given = [*options(sources, "text"), "--defences=jpeg=50"]
+    given = options(sources, "text", defences="jpeg=50")
     result = CliRunner().invoke(app, given, catch_exceptions=False)
     assert result.exit_code == 0
     document = json.loads((sources / "out" / "fidelity.json").read_text())
