@@ -18,7 +18,6 @@ from torch.utils.checkpoint import checkpoint
 from codefend.models.quantise import dequantise, quantise
 
 __all__ = [
-    "EVADING",
     "NO_DEFENCE",
     "Defence",
     "Forward",
@@ -38,9 +37,9 @@ Forward = Callable[[Tensor, Generator], Tensor]
 PerImage = Callable[[Tensor, Generator], Tensor]
 """Uploads (B, 3, H, W) float in [0, 1] and a source of noise, to a value (B,) of each."""
 
-EVADING = "evading"
+_EVADING = "evading"
 """The way of an attacker who is also to pass as clean, so that the milder of two is applied."""
-_NEAREST_FIRST = (EVADING, "exact", "surrogate", "bpda")
+_NEAREST_FIRST = (_EVADING, "exact", "surrogate", "bpda")
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,10 +222,10 @@ def chosen(
         whichever([part.apply for part in both]),
         is_random=True,
         gradient_paths={
-            EVADING: mild.gradient_paths[mild.gradients[0]],
+            _EVADING: mild.gradient_paths[mild.gradients[0]],
             **{name: whichever(_nearest_ways(both, name)) for name in _ways(both)},
         },
-        penalties={EVADING: excess},
+        penalties={_EVADING: excess},
     )
 
 

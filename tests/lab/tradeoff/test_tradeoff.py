@@ -31,23 +31,11 @@ def command(world_file, tmp_path_factory):
     detector.register_to_config(clean_quantiles=clean_quantiles(range(101)))
     detector.save_pretrained(root / "detector")
     return root, [
-        *(
-            "trade-off",
-            "--detector",
-            str(root / "detector"),
-            "--out",
-            str(root / "report"),
-            "--world",
-            str(world_file),
-        ),
+        *("trade-off", "--out", str(root / "report"), "--world", str(world_file)),
         *("--victim", str(root / "mllm"), "--rounds", "2", "--device", "cpu"),
         *("--purifier", f"ours={root / 'purifier0'}", "--purifier", f"other={root / 'purifier1'}"),
-        *(
-            "--surrogate",
-            str(root / "purifier1"),
-            "--settings",
-            "0.1x2,ours:0.1x1+jpeg:75,ours:0.02x1/0.1x1+jpeg:75@0.8",
-        ),
+        *("--surrogate", str(root / "purifier1"), "--detector", str(root / "detector")),
+        *("--settings", "0.1x2,ours:0.1x1+jpeg:75,ours:0.02x1/0.1x1+jpeg:75@0.8"),
         *("--num-scenes", "2", "--white-box-scenes", "1", "--steps", "1"),
         "--with-photos",
         *("--tier-steps", "1", "--eot", "1", "--gradients", "exact", "--seeds", "2"),
