@@ -45,7 +45,7 @@ class StrengthSettings:
 STRENGTHS: Mapping[Strength, StrengthSettings] = {
     Strength.LIGHT: StrengthSettings(noise_level=0.05, num_steps=1),
     Strength.STANDARD: StrengthSettings(),
-    Strength.STRONG: StrengthSettings(jpeg_quality=60),
+    Strength.STRONG: StrengthSettings(noise_level=0.065, num_steps=2),
 }
 """Every strength; their numbers stand here and nowhere else.
 
