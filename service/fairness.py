@@ -148,31 +148,31 @@ class Backlog:
 
 
 def measure_backlog(
-    pixels: Mapping[Flow, float],
+    work: Mapping[Flow, float],
     newcomer: Flow,
     running_s: float,
     seconds_per_pixel: float,
-    own_pixels: float = 0,
+    own_work: float = 0,
 ) -> Backlog:
     """Measures the work ahead of a picture, or ahead of the last of its tiles.
 
     Args:
-        pixels: Padded pixels that wait or are about to, by flow.
+        work: What waits or is about to, by flow: padded pixels, as often as they pass the network.
         newcomer: Which flow the picture belongs to.
         running_s: What is left of the batches that run.
         seconds_per_pixel: Of all workers together.
-        own_pixels: Padded pixels of all tiles of the picture but the last.
+        own_work: The same of all tiles of the picture but the last.
     """
     caller, _ = newcomer
     waiting: dict[str, float] = defaultdict(float)
-    for (other, _), number in pixels.items():
+    for (other, _), number in work.items():
         waiting[other] += number
     # With nothing of its own in line it waits for the running batch alone.
-    own = pixels.get(newcomer, 0) + own_pixels
-    flows = [n for flow, n in pixels.items() if flow != newcomer and flow[0] == caller]
+    own = work.get(newcomer, 0) + own_work
+    flows = [n for flow, n in work.items() if flow != newcomer and flow[0] == caller]
     of_caller = _ahead(own, flows)
     others = [number for other, number in waiting.items() if other != caller]
-    fair = _ahead(of_caller, others) - own_pixels
+    fair = _ahead(of_caller, others) - own_work
     return Backlog(running_s, seconds_per_pixel * fair)
 
 

@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from codefend.models.buckets import Bucket, choose_bucket, crop_from_bucket, pad_to_bucket
-from codefend.models.codec import ImageFormat, encode_image, through_jpeg
-from codefend.models.purifier.strengths import STRENGTHS, Strength
+from codefend.models.codec import ImageFormat, encode_image
+from codefend.models.purifier.strengths import Strength
 from codefend.models.tiles import Tiling
 from codefend.service.decode.colours import lay_on_white
 from codefend.service.decode.picture import PictureLimits, decode_picture
@@ -55,7 +55,7 @@ class ImagePurifier:
             engine: Purifies batches.
             tiling: How large images are cut.
             max_batch_pixels: Most pixels of a batch of several images, padding included.
-            strength: How strongly images are purified, the JPEG behind it included.
+            strength: How strongly images are purified.
 
         Raises:
             ValueError: The purifier has no such strength.
@@ -155,9 +155,7 @@ class ImagePurifier:
                 purified = self._engine.purify(batch, self._strength)
                 for index, pixels in zip(chunk, purified, strict=True):
                     done[index] = crop_from_bucket(pixels, *images[index].shape[:2])
-        quality = STRENGTHS[self._strength].jpeg_quality
-        ordered = [done[index] for index in range(len(images))]
-        return ordered if quality is None else [through_jpeg(each, quality) for each in ordered]
+        return [done[index] for index in range(len(images))]
 
     def _purify_one(self, pixels: Pixels) -> Pixels:
         height, width = pixels.shape[:2]

@@ -299,7 +299,7 @@ class Pipeline:
         which, reason = choose_picture(
             policy.mode, policy.on_purify_failure, was_purified=was_purified
         )
-        image_format = self.settings.format_at(policy.strength)
+        image_format = self.settings.forward_format
         write = partial(as_url, self.shield, context, picture, image_format=image_format)
         forwarded = await write(which)
         size = (picture.width, picture.height) if isinstance(picture, DecodedImage) else None

@@ -4,12 +4,11 @@ A request carries its policy from its admission on: a file read anew changes non
 Every process of the service loads this module as it starts, so it needs little.
 """
 
-from collections.abc import Set
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
 from enum import StrEnum
 
-from codefend.models.purifier.strengths import STRENGTHS, Strength
+from codefend.models.purifier.strengths import Strength
 from codefend.service.protocols.base import all_protocols
 
 __all__ = [
@@ -25,7 +24,6 @@ __all__ = [
     "Quarantined",
     "TextImages",
     "UnknownFields",
-    "check_codec",
 ]
 
 # They need no key, and are answered when nothing else is.
@@ -146,21 +144,3 @@ class Policy:
         if self.endpoints is not None:
             fields["endpoints"] = ",".join(sorted(self.endpoints))
         return " ".join(f"{name}={value}" for name, value in fields.items() if value is not None)
-
-
-def check_codec(strength: Strength, given: Set[str]) -> None:
-    """Refuses a second codec beside that of a strength, which is a part of the defence.
-
-    Args:
-        strength: Of the service.
-        given: Names of the settings that are set.
-
-    Raises:
-        ValueError: There is one.
-    """
-    if STRENGTHS[strength].jpeg_quality and given & {"forward_format", "jpeg_quality"}:
-        msg = (
-            f"CODEFEND_STRENGTH={strength} writes JPEGs of its own quality, as a part of the "
-            "defence: leave CODEFEND_FORWARD_FORMAT and CODEFEND_JPEG_QUALITY out"
-        )
-        raise ValueError(msg)

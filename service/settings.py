@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from codefend.models.codec import JPEG_QUALITY, ImageFormat
 from codefend.models.prompts.templates import GENERATOR, SHIPPED_TEMPLATES, read_templates
-from codefend.models.purifier.strengths import STRENGTHS, Strength
+from codefend.models.purifier.strengths import Strength
 from codefend.models.tiles import Tiling
 from codefend.service.credentials import (
     check_key,
@@ -30,7 +30,6 @@ from codefend.service.policy import (
     Quarantined,
     TextImages,
     UnknownFields,
-    check_codec,
 )
 from codefend.service.protocols.prompting import PromptPlace, PromptSource
 from codefend.service.sealing import check_public_key
@@ -93,9 +92,8 @@ class Settings(BaseSettings):
     strength: Strength = Field(
         Strength.STANDARD,
         description="How much noise is added and taken out again: light keeps more of a picture, "
-        "strong takes out more of an attack, and writes a JPEG whose quality is a part of the "
-        "defence; standard is the purifier's own noise level. The policy of a key may say "
-        "otherwise.",
+        "strong takes out more of an attack, in twice the time; standard is the purifier's own "
+        "noise level. The policy of a key may say otherwise.",
     )
     on_purify_failure: OnPurifyFailure = Field(
         OnPurifyFailure.REFUSE,
@@ -204,15 +202,14 @@ class Settings(BaseSettings):
     forward_format: ImageFormat = Field(
         ImageFormat.PNG,
         description="File that the model gets of a purified image, and clients who name none: png "
-        "and webp keep every pixel, jpeg is smaller. It cannot be set where CODEFEND_STRENGTH has "
-        "a JPEG of its own.",
+        "and webp keep every pixel, jpeg is smaller.",
     )
     jpeg_quality: int = Field(
         JPEG_QUALITY,
         ge=1,
         le=100,
         description="Quality of JPEGs that are written, on libjpeg's scale; from 90 on colours "
-        "keep their resolution. A strength's own quality holds instead.",
+        "keep their resolution.",
     )
 
     # queue
@@ -415,10 +412,6 @@ class Settings(BaseSettings):
         """How large images are cut."""
         return Tiling(self.tile_above_px)
 
-    def format_at(self, strength: Strength) -> ImageFormat:
-        """File that the model gets of an image purified so strongly."""
-        return ImageFormat.JPEG if STRENGTHS[strength].jpeg_quality else self.forward_format
-
     @property
     def detector_source(self) -> str | None:
         """Where the detector is; None for none."""
@@ -542,8 +535,7 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _the_backend_and_the_codec_fit(self) -> Self:
-        check_codec(self.strength, self.model_fields_set)
+    def _the_backend_fits(self) -> Self:
         check_backend(self.backend, self.devices)
         check_cpu_dtype(self.cpu_dtype, self.backend)
         return self

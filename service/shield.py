@@ -21,7 +21,6 @@ from typing import Protocol
 
 from codefend.models.codec import ImageFormat
 from codefend.models.detector.calibration import FLAG_ABOVE, suspicion_of_tiles
-from codefend.models.purifier.strengths import STRENGTHS
 from codefend.models.tiles import Tiling
 from codefend.service.admit.limits import RETRY_AFTER_S, MemoryBudget
 from codefend.service.context import RequestContext
@@ -304,11 +303,9 @@ class DiffusionShield:
         Raises:
             Unavailable: No process could do it.
         """
-        own = STRENGTHS[context.policy.strength].jpeg_quality
-        quality = own if which is Picture.PURIFIED else None
         written = (image, which, image_format, context.caller)
         with context.timings.stage(Stage.ENCODE):
-            return await self._stages.encode.encode(*written, in_url=in_url, jpeg_quality=quality)
+            return await self._stages.encode.encode(*written, in_url=in_url)
 
     async def _admit(self, context: RequestContext, header: PictureHeader) -> Admitted:
         """Decides on a picture: one that is let in holds memory, and a place or a replay.
@@ -326,7 +323,8 @@ class DiffusionShield:
         with ExitStack() as holding:
             if replay is None:
                 sizes = [(tile.height, tile.width) for tile in tiles]
-                place = queue.reserve(context.caller, sizes, context.deadline_s, context.whole_s)
+                given = (context.deadline_s, context.whole_s)
+                place = queue.reserve(context.caller, sizes, *given, strength)
                 holding.callback(queue.withdraw, place)
             pixels = await self._lease(context, header.height * header.width, len(tiles))
             holding.callback(pixels.release)

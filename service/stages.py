@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from codefend.models.buckets import Bucket
-from codefend.models.purifier.strengths import Strength
+from codefend.models.purifier.strengths import STRENGTHS, Strength
 from codefend.models.tiles import Tiling
 from codefend.service.context import RequestContext, Slot
 from codefend.service.fairness import Flow
@@ -170,16 +170,23 @@ class Reservation:
         flow: With what the picture takes turns.
         bucket: The smallest bucket that holds each of its tiles; or the picture, where it is whole.
         num_tiles: How many there are; 1 for a picture that is whole.
+        times_steps: How often it passes the network.
     """
 
     flow: Flow
     bucket: Bucket
     num_tiles: int = 1
+    times_steps: int = 1
 
     @property
-    def num_pixels(self) -> int:
-        """Padded pixels of all of it."""
-        return self.num_tiles * self.bucket.num_pixels
+    def work_of_tile(self) -> int:
+        """Padded pixels of one of its tiles, each as often as it passes the network."""
+        return self.bucket.num_pixels * self.times_steps
+
+    @property
+    def work(self) -> int:
+        """The same of all of it."""
+        return self.num_tiles * self.work_of_tile
 
 
 @dataclass(slots=True, eq=False)
@@ -226,6 +233,11 @@ class Job:
     group: int | None = None
     made_by: Any = None
     done: asyncio.Future[float | None] = field(default_factory=asyncio.Future)
+
+    @property
+    def times_steps(self) -> int:
+        """How often it passes the network."""
+        return STRENGTHS[self.strength].times_steps
 
 
 def jobs_of(context: RequestContext, image: DecodedImage, tiling: Tiling) -> list[Job]:
@@ -275,6 +287,11 @@ class JobBatch:
     def strength(self) -> Strength:
         """Of all of them."""
         return self.jobs[0].strength
+
+    @property
+    def times_steps(self) -> int:
+        """How often it passes the network."""
+        return self.jobs[0].times_steps
 
 
 class BatchFailure(StrEnum):

@@ -41,8 +41,8 @@ def defence_named(
         text: ``none``, or parts joined by ``+``: a baseline and its setting (``jpeg:30``), or a
             network, its noise level and its steps (``purifier:0.05``, ``base:0.1x4``), or two
             levels that each image's is drawn between (``purifier:0.05-0.12``), or the
-            strength at which it is served, its codec included (``purifier:strong``; ``standard``
-            where all is left out). Two of these with a suspicion behind them
+            strength at which it is served (``purifier:strong``; ``standard`` where all is left
+            out). Two of these with a suspicion behind them
             (``none/purifier:strong@0.8``): the second where the suspicion is above it.
         networks: purifiers and the hashes of their weights, by name.
         choose: makes one of two; None where there is no detector.
@@ -76,7 +76,7 @@ def _parts(word: str, networks: Mapping[str, tuple[Purifier, str]]) -> list[Defe
 def _network(name: str, pipeline: Purifier, sha256: str, setting: str) -> list[Defence]:
     """At a strength, ``LEVEL``, ``LEVELxSTEPS`` or ``LEVEL-LEVEL``; what is left out is its own."""
     if not setting or setting in STRENGTHS:
-        return _as_strong(name, pipeline, sha256, Strength(setting or Strength.STANDARD))
+        return [_as_strong(name, pipeline, sha256, Strength(setting or Strength.STANDARD))]
     if drawn := _DRAWN.fullmatch(setting):
         return [purifying_between(name, pipeline, sha256, *map(float, drawn.groups()))]
     level, _, steps = setting.partition("x")
@@ -86,10 +86,8 @@ def _network(name: str, pipeline: Purifier, sha256: str, setting: str) -> list[D
     return [purifying(name, pipeline, sha256, noise_level=noise_level, num_steps=num_steps)]
 
 
-def _as_strong(name: str, pipeline: Purifier, sha256: str, strength: Strength) -> list[Defence]:
+def _as_strong(name: str, pipeline: Purifier, sha256: str, strength: Strength) -> Defence:
     if strength not in pipeline.strengths:
         raise ValueError(f"{name} has no strength {strength}: its noise is on another scale")
-    row = STRENGTHS[strength]
-    levels = row.levels(pipeline.config.noise_level, pipeline.config.num_steps)
-    parts = [purifying(name, pipeline, sha256, noise_level=levels[0], num_steps=len(levels))]
-    return parts if row.jpeg_quality is None else [*parts, jpeg(row.jpeg_quality)]
+    levels = STRENGTHS[strength].levels(pipeline.config.noise_level, pipeline.config.num_steps)
+    return purifying(name, pipeline, sha256, noise_level=levels[0], num_steps=len(levels))

@@ -240,7 +240,7 @@ class Studio:
         return (Dialogue(CAPTION_REQUEST, said),)
 
     def _defence(self, strength: Strength) -> Defence:
-        """As served: the noise, the steps and the codec of a strength."""
+        """As served: the noise and the steps of a strength."""
         return defence_named(f"purifier:{strength}", {"purifier": (self._purifier, "")})
 
     def purify(self, pixels: np.ndarray, strength: Strength) -> np.ndarray:

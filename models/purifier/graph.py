@@ -57,24 +57,16 @@ class PurifierGraph(nn.Module):
         """Those that the purifier itself names."""
         return self.levels[Strength.STANDARD]
 
-    def noise_shape(
-        self, num_images: int, height: int, width: int, num_steps: int | None = None
-    ) -> tuple[int, ...]:
-        """Of one batch's noise, (S, B, C, h, w); of the purifier's own number of steps for None."""
-        steps = len(self.own_levels) if num_steps is None else num_steps
-        return steps, *self.purifier.noise_shape(num_images, height, width)
+    def noise_shape(self, num_images: int, height: int, width: int) -> tuple[int, ...]:
+        """Of one batch's noise, (S, B, C, h, w), of the purifier's own number of steps."""
+        return len(self.own_levels), *self.purifier.noise_shape(num_images, height, width)
 
     def draw_noise(
-        self,
-        num_images: int,
-        height: int,
-        width: int,
-        generator: torch.Generator,
-        num_steps: int | None = None,
+        self, num_images: int, height: int, width: int, generator: torch.Generator
     ) -> Tensor:
         """Fresh noise of one batch, of ``noise_shape``, in the purifier's precision."""
         return torch.randn(
-            self.noise_shape(num_images, height, width, num_steps),
+            self.noise_shape(num_images, height, width),
             generator=generator,
             device=generator.device,
             dtype=self.purifier.dtype,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from codefend.models.codec import ImageFormat, ascii_url, encode_image, through_jpeg
+from codefend.models.codec import ImageFormat, ascii_url, encode_image
 from codefend.service.errors import Unavailable
 from codefend.service.processes.child import Ask, Child, ChildDied, Handler, Message
 from codefend.service.processes.pixels import Picture, read_pixels
@@ -64,7 +64,6 @@ class EncodeStage:
         caller: str,
         *,
         in_url: bool,
-        jpeg_quality: int | None = None,
     ) -> bytes:
         """Encodes one of the two pictures of an image.
 
@@ -74,8 +73,6 @@ class EncodeStage:
             image_format: Of the file.
             caller: Whose it is.
             in_url: Whether the file comes in a `data:` URL: it is wrapped where it is written.
-            jpeg_quality: Of the JPEG that is a part of the defence: a file of another format has
-                the pixels of that JPEG. None where there is none.
 
         Raises:
             Unavailable: No encode process could do it.
@@ -87,7 +84,6 @@ class EncodeStage:
             "width": image.width,
             "format": image_format.value,
             "in_url": in_url,
-            "quality": jpeg_quality,
         }
         cost = image.height * image.width
         try:
@@ -107,10 +103,8 @@ def make_encoder(jpeg_quality: int) -> tuple[Handler, dict[str, Any]]:
         except FileNotFoundError:
             # The client left, and its memory was freed: nobody reads this.
             return {}, b""
-        image_format, quality = ImageFormat(meta["format"]), meta.get("quality")
-        if quality is not None and image_format is not ImageFormat.JPEG:
-            pixels = through_jpeg(pixels, quality)
-        encoded = encode_image(pixels, image_format, quality or jpeg_quality)
+        image_format = ImageFormat(meta["format"])
+        encoded = encode_image(pixels, image_format, jpeg_quality)
         return {}, ascii_url(encoded, image_format.media_type) if meta["in_url"] else encoded
 
     return encode, {}

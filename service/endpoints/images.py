@@ -96,7 +96,7 @@ async def _purify(
     upload = await pipeline.decode(context, request.headers.get("content-type", ""), body)
     try:
         fields = _parse_fields(PurifyFields, {**request.query_params, **upload.fields})
-        image_format = fields.output_format or pipeline.settings.format_at(context.policy.strength)
+        image_format = fields.output_format or pipeline.settings.forward_format
         raw_format = _raw_format(request.headers.get("accept", ""), image_format)
         image_format = raw_format or image_format
         purified = await pipeline.purify(context, upload)

@@ -166,7 +166,7 @@ class Runner(Protocol):
         Args:
             images: (B, H, W, 3) uint8 RGB.
             seed: Of the noise: 128 bits.
-            levels: Noise level of each step; None for the purifier's own.
+            levels: Noise level of each of the purifier's steps; None for its own.
 
         Returns:
             The same shape and type; and the sum of all levels, as `PurifierGraph` has it.
@@ -219,6 +219,9 @@ class NetworkEngine:
     ) -> NDArray[np.uint8]:
         """Purifies one batch, with fresh noise for every image.
 
+        A strength of more steps than the purifier has runs it again on what came out, in whole
+        levels as any picture: so one network, converted or captured once, serves every strength.
+
         Args:
             images: (B, H, W, 3) uint8 RGB; H and W are multiples of 64.
             strength: Of all of them.
@@ -232,13 +235,15 @@ class NetworkEngine:
             ArithmeticError: What came out is no picture.
         """
         # Libraries start every process with one and the same seed. Noise that an attacker can
-        # replay protects little, so each batch takes its seed from the system.
-        levels = self.facts.levels_at(strength)
-        purified, total = self.runner.purify(images, secrets.randbits(SEED_BITS), levels)
-        if not math.isfinite(total):
-            msg = "the purifier gave values that are no numbers"
-            raise ArithmeticError(msg)
-        return purified
+        # replay protects little, so each batch takes its seeds from the system.
+        levels, steps = self.facts.levels_at(strength), self.facts.steps
+        for start in range(0, len(levels), steps):
+            seed, some = secrets.randbits(SEED_BITS), levels[start : start + steps]
+            images, total = self.runner.purify(images, seed, some)
+            if not math.isfinite(total):
+                msg = "the purifier gave values that are no numbers"
+                raise ArithmeticError(msg)
+        return images
 
     def suspect(self, upload: NDArray[np.uint8], purified: NDArray[np.uint8]) -> float | None:
         """How much an upload looks attacked, by what its purification took out.

@@ -112,7 +112,7 @@ class _Views(NamedTuple):
 class _StaticBuffers:
     """Memory that all graphs share: one batch runs at a time, and each begins where it does.
 
-    The noise levels are among it, so that one graph serves every strength of as many steps.
+    The noise levels are among it, so that one graph serves every strength.
     """
 
     def __init__(self, eager: TorchRunner, device: GraphDevice, max_pixels: int) -> None:
@@ -177,10 +177,9 @@ class GraphRunner:
     def purify(
         self, images: NDArray[np.uint8], seed: int, levels: Sequence[float] | None = None
     ) -> tuple[NDArray[np.uint8], float]:
-        """Runs the purifier on one batch, as `Runner` says; eagerly in other numbers of steps."""
-        own = self._eager.graph.own_levels
-        levels = own if levels is None else tuple(levels)
-        shape = self._shape_of(images) if len(levels) == len(own) else None
+        """Runs the purifier on one batch, as `Runner` says."""
+        levels = tuple(levels or self._eager.graph.own_levels)
+        shape = self._shape_of(images)
         captured = None if shape is None else self._find(shape)
         if shape is None or captured is None:
             return self._eager.purify(images, seed, levels)

@@ -7,8 +7,7 @@ within a second, in a fraction of the memory.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,20 +38,16 @@ EXAMPLE_SIZE = (2, 2 * BUCKET_STEP_PX, BUCKET_STEP_PX)
 class OpenVinoRunner:
     """Runs a purifier on the processors of this machine."""
 
-    def __init__(self, purifiers: Mapping[int, Converted], num_threads: int | None) -> None:
-        """Compiles the networks.
+    def __init__(self, purifier: Converted, num_threads: int | None) -> None:
+        """Compiles the network.
 
         Args:
-            purifiers: A `PurifierGraph` for each number of steps, the purifier's own first; its
-                facts are what `_convert_purifier` says.
+            purifier: A `PurifierGraph`; its facts are what `_convert_purifier` says.
             num_threads: Of one batch; None for all processors.
         """
-        facts = next(iter(purifiers.values())).facts
-        self._own_levels = tuple(facts["levels"][Strength.STANDARD])
-        self._noise_layout = facts["noise_layout"]
-        self._purifiers = {
-            steps: Compiled(purifier.network, num_threads) for steps, purifier in purifiers.items()
-        }
+        self._own_levels = tuple(purifier.facts["levels"][Strength.STANDARD])
+        self._noise_layout = purifier.facts["noise_layout"]
+        self._purify = Compiled(purifier.network, num_threads)
 
     def purify(
         self, images: NDArray[np.uint8], seed: int, levels: Sequence[float] | None = None
@@ -61,16 +56,17 @@ class OpenVinoRunner:
         generator = np.random.Generator(np.random.SFC64(seed))
         each = np.array(self._own_levels if levels is None else levels, np.float32)
         try:
-            noise = generator.standard_normal(self._noise_shape(images, len(each)), np.float32)
-            purified, total = self._purifiers[len(each)](images, noise, each)
+            noise = generator.standard_normal(self._noise_shape(images), np.float32)
+            purified, total = self._purify(images, noise, each)
         except MemoryError as error:
             raise DeviceOutOfMemory(str(error)) from None
         return purified, float(total)
 
-    def _noise_shape(self, images: NDArray[np.uint8], num_steps: int) -> tuple[int, ...]:
+    def _noise_shape(self, images: NDArray[np.uint8]) -> tuple[int, ...]:
         num_images, height, width, _ = images.shape
         channels, factor = self._noise_layout
-        return (num_steps, num_images, channels, height // factor, width // factor)
+        size = (channels, height // factor, width // factor)
+        return (len(self._own_levels), num_images, *size)
 
 
 def load_engine(options: EngineOptions) -> NetworkEngine:
@@ -87,12 +83,8 @@ def load_engine(options: EngineOptions) -> NetworkEngine:
     dtype = CpuDtype.FLOAT32 if ranges is None else CpuDtype.INT8
     purifier = load_converted(folder, lambda: _convert_purifier(options, ranges), dtype)
     described = {name: fact for name, fact in purifier.facts.items() if name != "noise_layout"}
-    purifiers = {described["steps"]: purifier}
-    for steps in {len(levels) for levels in described["levels"].values()} - purifiers.keys():
-        convert = partial(_convert_purifier, options, ranges, steps)
-        purifiers[steps] = load_converted(folder, convert, f"{dtype}_{steps}")
     return NetworkEngine(
-        OpenVinoRunner(purifiers, options.cpu_threads),
+        OpenVinoRunner(purifier, options.cpu_threads),
         EngineFacts(**described, device="cpu", backend="openvino", details={"dtype": dtype.value}),
         None if options.detector is None else _load_detector(options.detector, options.cpu_threads),
     )
@@ -137,10 +129,7 @@ def _whole_folder(options: EngineOptions) -> Path | None:
     return folder if is_whole else None
 
 
-def _convert_purifier(
-    options: EngineOptions, ranges: Ranges | None, num_steps: int | None = None
-) -> Converted:
-    """For so many steps; for the purifier's own number of them where None."""
+def _convert_purifier(options: EngineOptions, ranges: Ranges | None) -> Converted:
     import torch
     from diffusers.utils.logging import disable_progress_bar
 
@@ -155,7 +144,7 @@ def _convert_purifier(
         msg = f"{options.purifier} needs sides of multiples of {purifier.padding_multiple} pixels"
         raise ValueError(msg)
     graph = PurifierGraph(folded(purifier) if ranges is None else eight_bit(purifier, ranges))
-    noise = graph.draw_noise(*EXAMPLE_SIZE, torch.Generator(), num_steps)
+    noise = graph.draw_noise(*EXAMPLE_SIZE, torch.Generator())
     pixels = torch.zeros((*EXAMPLE_SIZE, 3), dtype=torch.uint8)
     levels = torch.full((len(noise),), 0.1)
     facts = graph.describe() | {"noise_layout": purifier.noise_layout}

@@ -73,7 +73,6 @@ class TorchRunner:
     ) -> tuple[NDArray[np.uint8], float]:
         pixels = torch.tensor(images, device=self.device)
         num_images, height, width, _ = images.shape
-        size = (num_images, height, width)
-        noise = self.graph.draw_noise(*size, self.seeded(seed), len(levels))
+        noise = self.graph.draw_noise(num_images, height, width, self.seeded(seed))
         purified, total = self.graph(pixels, noise, self.levels_on_device(levels))
         return purified.cpu().numpy(), float(total)

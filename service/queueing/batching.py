@@ -18,11 +18,12 @@ at fault can do any further harm.
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
+from typing import Self
 
 from codefend.models.buckets import Bucket
-from codefend.models.purifier.strengths import Strength
+from codefend.models.purifier.strengths import STRENGTHS, Strength
 from codefend.service.fairness import Flow
 from codefend.service.stages import BatchFailure
 
@@ -40,21 +41,32 @@ class BatchLimits:
 
     Attributes:
         max_images: Most images of a batch.
-        max_pixels: Most padded pixels of a batch; a single image may exceed it.
+        max_pixels: Most padded pixels of a batch, by memory; a single image may exceed it.
         wait_fraction: Longest wait for company, as a part of the batch's own time.
         join_waste: Extra padding an image may take on to join a larger bucket: 0.3 is 30 %.
-        max_tiled_pixels: Most padded pixels of a batch with tiles; a single tile may exceed it.
+        max_pixels_in_time: The same by the time that they take.
+        max_tiled_pixels: The same of a batch with tiles, by the time that they take.
     """
 
     max_images: int
     max_pixels: int
     wait_fraction: float
     join_waste: float
+    max_pixels_in_time: float = inf
     max_tiled_pixels: float = inf
+
+    def for_steps(self, times_steps: int) -> Self:
+        """These for images that pass the network so many times, and take as much longer."""
+        return replace(
+            self,
+            max_pixels_in_time=self.max_pixels_in_time / times_steps,
+            max_tiled_pixels=self.max_tiled_pixels / times_steps,
+        )
 
     def capacity(self, bucket: Bucket) -> int:
         """Most images of a batch of this shape."""
-        return max(1, min(self.max_images, self.max_pixels // bucket.num_pixels))
+        most_pixels = min(self.max_pixels, self.max_pixels_in_time)
+        return max(1, min(self.max_images, int(most_pixels // bucket.num_pixels)))
 
     def fill(self, bucket: Bucket, images: Sequence["Waiting"]) -> list["Waiting"]:
         """The first of these that a batch of this shape takes."""
@@ -120,7 +132,7 @@ def plan_batch(
     waiting: Sequence[Waiting],
     now_s: float,
     limits: BatchLimits,
-    estimate_s: Callable[[Bucket, int], float],
+    estimate_s: Callable[[Bucket, int, int], float],
     num_arriving: int,
     virtual_time_of: Callable[[Flow], tuple[float, ...]] = lambda _: (),
 ) -> BatchPlan | None:
@@ -130,7 +142,8 @@ def plan_batch(
         waiting: All images in the queue, in order of arrival.
         now_s: The present time, on the clock of `queued_at_s`.
         limits: Bounds on a batch.
-        estimate_s: Expected seconds of a batch of so many images of one bucket.
+        estimate_s: Expected seconds of a batch of so many images of one bucket, which pass the
+            network so many times.
         num_arriving: Requests that were admitted and whose image is not in the queue yet.
         virtual_time_of: Orders flows; the lowest leads. Among equals it is the earliest arrival.
 
@@ -148,7 +161,10 @@ def plan_batch(
     # 2. Of the flow whose turn it is, an image that has waited too long goes first; company is what
     # is to be purified as strongly.
     urgent = next((image for image in by_flow[0] if image.is_urgent(now_s)), None)
-    by_flow = _as_strong_as(urgent or by_flow[0][0], by_flow)
+    leader = urgent or by_flow[0][0]
+    by_flow = _as_strong_as(leader, by_flow)
+    times_steps = STRENGTHS[leader.strength].times_steps
+    limits = limits.for_steps(times_steps)
     if urgent is not None:
         return _plan_of(_deal(urgent.bucket, by_flow, limits), urgent.bucket)
     # 3. Otherwise the largest group with an image of that flow, then the oldest.
@@ -157,7 +173,7 @@ def plan_batch(
     full = len(images) == limits.capacity(bucket) or by_flow[0][0].picture is not None
     if full or num_arriving == 0:
         return _plan_of(images, bucket)
-    patience_s = limits.wait_fraction * estimate_s(bucket, len(images))
+    patience_s = limits.wait_fraction * estimate_s(bucket, len(images), times_steps)
     waited_s = now_s - min(image.queued_at_s for image in images)
     return _plan_of(images, bucket, max(0.0, patience_s - waited_s))
 

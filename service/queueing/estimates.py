@@ -1,7 +1,9 @@
 """What batches have cost so far, and so what the next will cost and how large it may be.
 
-Pure: fed with measured times, read as estimates by the batching policy and by admission. A batch
-that the device had no memory for lowers the pixels that the next may have.
+A picture costs its padded pixels, as often as it passes the network (`times_steps`): that is its
+work, and what a pixel costs is one pass of it. Pure: fed with measured times, read as estimates by
+the batching policy and by admission. A batch that the device had no memory for lowers the pixels
+that the next may have.
 """
 
 from collections import deque
@@ -23,13 +25,13 @@ BATCHES_UNTIL_RAISED = 200
 
 
 class BatchCosts:
-    """Moving averages of batch times, by shape and size, with the time per pixel as a fallback."""
+    """Moving averages of batch times by shape, size and passes; else by the time per pixel."""
 
     def __init__(self) -> None:
         self._seconds_per_pixel = 0.0
         self._supposed_seconds_per_pixel = inf
         self._best_seconds_per_pixel = inf
-        self._seconds: dict[tuple[Bucket, int], float] = {}
+        self._seconds: dict[tuple[Bucket, int, int], float] = {}
 
     def suppose(self, seconds_per_pixel: float) -> None:
         """Takes a first estimate, as from a warm-up; measurements outweigh it soon."""
@@ -41,23 +43,23 @@ class BatchCosts:
         self._supposed_seconds_per_pixel = self._best_seconds_per_pixel = inf
         self._seconds.clear()
 
-    def record(self, bucket: Bucket, num_images: int, seconds: float) -> None:
+    def record(self, bucket: Bucket, num_images: int, seconds: float, times_steps: int = 1) -> None:
         """Learns from one finished batch."""
-        key = (bucket, num_images)
+        key = (bucket, num_images, times_steps)
         self._seconds[key] = _blend(self._seconds.get(key), seconds)
-        num_pixels = bucket.num_pixels * num_images
-        per_pixel = seconds / num_pixels
-        weight = SMOOTHING * min(1.0, num_pixels / TELLING_PIXELS)
+        work = bucket.num_pixels * num_images * times_steps
+        per_pixel = seconds / work
+        weight = SMOOTHING * min(1.0, work / TELLING_PIXELS)
         self._seconds_per_pixel = _blend(self._seconds_per_pixel or None, per_pixel, weight)
         self._best_seconds_per_pixel = min(self._best_seconds_per_pixel, per_pixel)
 
-    def estimate_s(self, bucket: Bucket, num_images: int) -> float:
+    def estimate_s(self, bucket: Bucket, num_images: int, times_steps: int = 1) -> float:
         """Seconds that a batch will take; 0 while nothing is known."""
-        fallback = self._seconds_per_pixel * bucket.num_pixels * num_images
-        return self._seconds.get((bucket, num_images), fallback)
+        fallback = self._seconds_per_pixel * bucket.num_pixels * num_images * times_steps
+        return self._seconds.get((bucket, num_images, times_steps), fallback)
 
-    def least_s(self, bucket: Bucket) -> float:
-        """Seconds that one image takes at the best rate seen; 0 before the first batch.
+    def least_s(self, work: int) -> float:
+        """Seconds that so much work takes at the best rate seen; 0 before the first batch.
 
         A machine that is busy for a while makes every estimate longer. What is said of an image
         for good must not depend on that, nor on a warm-up alone, which nothing would correct.
@@ -65,26 +67,33 @@ class BatchCosts:
         if self._best_seconds_per_pixel == inf:
             return 0.0
         best = min(self._best_seconds_per_pixel, self._supposed_seconds_per_pixel)
-        return best * bucket.num_pixels
+        return best * work
 
-    def hung_after_s(self, bucket: Bucket, num_images: int, limits_s: tuple[float, float]) -> float:
+    def hung_after_s(
+        self,
+        bucket: Bucket,
+        num_images: int,
+        limits_s: tuple[float, float],
+        times_steps: int = 1,
+    ) -> float:
         """Seconds after which a batch counts as hung.
 
         Args:
             bucket: Its shape.
             num_images: Its size.
             limits_s: The least time, however fast such batches are, and the most.
+            times_steps: How often it passes the network.
         """
         least_s, most_s = limits_s
-        usual_s = self.estimate_s(bucket, num_images)
+        usual_s = self.estimate_s(bucket, num_images, times_steps)
         return min(most_s, max(least_s, HANG_FACTOR * usual_s)) if usual_s else most_s
 
     def pixels_within(self, seconds: float) -> float:
-        """Padded pixels that one worker purifies in so long; infinite while nothing is known."""
+        """Padded pixels that pass in so long, once, at one worker; infinite if nothing is known."""
         return seconds / self._seconds_per_pixel if self._seconds_per_pixel else inf
 
     def seconds_per_pixel(self, num_workers: int) -> float:
-        """Seconds that a padded pixel takes, spread over the workers; 0 while nothing is known."""
+        """Seconds of a padded pixel's pass, spread over the workers; 0 while nothing is known."""
         return self._seconds_per_pixel / max(1, num_workers)
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from math import ceil
 
 from codefend.models.buckets import choose_bucket
+from codefend.models.purifier.strengths import STRENGTHS, Strength
 from codefend.service.context import RequestsInFlight
 from codefend.service.errors import (
     WARM_UP_S,
@@ -100,7 +101,12 @@ class ImageQueue:
         return self._measure_backlog((caller, None))
 
     def reserve(
-        self, caller: str, sizes: Sequence[Size], deadline_s: float, whole_s: float
+        self,
+        caller: str,
+        sizes: Sequence[Size],
+        deadline_s: float,
+        whole_s: float,
+        strength: Strength = Strength.STANDARD,
     ) -> Reservation:
         """Takes the places of a picture that is about to be decoded; `put` or `withdraw` follows.
 
@@ -109,6 +115,7 @@ class ImageQueue:
             sizes: Of each of its tiles, all alike; or of the picture alone.
             deadline_s: Time at which its answer is worthless.
             whole_s: What requests have from their arrival on.
+            strength: How strongly it is to be purified.
 
         Raises:
             ImageTooLarge: It has more tiles than may wait.
@@ -119,10 +126,10 @@ class ImageQueue:
         pause_s = self.pause_s()
         if pause_s is None:
             raise NotReady(retry_after_s=ceil(WARM_UP_S))
-        place = self._make_reservation(caller, sizes)
+        place = self._make_reservation(caller, sizes, STRENGTHS[strength].times_steps)
         if place.num_tiles > self._max_length:
             raise ImageTooLarge(_too_many_tiles(place.num_tiles, self._max_length), "image")
-        least_s = self.costs.least_s(place.bucket) * place.num_tiles / self._num_workers_for(place)
+        least_s = self.costs.least_s(place.work) / self._num_workers_for(place)
         if least_s > LARGEST_FRACTION * whole_s:
             raise ImageTooSlow(_too_slow(least_s, whole_s), "image")
         self._check(place, deadline_s - self._clock(), pause_s)
@@ -144,7 +151,8 @@ class ImageQueue:
         if place in self._reservations:
             self._reservations.remove(place)
         else:
-            place = self._make_reservation(first.caller, [(job.height, job.width) for job in jobs])
+            sizes = [(job.height, job.width) for job in jobs]
+            place = self._make_reservation(first.caller, sizes, first.times_steps)
             self._check(place, first.deadline_s - self._clock(), self.pause_s() or 0.0)
         self._scheduler.arrive(place.flow, {other.flow for other in self._jobs.values()})
         for job in jobs:
@@ -169,8 +177,8 @@ class ImageQueue:
                 batch, wait_s = self._plan()
                 if batch is not None:
                     self._running[batch] = self._clock()
-                    pixels = batch.bucket.num_pixels
-                    self._scheduler.spend([(job.flow, pixels) for job in batch.jobs])
+                    work = batch.bucket.num_pixels * batch.times_steps
+                    self._scheduler.spend([(job.flow, work) for job in batch.jobs])
                     return batch
                 # Who is on the way matters to a batch that is held back, and to nobody else.
                 if self._jobs:
@@ -184,7 +192,7 @@ class ImageQueue:
     def finish(self, batch: JobBatch, seconds: float) -> None:
         """Ends a batch that took so long."""
         self._running.pop(batch, None)
-        self.costs.record(batch.bucket, len(batch.jobs), seconds)
+        self.costs.record(batch.bucket, len(batch.jobs), seconds, batch.times_steps)
         self._throughput.record(
             sum(1 / job.reservation.num_tiles for job in batch.jobs if job.reservation)
         )
@@ -216,7 +224,8 @@ class ImageQueue:
 
     def hung_after_s(self, batch: JobBatch, limits_s: tuple[float, float]) -> float:
         """Seconds after which a batch counts as hung, between the least and the most."""
-        return self.costs.hung_after_s(batch.bucket, len(batch.jobs), limits_s)
+        size = len(batch.jobs)
+        return self.costs.hung_after_s(batch.bucket, size, limits_s, batch.times_steps)
 
     def suppose_cost(self, seconds_per_pixel: float) -> None:
         """Takes a first estimate of what a pixel costs, as from a warm-up."""
@@ -252,7 +261,8 @@ class ImageQueue:
             self._clock(),
             replace(
                 self._limits,
-                max_pixels=self._most_pixels(),
+                max_pixels=self._allowance.num_pixels,
+                max_pixels_in_time=self._most_pixels_in_time(),
                 max_tiled_pixels=self.costs.pixels_within(TILED_BATCH_S),
             ),
             self.costs.estimate_s,
@@ -266,20 +276,21 @@ class ImageQueue:
         padding_ratio = 1 - sum(job.height * job.width for job in jobs) / num_pixels
         return JobBatch(plan.bucket, jobs, num_pixels, padding_ratio), None
 
-    def _most_pixels(self) -> int:
-        """Most padded pixels of a batch, by its device's memory and by its images' time."""
+    def _most_pixels_in_time(self) -> float:
+        """Most padded pixels of a batch, by its images' time."""
         given_s = min((job.deadline_s - job.queued_at_s for job in self._jobs.values()), default=0)
-        in_time = self.costs.pixels_within(BATCH_FRACTION * given_s)
-        return int(min(self._allowance.num_pixels, in_time))
+        return self.costs.pixels_within(BATCH_FRACTION * given_s)
 
     def _add(self, job: Job) -> None:
         self._jobs[next(self._keys)] = job
         for waker in self._wakers:
             waker.set()
 
-    def _make_reservation(self, caller: str, sizes: Sequence[Size]) -> Reservation:
+    def _make_reservation(
+        self, caller: str, sizes: Sequence[Size], times_steps: int
+    ) -> Reservation:
         picture = next(self._pictures) if len(sizes) > 1 else None
-        return Reservation((caller, picture), choose_bucket(*sizes[0]), len(sizes))
+        return Reservation((caller, picture), choose_bucket(*sizes[0]), len(sizes), times_steps)
 
     def _num_workers_for(self, place: Reservation) -> int:
         """How many workers can purify one picture at once: tiles spread over all of them."""
@@ -291,36 +302,38 @@ class ImageQueue:
             return  # nobody is ahead: an estimate that is too long would never be corrected
         # While the workers are being replaced it is the service that lacks something.
         refuse = NotReady if pause_s else Overloaded
-        own_pixels = place.num_pixels - place.bucket.num_pixels
-        ahead = self._measure_backlog(place.flow, own_pixels)
+        ahead = self._measure_backlog(place.flow, place.work - place.work_of_tile)
         per_pixel_s = self.costs.seconds_per_pixel(self._num_workers_for(place))
-        is_late = ahead.exceeds_deadline(per_pixel_s * place.num_pixels, left_s)
+        is_late = ahead.exceeds_deadline(per_pixel_s * place.work, left_s)
         if is_late or depth + place.num_tiles > self._max_length:
             lowest, highest = RETRY_AFTER_LIMITS_S
             wait_s = ceil(ahead.running_s + ahead.fair_s)
             raise refuse(retry_after_s=min(highest, max(lowest, wait_s)))
 
-    def _measure_backlog(self, flow: Flow, own_pixels: float = 0) -> Backlog:
+    def _measure_backlog(self, flow: Flow, own_work: float = 0) -> Backlog:
         per_pixel_s = self.costs.seconds_per_pixel(self.num_workers)
         running_s = self._left_of_running_s() + (self.pause_s() or 0.0)
-        return measure_backlog(self._waiting_pixels(), flow, running_s, per_pixel_s, own_pixels)
+        return measure_backlog(self._waiting_work(), flow, running_s, per_pixel_s, own_work)
 
     def _left_of_running_s(self) -> float:
         """What is left of the batches that run, by what such batches take, for each worker."""
         now_s = self._clock()
         left_s = sum(
-            max(0.0, began_at_s + self.costs.estimate_s(batch.bucket, len(batch.jobs)) - now_s)
+            max(0.0, began_at_s + self._estimate_s(batch) - now_s)
             for batch, began_at_s in self._running.items()
         )
         return left_s / max(1, self.num_workers)
 
-    def _waiting_pixels(self) -> dict[Flow, float]:
-        pixels: dict[Flow, float] = defaultdict(float)
+    def _estimate_s(self, batch: JobBatch) -> float:
+        return self.costs.estimate_s(batch.bucket, len(batch.jobs), batch.times_steps)
+
+    def _waiting_work(self) -> dict[Flow, float]:
+        work: dict[Flow, float] = defaultdict(float)
         for job in self._jobs.values():
-            pixels[job.flow] += job.bucket.num_pixels
+            work[job.flow] += job.bucket.num_pixels * job.times_steps
         for place in self._reservations:
-            pixels[place.flow] += place.num_pixels
-        return pixels
+            work[place.flow] += place.work
+        return work
 
 
 def _too_slow(least_s: float, whole_s: float) -> str:

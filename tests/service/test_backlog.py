@@ -44,7 +44,7 @@ def test_what_runs_what_waits_and_the_picture_itself_have_to_fit(
 
 
 @pytest.mark.parametrize(
-    ("waiting", "newcomer", "own_pixels", "fair"),
+    ("waiting", "newcomer", "own_work", "fair"),
     [
         ({("ann", 1): 500}, ("ann", None), 0, 0),  # a whole picture waits for no tile but one
         ({("ann", 1): 500, ("ann", None): 5}, ("ann", None), 0, 10),
@@ -54,6 +54,6 @@ def test_what_runs_what_waits_and_the_picture_itself_have_to_fit(
         ({("bob", 1): 30, ("bob", 2): 30, ("ann", None): 20}, ("ann", 3), 90, 80),
     ],
 )
-def test_tiles_take_turns_with_what_else_waits(waiting, newcomer, own_pixels, fair):
-    ahead = measure_backlog(waiting, newcomer, 0.0, 1.0, own_pixels)
+def test_tiles_take_turns_with_what_else_waits(waiting, newcomer, own_work, fair):
+    ahead = measure_backlog(waiting, newcomer, 0.0, 1.0, own_work)
     assert ahead.fair_s == fair

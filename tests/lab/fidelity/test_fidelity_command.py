@@ -143,5 +143,5 @@ def test_strengths_stand_beside_one_another_by_name(tmp_path):
     made, weights = defences_of(["light", "standard", "strong"], tmp_path, tmp_path)
     assert [defence.name for defence in made] == ["light", "standard", "strong"]
     assert made[0].setting.startswith("noise_level=0.05 num_steps=1 ")
-    assert made[2].setting.endswith(" quality=60")
+    assert made[2].setting.startswith("noise_level=0.065 num_steps=2 ")
     assert set(weights) == {"purifier"}

@@ -131,20 +131,11 @@ def test_every_strength_is_what_is_served(studio, original, purifier, monkeypatc
         return purify(*arguments, noise_level=noise_level, num_steps=num_steps, **options)
 
     monkeypatch.setattr(purifier, "purify", note)
-    pixels = {strength: studio.purify(original.pixels, strength) for strength in Strength}
+    for strength in Strength:
+        studio.purify(original.pixels, strength)
     own = purifier.config
     rows = [STRENGTHS[strength].levels(own.noise_level, own.num_steps) for strength in Strength]
     assert asked == [(levels[0], len(levels)) for levels in rows]
-    assert is_jpeg(pixels[Strength.STRONG], STRENGTHS[Strength.STRONG].jpeg_quality)
-    assert not is_jpeg(pixels[Strength.STANDARD], STRENGTHS[Strength.STRONG].jpeg_quality)
-
-
-def is_jpeg(pixels, quality):
-    """Whether they came out of a JPEG: encoding them again then changes next to nothing."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="JPEG", quality=quality)
-    again = np.asarray(Image.open(file)).astype(int)
-    return np.abs(again - pixels).mean() < 0.5
 
 
 @pytest.mark.parametrize("strength", Strength)
@@ -161,16 +152,12 @@ def test_whoever_knows_the_defence_goes_through_the_strength_that_was_picked(
     monkeypatch.setattr("codefend.lab.playground.trials.attack_through", note)
     finish(studio.attack(original, Wish(8, 2, through=strength)))
     ((gradient, forward),) = searched
-    has_codec = STRENGTHS[strength].jpeg_quality is not None
-    assert gradient == ("surrogate" if has_codec else "exact")
+    assert gradient == "exact"
     images = torch.from_numpy(original.pixels.copy()).permute(2, 0, 1)[None] / 255
     images.requires_grad_(True)
     seen = forward(images, torch.Generator().manual_seed(0))
     (slope,) = torch.autograd.grad(seen.square().sum(), images)
     assert float(slope.abs().max()) > 0
-    levels = (seen.detach()[0].permute(1, 2, 0) * 255).round().byte().numpy()
-    if has_codec:
-        assert is_jpeg(levels, STRENGTHS[strength].jpeg_quality)
 
 
 def png(pixels):

@@ -7,18 +7,27 @@ import numpy as np
 import pytest
 import torch
 
+from codefend.lab.baselines.defence import defend
+from codefend.lab.baselines.named import defence_named
 from codefend.models.detector.calibration import clean_quantiles
 from codefend.models.detector.network import SuspicionDetector
 from codefend.models.purifier.adapters import AdapterSettings, attach_adapters, save_adapters
 from codefend.models.purifier.latent import LatentPurificationPipeline
 from codefend.models.purifier.pipeline import PurificationPipeline
+from codefend.models.purifier.strengths import STRENGTHS, Strength, levels_by_strength
 from codefend.models.quantise import dequantise
 from codefend.service.devices import Backend
 from codefend.service.purify.backends import load_engine
-from codefend.service.purify.engine import DeviceOutOfMemory, EngineOptions, find_engine_loader
+from codefend.service.purify.engine import (
+    DeviceOutOfMemory,
+    EngineOptions,
+    NetworkEngine,
+    find_engine_loader,
+)
 from codefend.service.purify.stage import MOST_GREY_DISTANCE
 from codefend.service.purify.worker import WorkerConfig, make_worker
 from codefend.service.settings import Settings
+from codefend.service.stages import EngineFacts
 from tests.installed import needs_openvino
 from tests.service.pictures import picture
 
@@ -111,6 +120,59 @@ def test_what_is_no_picture_is_a_failure(tmp_path, backend):
         engine.purify(np.zeros((2, 64, 64, 3), np.uint8))
 
 
+class RunnerThatNotes:
+    """Adds one to every picture; its sum is no number from the pass `spoiled` on."""
+
+    def __init__(self, spoiled=9):
+        self.levels, self.seeds, self._spoiled = [], [], spoiled
+
+    def purify(self, images, seed, levels=None):
+        self.levels.append(levels)
+        self.seeds.append(seed)
+        return images + np.uint8(1), np.nan if len(self.levels) >= self._spoiled else 1.0
+
+
+@pytest.mark.parametrize("own_steps", [1, 2])
+@pytest.mark.parametrize("strength", list(Strength))
+def test_a_strength_of_more_steps_runs_the_same_network_again(strength, own_steps):
+    levels = levels_by_strength(0.08, own_steps)
+    runner = RunnerThatNotes()
+    facts = EngineFacts("counting", "1", own_steps, 0.08, "cpu", levels=levels)
+    purified = NetworkEngine(runner, facts, None).purify(
+        np.zeros((2, 64, 64, 3), np.uint8), strength
+    )
+    times = STRENGTHS[strength].times_steps
+    assert (purified == times).all(), "each pass begins where the one before ended"
+    assert [len(some) for some in runner.levels] == [own_steps] * times
+    assert sum(runner.levels, ()) == levels[strength]
+    assert len(set(runner.seeds)) == times, "fresh noise in every pass"
+
+
+def test_every_pass_has_to_give_a_picture():
+    facts = EngineFacts("spoiling", "1", 1, 0.08, "cpu", levels=levels_by_strength(0.08, 1))
+    images = np.zeros((1, 64, 64, 3), np.uint8)
+    for spoiled in (1, 2):
+        engine = NetworkEngine(RunnerThatNotes(spoiled), facts, None)
+        with pytest.raises(ArithmeticError):
+            engine.purify(images, Strength.STRONG)
+
+
+@pytest.mark.parametrize("strength", list(Strength))
+def test_what_is_served_is_what_the_laboratory_attacks(purifier, backend, strength):
+    """Over the noise: that passes begin with whole levels changes nothing that counts."""
+    engine = load_engine(EngineOptions(str(purifier), "cpu", 1, backend=backend))
+    pipeline = PurificationPipeline.from_pretrained(purifier)
+    pipeline.set_progress_bar_config(disable=True)
+    defence = defence_named(f"purifier:{strength}", {"purifier": (pipeline, "")})
+    images = np.stack([picture(64, 64, seed=0)] * 64)
+    served = engine.purify(images, strength).astype(float)
+    attacked = np.stack(defend(defence, list(images), seed=3)).astype(float)
+    apart = np.abs(served.mean(axis=0) - attacked.mean(axis=0)).mean()
+    by_chance = np.abs(served[:32].mean(axis=0) - served[32:].mean(axis=0)).mean()
+    assert apart < 1.5 * by_chance
+    assert served.std(axis=0).mean() == pytest.approx(attacked.std(axis=0).mean(), rel=0.05)
+
+
 def test_a_lack_of_memory_is_told_from_other_failures(purifier, monkeypatch):
     engine = load_engine(EngineOptions(str(purifier), "cpu", 1, backend=Backend.EAGER))
 
@@ -135,7 +197,7 @@ def test_a_lack_of_memory_is_told_with_openvino_too(purifier, monkeypatch):
 
     images = picture(64, 64)[np.newaxis]
     with monkeypatch.context() as patch:
-        patch.setattr(engine.runner, "_purifiers", {1: fail})
+        patch.setattr(engine.runner, "_purify", fail)
         with pytest.raises(DeviceOutOfMemory, match="Failed to allocate"):
             engine.purify(images)
     assert engine.purify(images).shape == images.shape

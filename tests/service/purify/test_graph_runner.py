@@ -11,11 +11,12 @@ from codefend.models.purifier.graph import PurifierGraph
 from codefend.models.purifier.latent import LatentPurificationPipeline
 from codefend.models.purifier.network import build_network
 from codefend.models.purifier.pipeline import PurificationPipeline
-from codefend.models.purifier.strengths import Strength
+from codefend.models.purifier.strengths import STRENGTHS, Strength
 from codefend.service.purify import graph_runner
-from codefend.service.purify.engine import GraphLimits
+from codefend.service.purify.engine import GraphLimits, NetworkEngine
 from codefend.service.purify.graph_runner import GraphRunner, GraphShape, batch_sizes
 from codefend.service.purify.torch_runner import TorchRunner
+from codefend.service.stages import EngineFacts
 from tests.service.pictures import picture
 from tests.service.purify.host_device import HostDevice
 
@@ -94,24 +95,16 @@ def test_noise_is_the_seeds_in_each_replay():
 
 
 @pytest.mark.parametrize("strength", list(Strength))
-def test_one_graph_serves_every_strength(strength):
+def test_one_graph_serves_every_strength(strength, monkeypatch):
     device = HostDevice()
     runner = runner_of(device=device)
+    facts = EngineFacts(**runner._eager.graph.describe(), device="cpu")
+    monkeypatch.setattr("codefend.service.purify.engine.secrets.randbits", lambda _: 7)
     device.told.clear()
-    levels = runner._eager.graph.levels[strength]
-    purified, _ = runner.purify(pictures(2), 7, levels)
-    expected, _ = runner._eager.purify(pictures(2), 7, levels)
-    assert "replay" in device.told
-    assert np.abs(purified.astype(int) - expected).max() <= 1
-
-
-def test_other_numbers_of_steps_run_eagerly():
-    device = HostDevice()
-    runner = runner_of(device=device)
-    device.told.clear()
-    purified, _ = runner.purify(pictures(2), 7, (0.1, 0.05))
-    assert np.array_equal(purified, runner._eager.purify(pictures(2), 7, (0.1, 0.05))[0])
-    assert device.told == []
+    purified = NetworkEngine(runner, facts, None).purify(pictures(2), strength)
+    assert device.told.count("replay") == STRENGTHS[strength].times_steps
+    expected = NetworkEngine(runner._eager, facts, None).purify(pictures(2), strength)
+    assert np.abs(purified.astype(int) - expected).max() <= STRENGTHS[strength].times_steps
 
 
 def test_padding_never_alters_real_images(monkeypatch):

@@ -20,8 +20,8 @@ SMALL, MIDDLE, WIDE, LARGE = (
 )
 
 
-def one_second_per_image(_, num_images):
-    return float(num_images)
+def one_second_per_image(_, num_images, times_steps):
+    return float(num_images * times_steps)
 
 
 def line(*buckets, queued_at_s=0.0, deadline_s=100.0):
@@ -129,7 +129,7 @@ def test_every_plan_keeps_the_bounds(images, now_s, num_arriving):
     for key in chosen.keys:
         assert chosen.bucket.holds(waiting[key].bucket)
         assert chosen.bucket.num_pixels <= 1.3 * waiting[key].bucket.num_pixels
-    longest_s = LIMITS.wait_fraction * one_second_per_image(None, len(chosen.keys))
+    longest_s = LIMITS.wait_fraction * one_second_per_image(None, len(chosen.keys), 1)
     assert 0 <= chosen.wait_s <= longest_s
 
 
@@ -195,6 +195,16 @@ def test_a_batch_is_of_one_strength():
     waiting = [Waiting(key, SMALL, key, 100, strength=each) for key, each in enumerate(strengths)]
     assert plan(waiting, now_s=10).keys == (0, 2)
     assert plan(waiting[1:], now_s=10).keys == (1,)
+
+
+def test_images_that_pass_the_network_twice_fill_half_a_batch_and_wait_twice_as_long():
+    limits = replace(LIMITS, max_pixels_in_time=2 * SMALL.num_pixels)
+    strong = [Waiting(key, SMALL, 0, 100, strength=Strength.STRONG) for key in range(3)]
+    assert plan(line(SMALL, SMALL, SMALL), limits=limits).keys == (0, 1)
+    assert plan(strong, limits=limits).keys == (0,)
+    assert plan(strong).keys == (0, 1, 2), "memory is that of one pass"
+    assert plan(line(SMALL, SMALL), num_arriving=1).wait_s == pytest.approx(0.2)
+    assert plan(strong[:2], num_arriving=1).wait_s == pytest.approx(0.4)
 
 
 def test_a_batch_is_as_strong_as_whoever_has_waited_too_long():

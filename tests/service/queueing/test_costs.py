@@ -58,14 +58,14 @@ def test_retry_after(depth, rate, seconds):
 def test_the_least_an_image_takes_is_known_after_a_batch_and_stays_the_best():
     costs = BatchCosts()
     costs.suppose(3 / LARGE.num_pixels)
-    assert costs.least_s(LARGE) == 0, "nothing would correct a warm-up in a busy moment"
+    assert costs.least_s(LARGE.num_pixels) == 0, "nothing would correct a warm-up in a busy moment"
     costs.record(SMALL, 1, 1.0)
-    assert costs.least_s(LARGE) == 3, "four by a small one, which costs more a pixel"
+    assert costs.least_s(LARGE.num_pixels) == 3, "four by a small one, which costs more a pixel"
     costs.record(LARGE, 1, 9.0)
     costs.record(LARGE, 1, 2.0)
-    assert costs.least_s(LARGE) == 2
+    assert costs.least_s(LARGE.num_pixels) == 2
     costs.begin_anew()
-    assert costs.least_s(LARGE) == 0
+    assert costs.least_s(LARGE.num_pixels) == 0
 
 
 def test_small_batches_hardly_move_what_a_pixel_costs():
@@ -77,3 +77,14 @@ def test_small_batches_hardly_move_what_a_pixel_costs():
     for _ in range(20):
         costs.record(Bucket(512, 512), 4, 4e-6 * 4 * 512 * 512)
     assert costs.seconds_per_pixel(1) > 3.9e-6
+
+
+def test_a_picture_that_passes_the_network_twice_costs_twice():
+    costs = BatchCosts()
+    costs.suppose(1 / SMALL.num_pixels)
+    assert costs.estimate_s(SMALL, 3, 2) == pytest.approx(6)
+    costs.record(LARGE, 1, 8.0, times_steps=2)
+    assert costs.estimate_s(LARGE, 1, 2) == 8
+    assert costs.estimate_s(LARGE, 1) == pytest.approx(4), "as a single pass: learned from nothing"
+    assert costs.hung_after_s(LARGE, 1, (2, 500), 2) == 10 * 8
+    assert costs.least_s(2 * LARGE.num_pixels) == pytest.approx(8)

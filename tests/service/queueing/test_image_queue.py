@@ -3,6 +3,7 @@ import asyncio
 import pytest
 
 from codefend.models.buckets import Bucket
+from codefend.models.purifier.strengths import STRENGTHS, Strength
 from codefend.service.context import RequestsInFlight
 from codefend.service.errors import ImageTooLarge, ImageTooSlow, NotReady, Overloaded
 from codefend.service.fairness import Backlog
@@ -27,8 +28,9 @@ def make_queue(max_length=8, ledger=None):
     return ImageQueue(LIMITS, BatchCosts(), max_length, ledger, Throughput(clock), clock)
 
 
-def make_job(side=64, deadline_s=60.0, caller=""):
-    return Job(None, side, side, deadline_s=deadline_s, queued_at_s=0.0, caller=caller)
+def make_job(side=64, deadline_s=60.0, caller="", strength=Strength.STANDARD):
+    times = {"deadline_s": deadline_s, "queued_at_s": 0.0}
+    return Job(None, side, side, **times, caller=caller, strength=strength)
 
 
 def test_jobs_leave_in_batches_and_in_order():
@@ -254,6 +256,40 @@ def test_while_a_large_image_runs_others_join_and_wait_for_it_alone():
     asyncio.run(scenario())
 
 
+def test_who_is_purified_in_more_steps_pays_for_them():
+    """With places, with time, with turns: two passes are as two images."""
+
+    async def scenario():
+        queue = make_queue(max_length=100)
+        queue.costs.suppose(1 / (64 * 64))
+        strong = {"strength": Strength.STRONG}
+        times = STRENGTHS[Strength.STRONG].times_steps
+        assert times == 2
+        for _ in range(5):
+            queue.put(make_job(deadline_s=30, caller="strong", **strong))
+        for _ in range(2):
+            queue.reserve("strong", [(64, 64)], deadline_s=30, whole_s=30, **strong)
+        with pytest.raises(Overloaded) as refusal:
+            queue.reserve("strong", [(64, 64)], deadline_s=30, whole_s=30, **strong)
+        assert refusal.value.retry_after_s == 7 * times
+        for _ in range(6):
+            queue.put(make_job(deadline_s=30, caller="standard"))
+        served = [await queue.next_batch() for _ in range(4)]
+        turns = [(batch.jobs[0].caller, len(batch.jobs)) for batch in served]
+        assert turns == [("strong", 2), ("standard", 4), ("strong", 2), ("standard", 2)]
+
+    asyncio.run(scenario())
+
+
+def test_too_slow_an_image_is_judged_by_its_strength():
+    queue = make_queue()
+    queue.costs.suppose(10 / (1024 * 1024))
+    queue.costs.record(Bucket(1024, 1024), 1, 10.0)
+    queue.withdraw(queue.reserve("", [(1024, 1024)], deadline_s=30, whole_s=30))
+    with pytest.raises(ImageTooSlow, match=r" 20 s .* 18 s"):
+        queue.reserve("", [(1024, 1024)], deadline_s=30, whole_s=30, strength=Strength.STRONG)
+
+
 def test_a_caller_who_comes_late_is_in_the_next_batch():
     async def scenario():
         queue = make_queue(max_length=100)
@@ -293,7 +329,7 @@ def test_a_picture_takes_a_place_for_each_of_its_tiles():
     async def scenario():
         queue = make_queue(max_length=8)
         place = queue.reserve("", TILES, deadline_s=60, whole_s=60)
-        assert place.num_pixels == 6 * 64 * 64
+        assert place.work == 6 * 64 * 64
         queue.reserve("", [(64, 64)], deadline_s=60, whole_s=60)
         queue.put(make_job())
         with pytest.raises(Overloaded):
