@@ -1,6 +1,7 @@
 """What a program can check of the documentation: that it is true to the code, and short."""
 
 import json
+import lzma
 import math
 import re
 import shlex
@@ -10,6 +11,7 @@ import tomllib
 import pytest
 import typer
 
+from codefend.models.purifier.strengths import STRENGTHS
 from codefend.service import app, errors
 from codefend.service.credentials import read_keys
 from codefend.service.forward.refusals import KNOWN_CODES
@@ -28,6 +30,7 @@ FOUND = subprocess.run(
 PAGES = [name for name in FOUND if (ROOT / name).exists()]
 LONGEST_LINE = 160
 WORST = "worst-of-all"
+WORST_OF = {"attack": WORST}
 README = (ROOT / "README.md").read_text()
 
 
@@ -185,15 +188,52 @@ def test_the_readme_says_what_the_report_says():
         3: ("", "worst-of-all 8/255 VQA"),
         4: ("T2: attacked", "accuracy"),
     }
-    rows = re.findall(
-        r"^\| (none|\*\*CoDefend\*\*|DiffPure|JPEG|median filter) \|(.+)\|$", README, re.M
-    )
-    assert len(rows) == 5
-    names = {"**CoDefend**": "codefend", "median filter": "median"}
+    rows = re.findall(r"^\| (none|\*\*CoDefend\*\*|DiffPure|JPEG) \|(.+)\|$", README, re.M)
+    assert len(rows) == 4
+    names = {"**CoDefend**": "codefend"}
     for title, cells in rows:
         name = names.get(title, title.lower())
         shown = [int(cell.strip(" *")) for cell in cells.split("|")]
         assert shown == [figure(sections, *places[column], name) for column in (2, 3, 4)], name
+
+
+def test_the_readme_says_of_strengths_what_their_reports_say():
+    """Clean and attacked photographs, scenes attacked by T0 and by T2, decibels; each rounded."""
+    photographs = rows_of("docs/robustness/photographs/strong/report.json.xz")
+    scenes = rows_of("docs/robustness/strengths/report.json.xz")
+    lines = re.findall(r"^\| `(\w+)` \|(.+)\|[^|]+\|$", README, re.MULTILINE)
+    shown = {name: cells for name, cells in lines if name in STRENGTHS}
+    assert list(shown) == list(STRENGTHS)
+    for strength, cells in shown.items():
+        levels = STRENGTHS[strength].levels(0.08, 1)
+        of_photographs = {
+            "victim": "efficientnet-lite0",
+            "defence": f"purifier noise_level={levels[0]:g} num_steps={len(levels)}",
+        }
+        kept = of_photographs | {"tier": "clean", "metric": "agreement"}
+        left = of_photographs | WORST_OF | {"tier": "t0", "metric": "accuracy", "levels": 4}
+        point = f"served@{levels[0]:g}x{len(levels)}"
+        of_scenes = {"defence": "purifier" if strength == "standard" else point}
+        answers = of_scenes | {"metric": "accuracy", "task": "vqa"} | WORST_OF
+        assert [int(cell) for cell in cells.split("|")] == [
+            round(100 * value_in(photographs, **kept)),
+            round(100 * value_in(photographs, **left)),
+            round(100 * value_in(scenes, **answers, tier="t0")),
+            round(100 * value_in(scenes, **answers, tier="t2")),
+            round(value_in(scenes, **of_scenes, metric="psnr_db", task="photo", tier="clean")),
+        ], strength
+
+
+def rows_of(name):
+    """The rows of a packed report, each with its radius in levels."""
+    rows = json.loads(lzma.decompress((ROOT / name).read_bytes()))["rows"]
+    return [row | {"levels": round(255 * row["epsilon"])} for row in rows]
+
+
+def value_in(rows, **fields):
+    """Of the only row that has these."""
+    (found,) = [row for row in rows if fields.items() <= row.items()]
+    return found["value"]
 
 
 def figure(sections, heading, column, defence):
