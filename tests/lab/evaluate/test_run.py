@@ -181,8 +181,9 @@ def test_roster_builds_conditions_in_order(victim, scenes, tmp_path):
     built = factory.conditions(["prompt", "bit_depth", "codefend", "strong"], chooser)
     assert [c.name for c in built] == ["none", "codefend", "strong", "prompt", "bit_depth"]
     assert built[1].defence.is_random
-    ours, codec = built.pop(2).defence.parts
-    assert (ours.name, ours.setting, codec.name) == ("purifier", built[1].defence.setting, "jpeg")
+    strong = built.pop(2).defence
+    assert strong.name == "purifier"
+    assert strong.setting.startswith("noise_level=0.065 num_steps=2 ")
     assert len(factory.weights["purifier"]) == 64
     assert built[2].prompt("caption", None) == served_prompt("caption", None)
     with pytest.raises(LabError, match="unknown defences"):
