@@ -57,33 +57,33 @@ def defence_named(
         return choose(float(two.group(3)), mild, harsh)
     if text == "none":
         return NO_DEFENCE
-    return chained([part for word in text.split("+") for part in _parts(word, networks)])
+    return chained([_part(word, networks) for word in text.split("+")])
 
 
-def _parts(word: str, networks: Mapping[str, tuple[Purifier, str]]) -> list[Defence]:
+def _part(word: str, networks: Mapping[str, tuple[Purifier, str]]) -> Defence:
     name, _, setting = word.partition(":")
     known = ", ".join(["none", *networks, *DEFENCES])
     try:
         if name in networks:
             return _network(name, *networks[name], setting)
         if name in DEFENCES and setting:
-            return [DEFENCES[name](float(setting))]
+            return DEFENCES[name](float(setting))
     except ValueError as error:
         raise LabError(f"{word} is no defence: {error}") from error
     raise LabError(f"{word} is no defence; known: {known}; a baseline takes a number, as jpeg:30")
 
 
-def _network(name: str, pipeline: Purifier, sha256: str, setting: str) -> list[Defence]:
+def _network(name: str, pipeline: Purifier, sha256: str, setting: str) -> Defence:
     """At a strength, ``LEVEL``, ``LEVELxSTEPS`` or ``LEVEL-LEVEL``; what is left out is its own."""
     if not setting or setting in STRENGTHS:
-        return [_as_strong(name, pipeline, sha256, Strength(setting or Strength.STANDARD))]
+        return _as_strong(name, pipeline, sha256, Strength(setting or Strength.STANDARD))
     if drawn := _DRAWN.fullmatch(setting):
-        return [purifying_between(name, pipeline, sha256, *map(float, drawn.groups()))]
+        return purifying_between(name, pipeline, sha256, *map(float, drawn.groups()))
     level, _, steps = setting.partition("x")
     noise_level, num_steps = float(level) if level else None, int(steps) if steps else None
     if not 0 < (1.0 if noise_level is None else noise_level) <= 1 or int(steps or 1) < 1:
         raise ValueError("levels are in (0, 1], steps at least 1")
-    return [purifying(name, pipeline, sha256, noise_level=noise_level, num_steps=num_steps)]
+    return purifying(name, pipeline, sha256, noise_level=noise_level, num_steps=num_steps)
 
 
 def _as_strong(name: str, pipeline: Purifier, sha256: str, strength: Strength) -> Defence:

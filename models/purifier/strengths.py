@@ -1,8 +1,8 @@
 """How strong a defence is: one table of noise and steps, which every room reads.
 
-More noise hides more of an attack and more of the picture; a second step takes out more of the
-attack than more noise does, and costs as much time again. Free of torch: the API process reads it,
-too.
+More noise hides more of an attack and more of the picture; a second step takes out more of an
+attack for as much of the picture, and costs as much time again. Free of torch: the API process
+reads it, too.
 """
 
 from __future__ import annotations
@@ -49,9 +49,10 @@ STRENGTHS: Mapping[Strength, StrengthSettings] = {
 }
 """Every strength; their numbers stand here and nowhere else.
 
-Chosen on collages apart from the test's (`experiments/photographs-settings.toml`): less noise than
-light keeps little more of what was clean and restores a quarter, more than standard restores less,
-and two steps restore more than one of any noise, with a JPEG behind it or without.
+Chosen on collages apart from the test's (`experiments/photographs-settings.toml`, and for steps
+`photographs-steps.toml`): less noise than light keeps little more of what was clean and restores a
+quarter, more than standard restores less at 4/255, and two steps of 0.065 restore more at both
+radii than one of any noise, with a JPEG behind it or without.
 """
 
 

@@ -257,7 +257,7 @@ def test_while_a_large_image_runs_others_join_and_wait_for_it_alone():
 
 
 def test_who_is_purified_in_more_steps_pays_for_them():
-    """With places, with time, with turns: two passes are as two images."""
+    """With time and with turns: two passes are as two images."""
 
     async def scenario():
         queue = make_queue(max_length=100)
